@@ -1,4 +1,7 @@
 //! Decides when a job is due and what happens next. Does nothing else.
-#![warn(missing_docs)]
+//!
+//! Time comes in as an argument; changes to keep and effects to release go out as data. There is
+//! no clock, I/O, thread or randomness here: one seed replays a month of cluster life.
 
+pub mod ids;
 pub mod schedule;
