@@ -1,1 +1,168 @@
-//! Under construction.
+//! What executes attempts: one contract, and the engines behind it.
+//!
+//! An engine knows tasks, not jobs: it is told a [`TaskId`] and a [`TaskSpec`], starts the task at most once,
+//! and repeats what became of it until that is acknowledged. Start at [`Engine`]; [`conformance`] says in tests
+//! what every implementation must do.
+//! **Invariant:** knows nothing of stores, schedules or HTTP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use scheduler::ids::{Epoch, TaskId};
+use scheduler::run::AttemptEnd;
+
+/// What to run. Everything an engine may need to know about an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskSpec {
+    /// Command line for the shell, or the program where `shell` is false. No NUL; checked at the door.
+    pub command: String,
+    /// Whether `/bin/sh -c` reads the command.
+    pub shell: bool,
+    /// Arguments of the program. With `shell` they become `$1`, `$2`, ... and are never pasted into the command.
+    pub arguments: Vec<String>,
+    /// Added to the environment of the engine, in order; the first of a name wins.
+    pub environment: Vec<(String, String)>,
+    /// Bytes of output kept per stream; what comes after the bound is counted and dropped (head and tail are kept).
+    pub output_max: u64,
+}
+
+/// One order to start a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Its name; an engine that knows it answers with what is known and starts nothing.
+    pub task: TaskId,
+    /// What to run.
+    pub spec: Arc<TaskSpec>,
+    /// Time since boot after which the order is stale and must be refused: a paused leader's late launch.
+    pub not_after: Duration,
+}
+
+/// What an engine knows of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is being started or runs.
+    Running,
+    /// It is over.
+    Ended(AttemptEnd),
+    /// It never began, and under the present epoch it never will unless launched again.
+    NeverBegan,
+    /// Not to be had now; it may run or may have ended.
+    Unknown,
+}
+
+/// News of a task. Repeated by [`Engine::events`] until acknowledged, where it is an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskEvent {
+    /// Whose news.
+    pub task: TaskId,
+    /// [`Known::Running`] or [`Known::Ended`].
+    pub known: Known,
+}
+
+/// Which of a task's outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A piece of a task's output.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Raw bytes, whatever they are; not always UTF-8.
+    pub bytes: Vec<u8>,
+    /// Offset at which the next piece begins.
+    pub next: u64,
+    /// Bytes that the task wrote beyond the bound and that were not kept, known so far.
+    pub dropped: u64,
+    /// Whether the task has ended and nothing follows after `next`.
+    pub complete: bool,
+}
+
+/// Whether an engine can start tasks, and if not, why. Shown by `/ready` and `why`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Ready,
+    /// It cannot now; it keeps trying.
+    NotReady {
+        /// For the operator: what failed, where, and what to do.
+        reason: String,
+    },
+}
+
+/// Why an engine did not do as told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// A later epoch has spoken to this engine: the caller has been deposed.
+    #[error("the engine follows epoch {}, which is later than {}", newest.0, ours.0)]
+    Deposed {
+        /// What we said.
+        ours: Epoch,
+        /// What the engine knows.
+        newest: Epoch,
+    },
+    /// The order came after its `not_after`. Nothing was done, and this order will not be carried out later.
+    #[error("the order came too late and was not carried out")]
+    TooLate,
+    /// No answer: it may or may not have been done.
+    #[error("the engine did not answer: {0}")]
+    Unknown(String),
+    /// It was not done, and this order will not be carried out later.
+    #[error("the engine cannot do this: {0}")]
+    Refused(String),
+    /// There is no such task or no such output (any more).
+    #[error("the engine knows nothing of task {0}")]
+    NoSuchTask(TaskId),
+}
+
+/// What executes attempts.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// Its name in logs, `why` and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Precedes everything else of a term: from its answer on, orders of earlier epochs are refused, and a task
+    /// that has not begun by then never will unless this epoch launches it. Survives a restart of the engine.
+    /// # Errors
+    /// [`EngineError::Deposed`] if a later epoch was here, [`EngineError::Unknown`] if there was no answer.
+    async fn begin_term(&self, epoch: Epoch) -> Result<(), EngineError>;
+
+    /// Starts the task, unless the id is known: then says what is known of it.
+    /// A task that cannot be started (no such program, no space) is `Ended(Failed)`, with the reason.
+    /// # Errors
+    /// [`EngineError::Deposed`], [`EngineError::TooLate`], [`EngineError::Refused`]: it did not begin.
+    /// [`EngineError::Unknown`]: reconcile to find out.
+    async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError>;
+
+    /// Ends the task: politely, and after `grace` by force, with all processes it started. Returns when the
+    /// order is taken; the end comes as an event. Killing what has ended or never began is not an error.
+    /// # Errors
+    /// As [`Engine::launch`].
+    async fn kill(&self, epoch: Epoch, task: &TaskId, grace: Duration, not_after: Duration) -> Result<(), EngineError>;
+
+    /// What is known of these tasks, in their order.
+    /// # Errors
+    /// [`EngineError::Deposed`], [`EngineError::Unknown`].
+    async fn reconcile(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError>;
+
+    /// Waits for news; at most 256 at once. An end is told again after a reconnect or a restart of the server until
+    /// it is acknowledged; a caller must take repeats. Cancel-safe.
+    async fn events(&self) -> Vec<TaskEvent>;
+
+    /// The ends of these tasks are durable elsewhere. Their output stays readable.
+    /// # Errors
+    /// [`EngineError::Unknown`]: acknowledge again when the end is repeated.
+    async fn acknowledge(&self, tasks: &[TaskId]) -> Result<(), EngineError>;
+
+    /// Output from byte `offset` on, at most 64 KiB. Returns at once, with no bytes when there is nothing new.
+    /// # Errors
+    /// [`EngineError::NoSuchTask`] if there is no (more) output of that task here.
+    async fn output(&self, task: &TaskId, stream: Stream, offset: u64) -> Result<Output, EngineError>;
+
+    /// Whether tasks can be started now.
+    fn readiness(&self) -> Readiness;
+}

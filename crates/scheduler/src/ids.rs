@@ -45,7 +45,7 @@ pub enum NameError {
     #[error("a job name must not be empty")]
     Empty,
     /// Chronos had no bound; a bound keeps storage keys and pages sane.
-    #[error("a job name has at most {} characters, this one has {0}", JobName::LEN_MAX)]
+    #[error("a job name has at most 255 characters, this one has {0}")]
     TooLong(usize),
     /// A character that old clients, shells or storage keys would trip over.
     #[error("job name `{name}` contains {character:?}; allowed are letters, digits, `_`, `.` and `-` (ASCII)")]

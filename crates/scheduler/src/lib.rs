@@ -4,4 +4,5 @@
 //! no clock, I/O, thread or randomness here: one seed replays a month of cluster life.
 
 pub mod ids;
+pub mod run;
 pub mod schedule;
