@@ -11,7 +11,7 @@ use crate::schedule::Nominal;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
-/// The number of a batch within its term, counted from 1.
+/// The number of an applied batch since the store was made. It grows by one with every batch, across terms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 

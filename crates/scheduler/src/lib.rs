@@ -4,5 +4,8 @@
 //! no clock, I/O, thread or randomness here: one seed replays a month of cluster life.
 
 pub mod ids;
+pub mod job;
+pub mod request;
 pub mod run;
 pub mod schedule;
+pub mod state;

@@ -1,1 +1,213 @@
-//! Under construction.
+//! Where state lives: one contract, and the stores behind it.
+//!
+//! A store keeps the hot [`State`] and the history of ended runs. Only the leader of the present term writes, in
+//! batches that apply in order or not at all. Start at [`Store`]; [`conformance`] says in tests what every
+//! implementation must do.
+//! **Invariant:** knows nothing of engines or HTTP, and decides nothing: what a change means is said by
+//! [`State::apply`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
+use scheduler::run::Record;
+use scheduler::state::{Change, State};
+
+/// Who leads or wants to. Shown to users and to the other nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Candidate {
+    /// Random, made once per data folder; never an address.
+    pub node: String,
+    /// Where others may reach its API, best first: `host:port`.
+    pub addresses: Vec<String>,
+    /// Process id on its machine.
+    pub pid: u32,
+    /// Version of its binary.
+    pub version: String,
+}
+
+/// A term of leadership, as far as it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Its number.
+    pub epoch: Epoch,
+    /// The last applied batch of all.
+    pub seq: Seq,
+}
+
+/// One applied batch, for followers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// Its number.
+    pub seq: Seq,
+    /// The term it was written in.
+    pub epoch: Epoch,
+    /// What it changed.
+    pub changes: Vec<Change>,
+}
+
+/// This node no longer leads: a later epoch has written, or the right to lead was lost. Drop the term, release no
+/// effect that waits for an unapplied batch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("deposed: {reason}")]
+pub struct Deposed {
+    /// For the log.
+    pub reason: String,
+}
+
+/// Why a store did not answer a question, or does not let this node lead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached or does not work now; trying again makes sense.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// Written by a newer binary; nothing was touched.
+    #[error("the store has format {found}, which is newer than {ours}, the newest that this binary knows")]
+    Newer {
+        /// What the store says.
+        found: u32,
+        /// What we can read.
+        ours: u32,
+    },
+    /// Its content cannot be read; nothing was touched.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// A batch or record beyond the stated bounds.
+    #[error("too large for the store: {0}")]
+    TooLarge(String),
+    /// The follower asked for a batch that is no longer kept; load again.
+    #[error("batch {} is no longer kept; the oldest is {}", asked.0, oldest.0)]
+    Gone {
+        /// What was asked for.
+        asked: Seq,
+        /// The oldest that is there.
+        oldest: Seq,
+    },
+    /// This node has been deposed.
+    #[error(transparent)]
+    Deposed(#[from] Deposed),
+}
+
+/// Largest batch, encoded: half of ZooKeeper's default packet, so that one bound serves all stores.
+pub const BATCH_BYTES_MAX: usize = 512 * 1024;
+
+/// Which records of the history are wanted: all conditions hold, newest first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistoryQuery {
+    /// Only of this job.
+    pub job: Option<JobUid>,
+    /// Only of jobs that had this name (also of deleted ones).
+    pub name: Option<String>,
+    /// Only with one of these outcomes; empty for all.
+    pub outcomes: Vec<OutcomeKind>,
+    /// Only records whose (last) due time is at or after this.
+    pub from: Option<Timestamp>,
+    /// Only records whose (first) due time is before this.
+    pub to: Option<Timestamp>,
+    /// Where the page before this one ended.
+    pub cursor: Option<u64>,
+    /// At most so many; 1 to 1000.
+    pub limit: usize,
+}
+
+impl Default for HistoryQuery {
+    fn default() -> Self {
+        Self { job: None, name: None, outcomes: Vec::new(), from: None, to: None, cursor: None, limit: 100 }
+    }
+}
+
+/// An outcome without its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OutcomeKind {
+    /// See [`scheduler::run::Outcome`]; likewise the others.
+    Succeeded,
+    /// All attempts failed.
+    Failed,
+    /// Ended on purpose.
+    Killed,
+    /// Ran too long.
+    TimedOut,
+    /// Nobody can tell.
+    Lost,
+    /// A rule forbade it.
+    Skipped,
+    /// Nobody could start it in time.
+    Missed,
+}
+
+/// A page of the history.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HistoryPage {
+    /// Newest first.
+    pub records: Vec<Record>,
+    /// Give it to the next query; `None` at the end.
+    pub next: Option<u64>,
+}
+
+/// How much history is kept. What is removed is known to be removed: see [`Store::kept_since`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Records older than this go.
+    pub age_max: Duration,
+    /// Of each job only the newest so many stay.
+    pub count_max: u64,
+}
+
+/// Where state lives. Only the leader writes to it.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Its kind in logs, metrics and `doctor`: `sqlite`, `postgres`, `zookeeper`, `memory`.
+    fn kind(&self) -> &'static str;
+
+    /// Waits until this node may lead, then begins a term: raises the epoch with an empty batch, before anything
+    /// is loaded. Tries for ever. Cancel-safe: when dropped, this node does not lead.
+    /// # Errors
+    /// Only what trying again cannot mend: [`StoreError::Newer`], [`StoreError::Damaged`].
+    async fn begin_term(&self, candidate: &Candidate) -> Result<Term, StoreError>;
+
+    /// Gives up the right to lead, so that another may begin at once. In-flight commits are waited for.
+    async fn resign(&self);
+
+    /// Who leads, as far as this node can see; `None` for nobody.
+    async fn leader(&self) -> Option<Candidate>;
+
+    /// Everything, as of the last applied batch.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn load(&self) -> Result<(State, Term), StoreError>;
+
+    /// Applies batch `seq` of term `epoch`: all of `changes`, or nothing; and moves the term record from `seq - 1`
+    /// to `seq` with it, by compare-and-set. Returns once it would survive the loss of power. Settles every
+    /// doubt itself: after anything but a verdict it reads the term record and, if the batch is missing and the epoch
+    /// still ours, sends it again. A full disk is a doubt too. Calls may overlap; they apply in order of `seq`.
+    /// An empty batch is a question: does this epoch still hold?
+    /// # Errors
+    /// [`Deposed`]: a later epoch has written, or the right to lead is gone.
+    async fn commit(&self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Deposed>;
+
+    /// Waits until there are batches after `seq`, then returns them in order, at most 4 MiB.
+    /// # Errors
+    /// [`StoreError::Gone`] when they are no longer kept: load again.
+    async fn follow(&self, after: Seq) -> Result<Vec<Applied>, StoreError>;
+
+    /// Records of the history.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn history(&self, query: &HistoryQuery) -> Result<HistoryPage, StoreError>;
+
+    /// The record of one ended run.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn ended_run(&self, key: RunKey) -> Result<Option<Record>, StoreError>;
+
+    /// Since when the history of a job is whole: older records were removed by retention. `None`: nothing was.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn kept_since(&self, job: JobUid) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Removes old history, in small transactions. Returns how many records went.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError>;
+}

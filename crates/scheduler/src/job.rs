@@ -1,0 +1,265 @@
+//! What a job is: its definition as the scheduler sees it, and how far it has come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::ids::{Cycle, JobName, JobUid};
+use crate::schedule::{DstPolicy, Nominal, Slot};
+
+/// A named definition of what to run, when, and with what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// New at each creation, kept by replace.
+    pub uid: JobUid,
+    /// Counts replacements, from 1.
+    pub version: u32,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it was last replaced.
+    pub changed: Timestamp,
+    /// When its parents or its place in the graph last changed: cycles that began earlier open no joins.
+    pub joins_from: Timestamp,
+    /// Unique among the jobs of a store.
+    pub name: JobName,
+    /// What makes it run.
+    pub plan: Plan,
+    /// How it runs.
+    pub rules: Rules,
+    /// The rest of the definition, which the scheduler keeps but never reads.
+    pub body: Arc<str>,
+}
+
+/// What makes a job run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// Time does.
+    Schedule(Timetable),
+    /// Other jobs do; sorted, without repeats, never empty.
+    Parents(Vec<JobUid>),
+}
+
+/// A schedule as it is kept: texts, read again when they are needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timetable {
+    /// As the user wrote it.
+    pub text: Arc<str>,
+    /// As the user wrote it; empty for none.
+    pub zone: Arc<str>,
+    /// What to do where the wall clock jumps.
+    pub dst: DstPolicy,
+    /// Stands in for an empty start: when this text was first posted.
+    pub anchor: Timestamp,
+}
+
+/// How a job runs. Durations have whole milliseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// No slots, and parents do not start it.
+    pub disabled: bool,
+    /// Before all others in the queue.
+    pub high_priority: bool,
+    /// What becomes of slots that passed while nobody could start them.
+    pub catch_up: CatchUp,
+    /// Start deadline of a run, from its due time.
+    pub epsilon: Option<Duration>,
+    /// What a new run does while an earlier one is busy.
+    pub overlap: Overlap,
+    /// What a failed attempt leads to.
+    pub retry: Retry,
+    /// Whether an attempt of unknown fate may be launched again.
+    pub guarantee: Guarantee,
+    /// How long an attempt may be of unknown fate before it is given up.
+    pub lost_after: Duration,
+    /// How long an attempt may run; `maxCompletionTime`.
+    pub run_max: Option<Duration>,
+    /// A failure counts as a success for the children.
+    pub soft_error: bool,
+}
+
+impl Default for Rules {
+    /// The defaults of Chronos, where it had any.
+    fn default() -> Self {
+        Self {
+            disabled: false,
+            high_priority: false,
+            catch_up: CatchUp::Latest,
+            epsilon: None,
+            overlap: Overlap::Queue,
+            retry: Retry::default(),
+            guarantee: Guarantee::AtMostOnce,
+            lost_after: Duration::from_secs(3600),
+            run_max: None,
+            soft_error: false,
+        }
+    }
+}
+
+/// What becomes of slots that passed while nobody could start them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// The most recent one runs, the others are missed. What Chronos did.
+    Latest,
+    /// All of them run, one after the other, within bounds; older ones are missed.
+    All {
+        /// At most this many; 1 to [`CatchUp::COUNT_MAX`].
+        count_max: u64,
+        /// At most this old.
+        age_max: Duration,
+    },
+    /// None of them runs.
+    None,
+}
+
+impl CatchUp {
+    /// Bound of `All`: a week of one slot a minute.
+    pub const COUNT_MAX: u64 = 10_080;
+    /// How late a slot may be noticed under `None` and still run, where the job has no epsilon: what Chronos
+    /// called the default epsilon.
+    pub const PUNCTUAL: Duration = Duration::from_secs(60);
+}
+
+/// What a new run does while an earlier one is busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// One waits; later ones are skipped.
+    Queue,
+    /// It is skipped.
+    Skip,
+    /// The earlier one is killed; the new one starts when that has ended.
+    Replace,
+    /// Up to `max` run at once; beyond that as `Queue`.
+    Allow {
+        /// At least 1, at most [`Overlap::CONCURRENT_MAX`].
+        max: u32,
+    },
+}
+
+impl Overlap {
+    /// Bound on the live runs of one job, so that no job can exhaust the others' room.
+    pub const CONCURRENT_MAX: u32 = 1000;
+}
+
+/// What a failed attempt leads to: a pure function of its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts after the first; at most [`Retry::MAX`].
+    pub max: u32,
+    /// Before the first retry; at least [`Retry::DELAY_MIN`].
+    pub delay: Duration,
+    /// Each further delay is this many hundredths of the one before; 100 is constant, at most 1000.
+    pub factor_percent: u32,
+    /// No delay is longer.
+    pub delay_max: Duration,
+}
+
+impl Retry {
+    /// Bound on retries: every attempt is kept in its run's record.
+    pub const MAX: u32 = 100;
+    /// A failing job must not storm.
+    pub const DELAY_MIN: Duration = Duration::from_secs(1);
+
+    /// How long to wait before attempt number `attempt` (1 is the first retry); `None` if there is none.
+    pub fn delay_before(&self, attempt: u32) -> Option<Duration> {
+        if attempt == 0 || attempt > self.max {
+            return None;
+        }
+        let mut millis = self.delay.as_millis();
+        let cap = self.delay_max.as_millis().max(millis);
+        for _ in 1..attempt {
+            if millis >= cap {
+                break;
+            }
+            millis = millis * u128::from(self.factor_percent) / 100;
+        }
+        Some(Duration::from_millis(u64::try_from(millis.min(cap)).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Default for Retry {
+    /// Two retries a minute apart, as in Chronos; growing delays are capped at an hour.
+    fn default() -> Self {
+        let (delay, delay_max) = (Duration::from_secs(60), Duration::from_secs(3600));
+        Self { max: 2, delay, factor_percent: 100, delay_max }
+    }
+}
+
+/// What matters more where both cannot be had: that nothing runs twice, or that everything runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarantee {
+    /// An attempt whose fate is unknown is not launched again.
+    AtMostOnce,
+    /// It is, as the next attempt, as far as the retries go.
+    AtLeastOnce,
+}
+
+/// How far a job has come: all that changes as it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// The last slot that was consumed: run, missed or skipped. No slot at or before it is ever considered again.
+    pub mark: Option<Slot>,
+    /// The next slot, computed when the mark moved. `None`: no more, or no schedule.
+    pub next: Option<Slot>,
+    /// Slots left of `Rn`; `None` for ever.
+    pub remaining: Option<u64>,
+    /// Every slot since then is in the ledger, as far as retention goes.
+    pub accounted_since: Timestamp,
+    /// Set while paused.
+    pub paused: Option<Pause>,
+    /// The last number given to a trigger or a reopened join.
+    pub sequence: u32,
+    /// For a dependent with several roots: the parents that have succeeded since it last fired, sorted.
+    pub flags: Vec<(JobUid, Cycle)>,
+    /// Runs that succeeded.
+    pub successes: u64,
+    /// Runs that failed all attempts.
+    pub errors: u64,
+    /// Of those, since the last success.
+    pub errors_in_a_row: u64,
+    /// When a run last succeeded.
+    pub last_success: Option<Timestamp>,
+    /// When a run last failed.
+    pub last_error: Option<Timestamp>,
+}
+
+impl Progress {
+    /// Nothing has happened yet.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            mark: None,
+            next: None,
+            remaining: None,
+            accounted_since: now,
+            paused: None,
+            sequence: 0,
+            flags: Vec::new(),
+            successes: 0,
+            errors: 0,
+            errors_in_a_row: 0,
+            last_success: None,
+            last_error: None,
+        }
+    }
+
+    /// The identity of the last consumed slot.
+    pub fn mark_nominal(&self) -> Option<Nominal> {
+        self.mark.map(|slot| slot.nominal)
+    }
+}
+
+/// A pause: slots that come are skipped, parents' successes too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Since when.
+    pub since: Timestamp,
+    /// For the others who look at it; at most [`Pause::REASON_MAX`] bytes.
+    pub reason: Arc<str>,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+}
+
+impl Pause {
+    /// Longest reason.
+    pub const REASON_MAX: usize = 1024;
+}

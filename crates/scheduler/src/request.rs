@@ -1,0 +1,197 @@
+//! What users ask of the scheduler, and what it answers.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::ids::{JobName, JobUid, RunKey};
+use crate::job::Rules;
+use crate::schedule::{DstPolicy, ScheduleError};
+
+/// Ties an answer to its request. Given by the shell, unique within a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// A change that a user wants.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Creates the job, or replaces the one of that name.
+    Put(Definition),
+    /// Removes the job, kills its runs, and gives its children its parents or its schedule.
+    Delete(JobName),
+    /// Runs the job now, whatever its schedule says.
+    Trigger {
+        /// Which job.
+        job: JobName,
+        /// Instead of the job's own arguments.
+        arguments: Option<Arc<str>>,
+    },
+    /// Ends all live runs of a job, waiting ones too.
+    KillJob(JobName),
+    /// Ends one run.
+    KillRun(RunKey),
+    /// Lets the children of the job go on as if it had succeeded: in the cycle of its last run if that failed,
+    /// else in a cycle of its own.
+    MarkSuccess {
+        /// Which job.
+        job: JobName,
+        /// The cycle of a run that ended without success, found in the history by the shell.
+        failed: Option<(RunKey, crate::ids::Cycle)>,
+    },
+    /// Stops slots and parents from starting the job; running tasks go on.
+    Pause {
+        /// Which job.
+        job: JobName,
+        /// At most [`crate::job::Pause::REASON_MAX`] bytes.
+        reason: Arc<str>,
+        /// When it resumes by itself.
+        until: Option<Timestamp>,
+    },
+    /// Ends a pause.
+    Resume(JobName),
+}
+
+/// A job as a user writes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    /// Which job.
+    pub name: JobName,
+    /// What makes it run.
+    pub plan: PlanText,
+    /// How it runs.
+    pub rules: Rules,
+    /// The rest, kept and not read.
+    pub body: Arc<str>,
+}
+
+impl Definition {
+    /// Largest definition at the door, as JSON.
+    pub const BYTES_MAX: usize = 64 * 1024;
+    /// Most parents of one job: an open join of all of them still fits a batch.
+    pub const PARENTS_MAX: usize = 1000;
+}
+
+/// What makes a job run, by name and as text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PlanText {
+    /// Time does.
+    Schedule {
+        /// ISO 8601 interval or cron expression.
+        text: Arc<str>,
+        /// Zone id; empty for none.
+        zone: Arc<str>,
+        /// What to do where the wall clock jumps.
+        dst: DstPolicy,
+    },
+    /// Other jobs do.
+    Parents(Vec<JobName>),
+}
+
+/// What became of a request. Sent once it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The job is as asked.
+    Put {
+        /// Its uid.
+        uid: JobUid,
+        /// 1 when it was created.
+        version: u32,
+        /// Whether anything differs from before.
+        changed: bool,
+    },
+    /// The job is gone; so many of its runs were told to end.
+    Deleted {
+        /// Runs that were live.
+        live: usize,
+    },
+    /// The run exists.
+    Triggered(RunKey),
+    /// So many runs were told to end.
+    Killed {
+        /// How many.
+        runs: usize,
+    },
+    /// The children have been told, in the name of this run.
+    Marked(RunKey),
+    /// The job is paused.
+    Paused,
+    /// The job goes on.
+    Resumed,
+}
+
+/// Why a request was refused. Every variant is the asker's to mend.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// No job of that name.
+    #[error("there is no job `{0}`")]
+    NoSuchJob(JobName),
+    /// No live run of that key.
+    #[error("there is no live run `{0}`")]
+    NoSuchRun(RunKey),
+    /// The schedule cannot be read or never comes.
+    #[error("job `{job}`: schedule is not valid: {cause}")]
+    Schedule {
+        /// Whose.
+        job: JobName,
+        /// Why.
+        #[source]
+        cause: ScheduleError,
+    },
+    /// A dependent without parents never runs.
+    #[error("job `{0}`: `parents` is empty, so it would never run")]
+    NoParents(JobName),
+    /// Parents that do not exist.
+    #[error("job `{job}`: there is no parent `{}`", missing.iter().map(JobName::as_str).collect::<Vec<_>>().join("`, `"))]
+    MissingParents {
+        /// Whose.
+        job: JobName,
+        /// Which.
+        missing: Vec<JobName>,
+    },
+    /// More than [`Definition::PARENTS_MAX`].
+    #[error("job `{job}`: {count} parents are more than the 1000 allowed")]
+    TooManyParents {
+        /// Whose.
+        job: JobName,
+        /// How many.
+        count: usize,
+    },
+    /// The job would wait for itself. From the job, over its children, back to it.
+    #[error("job `{}` waits for itself: {}", path[0], path.iter().map(JobName::as_str).collect::<Vec<_>>().join(" -> "))]
+    Cycle {
+        /// At least two names; first and last are the same.
+        path: Vec<JobName>,
+    },
+    /// A disabled job does not run, not even by hand.
+    #[error("job `{0}` is disabled")]
+    Disabled(JobName),
+    /// More runs of one job wait than anyone will want.
+    #[error("job `{job}` has {waiting} runs waiting already")]
+    TooManyWaiting {
+        /// Whose.
+        job: JobName,
+        /// How many.
+        waiting: usize,
+    },
+    /// It would resume before it pauses.
+    #[error("job `{0}`: the pause would end in the past")]
+    PauseOver(JobName),
+}
+
+impl Refusal {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NoSuchJob(_) => "list the jobs to see their names; names are case-sensitive",
+            Self::NoSuchRun(_) => "it may have ended: look it up in the history",
+            Self::Schedule { .. } => "write an ISO 8601 interval such as `R/2030-01-01T00:00:00Z/PT1H`, or a cron expression such as `0 3 * * *`",
+            Self::NoParents(_) => "name at least one parent, or give it a schedule",
+            Self::MissingParents { .. } => "create the parents first, or correct their names",
+            Self::TooManyParents { .. } => "put a job between them that gathers some of the parents",
+            Self::Cycle { .. } => "remove one of these jobs from the `parents` of the next",
+            Self::Disabled(_) => "enable it first: replace it with `disabled: false`",
+            Self::TooManyWaiting { .. } => "wait until some have run, or kill them",
+            Self::PauseOver(_) => "give a time in the future",
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! All hot state of a cluster as plain values, and the changes that make one state of another.
+//!
+//! The scheduler, the projection that answers reads, and the stores all hold this state and all change it by
+//! [`State::apply`]: there is one meaning of a change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::ids::{Cycle, JobUid, RunKey};
+use crate::job::{Job, Progress};
+use crate::run::{Record, Run};
+
+/// Everything that a new leader needs to go on. History is elsewhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Counters of the whole store.
+    pub meta: Meta,
+    /// Definitions.
+    pub jobs: BTreeMap<JobUid, Arc<Job>>,
+    /// How far each job has come; one for each of `jobs`.
+    pub progress: BTreeMap<JobUid, Arc<Progress>>,
+    /// Runs that have not ended.
+    pub runs: BTreeMap<RunKey, Arc<Run>>,
+    /// Joins that are open, or that ended skipped and may be reopened.
+    pub joins: BTreeMap<(JobUid, Cycle), Arc<Join>>,
+    /// Ended runs whose children have not all been told.
+    pub fanouts: BTreeMap<RunKey, Arc<Fanout>>,
+}
+
+/// Counters of the whole store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The uid of the next job. A new store begins with a random salt in its high bits, see [`JobUid`].
+    pub next_uid: u64,
+}
+
+/// The state of a dependent job that waits for its parents' runs of one cycle.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Join {
+    /// Who waits.
+    pub child: JobUid,
+    /// For which cycle.
+    pub cycle: Cycle,
+    /// When the first parent arrived.
+    pub opened: Timestamp,
+    /// The parents that take part, as they were when it opened, sorted.
+    pub parents: Vec<(JobUid, Arrival)>,
+    /// Whether its skip has been recorded: then it stays only to be reopened.
+    pub skipped: bool,
+    /// Whether a re-run took part, so that what fires is a new round.
+    pub again: bool,
+}
+
+/// What a join knows of one parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It has not ended its run of the cycle.
+    Awaited,
+    /// It ended with success, or with a soft error.
+    Succeeded,
+    /// It ended without success.
+    Failed,
+}
+
+/// An ended run whose children are told step by step, because they are many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fanout {
+    /// The run that ended.
+    pub run: RunKey,
+    /// Its cycle.
+    pub cycle: Cycle,
+    /// Whether its children may go on.
+    pub succeeded: bool,
+    /// Whether it repeated something its cycle had already seen.
+    pub again: bool,
+    /// All children up to this one have been told.
+    pub after: Option<JobUid>,
+}
+
+/// One change of the state or one line of the ledger. What a batch is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// New counters.
+    Meta(Meta),
+    /// A job is created or replaced.
+    PutJob(Arc<Job>),
+    /// A job and its progress are gone.
+    RemoveJob(JobUid),
+    /// A job has come further.
+    PutProgress(JobUid, Arc<Progress>),
+    /// A run begins or moves on.
+    PutRun(Arc<Run>),
+    /// A run has ended; its record comes in the same batch.
+    RemoveRun(RunKey),
+    /// A join opens or moves on.
+    PutJoin(Arc<Join>),
+    /// A join has fired, or is forgotten.
+    RemoveJoin(JobUid, Cycle),
+    /// More children are to be told.
+    PutFanout(Arc<Fanout>),
+    /// All children have been told.
+    RemoveFanout(RunKey),
+    /// A line of the ledger, for the history.
+    Append(Arc<Record>),
+}
+
+impl State {
+    /// Makes the change. Total: a change that finds nothing to remove removes nothing.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Meta(meta) => self.meta = *meta,
+            Change::PutJob(job) => {
+                self.jobs.insert(job.uid, job.clone());
+            }
+            Change::RemoveJob(uid) => {
+                self.jobs.remove(uid);
+                self.progress.remove(uid);
+            }
+            Change::PutProgress(uid, progress) => {
+                self.progress.insert(*uid, progress.clone());
+            }
+            Change::PutRun(run) => {
+                self.runs.insert(run.key, run.clone());
+            }
+            Change::RemoveRun(key) => {
+                self.runs.remove(key);
+            }
+            Change::PutJoin(join) => {
+                self.joins.insert((join.child, join.cycle), join.clone());
+            }
+            Change::RemoveJoin(child, cycle) => {
+                self.joins.remove(&(*child, *cycle));
+            }
+            Change::PutFanout(fanout) => {
+                self.fanouts.insert(fanout.run, fanout.clone());
+            }
+            Change::RemoveFanout(run) => {
+                self.fanouts.remove(run);
+            }
+            Change::Append(_) => {}
+        }
+    }
+
+    /// The live runs of one job, by key.
+    pub fn runs_of(&self, job: JobUid) -> impl Iterator<Item = &Arc<Run>> {
+        let first = RunKey { job, cause: crate::ids::Cause::Slot(crate::schedule::Nominal::Index(0)) };
+        self.runs.range(first..).map(|(_, run)| run).take_while(move |run| run.key.job == job)
+    }
+
+    /// The joins of one child, oldest cycle first.
+    pub fn joins_of(&self, child: JobUid) -> impl Iterator<Item = &Arc<Join>> {
+        let first = Cycle { due: Timestamp::MIN, origin: JobUid(0), seq: 0 };
+        self.joins.range((child, first)..).take_while(move |((c, _), _)| *c == child).map(|(_, join)| join)
+    }
+}
