@@ -1,0 +1,98 @@
+//! One node: leads when it may, follows otherwise, and gives the API one handle for both.
+
+use std::sync::Arc;
+
+use engine::Engine;
+use scheduler::ids::{Epoch, Seq};
+use scheduler::request::{Answer, Refusal, Request};
+use store::projection::ProjectionHandle;
+use store::{Candidate, Store};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What the API holds of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    /// Who this is.
+    pub identity: Arc<Candidate>,
+    /// Answers all reads of hot state; built of applied batches only.
+    pub projection: ProjectionHandle,
+    /// Answers questions about the history.
+    pub store: Arc<dyn Store>,
+    /// Answers questions about output and readiness.
+    pub engine: Arc<dyn Engine>,
+    status: watch::Receiver<Status>,
+    asks: mpsc::Sender<Ask>,
+}
+
+/// A request on its way to the driver.
+pub(crate) struct Ask {
+    pub(crate) request: Request,
+    pub(crate) answer: oneshot::Sender<Result<(Answer, Seq), AskError>>,
+}
+
+/// How a node is doing. What `/ready` and `why` tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Whether it leads.
+    pub role: Role,
+    /// Why no run is launched now although this node leads, one sentence each: clock held, engine not ready, store in
+    /// trouble. Empty when all is well.
+    pub troubles: Vec<String>,
+}
+
+/// Whether a node leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It has not heard from the store yet.
+    Starting,
+    /// Another one leads, or nobody does; this one waits for its turn.
+    Standby,
+    /// It has been elected and prepares its term.
+    Preparing(Epoch),
+    /// It schedules.
+    Leading(Epoch),
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AskError {
+    /// It was refused; nothing has changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// This node does not lead; nothing has changed here.
+    #[error("this node does not lead")]
+    NotLeading,
+    /// More requests wait than the node takes in; nothing has changed.
+    #[error("too many requests are waiting")]
+    Busy,
+    /// The term ended before the answer was durable: it may or may not have happened.
+    #[error("the outcome is unknown: leadership ended before the change was confirmed")]
+    OutcomeUnknown,
+}
+
+impl Node {
+    /// Requests that may wait for the driver. A bound, so that a flood is told so instead of growing the process.
+    pub(crate) const ASKS_MAX: usize = 4096;
+
+    /// Asks the leader's scheduler; the answer is durable, and visible to reads that wait for its number.
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn ask(&self, request: Request) -> Result<(Answer, Seq), AskError> {
+        let (answer, reply) = oneshot::channel();
+        self.asks.try_send(Ask { request, answer }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => AskError::Busy,
+            mpsc::error::TrySendError::Closed(_) => AskError::NotLeading,
+        })?;
+        reply.await.unwrap_or(Err(AskError::OutcomeUnknown))
+    }
+
+    /// How the node is doing now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// To wait for a change of the status.
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+}
