@@ -5,6 +5,14 @@
 //! what every implementation must do.
 //! **Invariant:** knows nothing of stores, schedules or HTTP.
 
+mod clock;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+
+pub use clock::since_boot;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +42,7 @@ pub struct Launch {
     pub task: TaskId,
     /// What to run.
     pub spec: Arc<TaskSpec>,
-    /// Time since boot after which the order is stale and must be refused: a paused leader's late launch.
+    /// Time since boot ([`since_boot`]) after which the order is stale and must be refused: a paused leader's late launch.
     pub not_after: Duration,
 }
 
@@ -69,7 +77,8 @@ pub enum Stream {
     Stderr,
 }
 
-/// A piece of a task's output.
+/// A piece of a task's output. Offsets count all that the task wrote, kept or not: `next` minus the length of `bytes`
+/// is where the piece begins, and is beyond the offset asked for where bytes in between were dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
     /// Raw bytes, whatever they are; not always UTF-8.
@@ -119,6 +128,11 @@ pub enum EngineError {
     NoSuchTask(TaskId),
 }
 
+/// Most events of one call: enough to amortise a call and the commit that follows.
+pub const EVENTS_MAX: usize = 256;
+/// Most bytes of one piece of output.
+pub const OUTPUT_PIECE_MAX: usize = 64 * 1024;
+
 /// What executes attempts.
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
@@ -142,15 +156,21 @@ pub trait Engine: Send + Sync + 'static {
     /// order is taken; the end comes as an event. Killing what has ended or never began is not an error.
     /// # Errors
     /// As [`Engine::launch`].
-    async fn kill(&self, epoch: Epoch, task: &TaskId, grace: Duration, not_after: Duration) -> Result<(), EngineError>;
+    async fn kill(
+        &self,
+        epoch: Epoch,
+        task: &TaskId,
+        grace: Duration,
+        not_after: Duration,
+    ) -> Result<(), EngineError>;
 
     /// What is known of these tasks, in their order.
     /// # Errors
     /// [`EngineError::Deposed`], [`EngineError::Unknown`].
     async fn reconcile(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError>;
 
-    /// Waits for news; at most 256 at once. An end is told again after a reconnect or a restart of the server until
-    /// it is acknowledged; a caller must take repeats. Cancel-safe.
+    /// Waits for news; at most [`EVENTS_MAX`] at once. An end is told again after a reconnect, a restart of the server
+    /// and each [`Engine::begin_term`] until it is acknowledged; a caller must take repeats. Cancel-safe.
     async fn events(&self) -> Vec<TaskEvent>;
 
     /// The ends of these tasks are durable elsewhere. Their output stays readable.
@@ -158,7 +178,7 @@ pub trait Engine: Send + Sync + 'static {
     /// [`EngineError::Unknown`]: acknowledge again when the end is repeated.
     async fn acknowledge(&self, tasks: &[TaskId]) -> Result<(), EngineError>;
 
-    /// Output from byte `offset` on, at most 64 KiB. Returns at once, with no bytes when there is nothing new.
+    /// Output from byte `offset` on, at most [`OUTPUT_PIECE_MAX`]. Returns at once, with no bytes when there is nothing new.
     /// # Errors
     /// [`EngineError::NoSuchTask`] if there is no (more) output of that task here.
     async fn output(&self, task: &TaskId, stream: Stream, offset: u64) -> Result<Output, EngineError>;

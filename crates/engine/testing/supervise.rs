@@ -1,0 +1,2 @@
+//! The supervisor as a process of its own, for the tests of this crate.
+fn main() {}
