@@ -107,8 +107,13 @@ pub struct Cycle {
 /// Why a run exists. With the job's uid it is the identity of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
-    /// A slot of the schedule.
-    Slot(Nominal),
+    /// A slot of a schedule of the job.
+    Slot {
+        /// Which schedule: the version of the job that brought it, so that another schedule's slots are others.
+        plan: u32,
+        /// Which slot of it.
+        nominal: Nominal,
+    },
     /// Someone asked for it; numbered by the job.
     Trigger(u32),
     /// The parents of this cycle succeeded. `round` is 0 the first time; a reopened join takes a number from
@@ -135,9 +140,14 @@ impl fmt::Display for RunKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-", self.job)?;
         match self.cause {
-            Cause::Slot(Nominal::Index(k)) => write!(f, "i{}", base36(k)),
-            Cause::Slot(Nominal::Civil { second, fold }) => {
-                write!(f, "{}{}", if fold == 0 { 'c' } else { 'd' }, base36(since_1970(second)))
+            Cause::Slot { plan, nominal } => {
+                match nominal {
+                    Nominal::Index(k) => write!(f, "i{}", base36(k))?,
+                    Nominal::Civil { second, fold: 0 } => write!(f, "c{}", base36(since_1970(second)))?,
+                    Nominal::Civil { second, .. } => write!(f, "d{}", base36(since_1970(second)))?,
+                }
+                // Most jobs keep their first schedule.
+                if plan == 1 { Ok(()) } else { write!(f, "-{}", base36(plan.into())) }
             }
             Cause::Trigger(seq) => write!(f, "t{}", base36(seq.into())),
             Cause::Join { cycle, round } => {
@@ -157,10 +167,17 @@ impl std::str::FromStr for RunKey {
         let job = JobUid(parse36(job)?);
         let kind = cause.chars().next().ok_or(())?;
         let rest = cause.get(1..).ok_or(())?;
+        let slot = |nominal: &dyn Fn(&str) -> Result<Nominal, ()>| {
+            let (number, plan) = match rest.split_once('-') {
+                Some((number, plan)) => (number, small36(plan)?),
+                None => (rest, 1),
+            };
+            Ok(Cause::Slot { plan, nominal: nominal(number)? })
+        };
         let cause = match kind {
-            'i' => Cause::Slot(Nominal::Index(parse36(rest)?)),
-            'c' => Cause::Slot(Nominal::Civil { second: time36(rest)?, fold: 0 }),
-            'd' => Cause::Slot(Nominal::Civil { second: time36(rest)?, fold: 1 }),
+            'i' => slot(&|n| Ok(Nominal::Index(parse36(n)?)))?,
+            'c' => slot(&|n| Ok(Nominal::Civil { second: time36(n)?, fold: 0 }))?,
+            'd' => slot(&|n| Ok(Nominal::Civil { second: time36(n)?, fold: 1 }))?,
             't' => Cause::Trigger(small36(rest)?),
             'j' => {
                 let parts: Vec<&str> = rest.split('-').collect();

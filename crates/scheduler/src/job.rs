@@ -51,6 +51,8 @@ pub struct Timetable {
     pub dst: DstPolicy,
     /// Stands in for an empty start: when this text was first posted.
     pub anchor: Timestamp,
+    /// The version of the job that brought it; part of the identity of its slots.
+    pub plan: u32,
 }
 
 /// How a job runs. Durations have whole milliseconds.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ids::{Cycle, RunKey};
+use crate::ids::{Cycle, JobName, JobUid, RunKey, TaskId};
 use crate::schedule::Nominal;
 
 /// What happens for one cause. Hot state: kept until it ends, then it becomes a [`Record`] in the history.
@@ -12,6 +12,8 @@ use crate::schedule::Nominal;
 pub struct Run {
     /// Its identity.
     pub key: RunKey,
+    /// Name of its job; a live run outlives its deleted job.
+    pub job: JobName,
     /// The cycle its success or failure counts for.
     pub cycle: Cycle,
     /// When it should have started: the slot's due time, or when it was triggered or its parents completed.
@@ -49,6 +51,8 @@ pub enum RunState {
 pub struct Live {
     /// Counted from 0.
     pub attempt: u32,
+    /// What the engine calls it.
+    pub task: TaskId,
     /// When its launch became durable.
     pub launched: Timestamp,
     /// The node whose engine was told; who to ask for its end and its output.
@@ -200,7 +204,7 @@ pub struct EndedRun {
     /// Its identity.
     pub key: RunKey,
     /// Name of its job at the time.
-    pub job: crate::ids::JobName,
+    pub job: JobName,
     /// The cycle it counted for.
     pub cycle: Cycle,
     /// When it should have started.
@@ -219,9 +223,9 @@ pub struct EndedRun {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SlotRange {
     /// Whose slots.
-    pub job: crate::ids::JobUid,
+    pub job: JobUid,
     /// Name of the job at the time.
-    pub name: crate::ids::JobName,
+    pub name: JobName,
     /// The first slot.
     pub first: Nominal,
     /// Its due time.
