@@ -48,7 +48,9 @@ pub enum NameError {
     #[error("a job name has at most 255 characters, this one has {0}")]
     TooLong(usize),
     /// A character that old clients, shells or storage keys would trip over.
-    #[error("job name `{name}` contains {character:?}; allowed are letters, digits, `_`, `.` and `-` (ASCII)")]
+    #[error(
+        "job name `{name}` contains {character:?}; allowed are letters, digits, `_`, `.` and `-` (ASCII)"
+    )]
     Character {
         /// The offending name, cut to a printable length.
         name: String,
@@ -251,7 +253,7 @@ fn base36(mut n: u64) -> String {
 }
 
 fn parse36(text: &str) -> Result<u64, ()> {
-    let canonical = !text.is_empty() && !(text.len() > 1 && text.starts_with('0'));
+    let canonical = text == "0" || text.bytes().next().is_some_and(|first| first != b'0');
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
     if canonical && plain { u64::from_str_radix(text, 36).map_err(|_| ()) } else { Err(()) }
 }

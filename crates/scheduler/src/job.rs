@@ -199,7 +199,8 @@ pub enum Guarantee {
 /// How far a job has come: all that changes as it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
-    /// The last slot that was consumed: run, missed or skipped. No slot at or before it is ever considered again.
+    /// The last slot that was consumed: run, missed or skipped. No slot at or before its due time is ever considered
+    /// again, not even of another schedule.
     pub mark: Option<Slot>,
     /// The next slot, computed when the mark moved. `None`: no more, or no schedule.
     pub next: Option<Slot>,

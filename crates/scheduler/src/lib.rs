@@ -2,6 +2,18 @@
 //!
 //! Time comes in as an argument; changes to keep and effects to release go out as data. There is
 //! no clock, I/O, thread or randomness here: one seed replays a month of cluster life.
+//! A [`Scheduler`] lives for one term of one leader: a deposed node drops it, the next loads anew.
+//! Start at [`Scheduler::step`], then [`run::RunState`], then [`schedule`].
+//! **Invariant:** depends on neither tokio nor serde, and never on `store`, `engine` or `chronos`.
+
+mod attempts;
+mod book;
+mod door;
+mod graph;
+mod joins;
+mod scheduler;
+mod slots;
+mod spawn;
 
 pub mod ids;
 pub mod job;
@@ -9,3 +21,7 @@ pub mod request;
 pub mod run;
 pub mod schedule;
 pub mod state;
+
+pub use door::{HEIRS_MAX, WAITING_MAX};
+pub use joins::JOINS_MAX;
+pub use scheduler::{Effect, Event, Scheduler, Settings, Step, TaskNews};

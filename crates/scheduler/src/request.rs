@@ -173,6 +173,14 @@ pub enum Refusal {
         /// How many.
         waiting: usize,
     },
+    /// More children would have to be rewritten than fit one batch.
+    #[error("job `{job}` has {children} children, too many to be rewritten together with its deletion")]
+    TooManyHeirs {
+        /// Which.
+        job: JobName,
+        /// How many.
+        children: usize,
+    },
     /// It would resume before it pauses.
     #[error("job `{0}`: the pause would end in the past")]
     PauseOver(JobName),
@@ -184,13 +192,16 @@ impl Refusal {
         match self {
             Self::NoSuchJob(_) => "list the jobs to see their names; names are case-sensitive",
             Self::NoSuchRun(_) => "it may have ended: look it up in the history",
-            Self::Schedule { .. } => "write an ISO 8601 interval such as `R/2030-01-01T00:00:00Z/PT1H`, or a cron expression such as `0 3 * * *`",
+            Self::Schedule { .. } => {
+                "write an ISO 8601 interval such as `R/2030-01-01T00:00:00Z/PT1H`, or a cron expression such as `0 3 * * *`"
+            }
             Self::NoParents(_) => "name at least one parent, or give it a schedule",
             Self::MissingParents { .. } => "create the parents first, or correct their names",
             Self::TooManyParents { .. } => "put a job between them that gathers some of the parents",
             Self::Cycle { .. } => "remove one of these jobs from the `parents` of the next",
             Self::Disabled(_) => "enable it first: replace it with `disabled: false`",
             Self::TooManyWaiting { .. } => "wait until some have run, or kill them",
+            Self::TooManyHeirs { .. } => "delete or replace some of its children first",
             Self::PauseOver(_) => "give a time in the future",
         }
     }

@@ -145,7 +145,10 @@ impl State {
 
     /// The live runs of one job, by key.
     pub fn runs_of(&self, job: JobUid) -> impl Iterator<Item = &Arc<Run>> {
-        let first = RunKey { job, cause: crate::ids::Cause::Slot { plan: 0, nominal: crate::schedule::Nominal::Index(0) } };
+        let first = RunKey {
+            job,
+            cause: crate::ids::Cause::Slot { plan: 0, nominal: crate::schedule::Nominal::Index(0) },
+        };
         self.runs.range(first..).map(|(_, run)| run).take_while(move |run| run.key.job == job)
     }
 

@@ -1,0 +1,411 @@
+//! The state with its indices: every change goes through here, so that an index can never disagree with what it
+//! indexes. Decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::graph::Graph;
+use crate::ids::{Cause, Cycle, JobName, JobUid, RunKey, TaskId};
+use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules};
+use crate::run::{Record, Run, RunState};
+use crate::state::{Change, Fanout, Join, Meta, State};
+
+/// What a moment may be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// The run's next deadline: see [`Book::deadline`].
+    Run(RunKey),
+    /// The end of a job's pause.
+    Pause(JobUid),
+}
+
+/// Place in the queue: priority, then due time.
+type Place = (Rank, Timestamp, RunKey);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    High,
+    Normal,
+}
+
+/// How busy a job is. Kept only while it has live runs.
+#[derive(Clone, Debug, Default)]
+struct Busy {
+    /// Runs that an engine may have, or that wait for their next attempt.
+    active: usize,
+    /// Queued runs that may start as soon as anything may.
+    ready: BTreeSet<(Timestamp, RunKey)>,
+    /// Queued runs that wait until the job has room.
+    waiting: BTreeSet<(Timestamp, RunKey)>,
+}
+
+pub(crate) struct Book {
+    state: State,
+    graph: Graph,
+    by_name: BTreeMap<JobName, JobUid>,
+    /// Jobs by their next slot, where slots may be taken; and the same by job.
+    due: BTreeSet<(Timestamp, JobUid)>,
+    due_of: BTreeMap<JobUid, Timestamp>,
+    timers: BTreeSet<(Timestamp, Timer)>,
+    queue: BTreeSet<Place>,
+    busy: BTreeMap<JobUid, Busy>,
+    tasks: BTreeMap<TaskId, RunKey>,
+    changes: Vec<Change>,
+}
+
+/// `at + by`, or the end of time.
+pub(crate) fn later(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+impl Book {
+    pub(crate) fn new(state: State) -> Self {
+        let mut book = Self {
+            graph: Graph::new(&state.jobs),
+            by_name: state.jobs.values().map(|job| (job.name.clone(), job.uid)).collect(),
+            due: BTreeSet::new(),
+            due_of: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            queue: BTreeSet::new(),
+            busy: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            changes: Vec::new(),
+            state,
+        };
+        let runs: Vec<Arc<Run>> = book.state.runs.values().cloned().collect();
+        runs.iter().for_each(|run| book.index_run(run));
+        let jobs: Vec<JobUid> = book.state.jobs.keys().copied().collect();
+        for uid in jobs {
+            book.index_pause(uid);
+            book.admit(uid);
+            book.refresh_due(uid);
+        }
+        book
+    }
+
+    // ---- reading
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn graph(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
+
+    pub(crate) fn job_named(&self, name: &JobName) -> Option<&Arc<Job>> {
+        self.by_name.get(name).and_then(|uid| self.state.jobs.get(uid))
+    }
+
+    pub(crate) fn job(&self, uid: JobUid) -> Option<&Arc<Job>> {
+        self.state.jobs.get(&uid)
+    }
+
+    /// How far the job has come. Every job has progress; a job that has none is treated as new.
+    pub(crate) fn progress(&self, uid: JobUid) -> Progress {
+        self.state.progress.get(&uid).map_or_else(|| Progress::new(Timestamp::UNIX_EPOCH), |p| (**p).clone())
+    }
+
+    pub(crate) fn run_of_task(&self, task: &TaskId) -> Option<&Arc<Run>> {
+        self.tasks.get(task).and_then(|key| self.state.runs.get(key))
+    }
+
+    /// Runs that an engine may have or that wait for their next attempt.
+    pub(crate) fn active(&self, uid: JobUid) -> usize {
+        self.busy.get(&uid).map_or(0, |b| b.active)
+    }
+
+    /// The queued runs of a job, and which of them is the first to start.
+    pub(crate) fn queued(&self, uid: JobUid) -> (usize, Option<RunKey>) {
+        let Some(busy) = self.busy.get(&uid) else { return (0, None) };
+        let first = busy.ready.first().or(busy.waiting.first()).map(|(_, key)| *key);
+        (busy.ready.len() + busy.waiting.len(), first)
+    }
+
+    /// How many runs of the job may be active at once.
+    pub(crate) fn room(&self, uid: JobUid) -> usize {
+        match self.rules(uid).overlap {
+            Overlap::Allow { max } => max as usize,
+            Overlap::Queue | Overlap::Skip | Overlap::Replace => 1,
+        }
+    }
+
+    /// The rules of a job; of a deleted one the defaults, for the runs that outlive it.
+    pub(crate) fn rules(&self, uid: JobUid) -> Rules {
+        self.job(uid).map_or_else(Rules::default, |job| job.rules.clone())
+    }
+
+    /// The first job whose next slot is due at or before `now`.
+    pub(crate) fn first_due(&self) -> Option<(Timestamp, JobUid)> {
+        self.due.first().copied()
+    }
+
+    pub(crate) fn first_timer(&self) -> Option<(Timestamp, Timer)> {
+        self.timers.first().copied()
+    }
+
+    /// The first queued run that may start.
+    pub(crate) fn first_ready(&self) -> Option<RunKey> {
+        self.queue.first().map(|(_, _, key)| *key)
+    }
+
+    /// When the run must be looked at again: start deadline, retry, run limit, or the end of patience.
+    pub(crate) fn deadline(run: &Run, rules: &Rules) -> Option<Timestamp> {
+        match &run.state {
+            RunState::Queued => {
+                let in_time = rules.epsilon.filter(|_| run.attempts.is_empty() && Self::has_epsilon(run.key));
+                in_time.map(|epsilon| later(run.due, epsilon))
+            }
+            RunState::Waiting { until, .. } => Some(*until),
+            RunState::Running(live) => {
+                let begun = live.started.unwrap_or(live.launched);
+                let limit = rules.run_max.filter(|_| live.kill.is_none()).map(|max| later(begun, max));
+                let patience = live.unknown_since.map(|since| later(since, rules.lost_after));
+                limit.into_iter().chain(patience).min()
+            }
+        }
+    }
+
+    /// Only slots have a start deadline: what a user or a parent starts is wanted whenever it can be had.
+    pub(crate) fn has_epsilon(key: RunKey) -> bool {
+        matches!(key.cause, Cause::Slot { .. })
+    }
+
+    // ---- changing
+
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    pub(crate) fn next_uid(&mut self) -> JobUid {
+        let uid = JobUid(self.state.meta.next_uid);
+        self.change(Change::Meta(Meta { next_uid: uid.0 + 1 }));
+        uid
+    }
+
+    pub(crate) fn put_job(&mut self, job: Job) {
+        let uid = job.uid;
+        let runs: Vec<Arc<Run>> = self.state.runs_of(uid).cloned().collect();
+        runs.iter().for_each(|run| self.unindex_run(run));
+        if let Some(old) = self.state.jobs.get(&uid) {
+            self.graph.remove(old);
+        }
+        self.graph.insert(&job);
+        self.by_name.insert(job.name.clone(), uid);
+        self.change(Change::PutJob(Arc::new(job)));
+        runs.iter().for_each(|run| self.index_run(run));
+        self.admit(uid);
+        self.refresh_due(uid);
+    }
+
+    /// The job's queued runs must have ended before.
+    pub(crate) fn remove_job(&mut self, uid: JobUid) {
+        let Some(job) = self.state.jobs.get(&uid).cloned() else { return };
+        let runs: Vec<Arc<Run>> = self.state.runs_of(uid).cloned().collect();
+        runs.iter().for_each(|run| self.unindex_run(run));
+        self.unindex_pause(uid);
+        self.graph.remove(&job);
+        self.by_name.remove(&job.name);
+        self.change(Change::RemoveJob(uid));
+        runs.iter().for_each(|run| self.index_run(run));
+        self.refresh_due(uid);
+    }
+
+    pub(crate) fn put_progress(&mut self, uid: JobUid, progress: Progress) {
+        let old = self.state.progress.get(&uid);
+        let pause_changes = old.is_some_and(|old| old.paused != progress.paused) || progress.paused.is_some();
+        if pause_changes {
+            self.unindex_pause(uid);
+        }
+        self.change(Change::PutProgress(uid, Arc::new(progress)));
+        if pause_changes {
+            self.index_pause(uid);
+            self.withdraw_ready(uid);
+            self.admit(uid);
+        }
+        self.refresh_due(uid);
+    }
+
+    pub(crate) fn put_run(&mut self, run: Run) {
+        let uid = run.key.job;
+        if let Some(old) = self.state.runs.get(&run.key).cloned() {
+            self.unindex_run(&old);
+        }
+        let run = Arc::new(run);
+        self.index_run(&run);
+        self.change(Change::PutRun(run));
+        self.admit(uid);
+        self.refresh_catch_up(uid);
+    }
+
+    /// Ends a live run: it leaves the state and enters the ledger.
+    pub(crate) fn end_run(&mut self, key: RunKey, record: Record) {
+        if let Some(old) = self.state.runs.get(&key).cloned() {
+            self.unindex_run(&old);
+            self.change(Change::RemoveRun(key));
+        }
+        self.append(record);
+        self.admit(key.job);
+        self.refresh_catch_up(key.job);
+    }
+
+    pub(crate) fn append(&mut self, record: Record) {
+        self.changes.push(Change::Append(Arc::new(record)));
+    }
+
+    pub(crate) fn put_join(&mut self, join: Join) {
+        self.change(Change::PutJoin(Arc::new(join)));
+    }
+
+    pub(crate) fn remove_join(&mut self, child: JobUid, cycle: Cycle) {
+        if self.state.joins.contains_key(&(child, cycle)) {
+            self.change(Change::RemoveJoin(child, cycle));
+        }
+    }
+
+    pub(crate) fn put_fanout(&mut self, fanout: Fanout) {
+        self.change(Change::PutFanout(Arc::new(fanout)));
+    }
+
+    pub(crate) fn remove_fanout(&mut self, run: RunKey) {
+        if self.state.fanouts.contains_key(&run) {
+            self.change(Change::RemoveFanout(run));
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        self.state.apply(&change);
+        self.changes.push(change);
+    }
+
+    // ---- indices
+
+    fn rank(&self, uid: JobUid) -> Rank {
+        let high = self.job(uid).is_some_and(|job| job.rules.high_priority);
+        if high { Rank::High } else { Rank::Normal }
+    }
+
+    fn index_run(&mut self, run: &Run) {
+        if let Some(at) = Self::deadline(run, &self.rules(run.key.job)) {
+            self.timers.insert((at, Timer::Run(run.key)));
+        }
+        let busy = self.busy.entry(run.key.job).or_default();
+        match &run.state {
+            RunState::Queued => {
+                busy.waiting.insert((run.due, run.key));
+            }
+            RunState::Waiting { .. } => busy.active += 1,
+            RunState::Running(live) => {
+                busy.active += 1;
+                self.tasks.insert(live.task.clone(), run.key);
+            }
+        }
+    }
+
+    fn unindex_run(&mut self, run: &Run) {
+        let uid = run.key.job;
+        if let Some(at) = Self::deadline(run, &self.rules(uid)) {
+            self.timers.remove(&(at, Timer::Run(run.key)));
+        }
+        let rank = self.rank(uid);
+        let Some(busy) = self.busy.get_mut(&uid) else { return };
+        match &run.state {
+            RunState::Queued => {
+                busy.waiting.remove(&(run.due, run.key));
+                if busy.ready.remove(&(run.due, run.key)) {
+                    self.queue.remove(&(rank, run.due, run.key));
+                }
+            }
+            RunState::Waiting { .. } => busy.active -= 1,
+            RunState::Running(live) => {
+                busy.active -= 1;
+                self.tasks.remove(&live.task);
+            }
+        }
+        if busy.active == 0 && busy.ready.is_empty() && busy.waiting.is_empty() {
+            self.busy.remove(&uid);
+        }
+    }
+
+    /// Lets queued runs into the queue as far as the job has room. A pause holds back all but manual runs.
+    fn admit(&mut self, uid: JobUid) {
+        let room = self.room(uid);
+        let rank = self.rank(uid);
+        let paused = self.state.progress.get(&uid).is_some_and(|p| p.paused.is_some());
+        let Some(busy) = self.busy.get_mut(&uid) else { return };
+        let mut next = busy.waiting.first().copied();
+        while let Some(place) = next {
+            if busy.active + busy.ready.len() >= room {
+                break;
+            }
+            next = busy
+                .waiting
+                .range((std::ops::Bound::Excluded(place), std::ops::Bound::Unbounded))
+                .next()
+                .copied();
+            if paused && !matches!(place.1.cause, Cause::Trigger(_)) {
+                continue;
+            }
+            busy.waiting.remove(&place);
+            busy.ready.insert(place);
+            self.queue.insert((rank, place.0, place.1));
+        }
+    }
+
+    /// Puts ready runs back among the waiting, so that they are admitted anew.
+    fn withdraw_ready(&mut self, uid: JobUid) {
+        let rank = self.rank(uid);
+        let Some(busy) = self.busy.get_mut(&uid) else { return };
+        for place in std::mem::take(&mut busy.ready) {
+            self.queue.remove(&(rank, place.0, place.1));
+            busy.waiting.insert(place);
+        }
+    }
+
+    fn unindex_pause(&mut self, uid: JobUid) {
+        if let Some(until) = self.pause_end(uid) {
+            self.timers.remove(&(until, Timer::Pause(uid)));
+        }
+    }
+
+    fn index_pause(&mut self, uid: JobUid) {
+        if let Some(until) = self.pause_end(uid) {
+            self.timers.insert((until, Timer::Pause(uid)));
+        }
+    }
+
+    fn pause_end(&self, uid: JobUid) -> Option<Timestamp> {
+        self.state.progress.get(&uid)?.paused.as_ref()?.until
+    }
+
+    /// Under `catchUp: all` slots wait while a run of the job is queued, so its runs move its place.
+    fn refresh_catch_up(&mut self, uid: JobUid) {
+        if self.job(uid).is_some_and(|job| matches!(job.rules.catch_up, CatchUp::All { .. })) {
+            self.refresh_due(uid);
+        }
+    }
+
+    fn refresh_due(&mut self, uid: JobUid) {
+        let next = self.slot_to_take(uid);
+        let old = match next {
+            Some(at) => self.due_of.insert(uid, at),
+            None => self.due_of.remove(&uid),
+        };
+        if old != next {
+            old.map(|at| self.due.remove(&(at, uid)));
+            next.map(|at| self.due.insert((at, uid)));
+        }
+    }
+
+    fn slot_to_take(&self, uid: JobUid) -> Option<Timestamp> {
+        let job = self.job(uid)?;
+        let progress = self.state.progress.get(&uid)?;
+        let next = progress.next?;
+        let backlog = matches!(job.rules.catch_up, CatchUp::All { .. }) && self.queued(uid).0 > 0;
+        let held = job.rules.disabled || progress.paused.is_some() || backlog;
+        (matches!(job.plan, Plan::Schedule(_)) && !held).then_some(next.due)
+    }
+}

@@ -1,0 +1,371 @@
+//! The door: what users ask for is checked here, whole, before anything changes.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::ids::{Cause, Cycle, JobName, JobUid, RunKey};
+use crate::job::{Job, Pause, Plan, Progress, Timetable};
+use crate::request::{Answer, Definition, PlanText, Refusal, Request};
+use crate::run::{EndedRun, KillReason, Outcome, Record, RunState, Skipped};
+use crate::scheduler::Scheduler;
+use crate::spawn::NewRun;
+
+/// Manual runs of one job that may wait. Each is wanted, but nobody wants more.
+pub const WAITING_MAX: usize = 16;
+
+/// A job with more children cannot be deleted: they are all rewritten with it, in one batch.
+pub const HEIRS_MAX: usize = 64;
+/// Nor one whose children's definitions are larger together: half a batch.
+const HEIRS_BYTES_MAX: usize = 256 * 1024;
+
+impl Scheduler {
+    pub(crate) fn request(&mut self, request: Request) -> Result<Answer, Refusal> {
+        match request {
+            Request::Put(definition) => self.put(definition),
+            Request::Delete(name) => self.delete(&name),
+            Request::Trigger { job, arguments } => self.trigger(&job, arguments),
+            Request::KillJob(name) => self.kill_job(&name),
+            Request::KillRun(key) => self.kill_run(key),
+            Request::MarkSuccess { job, failed } => self.mark_success(&job, failed),
+            Request::Pause { job, reason, until } => self.pause(&job, reason, until),
+            Request::Resume(name) => self.resume(&name),
+        }
+    }
+
+    fn job_called(&self, name: &JobName) -> Result<Arc<Job>, Refusal> {
+        self.book.job_named(name).cloned().ok_or_else(|| Refusal::NoSuchJob(name.clone()))
+    }
+
+    // ---- create and replace
+
+    fn put(&mut self, definition: Definition) -> Result<Answer, Refusal> {
+        let old = self.book.job_named(&definition.name).cloned();
+        let plan = self.plan(&definition, old.as_deref())?;
+        match old {
+            None => self.create(definition, plan),
+            Some(old) => self.replace(&old, definition, plan),
+        }
+    }
+
+    /// The plan as it will be kept. The schedule that is there already keeps its anchor.
+    fn plan(&mut self, definition: &Definition, old: Option<&Job>) -> Result<Plan, Refusal> {
+        let job = &definition.name;
+        match &definition.plan {
+            PlanText::Schedule { text, zone, dst } => {
+                let version = old.map_or(1, |old| old.version + 1);
+                let (text, zone) = (text.clone(), zone.clone());
+                let table = Timetable { text, zone, dst: *dst, anchor: self.now, plan: version };
+                if let Some(Plan::Schedule(old)) = old.map(|old| &old.plan)
+                    && (&old.text, &old.zone, old.dst) == (&table.text, &table.zone, table.dst)
+                {
+                    return Ok(Plan::Schedule(old.clone()));
+                }
+                table.schedule().map_err(|cause| Refusal::Schedule { job: job.clone(), cause })?;
+                Ok(Plan::Schedule(table))
+            }
+            PlanText::Parents(names) => self.parents(job, names, old).map(Plan::Parents),
+        }
+    }
+
+    fn parents(
+        &mut self,
+        job: &JobName,
+        names: &[JobName],
+        old: Option<&Job>,
+    ) -> Result<Vec<JobUid>, Refusal> {
+        if names.is_empty() {
+            return Err(Refusal::NoParents(job.clone()));
+        }
+        if names.contains(job) {
+            return Err(Refusal::Cycle { path: vec![job.clone(), job.clone()] });
+        }
+        let mut missing: Vec<JobName> =
+            names.iter().filter(|n| self.book.job_named(n).is_none()).cloned().collect();
+        if !missing.is_empty() {
+            missing.sort();
+            missing.dedup();
+            return Err(Refusal::MissingParents { job: job.clone(), missing });
+        }
+        let mut uids: Vec<JobUid> =
+            names.iter().filter_map(|n| self.book.job_named(n)).map(|job| job.uid).collect();
+        uids.sort();
+        uids.dedup();
+        if uids.len() > Definition::PARENTS_MAX {
+            return Err(Refusal::TooManyParents { job: job.clone(), count: uids.len() });
+        }
+        if let Some(old) = old {
+            for parent in &uids {
+                if let Some(path) = self.book.graph().path_down(old.uid, *parent) {
+                    let name = |uid: &JobUid| self.book.job(*uid).map(|job| job.name.clone());
+                    let path = path.iter().filter_map(name).chain([job.clone()]).collect();
+                    return Err(Refusal::Cycle { path });
+                }
+            }
+        }
+        Ok(uids)
+    }
+
+    fn create(&mut self, definition: Definition, plan: Plan) -> Result<Answer, Refusal> {
+        let uid = self.book.next_uid();
+        let mut progress = Progress::new(self.now);
+        self.begin_schedule(&definition.name, &plan, &mut progress)?;
+        let Definition { name, rules, body, .. } = definition;
+        let (created, joins_from) = (self.now, Timestamp::UNIX_EPOCH);
+        self.book.put_job(Job {
+            uid,
+            version: 1,
+            created,
+            changed: created,
+            joins_from,
+            name,
+            plan,
+            rules,
+            body,
+        });
+        self.book.put_progress(uid, progress);
+        Ok(Answer::Put { uid, version: 1, changed: true })
+    }
+
+    /// Sets the first slot of a schedule that has just been posted.
+    fn begin_schedule(&self, job: &JobName, plan: &Plan, progress: &mut Progress) -> Result<(), Refusal> {
+        progress.next = None;
+        progress.remaining = None;
+        if let Plan::Schedule(table) = plan {
+            let schedule = table.schedule().map_err(|cause| Refusal::Schedule { job: job.clone(), cause })?;
+            progress.remaining = schedule.repeats();
+            progress.next = self.first_slot(&schedule, progress.mark.map(|mark| mark.due));
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, old: &Job, definition: Definition, plan: Plan) -> Result<Answer, Refusal> {
+        let Definition { name, rules, body, .. } = definition;
+        if (&old.plan, &old.rules, &old.body) == (&plan, &rules, &body) {
+            return Ok(Answer::Put { uid: old.uid, version: old.version, changed: false });
+        }
+        let mut progress = self.book.progress(old.uid);
+        let plan_changes = old.plan != plan;
+        if plan_changes || (rules.disabled && !old.rules.disabled) {
+            self.withdraw_slots(old, &mut progress);
+        }
+        if plan_changes {
+            self.begin_schedule(&name, &plan, &mut progress)?;
+        } else if old.rules.disabled
+            && !rules.disabled
+            && progress.remaining != Some(0)
+            && let Plan::Schedule(table) = &plan
+        {
+            // Disabled jobs have no slots, so those that would have come meanwhile do not exist.
+            let floor = progress.mark.map_or(self.now, |mark| mark.due.max(self.now));
+            progress.next = table.schedule().ok().and_then(|schedule| schedule.first_after(floor));
+        }
+        let becomes_dependent = plan_changes && matches!(plan, Plan::Parents(_));
+        let joins_from = if becomes_dependent { self.now } else { old.joins_from };
+        if rules.disabled || (plan_changes && !becomes_dependent) {
+            progress.flags.clear();
+            self.book.put_progress(old.uid, progress.clone());
+            self.close_joins(old, &Skipped::Withdrawn);
+            progress.sequence = self.book.progress(old.uid).sequence;
+        }
+        if rules.disabled {
+            self.withdraw(old.uid);
+            let counted = self.book.progress(old.uid);
+            progress = Progress {
+                next: progress.next,
+                remaining: progress.remaining,
+                mark: progress.mark,
+                ..counted
+            };
+        }
+        let (uid, version, created, changed) = (old.uid, old.version + 1, old.created, self.now);
+        self.book.put_job(Job { uid, version, created, changed, joins_from, name, plan, rules, body });
+        self.book.put_progress(uid, progress);
+        Ok(Answer::Put { uid, version, changed: true })
+    }
+
+    /// Slots that are due but were not taken end with the schedule that made them.
+    fn withdraw_slots(&mut self, job: &Job, progress: &mut Progress) {
+        if job.rules.disabled {
+            return;
+        }
+        let why = match &progress.paused {
+            Some(pause) => Skipped::Paused { reason: pause.reason.clone() },
+            None => Skipped::Withdrawn,
+        };
+        let now = self.now;
+        self.close_slots(job, progress, now, why);
+    }
+
+    fn close_joins(&mut self, job: &Job, why: &Skipped) {
+        let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
+        joins.iter().for_each(|join| self.close_join(job, join, why.clone()));
+    }
+
+    // ---- delete
+
+    /// Children of a dependent get its parents instead; children of a scheduled job lose it as a parent, and those
+    /// that had no other inherit its schedule.
+    fn delete(&mut self, name: &JobName) -> Result<Answer, Refusal> {
+        let job = self.job_called(name)?;
+        let heirs: Vec<Arc<Job>> = {
+            let uids: Vec<JobUid> = self.book.graph().children(job.uid).collect();
+            uids.into_iter().filter_map(|uid| self.book.job(uid).cloned()).collect()
+        };
+        let bytes: usize = heirs.iter().map(|heir| heir.body.len()).sum();
+        if heirs.len() > HEIRS_MAX || bytes > HEIRS_BYTES_MAX {
+            return Err(Refusal::TooManyHeirs { job: name.clone(), children: heirs.len() });
+        }
+        self.finish_telling(job.uid);
+        let mut progress = self.book.progress(job.uid);
+        self.withdraw_slots(&job, &mut progress);
+        self.book.put_progress(job.uid, progress.clone());
+        for heir in &heirs {
+            self.inherit(heir, &job, &progress);
+        }
+        let live = self.live_runs(job.uid);
+        self.close_joins(&job, &Skipped::Withdrawn);
+        self.withdraw(job.uid);
+        for run in &live {
+            self.order_kill(run, KillReason::Deleted);
+        }
+        self.book.remove_job(job.uid);
+        Ok(Answer::Deleted { live: live.len() })
+    }
+
+    /// The job's children hear of all its ended runs now: afterwards they are nobody's children.
+    fn finish_telling(&mut self, uid: JobUid) {
+        let (mut own, others): (Vec<_>, Vec<_>) =
+            self.fanouts.drain(..).partition(|fanout| fanout.run.job == uid);
+        self.fanouts.extend(own.drain(..));
+        let mut budget = usize::MAX;
+        while self.fanouts.front().is_some_and(|fanout| fanout.run.job == uid) {
+            self.tell_one(&mut budget);
+        }
+        self.fanouts.extend(others);
+    }
+
+    fn inherit(&mut self, heir: &Job, gone: &Job, gone_progress: &Progress) {
+        let Plan::Parents(parents) = &heir.plan else { return };
+        let mut parents: Vec<JobUid> = parents.iter().copied().filter(|parent| *parent != gone.uid).collect();
+        if let Plan::Parents(grandparents) = &gone.plan {
+            parents.extend(grandparents);
+            parents.sort();
+            parents.dedup();
+        }
+        let mut heir = heir.clone();
+        heir.version += 1;
+        heir.changed = self.now;
+        heir.joins_from = self.now;
+        let mut progress = self.book.progress(heir.uid);
+        if parents.is_empty()
+            && let Plan::Schedule(table) = &gone.plan
+        {
+            heir.plan = Plan::Schedule(Timetable { plan: heir.version, ..table.clone() });
+            progress.next = gone_progress.next;
+            progress.mark = gone_progress.mark;
+            progress.remaining = gone_progress.remaining;
+            progress.accounted_since = self.now;
+        } else {
+            heir.plan = Plan::Parents(parents);
+        }
+        progress.flags.retain(|(parent, _)| *parent != gone.uid);
+        self.book.put_job(heir.clone());
+        self.book.put_progress(heir.uid, progress);
+        self.forget_parent(&heir, gone.uid);
+    }
+
+    // ---- runs
+
+    fn trigger(&mut self, name: &JobName, arguments: Option<Arc<str>>) -> Result<Answer, Refusal> {
+        let job = self.job_called(name)?;
+        if job.rules.disabled {
+            return Err(Refusal::Disabled(name.clone()));
+        }
+        let (waiting, _) = self.book.queued(job.uid);
+        if waiting >= WAITING_MAX {
+            return Err(Refusal::TooManyWaiting { job: name.clone(), waiting });
+        }
+        let number = self.next_number(job.uid);
+        let cycle = Cycle { due: self.now, origin: job.uid, seq: number };
+        let cause = Cause::Trigger(number);
+        let key = self.spawn(&job, NewRun { cause, cycle, due: self.now, again: false, arguments });
+        Ok(Answer::Triggered(key))
+    }
+
+    fn kill_job(&mut self, name: &JobName) -> Result<Answer, Refusal> {
+        let job = self.job_called(name)?;
+        let live = self.live_runs(job.uid);
+        live.iter().for_each(|run| self.end_by_hand(run));
+        Ok(Answer::Killed { runs: live.len() })
+    }
+
+    fn kill_run(&mut self, key: RunKey) -> Result<Answer, Refusal> {
+        let run = self.book.state().runs.get(&key).cloned().ok_or(Refusal::NoSuchRun(key))?;
+        self.end_by_hand(&run);
+        Ok(Answer::Killed { runs: 1 })
+    }
+
+    fn end_by_hand(&mut self, run: &crate::run::Run) {
+        match run.state {
+            RunState::Running(_) => self.order_kill(run, KillReason::Asked),
+            _ if run.attempts.is_empty() => self.finish(run, Outcome::Skipped(Skipped::Cancelled)),
+            _ => self.finish(run, Outcome::Killed(KillReason::Asked)),
+        }
+    }
+
+    /// A run without attempts that has succeeded: the ledger keeps what was, and says what was done about it.
+    fn mark_success(&mut self, name: &JobName, failed: Option<(RunKey, Cycle)>) -> Result<Answer, Refusal> {
+        let job = self.job_called(name)?;
+        let failed = failed.filter(|(key, _)| key.job == job.uid);
+        let number = self.next_number(job.uid);
+        let key = RunKey { job: job.uid, cause: Cause::Trigger(number) };
+        let own = Cycle { due: self.now, origin: job.uid, seq: number };
+        let cycle = failed.map_or(own, |(_, cycle)| cycle);
+        self.book.append(Record::Run(EndedRun {
+            key,
+            job: job.name.clone(),
+            cycle,
+            due: self.now,
+            created: self.now,
+            ended: self.now,
+            outcome: Outcome::Succeeded,
+            attempts: Vec::new(),
+        }));
+        let mut progress = self.book.progress(job.uid);
+        progress.flags.clear();
+        self.book.put_progress(job.uid, progress);
+        self.count(&job, true);
+        self.fan_out(key, cycle, true, failed.is_some());
+        Ok(Answer::Marked(key))
+    }
+
+    // ---- pause
+
+    fn pause(
+        &mut self,
+        name: &JobName,
+        reason: Arc<str>,
+        until: Option<Timestamp>,
+    ) -> Result<Answer, Refusal> {
+        let job = self.job_called(name)?;
+        if until.is_some_and(|until| until <= self.now) {
+            return Err(Refusal::PauseOver(name.clone()));
+        }
+        if self.book.progress(job.uid).paused.is_none() && !job.rules.disabled {
+            // What was due before the pause is not subject to it.
+            self.take_slots_due(job.uid);
+        }
+        let mut progress = self.book.progress(job.uid);
+        let since = progress.paused.as_ref().map_or(self.now, |pause| pause.since);
+        progress.paused = Some(Pause { since, reason, until });
+        self.book.put_progress(job.uid, progress);
+        Ok(Answer::Paused)
+    }
+
+    fn resume(&mut self, name: &JobName) -> Result<Answer, Refusal> {
+        let job = self.job_called(name)?;
+        self.end_pause(job.uid);
+        Ok(Answer::Resumed)
+    }
+}

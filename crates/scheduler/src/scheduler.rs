@@ -1,0 +1,222 @@
+//! The scheduler: takes one event at a time, and says what changes and what is to be done.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::book::{Book, Timer};
+use crate::ids::TaskId;
+use crate::job::Job;
+use crate::request::{Answer, Refusal, Request, RequestId};
+use crate::run::{AttemptEnd, Run, RunState};
+use crate::state::{Change, Fanout, State};
+
+/// Everything that can happen in a term. Closed on purpose: this is the whole list.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// A user wants something.
+    Request {
+        /// For the answer.
+        id: RequestId,
+        /// What.
+        request: Request,
+    },
+    /// An engine, or a reconciliation, says something about a task.
+    Task {
+        /// Which.
+        task: TaskId,
+        /// What.
+        news: TaskNews,
+    },
+    /// Whether the engine can start tasks. False at the beginning of a term.
+    Engine {
+        /// It can.
+        ready: bool,
+    },
+    /// Whether the clock can be trusted. While it is not, no slot is taken and no deadline passes.
+    Clock {
+        /// It can.
+        trusted: bool,
+    },
+}
+
+/// What an engine says about a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TaskNews {
+    /// It is being started, or runs.
+    Running,
+    /// It is over.
+    Ended(AttemptEnd),
+    /// It has not begun, and will not unless launched again.
+    NeverBegan,
+    /// Nobody can tell now.
+    Unknown,
+}
+
+/// Something to do once the changes of the same step are durable.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Start the run's attempt. May be repeated by the next leader; engines know the id again.
+    Launch {
+        /// The run, in state [`RunState::Running`].
+        run: Arc<Run>,
+        /// Its job as it is now.
+        job: Arc<Job>,
+    },
+    /// End the task. May be repeated.
+    Kill {
+        /// Which.
+        task: TaskId,
+    },
+    /// Ask the engine what is known of these tasks, and bring the answers as [`Event::Task`].
+    Reconcile {
+        /// Tasks that a former leader, or nobody, has launched.
+        tasks: Vec<TaskId>,
+    },
+    /// The end of this task is durable; it need not be told again.
+    Acknowledge {
+        /// Which.
+        task: TaskId,
+    },
+    /// Answer the user.
+    Answer {
+        /// Of which request.
+        id: RequestId,
+        /// What.
+        answer: Result<Answer, Refusal>,
+    },
+}
+
+/// What one event leads to. `changes` are committed under the leader's epoch first, and only
+/// then are `effects` released: durable before visible.
+#[must_use]
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    /// To be made durable, all or nothing.
+    pub changes: Vec<Change>,
+    /// To be done afterwards, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// What a scheduler must be told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The node that leads, whose engine gets the tasks.
+    pub node: Arc<str>,
+    /// A job that fails so often in a row is disabled; 0 for never.
+    pub disable_after_failures: u64,
+}
+
+/// Decides, for one term of one leader: a deposed node drops it, the next loads anew.
+pub struct Scheduler {
+    pub(crate) book: Book,
+    pub(crate) settings: Settings,
+    pub(crate) now: Timestamp,
+    pub(crate) effects: Vec<Effect>,
+    /// Ended runs whose children are still to be told, oldest first.
+    pub(crate) fanouts: VecDeque<Fanout>,
+    /// Tasks whose kill has been ordered in this term.
+    pub(crate) kills: BTreeSet<TaskId>,
+    engine_ready: bool,
+    clock_trusted: bool,
+}
+
+impl Scheduler {
+    /// One step treats at most so many slots, launches and children, so that no job can hold up the others and a
+    /// batch stays within its bound. What is left waits for the next tick, which [`Scheduler::wake_at`] wants at once.
+    pub const STEP_MAX: usize = 256;
+
+    /// Begins a term with the loaded state. Send [`Event::Engine`] once the engine follows this term.
+    pub fn new(state: State, settings: Settings) -> Self {
+        let fanouts = state.fanouts.values().map(|fanout| (**fanout).clone()).collect();
+        Self {
+            book: Book::new(state),
+            settings,
+            now: Timestamp::UNIX_EPOCH,
+            effects: Vec::new(),
+            fanouts,
+            kills: BTreeSet::new(),
+            engine_ready: false,
+            clock_trusted: true,
+        }
+    }
+
+    /// The tasks that a former leader may have launched: what must be reconciled first.
+    pub fn open_tasks(&self) -> Vec<TaskId> {
+        let runs = self.book.state().runs.values();
+        runs.filter_map(
+            |run| if let RunState::Running(live) = &run.state { Some(live.task.clone()) } else { None },
+        )
+        .collect()
+    }
+
+    /// The state as decided so far; ahead of what is durable.
+    pub fn state(&self) -> &State {
+        self.book.state()
+    }
+
+    /// Takes one event at `now`. Ticking early or twice is harmless.
+    pub fn step(&mut self, now: Timestamp, event: Event) -> Step {
+        self.now = now;
+        match event {
+            Event::Tick => {}
+            Event::Request { id, request } => {
+                let answer = self.request(request);
+                self.effects.push(Effect::Answer { id, answer });
+            }
+            Event::Task { task, news } => self.task_news(task, news),
+            Event::Engine { ready } => self.engine_ready = ready,
+            Event::Clock { trusted } => self.clock_trusted = trusted,
+        }
+        self.advance();
+        Step { changes: self.book.take_changes(), effects: std::mem::take(&mut self.effects) }
+    }
+
+    /// When to send the next [`Event::Tick`]; `None` when there is nothing to wait for.
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        let can_launch = self.engine_ready && self.clock_trusted;
+        if !self.fanouts.is_empty() || (can_launch && self.book.first_ready().is_some()) {
+            return Some(self.now);
+        }
+        if !self.clock_trusted {
+            return None;
+        }
+        let due = self.book.first_due().map(|(at, _)| at);
+        let timer = self.book.first_timer().map(|(at, _)| at);
+        due.into_iter().chain(timer).min()
+    }
+
+    /// Does what is due, within the bound of one step.
+    fn advance(&mut self) {
+        let mut budget = Self::STEP_MAX;
+        self.tell_children(&mut budget);
+        if self.clock_trusted {
+            self.pass_deadlines(&mut budget);
+            while budget > 0 {
+                let Some((_, uid)) = self.book.first_due().filter(|(at, _)| *at <= self.now) else { break };
+                self.take_slots(uid);
+                budget -= 1;
+            }
+            // Slots that were skipped, and runs that gave up, may have children too.
+            self.tell_children(&mut budget);
+        }
+        if self.engine_ready && self.clock_trusted {
+            self.launch_ready(&mut budget);
+        }
+        self.keep_fanouts();
+    }
+
+    fn pass_deadlines(&mut self, budget: &mut usize) {
+        while *budget > 0 {
+            let Some((_, timer)) = self.book.first_timer().filter(|(at, _)| *at <= self.now) else { break };
+            match timer {
+                Timer::Run(key) => self.pass_deadline(key),
+                Timer::Pause(uid) => self.end_pause(uid),
+            }
+            *budget -= 1;
+        }
+    }
+}

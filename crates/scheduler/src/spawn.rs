@@ -1,0 +1,169 @@
+//! How runs begin and end: what a new run does while an earlier one is busy, and what its end leads to.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::ids::{Cause, Cycle, JobUid, RunKey};
+use crate::job::{Job, Overlap};
+use crate::run::{EndedRun, KillReason, Outcome, Record, Run, RunState, Skipped};
+use crate::scheduler::Scheduler;
+use crate::state::Fanout;
+
+/// A run that is about to be.
+pub(crate) struct NewRun {
+    pub(crate) cause: Cause,
+    pub(crate) cycle: Cycle,
+    pub(crate) due: Timestamp,
+    pub(crate) again: bool,
+    pub(crate) arguments: Option<Arc<str>>,
+}
+
+impl Scheduler {
+    /// Makes the run, or records why a rule forbids it.
+    pub(crate) fn spawn(&mut self, job: &Job, new: NewRun) -> RunKey {
+        let key = RunKey { job: job.uid, cause: new.cause };
+        if let Some(why) = self.forbidden(job, key) {
+            self.skip(job, &new, why);
+            return key;
+        }
+        let run = Run {
+            key,
+            job: job.name.clone(),
+            cycle: new.cycle,
+            due: new.due,
+            created: self.now,
+            again: new.again,
+            arguments: new.arguments,
+            state: RunState::Queued,
+            attempts: Vec::new(),
+        };
+        if job.rules.overlap == Overlap::Replace {
+            self.make_way(job.uid, key);
+        }
+        self.book.put_run(run);
+        key
+    }
+
+    /// The rule that forbids another run of the job now, if any.
+    fn forbidden(&self, job: &Job, key: RunKey) -> Option<Skipped> {
+        let manual = matches!(key.cause, Cause::Trigger(_));
+        if !manual && let Some(pause) = self.book.progress(job.uid).paused {
+            return Some(Skipped::Paused { reason: pause.reason });
+        }
+        let active = self.book.active(job.uid);
+        let (queued, first_queued) = self.book.queued(job.uid);
+        match job.rules.overlap {
+            Overlap::Replace => None,
+            Overlap::Skip => {
+                let other = self.book.state().runs_of(job.uid).next().map(|run| run.key);
+                other.filter(|_| active + queued > 0).map(Skipped::Overlaps)
+            }
+            // What a user asks for by hand waits its turn, up to a bound that the door knows.
+            Overlap::Queue | Overlap::Allow { .. } if manual => None,
+            Overlap::Queue | Overlap::Allow { .. } => {
+                first_queued.filter(|_| active + queued >= self.book.room(job.uid)).map(Skipped::Superseded)
+            }
+        }
+    }
+
+    /// `overlap: replace`: ends all that went before, for the sake of the newer run.
+    fn make_way(&mut self, job: JobUid, newer: RunKey) {
+        for run in self.live_runs(job) {
+            match run.state {
+                RunState::Running(_) => self.order_kill(&run, KillReason::Replaced),
+                _ if run.attempts.is_empty() => self.finish(&run, Outcome::Skipped(Skipped::Replaced(newer))),
+                _ => self.finish(&run, Outcome::Killed(KillReason::Replaced)),
+            }
+        }
+    }
+
+    pub(crate) fn live_runs(&self, job: JobUid) -> Vec<Arc<Run>> {
+        self.book.state().runs_of(job).cloned().collect()
+    }
+
+    /// Records a run that never was, because a rule forbids it.
+    pub(crate) fn skip(&mut self, job: &Job, new: &NewRun, why: Skipped) {
+        let key = RunKey { job: job.uid, cause: new.cause };
+        self.book.append(Record::Run(EndedRun {
+            key,
+            job: job.name.clone(),
+            cycle: new.cycle,
+            due: new.due,
+            created: self.now,
+            ended: self.now,
+            outcome: Outcome::Skipped(why),
+            attempts: Vec::new(),
+        }));
+        // The children of a skipped slot never hear of its cycle. Within a cycle that has begun, they must.
+        if matches!(new.cause, Cause::Join { .. }) {
+            self.fan_out(key, new.cycle, false, new.again);
+        }
+    }
+
+    /// Ends a live run: its one outcome, its job's counters, and what its children make of it.
+    pub(crate) fn finish(&mut self, run: &Run, outcome: Outcome) {
+        let uid = run.key.job;
+        let failed = matches!(outcome, Outcome::Failed | Outcome::TimedOut | Outcome::Lost);
+        let succeeded = outcome == Outcome::Succeeded;
+        let record = EndedRun {
+            key: run.key,
+            job: run.job.clone(),
+            cycle: run.cycle,
+            due: run.due,
+            created: run.created,
+            ended: self.now,
+            outcome,
+            attempts: run.attempts.clone(),
+        };
+        self.book.end_run(run.key, Record::Run(record));
+        let Some(job) = self.book.job(uid).cloned() else { return };
+        if succeeded || failed {
+            self.count(&job, succeeded);
+        }
+        self.fan_out(run.key, run.cycle, succeeded || (failed && job.rules.soft_error), run.again);
+    }
+
+    /// Counts a success or an error, and disables a job that has failed too often.
+    pub(crate) fn count(&mut self, job: &Job, succeeded: bool) {
+        let mut progress = self.book.progress(job.uid);
+        if succeeded {
+            progress.successes += 1;
+            progress.errors_in_a_row = 0;
+            progress.last_success = Some(self.now);
+        } else {
+            progress.errors += 1;
+            progress.errors_in_a_row += 1;
+            progress.last_error = Some(self.now);
+        }
+        let limit = self.settings.disable_after_failures;
+        let disable = !succeeded && limit > 0 && progress.errors_in_a_row >= limit && !job.rules.disabled;
+        self.book.put_progress(job.uid, progress);
+        if disable {
+            let mut job = job.clone();
+            job.rules.disabled = true;
+            job.version += 1;
+            job.changed = self.now;
+            self.withdraw(job.uid);
+            self.book.put_job(job);
+        }
+    }
+
+    /// Ends the runs of a job that have not begun; those that wait for a retry end as their last attempt did.
+    pub(crate) fn withdraw(&mut self, job: JobUid) {
+        for run in self.live_runs(job) {
+            match run.state {
+                RunState::Running(_) => {}
+                _ if run.attempts.is_empty() => self.finish(&run, Outcome::Skipped(Skipped::Withdrawn)),
+                _ => self.finish(&run, run.last_outcome()),
+            }
+        }
+    }
+
+    /// Lets the children of an ended run know, now or in the steps to come.
+    pub(crate) fn fan_out(&mut self, run: RunKey, cycle: Cycle, succeeded: bool, again: bool) {
+        if self.book.graph().has_children(run.job) {
+            self.fanouts.push_back(Fanout { run, cycle, succeeded, again, after: None });
+        }
+    }
+}
