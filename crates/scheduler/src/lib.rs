@@ -15,6 +15,7 @@ mod scheduler;
 mod slots;
 mod spawn;
 
+pub mod clock;
 pub mod ids;
 pub mod job;
 pub mod request;

@@ -1,5 +1,11 @@
 //! One node: leads when it may, follows otherwise, and gives the API one handle for both.
 
+mod driver;
+mod effects;
+mod life;
+
+pub use life::{NodeOptions, NodeTask, start};
+
 use std::sync::Arc;
 
 use engine::Engine;

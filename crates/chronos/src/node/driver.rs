@@ -1,0 +1,350 @@
+//! One term: events in, decisions to the store, effects out. Durable before visible.
+//!
+//! Takes every event that waits (or the time when the scheduler wants to wake), steps each, commits their changes
+//! as one batch, and releases the effects behind it once it is applied, while the next batch is being decided. A
+//! refused commit ends the term, and nothing after it is done.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Known, Readiness, TaskEvent};
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use jiff::Timestamp;
+use metrics::{counter, gauge, histogram};
+use scheduler::clock::ClockGuard;
+use scheduler::ids::Seq;
+use scheduler::request::RequestId;
+use scheduler::run::{Outcome, Record};
+use scheduler::state::{Change, State};
+use scheduler::{Effect, Event, Scheduler, Settings, TaskNews};
+use store::{Applied, Deposed, Term};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info, warn};
+
+use super::effects::{Effects, Report};
+use super::life::Life;
+use super::{Ask, AskError, Role};
+
+/// Batches that may be on their way to the store while further ones are decided.
+const IN_FLIGHT_MAX: usize = 8;
+/// A batch is closed at this size; one step more still fits the store's bound.
+const BATCH_FULL: usize = 128 * 1024;
+/// Steps are wanted soon after each other under load; an idle leader looks at its clocks at least so often.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// Why a term ended.
+pub(super) enum Ended {
+    /// The node is being stopped.
+    Stopped,
+    /// Another leads, or may.
+    Deposed(String),
+}
+
+type Reply = oneshot::Sender<Result<(scheduler::request::Answer, Seq), AskError>>;
+
+/// A batch whose commit is in flight, and what waits for it.
+struct Pending {
+    applied: Arc<Applied>,
+    effects: Vec<Effect>,
+}
+
+struct Driver<'a> {
+    life: &'a mut Life,
+    term: Term,
+    core: Scheduler,
+    effects: Effects,
+    clock: ClockGuard,
+    clock_trusted: bool,
+    engine_follows: bool,
+    engine_ready: bool,
+    replies: BTreeMap<RequestId, Reply>,
+    last_request: u64,
+    seq: Seq,
+    pending: VecDeque<Pending>,
+}
+
+/// Leads until deposed or stopped.
+pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
+    let settings = Settings {
+        node: life.options.identity.node.as_str().into(),
+        disable_after_failures: life.options.disable_after_failures,
+    };
+    let core = Scheduler::new(state, settings);
+    let (reports, mut reported) = mpsc::unbounded_channel();
+    let effects = Effects::new(life.options.engine.clone(), term.epoch, life.options.kill_grace, reports);
+    effects.begin_term(core.open_tasks());
+    let mut driver = Driver {
+        core,
+        effects,
+        clock: ClockGuard::default(),
+        clock_trusted: true,
+        engine_follows: false,
+        engine_ready: false,
+        replies: BTreeMap::new(),
+        last_request: 0,
+        seq: term.seq,
+        pending: VecDeque::new(),
+        life,
+        term,
+    };
+    driver.say();
+    let ended = driver.run(&mut reported).await;
+    gauge!("chronos_leader").set(0.0);
+    ended
+}
+
+impl Driver<'_> {
+    async fn run(&mut self, reported: &mut mpsc::UnboundedReceiver<Report>) -> Ended {
+        gauge!("chronos_leader").set(1.0);
+        let store = self.life.options.store.clone();
+        let engine = self.life.options.engine.clone();
+        let mut stop = self.life.stop.clone();
+        let mut commits = FuturesOrdered::new();
+        let mut stopping = false;
+        loop {
+            let room = commits.len() < IN_FLIGHT_MAX && !stopping;
+            let wait = self.until_wake();
+            let mut events: Vec<Event> = Vec::new();
+            tokio::select! {
+                biased;
+                Some(done) = commits.next(), if !commits.is_empty() => {
+                    if let Err(deposed) = self.applied(done) {
+                        return Ended::Deposed(deposed.reason);
+                    }
+                    if stopping && commits.is_empty() {
+                        self.effects.finish().await;
+                        return Ended::Stopped;
+                    }
+                    continue;
+                }
+                _ = stop.wait_for(|stop| *stop), if !stopping => {
+                    stopping = true;
+                    if commits.is_empty() {
+                        self.effects.finish().await;
+                        return Ended::Stopped;
+                    }
+                    continue;
+                }
+                Some(report) = reported.recv(), if room => {
+                    if let Some(ended) = self.report(report, &mut events) {
+                        return ended;
+                    }
+                }
+                news = engine.events(), if room && self.engine_follows => {
+                    events.extend(news.into_iter().filter_map(event_of));
+                }
+                Some(ask) = self.life.asks.recv(), if room => events.push(self.request(ask)),
+                () = tokio::time::sleep(wait), if room => {}
+            }
+            self.look_around(&mut events);
+            while let Ok(report) = reported.try_recv() {
+                if let Some(ended) = self.report(report, &mut events) {
+                    return ended;
+                }
+            }
+            for batch in self.decide(events) {
+                self.seq = Seq(self.seq.0 + 1);
+                let applied = Applied { seq: self.seq, epoch: self.term.epoch, changes: batch.0 };
+                let applied = Arc::new(applied);
+                self.pending.push_back(Pending { applied: applied.clone(), effects: batch.1 });
+                let store = store.clone();
+                let begun = std::time::Instant::now();
+                commits.push_back(async move {
+                    let result = store.commit(applied.epoch, applied.seq, &applied.changes).await;
+                    histogram!("chronos_commit_seconds").record(begun.elapsed());
+                    result
+                });
+            }
+        }
+    }
+
+    /// Steps the events, then whatever else waits, into as many batches as their sizes need.
+    fn decide(&mut self, events: Vec<Event>) -> Vec<(Vec<Change>, Vec<Effect>)> {
+        let mut batches = Vec::new();
+        let (mut changes, mut effects, mut size) = (Vec::new(), Vec::new(), 0);
+        let mut events = VecDeque::from(events);
+        let mut ticked = false;
+        loop {
+            let event = if let Some(event) = events.pop_front() {
+                event
+            } else if let Some(ask) = batches.is_empty().then(|| self.life.asks.try_recv().ok()).flatten() {
+                self.request(ask)
+            } else if !ticked {
+                Event::Tick
+            } else {
+                break;
+            };
+            ticked = true;
+            let step = self.core.step(now(), event);
+            size += step.changes.iter().map(weight).sum::<usize>();
+            changes.extend(step.changes);
+            effects.extend(step.effects);
+            if size >= BATCH_FULL {
+                batches.push((std::mem::take(&mut changes), std::mem::take(&mut effects)));
+                size = 0;
+            }
+        }
+        if !changes.is_empty() || !effects.is_empty() {
+            batches.push((changes, effects));
+        }
+        batches
+    }
+
+    fn request(&mut self, ask: Ask) -> Event {
+        self.last_request += 1;
+        let id = RequestId(self.last_request);
+        self.replies.insert(id, ask.answer);
+        Event::Request { id, request: ask.request }
+    }
+
+    fn until_wake(&self) -> Duration {
+        let Some(at) = self.core.wake_at() else { return GLANCE };
+        Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default().min(GLANCE)
+    }
+
+    /// Looks at what comes without an event: clocks and the engine's readiness.
+    fn look_around(&mut self, events: &mut Vec<Event>) {
+        let trusted = self.clock.observe(Timestamp::now(), engine::clock::since_boot());
+        if trusted != self.clock_trusted {
+            self.clock_trusted = trusted;
+            events.insert(0, Event::Clock { trusted });
+            warn!(trusted, "the wall clock has stepped");
+        }
+        let ready = self.engine_follows && self.life.options.engine.readiness() == Readiness::Ready;
+        if ready != self.engine_ready {
+            self.engine_ready = ready;
+            events.push(Event::Engine { ready });
+        }
+        self.say();
+    }
+
+    fn say(&self) {
+        let mut troubles = Vec::new();
+        if !self.clock_trusted {
+            troubles.push(
+                "the wall clock stepped forward by more than 60 s; launching resumes once it has agreed with the boot clock for 60 s"
+                    .to_owned(),
+            );
+        }
+        if let Readiness::NotReady { reason } = self.life.options.engine.readiness() {
+            troubles.push(format!("the {} engine is not ready: {reason}", self.life.options.engine.name()));
+        } else if !self.engine_follows {
+            troubles.push(format!("the {} engine has not joined this term yet", self.life.options.engine.name()));
+        }
+        troubles.extend(self.life.options.store.trouble());
+        self.life.say(Role::Leading(self.term.epoch), troubles);
+    }
+
+    fn report(&mut self, report: Report, events: &mut Vec<Event>) -> Option<Ended> {
+        match report {
+            Report::Follows => self.engine_follows = true,
+            Report::News(task, news) => events.push(Event::Task { task, news }),
+            Report::Deposed(reason) => return Some(Ended::Deposed(reason)),
+        }
+        None
+    }
+
+    /// The oldest batch in flight has its verdict: show it to readers, release what waited for it.
+    fn applied(&mut self, verdict: Result<(), Deposed>) -> Result<(), Deposed> {
+        verdict?;
+        let Some(Pending { applied, effects }) = self.pending.pop_front() else { return Ok(()) };
+        if let Err(gap) = self.life.projection.apply(&applied) {
+            return Err(Deposed { reason: format!("the projection has a gap: {gap}") });
+        }
+        for change in &applied.changes {
+            if let Change::Append(record) = change {
+                tell(record);
+            }
+        }
+        for effect in effects {
+            match effect {
+                Effect::Answer { id, answer } => {
+                    if let Some(reply) = self.replies.remove(&id) {
+                        let answer = answer.map(|answer| (answer, applied.seq)).map_err(AskError::Refused);
+                        let _ = reply.send(answer); // The asker may have gone.
+                    }
+                }
+                effect => self.effects.release(effect),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Times have whole milliseconds everywhere: what is decided is what is stored.
+fn now() -> Timestamp {
+    Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
+fn event_of(event: TaskEvent) -> Option<Event> {
+    let news = news_of(event.known);
+    Some(Event::Task { task: event.task, news })
+}
+
+pub(super) fn news_of(known: Known) -> TaskNews {
+    match known {
+        Known::Running => TaskNews::Running,
+        Known::Ended(end) => TaskNews::Ended(end),
+        Known::NeverBegan => TaskNews::NeverBegan,
+        Known::Unknown => TaskNews::Unknown,
+    }
+}
+
+/// About how many bytes a change takes in a batch; never less than it does, see the bound of a batch.
+fn weight(change: &Change) -> usize {
+    const ATTEMPT: usize = 300;
+    match change {
+        Change::PutJob(job) => 1500 + job.body.len() * 2,
+        Change::PutRun(run) => 900 + attempts_weight(&run.attempts, ATTEMPT),
+        Change::Append(record) => match &**record {
+            Record::Run(run) => 900 + attempts_weight(&run.attempts, ATTEMPT),
+            Record::Range(_) => 900,
+        },
+        Change::PutJoin(join) => 400 + join.parents.len() * 40,
+        Change::PutProgress(_, progress) => 700 + progress.flags.len() * 80,
+        _ => 200,
+    }
+}
+
+fn attempts_weight(attempts: &[scheduler::run::Attempt], each: usize) -> usize {
+    use scheduler::run::AttemptEnd::{Failed, Lost};
+    let message = |a: &scheduler::run::Attempt| match &a.end {
+        Failed { message, .. } | Lost { message } => message.len() * 2,
+        _ => 0,
+    };
+    attempts.iter().map(|a| each + message(a)).sum()
+}
+
+/// Says what was recorded, to the log and the metrics.
+fn tell(record: &Record) {
+    match record {
+        Record::Run(run) => {
+            counter!("chronos_runs_total", "outcome" => word(&run.outcome)).increment(1);
+            if matches!(run.outcome, Outcome::Succeeded) {
+                debug!(job = %run.job, run = %run.key, due = %run.due, "run succeeded");
+            } else {
+                info!(job = %run.job, run = %run.key, due = %run.due, outcome = ?run.outcome, "run ended without success");
+            }
+        }
+        Record::Range(range) => {
+            counter!("chronos_runs_total", "outcome" => word(&range.outcome)).increment(range.count);
+            info!(
+                job = %range.name, first = %range.first_due, last = %range.last_due, count = range.count,
+                outcome = ?range.outcome, "slots did not run"
+            );
+        }
+    }
+}
+
+fn word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded => "succeeded",
+        Outcome::Failed => "failed",
+        Outcome::Killed(_) => "killed",
+        Outcome::TimedOut => "timed_out",
+        Outcome::Lost => "lost",
+        Outcome::Skipped(_) => "skipped",
+        Outcome::Missed(_) => "missed",
+    }
+}

@@ -1,0 +1,203 @@
+//! Effects: what a released decision does in the world, and what the world says to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Engine, EngineError, Known, Launch};
+use jiff::Timestamp;
+use metrics::{counter, histogram};
+use scheduler::ids::{Epoch, TaskId};
+use scheduler::run::RunState;
+use scheduler::{Effect, TaskNews};
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{info, warn};
+
+use super::driver::news_of;
+use crate::wire::task_spec;
+
+/// An order that has not reached its engine by then is stale: the leader that gave it may be deposed.
+const ORDER_VALID: Duration = Duration::from_secs(10);
+/// Before an engine that did not answer is asked again.
+const ENGINE_RETRY: Duration = Duration::from_secs(1);
+/// Before a task that nobody could tell anything about is asked for again.
+const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
+/// Orders on their way to the engine at once.
+const ORDERS_MAX: usize = 512;
+/// Tasks in one reconciliation.
+const RECONCILE_MAX: usize = 256;
+
+/// What comes back from the world.
+pub(super) enum Report {
+    /// The engine follows this term.
+    Follows,
+    /// Something is known of a task.
+    News(TaskId, TaskNews),
+    /// The engine follows a later term.
+    Deposed(String),
+}
+
+/// Carries effects out, for one term.
+#[derive(Clone)]
+pub(super) struct Effects {
+    engine: Arc<dyn Engine>,
+    epoch: Epoch,
+    grace: Duration,
+    reports: mpsc::UnboundedSender<Report>,
+    orders: Arc<Semaphore>,
+}
+
+impl Effects {
+    pub(super) fn new(
+        engine: Arc<dyn Engine>,
+        epoch: Epoch,
+        grace: Duration,
+        reports: mpsc::UnboundedSender<Report>,
+    ) -> Self {
+        Self { engine, epoch, grace, reports, orders: Arc::new(Semaphore::new(ORDERS_MAX)) }
+    }
+
+    /// Tells the engine of the new term, for as long as it takes, then asks for the tasks of former ones.
+    pub(super) fn begin_term(&self, open: Vec<TaskId>) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            while !this.reports.is_closed() {
+                match this.engine.begin_term(this.epoch).await {
+                    Ok(()) => {
+                        this.report(Report::Follows);
+                        return this.reconcile(open).await;
+                    }
+                    Err(problem) => {
+                        if this.ends_term(&problem) {
+                            return;
+                        }
+                        warn!(engine = this.engine.name(), %problem, "the engine does not take part yet");
+                        tokio::time::sleep(ENGINE_RETRY).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Waits until all orders that were released have reached the engine, but not long.
+    pub(super) async fn finish(&self) {
+        let all = u32::try_from(ORDERS_MAX).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.orders.acquire_many(all)).await;
+    }
+
+    /// Carries out what does not go to a user.
+    pub(super) fn release(&self, effect: Effect) {
+        match effect {
+            Effect::Launch { run, job } => {
+                let RunState::Running(live) = &run.state else { return };
+                let lag = Duration::try_from(live.launched.duration_since(run.due)).unwrap_or_default();
+                if live.attempt == 0 {
+                    let lag = Duration::try_from(Timestamp::now().duration_since(run.due)).unwrap_or(lag);
+                    histogram!("chronos_launch_lag_seconds").record(lag);
+                }
+                counter!("chronos_launches_total").increment(1);
+                info!(epoch = self.epoch.0, job = %run.job, run = %run.key, due = %run.due, attempt = live.attempt, task = %live.task, "launched task");
+                let launch = Launch {
+                    task: live.task.clone(),
+                    spec: Arc::new(task_spec(&job, &run, live.attempt)),
+                    not_after: engine::clock::since_boot() + ORDER_VALID,
+                };
+                self.order(move |this| async move { this.launch(launch).await });
+            }
+            Effect::Kill { task } => self.order(move |this| async move { this.kill(task).await }),
+            Effect::Acknowledge { task } => {
+                // Best effort: an end that was not acknowledged is told again.
+                self.order(move |this| async move {
+                    if let Err(problem) = this.engine.acknowledge(std::slice::from_ref(&task)).await {
+                        warn!(%task, %problem, "could not acknowledge an end");
+                    }
+                });
+            }
+            Effect::Reconcile { tasks } => self.order(move |this| async move { this.reconcile(tasks).await }),
+            Effect::Answer { .. } => {}
+        }
+    }
+
+    fn order<F: Future<Output = ()> + Send + 'static>(&self, carry_out: impl FnOnce(Self) -> F + Send + 'static) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let Ok(_permit) = this.orders.clone().acquire_owned().await else { return };
+            carry_out(this.clone()).await;
+        });
+    }
+
+    async fn launch(&self, launch: Launch) {
+        let task = launch.task.clone();
+        match self.engine.launch(self.epoch, launch).await {
+            Ok(known) => self.report(Report::News(task, news_of(known))),
+            Err(EngineError::Unknown(problem)) => {
+                warn!(%task, problem, "the engine did not answer to a launch");
+                tokio::spawn(self.clone().ask_later(vec![task], ENGINE_RETRY));
+            }
+            Err(problem) => {
+                if !self.ends_term(&problem) {
+                    warn!(%task, %problem, "the engine did not launch the task");
+                    self.report(Report::News(task, TaskNews::NeverBegan));
+                }
+            }
+        }
+    }
+
+    async fn kill(&self, task: TaskId) {
+        while !self.reports.is_closed() {
+            let not_after = engine::clock::since_boot() + ORDER_VALID;
+            match self.engine.kill(self.epoch, &task, self.grace, not_after).await {
+                Ok(()) => return info!(%task, "ended task"),
+                Err(problem) if self.ends_term(&problem) => return,
+                Err(problem) => warn!(%task, %problem, "could not end a task; trying again"),
+            }
+            tokio::time::sleep(ENGINE_RETRY).await;
+        }
+    }
+
+    async fn reconcile(&self, tasks: Vec<TaskId>) {
+        for chunk in tasks.chunks(RECONCILE_MAX) {
+            match self.engine.reconcile(self.epoch, chunk).await {
+                Ok(answers) => {
+                    let mut unknown = Vec::new();
+                    for (task, known) in chunk.iter().zip(answers) {
+                        if known == Known::Unknown {
+                            unknown.push(task.clone());
+                        }
+                        self.report(Report::News(task.clone(), news_of(known)));
+                    }
+                    if !unknown.is_empty() {
+                        tokio::spawn(self.clone().ask_later(unknown, UNKNOWN_RETRY));
+                    }
+                }
+                Err(problem) if self.ends_term(&problem) => return,
+                Err(problem) => {
+                    warn!(%problem, "could not reconcile; trying again");
+                    tokio::spawn(self.clone().ask_later(chunk.to_vec(), ENGINE_RETRY));
+                }
+            }
+        }
+    }
+
+    /// Boxed, because it comes back to `reconcile`.
+    fn ask_later(self, tasks: Vec<TaskId>, after: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            tokio::time::sleep(after).await;
+            if !self.reports.is_closed() {
+                self.reconcile(tasks).await;
+            }
+        })
+    }
+
+    /// Whether the engine has said that another leads.
+    fn ends_term(&self, problem: &EngineError) -> bool {
+        let deposed = matches!(problem, EngineError::Deposed { .. });
+        if deposed {
+            self.report(Report::Deposed(problem.to_string()));
+        }
+        deposed
+    }
+
+    fn report(&self, report: Report) {
+        let _ = self.reports.send(report); // Nobody listens once the term is over.
+    }
+}

@@ -1,0 +1,227 @@
+//! The life of a node: follows while another leads, leads when elected, and begins again when deposed. For ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::Engine;
+use jiff::Timestamp;
+use scheduler::ids::{Epoch, Seq};
+use scheduler::state::State;
+use store::projection::{Projection, ProjectionHandle};
+use store::{Candidate, Retention, Store, StoreError, Term};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use super::driver::{self, Ended};
+use super::{Ask, AskError, Node, Role, Status};
+
+/// What a node is made of.
+pub struct NodeOptions {
+    /// Who it is.
+    pub identity: Candidate,
+    /// Where state lives.
+    pub store: Arc<dyn Store>,
+    /// What runs tasks.
+    pub engine: Arc<dyn Engine>,
+    /// How much history is kept.
+    pub retention: Retention,
+    /// Time between the polite and the forced end of a killed task.
+    pub kill_grace: Duration,
+    /// A job that fails so often in a row is disabled; 0 for never.
+    pub disable_after_failures: u64,
+}
+
+/// A started node, for whoever ends it.
+pub struct NodeTask {
+    stop: watch::Sender<bool>,
+    life: JoinHandle<()>,
+}
+
+impl NodeTask {
+    /// Finishes the commits that are in flight, releases what waits for them, gives up leadership. Tasks go on.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        if let Err(panic) = self.life.await {
+            error!(%panic, "the node ended with a defect");
+        }
+    }
+}
+
+/// How long to wait before a question is put again to a store that did not answer.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How often old history is removed.
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+
+/// Everything one life shares with its terms.
+pub(super) struct Life {
+    pub(super) options: NodeOptions,
+    pub(super) projection: ProjectionHandle,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// Starts a node. It answers reads at once, from what it has, and keeps trying to lead.
+pub fn start(options: NodeOptions) -> (Node, NodeTask) {
+    let nothing = Projection::new(State::default(), Term { epoch: Epoch(0), seq: Seq(0) });
+    let projection = ProjectionHandle::new(nothing);
+    let (status, status_now) = watch::channel(Status { role: Role::Starting, troubles: Vec::new() });
+    let (asks, asked) = mpsc::channel(Node::ASKS_MAX);
+    let (stop, stopped) = watch::channel(false);
+    let node = Node {
+        identity: Arc::new(options.identity.clone()),
+        projection: projection.clone(),
+        store: options.store.clone(),
+        engine: options.engine.clone(),
+        status: status_now,
+        asks,
+    };
+    let life = Life { options, projection, status, asks: asked, stop: stopped };
+    (node, NodeTask { stop, life: tokio::spawn(life.run()) })
+}
+
+impl Life {
+    async fn run(mut self) {
+        while !*self.stop.borrow() {
+            let Some(term) = self.wait_for_term().await else { break };
+            info!(epoch = term.epoch.0, "elected");
+            self.say(Role::Preparing(term.epoch), Vec::new());
+            let ended = match self.load(term).await {
+                Some((state, term)) => {
+                    let pruning = tokio::spawn(prune(self.options.store.clone(), self.options.retention));
+                    let ended = driver::lead(&mut self, state, term).await;
+                    pruning.abort();
+                    ended
+                }
+                None => Ended::Stopped,
+            };
+            self.say(Role::Standby, Vec::new());
+            self.options.store.resign().await;
+            match ended {
+                Ended::Stopped => info!(epoch = term.epoch.0, "resigned"),
+                Ended::Deposed(reason) => warn!(epoch = term.epoch.0, reason, "deposed"),
+            }
+        }
+    }
+
+    pub(super) fn say(&self, role: Role, troubles: Vec<String>) {
+        let status = Status { role, troubles };
+        self.status.send_if_modified(|now| {
+            let changed = *now != status;
+            *now = status;
+            changed
+        });
+    }
+
+    /// Follows until this node is elected; `None` when it is stopped.
+    async fn wait_for_term(&mut self) -> Option<Term> {
+        let store = self.options.store.clone();
+        let candidate = self.options.identity.clone();
+        let following = tokio::spawn(follow(store.clone(), self.projection.clone()));
+        let mut telling = tokio::time::interval(Duration::from_secs(1));
+        let mut told = None;
+        let elected = loop {
+            let attempt = store.begin_term(&candidate);
+            tokio::pin!(attempt);
+            let result = loop {
+                tokio::select! {
+                    result = &mut attempt => break result,
+                    _ = self.stop.wait_for(|stop| *stop) => break Err(StoreError::Unavailable("stopped".into())),
+                    Some(ask) = self.asks.recv() => { let _ = ask.answer.send(Err(AskError::NotLeading)); }
+                    _ = telling.tick() => {
+                        let leader = store.leader().await.filter(|leader| leader.node != candidate.node || leader.pid != candidate.pid);
+                        if leader.is_some() && leader != told {
+                            let l = leader.clone().unwrap_or_default();
+                            info!(leader = l.node, pid = l.pid, addresses = ?l.addresses, "another server holds this store; waiting as standby");
+                            told = leader;
+                        }
+                        self.say(Role::Standby, store.trouble().into_iter().collect());
+                    }
+                }
+            };
+            if *self.stop.borrow() {
+                break None;
+            }
+            match result {
+                Ok(term) => break Some(term),
+                Err(problem) => {
+                    error!(%problem, "cannot lead");
+                    self.say(Role::Standby, vec![problem.to_string()]);
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        };
+        following.abort();
+        elected
+    }
+
+    /// Loads the state of the term, and shows it to readers.
+    async fn load(&mut self, term: Term) -> Option<(State, Term)> {
+        while !*self.stop.borrow() {
+            match self.options.store.load().await {
+                Ok((state, loaded)) if loaded.epoch == term.epoch => {
+                    self.projection.replace(Projection::new(state.clone(), loaded));
+                    let (store, projection) = (self.options.store.clone(), self.projection.clone());
+                    tokio::spawn(async move {
+                        match store.last_runs().await {
+                            Ok(last_runs) => projection.learn(last_runs),
+                            Err(problem) => warn!(%problem, "cannot read the last outcomes"),
+                        }
+                    });
+                    return Some((state, loaded));
+                }
+                Ok((_, loaded)) => {
+                    warn!(ours = term.epoch.0, theirs = loaded.epoch.0, "a later term has begun before ours could");
+                    return None;
+                }
+                Err(problem) => {
+                    warn!(%problem, "cannot load the state; trying again");
+                    self.say(Role::Preparing(term.epoch), vec![problem.to_string()]);
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Keeps a standby's projection warm.
+async fn follow(store: Arc<dyn Store>, projection: ProjectionHandle) {
+    let mut loaded = false;
+    loop {
+        if !loaded {
+            match store.load().await {
+                Ok((state, term)) => {
+                    projection.replace(Projection::new(state, term));
+                    if let Ok(last_runs) = store.last_runs().await {
+                        projection.learn(last_runs);
+                    }
+                    loaded = true;
+                }
+                Err(_) => tokio::time::sleep(STORE_RETRY).await,
+            }
+            continue;
+        }
+        match store.follow(projection.seq()).await {
+            Ok(batches) => {
+                loaded = batches.into_iter().all(|batch| projection.apply(&Arc::new(batch)).is_ok());
+            }
+            Err(StoreError::Gone { .. }) => loaded = false,
+            Err(_) => tokio::time::sleep(STORE_RETRY).await,
+        }
+    }
+}
+
+/// Removes old history now and then, while this node leads.
+async fn prune(store: Arc<dyn Store>, retention: Retention) {
+    let mut every = tokio::time::interval(PRUNE_EVERY);
+    loop {
+        every.tick().await;
+        match store.prune(retention, Timestamp::now()).await {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "removed old history"),
+            Err(problem) => warn!(%problem, "cannot remove old history"),
+        }
+    }
+}
