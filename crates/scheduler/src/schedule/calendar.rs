@@ -128,15 +128,22 @@ impl Zone {
 
     /// The stretch of constant offset around `instant`.
     pub(super) fn segment(&self, instant: i64) -> Segment {
+        // jiff 0.2.46 misses a jump when it looks back over one that ends a zone's table and is none of the zone's
+        // rule (Ciudad Juárez, November 2022), so from where it lands we go forward again.
+        let found = self.0.preceding(timestamp(instant.saturating_add(1))).next();
+        let mut start = found.map(|jump| jump.timestamp().as_second()).filter(|start| *start <= instant);
+        let mut end = None;
+        for jump in self.0.following(timestamp(start.unwrap_or(instant))) {
+            let jump = jump.timestamp().as_second();
+            if jump > instant {
+                end = Some(jump);
+                break;
+            }
+            start = Some(jump);
+        }
+        let start = start.unwrap_or(CIVIL_MIN - 2 * JUMP_MAX);
+        let end = end.unwrap_or(CIVIL_MAX + 2 * JUMP_MAX);
         let offset = self.offset(instant);
-        let start = self
-            .0
-            .preceding(timestamp(instant.saturating_add(1)))
-            .next()
-            .map(|jump| jump.timestamp().as_second());
-        let end = self.0.following(timestamp(instant)).next().map(|jump| jump.timestamp().as_second());
-        let start = start.filter(|start| *start <= instant).unwrap_or(CIVIL_MIN - 2 * JUMP_MAX);
-        let end = end.filter(|end| *end > instant).unwrap_or(CIVIL_MAX + 2 * JUMP_MAX);
         Segment { start, end, offset, before: self.offset(start - 1), after: self.offset(end) }
     }
 }
@@ -277,15 +284,22 @@ fn nearest(name: &str) -> Option<String> {
     let wanted: Vec<u8> =
         clip(name).bytes().map(|b| if b == b' ' { b'_' } else { b.to_ascii_lowercase() }).collect();
     let zones = TimeZoneDatabase::bundled();
-    let scored = zones.available().map(|zone| {
+    let limit = wanted.len() / 3;
+    let near = |name: &[u8]| {
+        // The lengths alone rule most names out.
+        (name.len().abs_diff(wanted.len()) <= limit)
+            .then(|| distance(&wanted, name))
+            .filter(|score| *score <= limit)
+    };
+    let scored = zones.available().filter_map(|zone| {
         let full = zone.as_str().to_ascii_lowercase();
         let city = full.rsplit('/').next().unwrap_or(&full).len();
-        let score = distance(&wanted, full.as_bytes());
-        (score.min(distance(&wanted, &full.as_bytes()[full.len() - city..])), zone.as_str().to_owned())
+        let scores = near(full.as_bytes()).into_iter().chain(near(&full.as_bytes()[full.len() - city..]));
+        Some((scores.min()?, zone.as_str().to_owned()))
     });
     // Continents before the historic aliases at the top level, then by name: the answer must not depend on luck.
     let best = scored.min_by_key(|(score, zone)| (*score, !zone.contains('/'), zone.clone()))?;
-    (best.0 <= wanted.len() / 3).then_some(best.1)
+    Some(best.1)
 }
 
 /// How many letters must be added, dropped or replaced to turn `a` into `b` (Levenshtein).

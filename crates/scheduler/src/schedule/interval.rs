@@ -133,25 +133,24 @@ impl Interval {
             return all;
         }
         // Indices can only be missing where the clock jumped forward: in a gap that is skipped, or because a jump
-        // of a whole day puts two of them at one instant.
-        let until = calendar::floor_second(last.due);
-        let mut segment = zone.segment(calendar::floor_second(first.due));
+        // of a whole day puts two of them at one instant. Elapsed time is added after that and plays no part.
+        let dates = Self { period: Period { time_ms: 0, ..self.period }, ..self.clone() };
+        let second = |k| dates.due_ms(zone, k, Gap::Shift).map(|ms| ms.div_euclid(1_000));
+        let (Some(begin), Some(end)) = (second(from), second(to)) else {
+            return all;
+        };
+        let mut segment = zone.segment(begin);
         let mut missing = 0;
         let mut checked = from;
-        while segment.end <= until {
+        while segment.end <= end {
             let Some(next) = segment.next(zone) else { break };
             let width = next.offset - next.before;
             if width >= DAY || (width > 0 && self.gap == Gap::Skip) {
                 // The earliest index that may be touched is the last one due before the jump.
-                let before =
-                    self.index_until(zone, (next.start * 1_000).saturating_sub(1)).unwrap_or(0).max(checked);
-                for k in before..=to {
-                    let late = self
-                        .due_ms(zone, k, Gap::Shift)
-                        .is_none_or(|due| due > (next.start + 2 * width) * 1_000);
-                    if late {
-                        break;
-                    }
+                let before = dates.index_until(zone, next.start.saturating_mul(1_000) - 1).unwrap_or(0);
+                let touched = (before.max(checked)..=to)
+                    .take_while(|k| second(*k).is_some_and(|second| second <= next.start + 2 * width));
+                for k in touched {
                     missing += u64::from(self.slot(zone, k).is_none());
                     checked = k + 1;
                 }

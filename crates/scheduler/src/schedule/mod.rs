@@ -5,8 +5,10 @@
 //! increases; a slot that DST would put at or before its predecessor does not exist.
 
 mod calendar;
+mod civil_set;
 mod cron;
 mod error;
+mod expression;
 mod interval;
 mod iso;
 
