@@ -1,0 +1,165 @@
+//! Laws: true of every history of events, however senseless.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use scheduler::job::{CatchUp, Guarantee, Overlap, Retry, Rules};
+use scheduler::request::{PlanText, Request};
+use scheduler::run::AttemptEnd;
+use scheduler::schedule::DstPolicy;
+use scheduler::{Event, Scheduler, Settings, TaskNews};
+
+use crate::world::{World, job, seconds};
+
+#[derive(Clone, Debug)]
+enum Deed {
+    Wait(u32),
+    Put(usize, usize, Rules),
+    PutChild(usize, Vec<usize>, Rules),
+    Delete(usize),
+    Trigger(usize),
+    Kill(usize),
+    Pause(usize, Option<u32>),
+    Resume(usize),
+    Mark(usize),
+    News(usize, u8),
+    FailOver(u32),
+    Engine(bool),
+    Clock(bool),
+}
+
+const SCHEDULES: [&str; 6] = [
+    "R/2030-01-01T00:00:00Z/PT10S",
+    "R3/2029-12-31T23:00:00Z/PT7S",
+    "R//PT1M",
+    "*/10 * * * * *",
+    "R/2029-01-31T00:00:00Z/P1M",
+    "R0/2030-01-01T00:00:00Z/PT1S",
+];
+
+fn any_rules() -> impl Strategy<Value = Rules> {
+    let catch_up = prop_oneof![
+        Just(CatchUp::Latest),
+        Just(CatchUp::None),
+        Just(CatchUp::All { count_max: 4, age_max: seconds(300) })
+    ];
+    let overlap = prop_oneof![
+        Just(Overlap::Queue),
+        Just(Overlap::Skip),
+        Just(Overlap::Replace),
+        Just(Overlap::Allow { max: 2 })
+    ];
+    let odds = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1), any::<bool>());
+    (catch_up, overlap, 0u32..3, proptest::option::of(1u64..40), odds).prop_map(
+        |(catch_up, overlap, max, epsilon, (soft_error, lenient, disabled, short))| Rules {
+            catch_up,
+            overlap,
+            disabled,
+            soft_error,
+            epsilon: epsilon.map(seconds),
+            retry: Retry { max, delay: seconds(5), ..Retry::default() },
+            guarantee: if lenient { Guarantee::AtLeastOnce } else { Guarantee::AtMostOnce },
+            lost_after: seconds(60),
+            run_max: short.then(|| seconds(20)),
+            ..Rules::default()
+        },
+    )
+}
+
+fn any_deed() -> impl Strategy<Value = Deed> {
+    let name = 0usize..6;
+    prop_oneof![
+        6 => (0u32..90).prop_map(Deed::Wait),
+        3 => (name.clone(), 0usize..SCHEDULES.len(), any_rules()).prop_map(|(n, s, r)| Deed::Put(n, s, r)),
+        3 => (name.clone(), vec(0usize..6, 1..4), any_rules()).prop_map(|(n, p, r)| Deed::PutChild(n, p, r)),
+        1 => name.clone().prop_map(Deed::Delete),
+        2 => name.clone().prop_map(Deed::Trigger),
+        1 => name.clone().prop_map(Deed::Kill),
+        1 => (name.clone(), proptest::option::of(0u32..60)).prop_map(|(n, u)| Deed::Pause(n, u)),
+        1 => name.clone().prop_map(Deed::Resume),
+        1 => name.prop_map(Deed::Mark),
+        12 => (0usize..8, 0u8..8).prop_map(|(n, what)| Deed::News(n, what)),
+        1 => (0u32..600).prop_map(Deed::FailOver),
+        1 => any::<bool>().prop_map(Deed::Engine),
+        1 => any::<bool>().prop_map(Deed::Clock),
+    ]
+}
+
+fn name(n: usize) -> String {
+    format!("j{n}")
+}
+
+fn carry_out(w: &mut World, deed: Deed) {
+    match deed {
+        Deed::Wait(s) => w.until(&w.now.checked_add(seconds(s.into())).unwrap().to_string()),
+        Deed::Put(n, s, rules) => {
+            let plan =
+                PlanText::Schedule { text: SCHEDULES[s].into(), zone: "".into(), dst: DstPolicy::default() };
+            let _ = w.define(&name(n), plan, rules);
+        }
+        Deed::PutChild(n, parents, rules) => {
+            let parents: Vec<String> = parents.into_iter().map(name).collect();
+            let _ = w.try_child(&name(n), &parents.iter().map(String::as_str).collect::<Vec<_>>(), rules);
+        }
+        Deed::Delete(n) => drop(w.ask(Request::Delete(job(&name(n))))),
+        Deed::Trigger(n) => drop(w.trigger(&name(n))),
+        Deed::Kill(n) => drop(w.ask(Request::KillJob(job(&name(n))))),
+        Deed::Pause(n, until) => {
+            let until = until.map(|s| w.now.checked_add(seconds(s.into())).unwrap());
+            drop(w.ask(Request::Pause { job: job(&name(n)), reason: "law".into(), until }));
+        }
+        Deed::Resume(n) => drop(w.ask(Request::Resume(job(&name(n))))),
+        Deed::Mark(n) => drop(w.ask(Request::MarkSuccess { job: job(&name(n)), failed: None })),
+        Deed::News(n, what) => {
+            let Some(task) = w.alive.keys().nth(n).cloned() else { return };
+            let news = match what {
+                0 => TaskNews::Running,
+                1 => TaskNews::Unknown,
+                2 => TaskNews::NeverBegan,
+                3 => TaskNews::Ended(AttemptEnd::Killed),
+                4 => TaskNews::Ended(AttemptEnd::Lost { message: "law".into() }),
+                5 => TaskNews::Ended(AttemptEnd::failed("law")),
+                _ => TaskNews::Ended(AttemptEnd::Succeeded),
+            };
+            if !matches!(news, TaskNews::Running | TaskNews::Unknown) {
+                w.alive.remove(&task);
+            }
+            w.event(Event::Task { task, news });
+        }
+        Deed::FailOver(s) => w.fail_over(&w.now.checked_add(seconds(s.into())).unwrap().to_string()),
+        Deed::Engine(ready) => w.event(Event::Engine { ready }),
+        Deed::Clock(trusted) => w.event(Event::Clock { trusted }),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// No history panics; changes lead to the state (checked at every event); nothing has two outcomes; and a leader
+    /// that has just loaded wants to wake when the one before it did.
+    #[test]
+    fn no_history_breaks_the_ledger(deeds in vec(any_deed(), 0..60)) {
+        let mut w = World::new();
+        for deed in deeds {
+            carry_out(&mut w, deed);
+        }
+        w.audit();
+        // Heal: all that lives comes to its end.
+        w.event(Event::Engine { ready: true });
+        w.event(Event::Clock { trusted: true });
+        for _ in 0..200 {
+            while let Some(task) = w.alive.keys().next().cloned() {
+                w.alive.remove(&task);
+                w.event(Event::Task { task, news: TaskNews::Ended(AttemptEnd::Succeeded) });
+            }
+            w.until(&w.now.checked_add(seconds(1)).unwrap().to_string());
+            w.event(Event::Tick);
+        }
+        w.audit();
+        prop_assert!(w.stored.fanouts.is_empty());
+        let settings = Settings { node: "n1".into(), disable_after_failures: 0 };
+        let mut fresh = Scheduler::new(w.stored.clone(), settings);
+        let _ = fresh.step(w.now, Event::Engine { ready: true });
+        prop_assert_eq!(fresh.state(), w.core.state());
+        prop_assert_eq!(fresh.wake_at(), w.core.wake_at());
+    }
+}
