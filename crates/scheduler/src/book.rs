@@ -54,6 +54,14 @@ pub(crate) struct Book {
     busy: BTreeMap<JobUid, Busy>,
     tasks: BTreeMap<TaskId, RunKey>,
     changes: Vec<Change>,
+    /// Where in `changes` the present value of a run or a progress stands: a step keeps only the last of each.
+    put_at: BTreeMap<PutKey, usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum PutKey {
+    Run(RunKey),
+    Progress(JobUid),
 }
 
 /// `at + by`, or the end of time.
@@ -73,6 +81,7 @@ impl Book {
             busy: BTreeMap::new(),
             tasks: BTreeMap::new(),
             changes: Vec::new(),
+            put_at: BTreeMap::new(),
             state,
         };
         let runs: Vec<Arc<Run>> = book.state.runs.values().cloned().collect();
@@ -177,6 +186,7 @@ impl Book {
     // ---- changing
 
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        self.put_at.clear();
         std::mem::take(&mut self.changes)
     }
 
@@ -278,7 +288,18 @@ impl Book {
 
     fn change(&mut self, change: Change) {
         self.state.apply(&change);
-        self.changes.push(change);
+        let key = match &change {
+            Change::PutRun(run) => Some(PutKey::Run(run.key)),
+            Change::PutProgress(uid, _) => Some(PutKey::Progress(*uid)),
+            _ => None,
+        };
+        match key.and_then(|key| self.put_at.insert(key, self.changes.len()).map(|at| (key, at))) {
+            Some((key, at)) => {
+                self.put_at.insert(key, at);
+                self.changes[at] = change;
+            }
+            None => self.changes.push(change),
+        }
     }
 
     // ---- indices

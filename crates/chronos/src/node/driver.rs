@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use super::effects::{Effects, Report};
-use super::life::Life;
+use super::life::{Life, stopped};
 use super::{Ask, AskError, Role};
 
 /// Batches that may be on their way to the store while further ones are decided.
@@ -118,7 +118,7 @@ impl Driver<'_> {
                     }
                     continue;
                 }
-                _ = stop.wait_for(|stop| *stop), if !stopping => {
+                () = stopped(&mut stop), if !stopping => {
                     stopping = true;
                     if commits.is_empty() {
                         self.effects.finish().await;
@@ -205,7 +205,7 @@ impl Driver<'_> {
 
     /// Looks at what comes without an event: clocks and the engine's readiness.
     fn look_around(&mut self, events: &mut Vec<Event>) {
-        let trusted = self.clock.observe(Timestamp::now(), engine::clock::since_boot());
+        let trusted = self.clock.observe(Timestamp::now(), engine::since_boot());
         if trusted != self.clock_trusted {
             self.clock_trusted = trusted;
             events.insert(0, Event::Clock { trusted });

@@ -99,7 +99,7 @@ impl Effects {
                 let launch = Launch {
                     task: live.task.clone(),
                     spec: Arc::new(task_spec(&job, &run, live.attempt)),
-                    not_after: engine::clock::since_boot() + ORDER_VALID,
+                    not_after: engine::since_boot() + ORDER_VALID,
                 };
                 self.order(move |this| async move { this.launch(launch).await });
             }
@@ -144,7 +144,7 @@ impl Effects {
 
     async fn kill(&self, task: TaskId) {
         while !self.reports.is_closed() {
-            let not_after = engine::clock::since_boot() + ORDER_VALID;
+            let not_after = engine::since_boot() + ORDER_VALID;
             match self.engine.kill(self.epoch, &task, self.grace, not_after).await {
                 Ok(()) => return info!(%task, "ended task"),
                 Err(problem) if self.ends_term(&problem) => return,

@@ -121,13 +121,14 @@ impl Life {
         let following = tokio::spawn(follow(store.clone(), self.projection.clone()));
         let mut telling = tokio::time::interval(Duration::from_secs(1));
         let mut told = None;
+        let mut stop = self.stop.clone();
         let elected = loop {
             let attempt = store.begin_term(&candidate);
             tokio::pin!(attempt);
             let result = loop {
                 tokio::select! {
                     result = &mut attempt => break result,
-                    _ = self.stop.wait_for(|stop| *stop) => break Err(StoreError::Unavailable("stopped".into())),
+                    () = stopped(&mut stop) => break Err(StoreError::Unavailable("stopped".into())),
                     Some(ask) = self.asks.recv() => { let _ = ask.answer.send(Err(AskError::NotLeading)); }
                     _ = telling.tick() => {
                         let leader = store.leader().await.filter(|leader| leader.node != candidate.node || leader.pid != candidate.pid);
@@ -184,6 +185,12 @@ impl Life {
         }
         None
     }
+}
+
+/// Waits until the node is to stop.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that whoever would stop the node is gone, which stops it too.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Keeps a standby's projection warm.
