@@ -10,6 +10,8 @@ mod clock;
 pub mod conformance;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
+#[cfg(feature = "local")]
+pub mod local;
 
 pub use clock::since_boot;
 
