@@ -1,10 +1,25 @@
 //! Where state lives: one contract, and the stores behind it.
 //!
 //! A store keeps the hot [`State`] and the history of ended runs. Only the leader of the present term writes, in
-//! batches that apply in order or not at all. Start at [`Store`]; [`conformance`] says in tests what every
-//! implementation must do.
+//! batches that apply in order or not at all. Start at [`Store`]; `conformance` (feature `testing`) says in tests
+//! what every implementation must do. [`projection`] is what answers reads; [`format`] is what is on disk.
 //! **Invariant:** knows nothing of engines or HTTP, and decides nothing: what a change means is said by
 //! [`State::apply`].
+
+mod facts;
+pub mod format;
+pub mod memory;
+pub mod projection;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+#[cfg(feature = "testing")]
+/// What every store must do, as tests.
+pub mod conformance;
+#[cfg(feature = "testing")]
+pub mod samples;
+
+pub use facts::Facts;
 
 use std::time::Duration;
 
@@ -136,6 +151,17 @@ pub enum OutcomeKind {
     Missed,
 }
 
+/// How the latest run of a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRun {
+    /// Which run.
+    pub key: RunKey,
+    /// How it ended.
+    pub outcome: OutcomeKind,
+    /// When.
+    pub ended: Timestamp,
+}
+
 /// A page of the history.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HistoryPage {
@@ -201,13 +227,25 @@ pub trait Store: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn ended_run(&self, key: RunKey) -> Result<Option<Record>, StoreError>;
 
-    /// Since when the history of a job is whole: older records were removed by retention. `None`: nothing was.
+    /// The run of each job that ended last, as far as the history reaches; in no order. It may take seconds, so a
+    /// node asks after it has begun to answer, see [`projection::Projection::learn`].
+    /// # Errors
+    /// See [`StoreError`].
+    async fn last_runs(&self) -> Result<Vec<LastRun>, StoreError>;
+
+    /// Since when the history of a job is whole: all records whose (last) due time is at or after this are there,
+    /// the others may have been removed by retention. `None`: none was.
     /// # Errors
     /// See [`StoreError`].
     async fn kept_since(&self, job: JobUid) -> Result<Option<Timestamp>, StoreError>;
 
     /// Removes old history, in small transactions. Returns how many records went.
     /// # Errors
-    /// See [`StoreError`].
+    /// See [`StoreError`]; [`StoreError::Deposed`] on a node that does not lead.
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// What keeps commits from being applied just now, such as a full disk; for `/ready`. `None`: nothing.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }

@@ -1,0 +1,379 @@
+//! A store in memory: the model that the others are measured by, and the store of the simulation.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
+use scheduler::run::Record;
+use scheduler::state::{Change, State};
+use tokio::sync::watch;
+
+use crate::facts::{Facts, first_uid};
+use crate::{
+    Applied, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Retention, Store, StoreError, Term,
+};
+
+/// Batches kept for followers: enough to bridge a pause, little enough to test what happens after one.
+const LOG_BATCHES_MAX: usize = 4096;
+/// What one answer to a follower holds at most; memory needs no bound in bytes.
+const FOLLOW_BATCHES_MAX: usize = 256;
+
+/// What a store is, without time, threads or faults: a simulator brings its own. A clone is another store.
+#[derive(Clone, Debug)]
+pub struct MemoryCore {
+    term: Term,
+    /// The batch that began the term.
+    began: Seq,
+    state: State,
+    log: VecDeque<Applied>,
+    records: BTreeMap<u64, (Facts, Arc<Record>)>,
+    records_of: BTreeMap<JobUid, BTreeSet<u64>>,
+    by_key: BTreeMap<RunKey, u64>,
+    kept_since: BTreeMap<JobUid, Timestamp>,
+    next_record: u64,
+}
+
+/// Why a batch was not applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It never will be.
+    Deposed(Deposed),
+    /// Its predecessor is missing; a store waits for it.
+    Early {
+        /// The batch that comes next.
+        next: Seq,
+    },
+}
+
+impl MemoryCore {
+    /// An empty store. The salt (20 bits) tells its uids from those of other stores.
+    pub fn new(salt: u32) -> Self {
+        let mut state = State::default();
+        state.meta.next_uid = first_uid(salt);
+        Self {
+            term: Term { epoch: Epoch(0), seq: Seq(0) },
+            began: Seq(0),
+            state,
+            log: VecDeque::new(),
+            records: BTreeMap::new(),
+            records_of: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            kept_since: BTreeMap::new(),
+            next_record: 1,
+        }
+    }
+
+    /// The present term.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Begins a term: raises the epoch, with an empty batch.
+    pub fn begin_term(&mut self) -> Term {
+        self.term = Term { epoch: Epoch(self.term.epoch.0 + 1), seq: Seq(self.term.seq.0 + 1) };
+        self.began = self.term.seq;
+        self.log(Vec::new());
+        self.term
+    }
+
+    /// Applies a batch: all of it or nothing. The same batch sent again is applied once.
+    /// # Errors
+    /// [`Refusal`].
+    pub fn commit(&mut self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Refusal> {
+        if epoch != self.term.epoch || seq <= self.began {
+            let Term { epoch: present, seq: last } = self.term;
+            let reason = format!("batch {} of epoch {} came in epoch {}, after batch {}", seq.0, epoch.0, present.0, last.0);
+            return Err(Refusal::Deposed(Deposed { reason }));
+        }
+        if seq <= self.term.seq {
+            return Ok(());
+        }
+        let next = Seq(self.term.seq.0 + 1);
+        if seq != next {
+            return Err(Refusal::Early { next });
+        }
+        self.term.seq = seq;
+        for change in changes {
+            self.state.apply(change);
+            if let Change::Append(record) = change {
+                self.append(record);
+            }
+        }
+        self.log(changes.to_vec());
+        Ok(())
+    }
+
+    /// Everything, as of the last applied batch.
+    pub fn load(&self) -> (State, Term) {
+        (self.state.clone(), self.term)
+    }
+
+    /// The state, for those who only look.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Batches after `after`, oldest first; none when there are none yet.
+    /// # Errors
+    /// [`StoreError::Gone`] when they are no longer kept, or when `after` is not yet.
+    pub fn applied_after(&self, after: Seq) -> Result<Vec<Applied>, StoreError> {
+        let oldest = self.log.front().map_or(Seq(self.term.seq.0 + 1), |batch| batch.seq);
+        if after > self.term.seq || after.0 + 1 < oldest.0 {
+            return Err(StoreError::Gone { asked: Seq(after.0.saturating_add(1)), oldest });
+        }
+        let skip = usize::try_from(after.0 + 1 - oldest.0).unwrap_or(usize::MAX);
+        Ok(self.log.iter().skip(skip).take(FOLLOW_BATCHES_MAX).cloned().collect())
+    }
+
+    /// See [`Store::history`].
+    pub fn history(&self, query: &HistoryQuery) -> HistoryPage {
+        let before = query.cursor.unwrap_or(u64::MAX);
+        let mut records = Vec::new();
+        let mut last = None;
+        for (id, (facts, record)) in self.records.range(..before).rev() {
+            if !query.wants(facts) {
+                continue;
+            }
+            if records.len() == query.limit() {
+                return HistoryPage { records, next: last };
+            }
+            records.push(Record::clone(record));
+            last = Some(*id);
+        }
+        HistoryPage { records, next: None }
+    }
+
+    /// All records, oldest first: the ledger that a simulator audits.
+    pub fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.records.values().map(|(_, record)| record)
+    }
+
+    /// See [`Store::ended_run`].
+    pub fn ended_run(&self, key: RunKey) -> Option<Arc<Record>> {
+        self.by_key.get(&key).and_then(|id| self.records.get(id)).map(|(_, record)| record.clone())
+    }
+
+    /// See [`Store::last_runs`].
+    pub fn last_runs(&self) -> Vec<LastRun> {
+        let mut last = BTreeMap::new();
+        for record in self.records() {
+            if let Record::Run(run) = &**record {
+                last.insert(run.key.job, LastRun::of(run));
+            }
+        }
+        last.into_values().collect()
+    }
+
+    /// See [`Store::kept_since`].
+    pub fn kept_since(&self, job: JobUid) -> Option<Timestamp> {
+        self.kept_since.get(&job).copied()
+    }
+
+    /// See [`Store::prune`].
+    pub fn prune(&mut self, retention: Retention, now: Timestamp) -> u64 {
+        let oldest = now.checked_sub(retention.age_max).unwrap_or(Timestamp::MIN);
+        let keep = usize::try_from(retention.count_max).unwrap_or(usize::MAX);
+        let old = self.records.iter().filter(|(_, (facts, _))| facts.recorded < oldest).map(|(id, _)| *id);
+        let surplus = self.records_of.values().flat_map(|ids| ids.iter().rev().skip(keep).copied());
+        let gone: BTreeSet<u64> = old.chain(surplus).collect();
+        for id in &gone {
+            self.remove(*id);
+        }
+        gone.len() as u64
+    }
+
+    fn append(&mut self, record: &Arc<Record>) {
+        let id = self.next_record;
+        self.next_record += 1;
+        let facts = Facts::of(record);
+        self.records_of.entry(facts.job).or_default().insert(id);
+        if let Some(key) = crate::format::record_key(record) {
+            self.by_key.insert(key, id);
+        }
+        self.records.insert(id, (facts, record.clone()));
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some((facts, record)) = self.records.remove(&id) else { return };
+        if let Some(ids) = self.records_of.get_mut(&facts.job) {
+            ids.remove(&id);
+        }
+        if let Some(key) = crate::format::record_key(&record)
+            && self.by_key.get(&key) == Some(&id)
+        {
+            self.by_key.remove(&key);
+        }
+        let whole = crate::facts::after(facts.last_due);
+        let since = self.kept_since.entry(facts.job).or_insert(whole);
+        *since = whole.max(*since);
+    }
+
+    fn log(&mut self, changes: Vec<Change>) {
+        self.log.push_back(Applied { seq: self.term.seq, epoch: self.term.epoch, changes });
+        if self.log.len() > LOG_BATCHES_MAX {
+            self.log.pop_front();
+        }
+    }
+}
+
+/// One node's handle on a store in memory. Several handles contend as several nodes do.
+#[derive(Debug)]
+pub struct MemoryStore {
+    node: u64,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    inner: Mutex<Inner>,
+    /// Moves with every change of `inner`; what waiters look at again after.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    core: MemoryCore,
+    nodes: u64,
+    leader: Option<(u64, Candidate)>,
+}
+
+impl MemoryStore {
+    /// The first handle on a new store.
+    pub fn new(core: MemoryCore) -> Self {
+        let inner = Mutex::new(Inner { core, nodes: 1, leader: None });
+        Self { node: 0, shared: Arc::new(Shared { inner, changed: watch::Sender::new(0) }) }
+    }
+
+    /// Another node's handle on the same store.
+    pub fn another(&self) -> Self {
+        let mut inner = self.inner();
+        let node = inner.nodes;
+        inner.nodes += 1;
+        Self { node, shared: self.shared.clone() }
+    }
+
+    /// Takes the right to lead from whoever has it, without telling: what an expired lease does.
+    pub fn expire(&self) {
+        self.inner().leader = None;
+        self.announce();
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic of another holder is a failed test; what it left is still whole.
+        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self) {
+        self.shared.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Asks until there is an answer, after every change of the store.
+    async fn when<T>(&self, mut ask: impl FnMut(&mut Inner) -> Option<T>) -> T {
+        let mut changed = self.shared.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if let Some(answer) = ask(&mut self.inner()) {
+                return answer;
+            }
+            changed.changed().await.expect("the sender lives in `shared`, which we hold");
+        }
+    }
+
+    fn let_go(&self) {
+        let mut inner = self.inner();
+        if inner.leader.as_ref().is_some_and(|(node, _)| *node == self.node) {
+            inner.leader = None;
+        }
+        drop(inner);
+        self.announce();
+    }
+}
+
+impl Drop for MemoryStore {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn begin_term(&self, candidate: &Candidate) -> Result<Term, StoreError> {
+        let free = |inner: &mut Inner| match &inner.leader {
+            Some((node, _)) if *node != self.node => None,
+            _ => {
+                inner.leader = Some((self.node, candidate.clone()));
+                Some(inner.core.begin_term())
+            }
+        };
+        let term = self.when(free).await;
+        self.announce();
+        Ok(term)
+    }
+
+    async fn resign(&self) {
+        self.let_go();
+    }
+
+    async fn leader(&self) -> Option<Candidate> {
+        self.inner().leader.as_ref().map(|(_, candidate)| candidate.clone())
+    }
+
+    async fn load(&self) -> Result<(State, Term), StoreError> {
+        Ok(self.inner().core.load())
+    }
+
+    async fn commit(&self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Deposed> {
+        let verdict = self
+            .when(|inner| {
+                if inner.leader.as_ref().is_none_or(|(node, _)| *node != self.node) {
+                    return Some(Err(Deposed { reason: "the right to lead is gone".into() }));
+                }
+                match inner.core.commit(epoch, seq, changes) {
+                    Ok(()) => Some(Ok(())),
+                    Err(Refusal::Deposed(deposed)) => Some(Err(deposed)),
+                    Err(Refusal::Early { .. }) => None,
+                }
+            })
+            .await;
+        self.announce();
+        verdict
+    }
+
+    async fn follow(&self, after: Seq) -> Result<Vec<Applied>, StoreError> {
+        self.when(|inner| match inner.core.applied_after(after) {
+            Ok(batches) if batches.is_empty() => None,
+            answer => Some(answer),
+        })
+        .await
+    }
+
+    async fn history(&self, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
+        Ok(self.inner().core.history(query))
+    }
+
+    async fn ended_run(&self, key: RunKey) -> Result<Option<Record>, StoreError> {
+        Ok(self.inner().core.ended_run(key).map(|record| Record::clone(&record)))
+    }
+
+    async fn last_runs(&self) -> Result<Vec<LastRun>, StoreError> {
+        Ok(self.inner().core.last_runs())
+    }
+
+    async fn kept_since(&self, job: JobUid) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.inner().core.kept_since(job))
+    }
+
+    async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {
+        let mut inner = self.inner();
+        if inner.leader.as_ref().is_none_or(|(node, _)| *node != self.node) {
+            return Err(Deposed { reason: "only the leader removes history".into() }.into());
+        }
+        Ok(inner.core.prune(retention, now))
+    }
+}

@@ -1,0 +1,552 @@
+//! Changes to test with: one of every kind, and generators of any sequence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use scheduler::ids::{Cause, Cycle, JobName, JobUid, RunKey, TaskId};
+use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Timetable};
+use scheduler::run::{
+    Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped, SlotRange,
+};
+use scheduler::schedule::{DstPolicy, Fold, Gap, Nominal, Slot};
+use scheduler::state::{Arrival, Change, Fanout, Join, Meta};
+
+/// An instant near 2025-01-01, this many milliseconds later.
+pub fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(1_735_689_600_000 + ms).expect("near 2025")
+}
+
+/// The name that belongs to a uid. A job is not renamed, so the uid says it.
+pub fn name(uid: u64) -> JobName {
+    JobName::new(&format!("job-{uid}")).expect("a valid name")
+}
+
+/// The key of a run for the `k`-th slot of an interval.
+pub fn slot(uid: u64, k: u64) -> RunKey {
+    RunKey { job: JobUid(uid), cause: Cause::Slot { plan: 1, nominal: Nominal::Index(k) } }
+}
+
+/// A job with nothing special about it.
+pub fn job(uid: u64) -> Job {
+    let anchor = at(0);
+    Job {
+        uid: JobUid(uid),
+        version: 1,
+        created: at(0),
+        changed: at(0),
+        joins_from: at(0),
+        name: name(uid),
+        plan: Plan::Schedule(Timetable {
+            text: "R//PT1H".into(),
+            zone: "".into(),
+            dst: DstPolicy::default(),
+            anchor,
+            plan: 1,
+        }),
+        rules: Rules::default(),
+        body: r#"{"command":"date"}"#.into(),
+    }
+}
+
+/// A run that waits for its engine.
+pub fn run(uid: u64, k: u64) -> Run {
+    let (key, due) = (slot(uid, k), at(k.cast_signed() * 1000));
+    Run {
+        key,
+        job: name(uid),
+        cycle: Cycle { due, origin: key.job, seq: 0 },
+        due,
+        created: due,
+        again: false,
+        arguments: None,
+        state: RunState::Queued,
+        attempts: Vec::new(),
+    }
+}
+
+/// The record of the run of a slot: due at `k` seconds, ended 500 ms later.
+pub fn ended(uid: u64, k: u64, outcome: Outcome) -> Record {
+    let Run { key, job, cycle, due, created, .. } = run(uid, k);
+    let ended = at(k.cast_signed() * 1000 + 500);
+    Record::Run(EndedRun { key, job, cycle, due, created, ended, outcome, attempts: Vec::new() })
+}
+
+/// A line that says what the change is, for golden files and failures.
+pub type Titled = (&'static str, Change);
+
+/// One of every change, every arm of every enum, every field with and without a value.
+pub fn every_change() -> Vec<Titled> {
+    let mut all = vec![
+        ("counters", Change::Meta(Meta { next_uid: (1 << 51) + 7 })),
+        ("job: defaults", put(job(1))),
+        ("job: gone", Change::RemoveJob(JobUid(1))),
+        ("progress: new", Change::PutProgress(JobUid(1), Arc::new(Progress::new(at(0))))),
+        ("progress: all fields", Change::PutProgress(JobUid(1), Arc::new(busy_progress()))),
+        ("run: gone", Change::RemoveRun(slot(1, 5))),
+        ("join: gone", Change::RemoveJoin(JobUid(3), cycle(4))),
+        ("fan-out: gone", Change::RemoveFanout(slot(1, 5))),
+    ];
+    all.extend(jobs().into_iter().map(|(title, job)| (title, put(job))));
+    all.extend(runs().into_iter().map(|(title, run)| (title, Change::PutRun(Arc::new(run)))));
+    all.extend(joins());
+    all.extend(records().into_iter().map(|(title, record)| (title, Change::Append(Arc::new(record)))));
+    all
+}
+
+fn put(job: Job) -> Change {
+    Change::PutJob(Arc::new(job))
+}
+
+fn cycle(seq: u32) -> Cycle {
+    Cycle { due: at(1000), origin: JobUid(1), seq }
+}
+
+fn busy_progress() -> Progress {
+    Progress {
+        mark: Some(Slot { nominal: Nominal::Index(0), due: at(0) }),
+        next: Some(Slot { nominal: Nominal::Civil { second: 1_735_693_200, fold: 1 }, due: at(3_600_000) }),
+        remaining: Some(9),
+        accounted_since: at(-1),
+        paused: Some(Pause { since: at(10), reason: "moving \"house\"".into(), until: Some(at(20)) }),
+        sequence: 3,
+        flags: vec![(JobUid(1), cycle(0)), (JobUid(2), cycle(7))],
+        successes: 100,
+        errors: 4,
+        errors_in_a_row: 2,
+        last_success: Some(at(-50)),
+        last_error: Some(at(-20)),
+    }
+}
+
+fn jobs() -> Vec<(&'static str, Job)> {
+    let timetable = |gap, fold| {
+        Plan::Schedule(Timetable {
+            text: "30 2 * * *".into(),
+            zone: "Europe/Berlin".into(),
+            dst: DstPolicy { gap, fold },
+            anchor: at(0),
+            plan: 3,
+        })
+    };
+    let rules = Rules {
+        disabled: true,
+        high_priority: true,
+        catch_up: CatchUp::All { count_max: 100, age_max: Duration::from_secs(86_400) },
+        epsilon: Some(Duration::from_millis(1500)),
+        overlap: Overlap::Allow { max: 5 },
+        retry: Retry {
+            max: 5,
+            delay: Duration::from_secs(1),
+            factor_percent: 200,
+            delay_max: Duration::from_secs(60),
+        },
+        guarantee: Guarantee::AtLeastOnce,
+        lost_after: Duration::from_secs(60),
+        run_max: Some(Duration::from_secs(7200)),
+        soft_error: true,
+    };
+    let with = |plan| Job { plan, ..job(2) };
+    let ruled = |rules| Job { rules, ..job(2) };
+    vec![
+        (
+            "job: all fields",
+            Job {
+                version: 4,
+                changed: at(5),
+                joins_from: at(6),
+                rules,
+                body: "{\"command\":\"echo \\\"ü\\\" \u{1F600}\\n\"}".into(),
+                ..with(timetable(Gap::Shift, Fold::First))
+            },
+        ),
+        ("job: gap skip, fold second", with(timetable(Gap::Skip, Fold::Second))),
+        ("job: gap end, fold both", with(timetable(Gap::End, Fold::Both))),
+        ("job: parents", with(Plan::Parents(vec![JobUid(1), JobUid(9)]))),
+        ("job: catch up none", ruled(Rules { catch_up: CatchUp::None, ..Rules::default() })),
+        ("job: overlap skip", ruled(Rules { overlap: Overlap::Skip, ..Rules::default() })),
+        ("job: overlap replace", ruled(Rules { overlap: Overlap::Replace, ..Rules::default() })),
+    ]
+}
+
+fn runs() -> Vec<(&'static str, Run)> {
+    let keyed = |cause| Run { key: RunKey { job: JobUid(1), cause }, ..run(1, 5) };
+    let live = |kill| Live {
+        attempt: 1,
+        task: TaskId::of(&name(1), slot(1, 5), 1),
+        launched: at(10),
+        node: "node-a".into(),
+        started: Some(at(11)),
+        unknown_since: Some(at(12)),
+        kill,
+    };
+    let running = |live| Run { state: RunState::Running(live), ..run(1, 5) };
+    let civil = |fold| Cause::Slot { plan: 1, nominal: Nominal::Civil { second: 1_735_693_200, fold } };
+    vec![
+        ("run: queued", run(1, 5)),
+        ("run: cron slot", keyed(civil(0))),
+        ("run: cron slot, second time", keyed(civil(1))),
+        ("run: slot of a later plan", keyed(Cause::Slot { plan: 2, nominal: Nominal::Index(0) })),
+        (
+            "run: trigger",
+            Run { again: true, arguments: Some("--now".into()), cycle: cycle(8), ..keyed(Cause::Trigger(8)) },
+        ),
+        ("run: join", Run { cycle: cycle(4), ..keyed(Cause::Join { cycle: cycle(4), round: 2 }) }),
+        ("run: running", running(Live { started: None, unknown_since: None, ..live(None) })),
+        ("run: kill asked", running(live(Some(KillReason::Asked)))),
+        ("run: kill timed out", running(live(Some(KillReason::TimedOut)))),
+        ("run: kill replaced", running(live(Some(KillReason::Replaced)))),
+        ("run: kill deleted", running(live(Some(KillReason::Deleted)))),
+        (
+            "run: waiting",
+            Run {
+                state: RunState::Waiting { attempt: 1, until: at(99) },
+                attempts: attempts()[..1].to_vec(),
+                ..run(1, 5)
+            },
+        ),
+    ]
+}
+
+fn attempts() -> Vec<Attempt> {
+    let ends = [
+        AttemptEnd::failed("no such file"),
+        AttemptEnd::Failed { exit: Some(-1), signal: None, message: "".into() },
+        AttemptEnd::Failed { exit: None, signal: Some(9), message: "".into() },
+        AttemptEnd::Killed,
+        AttemptEnd::TimedOut,
+        AttemptEnd::Lost { message: "the node is gone".into() },
+        AttemptEnd::Lost { message: "".into() },
+        AttemptEnd::Succeeded,
+    ];
+    let attempt = |(number, end): (u32, AttemptEnd)| Attempt {
+        number,
+        launched: at(10),
+        started: (number % 2 == 0).then_some(at(11)),
+        ended: at(12),
+        node: "node-a".into(),
+        end,
+    };
+    (0..).zip(ends).map(attempt).collect()
+}
+
+fn joins() -> Vec<Titled> {
+    let parents = vec![
+        (JobUid(1), Arrival::Awaited),
+        (JobUid(2), Arrival::Succeeded),
+        (JobUid(4), Arrival::Failed),
+    ];
+    let join = Join {
+        child: JobUid(3),
+        cycle: cycle(0),
+        opened: at(1),
+        parents,
+        skipped: false,
+        again: false,
+    };
+    let fanout =
+        Fanout { run: slot(1, 5), cycle: cycle(0), succeeded: false, again: false, after: None };
+    vec![
+        ("join: open", Change::PutJoin(Arc::new(join.clone()))),
+        (
+            "join: skipped, again",
+            Change::PutJoin(Arc::new(Join { cycle: cycle(4), skipped: true, again: true, ..join })),
+        ),
+        ("fan-out: begins", Change::PutFanout(Arc::new(fanout.clone()))),
+        (
+            "fan-out: goes on",
+            Change::PutFanout(Arc::new(Fanout {
+                succeeded: true,
+                again: true,
+                after: Some(JobUid(77)),
+                ..fanout
+            })),
+        ),
+    ]
+}
+
+fn records() -> Vec<(&'static str, Record)> {
+    let Record::Run(plain) = ended(1, 5, Outcome::Succeeded) else { unreachable!("a run was asked for") };
+    let range = SlotRange {
+        job: JobUid(1),
+        name: name(1),
+        first: Nominal::Index(3),
+        first_due: at(3000),
+        last: Nominal::Index(90),
+        last_due: at(90_000),
+        count: 88,
+        recorded: at(95_000),
+        outcome: Outcome::Missed(Missed::GaveWay),
+    };
+    let civil = SlotRange {
+        first: Nominal::Civil { second: 0, fold: 0 },
+        last: Nominal::Civil { second: 60, fold: 1 },
+        outcome: Outcome::Skipped(Skipped::Paused { reason: "".into() }),
+        ..range.clone()
+    };
+    let mut all = vec![
+        ("record: range", Record::Range(range)),
+        ("record: range of cron slots", Record::Range(civil)),
+        ("record: with attempts", Record::Run(EndedRun { attempts: attempts(), ..plain.clone() })),
+        ("record: of a cycle", Record::Run(EndedRun { cycle: cycle(2), ..plain })),
+    ];
+    all.extend(outcomes().into_iter().map(|outcome| ("record: outcome", ended(1, 5, outcome))));
+    all
+}
+
+/// Every outcome with every reason.
+pub fn outcomes() -> Vec<Outcome> {
+    let skipped = [
+        Skipped::Overlaps(slot(1, 4)),
+        Skipped::Superseded(slot(1, 4)),
+        Skipped::Replaced(slot(1, 6)),
+        Skipped::Upstream { parent: "extract".into() },
+        Skipped::JoinSuperseded,
+        Skipped::Paused { reason: "holidays".into() },
+        Skipped::Withdrawn,
+        Skipped::Cancelled,
+    ];
+    let killed = [KillReason::Asked, KillReason::TimedOut, KillReason::Replaced, KillReason::Deleted];
+    let missed = [Missed::Epsilon, Missed::GaveWay, Missed::NoCatchUp, Missed::CatchUpBound];
+    let mut all = vec![Outcome::Succeeded, Outcome::Failed, Outcome::TimedOut, Outcome::Lost];
+    all.extend(killed.into_iter().map(Outcome::Killed));
+    all.extend(skipped.into_iter().map(Outcome::Skipped));
+    all.extend(missed.into_iter().map(Outcome::Missed));
+    all
+}
+
+/// Any change, over few enough keys that changes meet each other.
+pub fn any_change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        any::<u32>().prop_map(|n| Change::Meta(Meta { next_uid: n.into() })),
+        any_job().prop_map(put),
+        any_uid().prop_map(Change::RemoveJob),
+        (any_uid(), any_progress()).prop_map(|(uid, progress)| Change::PutProgress(uid, Arc::new(progress))),
+        any_run().prop_map(|run| Change::PutRun(Arc::new(run))),
+        any_key().prop_map(Change::RemoveRun),
+        any_join().prop_map(|join| Change::PutJoin(Arc::new(join))),
+        (any_uid(), any_cycle()).prop_map(|(child, cycle)| Change::RemoveJoin(child, cycle)),
+        any_fanout().prop_map(|fanout| Change::PutFanout(Arc::new(fanout))),
+        any_key().prop_map(Change::RemoveFanout),
+        any_record().prop_map(|record| Change::Append(Arc::new(record))),
+        prop::sample::select(every_change()).prop_map(|(_, change)| change),
+    ]
+}
+
+/// Any batches.
+pub fn any_batches() -> impl Strategy<Value = Vec<Vec<Change>>> {
+    vec(vec(any_change(), 0..12), 0..12)
+}
+
+fn any_uid() -> impl Strategy<Value = JobUid> {
+    (1u64..6).prop_map(JobUid)
+}
+
+fn any_at() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![(0i64..4).prop_map(at), (-100_000i64..100_000).prop_map(at)]
+}
+
+fn any_text() -> impl Strategy<Value = Arc<str>> {
+    prop_oneof![Just(String::new()), any::<String>()].prop_map(Arc::from)
+}
+
+fn any_span() -> impl Strategy<Value = Duration> {
+    (0u64..100_000_000).prop_map(Duration::from_millis)
+}
+
+fn any_nominal() -> impl Strategy<Value = Nominal> {
+    prop_oneof![
+        (0u64..5).prop_map(Nominal::Index),
+        (0i64..4_000_000_000, 0u8..2).prop_map(|(second, fold)| Nominal::Civil { second, fold }),
+    ]
+}
+
+fn any_slot() -> impl Strategy<Value = Slot> {
+    (any_nominal(), any_at()).prop_map(|(nominal, due)| Slot { nominal, due })
+}
+
+fn any_cycle() -> impl Strategy<Value = Cycle> {
+    (any_at(), any_uid(), 0u32..3).prop_map(|(due, origin, seq)| Cycle { due, origin, seq })
+}
+
+fn any_key() -> impl Strategy<Value = RunKey> {
+    let cause = prop_oneof![
+        (1u32..3, any_nominal()).prop_map(|(plan, nominal)| Cause::Slot { plan, nominal }),
+        (0u32..4).prop_map(Cause::Trigger),
+        (any_cycle(), 0u32..3).prop_map(|(cycle, round)| Cause::Join { cycle, round }),
+    ];
+    (any_uid(), cause).prop_map(|(job, cause)| RunKey { job, cause })
+}
+
+fn any_job() -> impl Strategy<Value = Job> {
+    let dst = (
+        prop::sample::select(vec![Gap::Auto, Gap::Shift, Gap::Skip, Gap::End]),
+        prop::sample::select(vec![Fold::Auto, Fold::First, Fold::Second, Fold::Both]),
+    );
+    let timetable = (any_text(), any_text(), dst, any_at(), 1u32..4).prop_map(|(text, zone, (gap, fold), anchor, plan)| {
+        Plan::Schedule(Timetable { text, zone, dst: DstPolicy { gap, fold }, anchor, plan })
+    });
+    let plan = prop_oneof![timetable, vec(any_uid(), 1..4).prop_map(Plan::Parents)];
+    let times = (any_at(), any_at(), any_at());
+    (any_uid(), 1u32..5, times, plan, any_rules(), any_text()).prop_map(
+        |(uid, version, (created, changed, joins_from), plan, rules, body)| Job {
+            uid,
+            version,
+            created,
+            changed,
+            joins_from,
+            name: name(uid.0),
+            plan,
+            rules,
+            body,
+        },
+    )
+}
+
+fn any_rules() -> impl Strategy<Value = Rules> {
+    let catch_up = prop_oneof![
+        Just(CatchUp::Latest),
+        (1u64..100, any_span()).prop_map(|(count_max, age_max)| CatchUp::All { count_max, age_max }),
+        Just(CatchUp::None),
+    ];
+    let overlap = prop_oneof![
+        Just(Overlap::Queue),
+        Just(Overlap::Skip),
+        Just(Overlap::Replace),
+        (1u32..9).prop_map(|max| Overlap::Allow { max }),
+    ];
+    let retry = prop_oneof![
+        Just(Retry::default()),
+        (0u32..9, any_span(), 100u32..900, any_span())
+            .prop_map(|(max, delay, factor_percent, delay_max)| Retry { max, delay, factor_percent, delay_max }),
+    ];
+    let guarantee = prop::sample::select(vec![Guarantee::AtMostOnce, Guarantee::AtLeastOnce]);
+    let flags = any::<(bool, bool, bool)>();
+    let spans = (option::of(any_span()), any_span(), option::of(any_span()));
+    (flags, catch_up, overlap, retry, guarantee, spans).prop_map(
+        |((disabled, high_priority, soft_error), catch_up, overlap, retry, guarantee, (epsilon, lost_after, run_max))| {
+            Rules {
+                disabled,
+                high_priority,
+                catch_up,
+                epsilon,
+                overlap,
+                retry,
+                guarantee,
+                lost_after,
+                run_max,
+                soft_error,
+            }
+        },
+    )
+}
+
+fn any_progress() -> impl Strategy<Value = Progress> {
+    let paused = (any_at(), any_text(), option::of(any_at()))
+        .prop_map(|(since, reason, until)| Pause { since, reason, until });
+    let slots = (option::of(any_slot()), option::of(any_slot()), option::of(0u64..9));
+    let counts = (any::<u32>(), 0u64..9, 0u64..9, 0u64..9);
+    let times = (any_at(), option::of(any_at()), option::of(any_at()));
+    (slots, counts, times, option::of(paused), vec((any_uid(), any_cycle()), 0..3)).prop_map(
+        |((mark, next, remaining), counts, (accounted_since, last_success, last_error), paused, flags)| {
+            let (sequence, successes, errors, errors_in_a_row) = counts;
+            Progress {
+                mark,
+                next,
+                remaining,
+                accounted_since,
+                paused,
+                sequence,
+                flags,
+                successes,
+                errors,
+                errors_in_a_row,
+                last_success,
+                last_error,
+            }
+        },
+    )
+}
+
+fn any_kill() -> impl Strategy<Value = KillReason> {
+    prop::sample::select(vec![KillReason::Asked, KillReason::TimedOut, KillReason::Replaced, KillReason::Deleted])
+}
+
+fn any_attempt() -> impl Strategy<Value = Attempt> {
+    let failed = (option::of(any::<i32>()), option::of(any::<i32>()), any_text())
+        .prop_map(|(exit, signal, message)| AttemptEnd::Failed { exit, signal, message });
+    let end = prop_oneof![
+        Just(AttemptEnd::Succeeded),
+        failed,
+        Just(AttemptEnd::Killed),
+        Just(AttemptEnd::TimedOut),
+        any_text().prop_map(|message| AttemptEnd::Lost { message }),
+    ];
+    (0u32..5, any_at(), option::of(any_at()), any_at(), any_text(), end).prop_map(
+        |(number, launched, started, ended, node, end)| Attempt { number, launched, started, ended, node, end },
+    )
+}
+
+fn any_run() -> impl Strategy<Value = Run> {
+    let live = (0u32..4, any_at(), any_text(), option::of(any_at()), option::of(any_at()), option::of(any_kill()));
+    let live = live.prop_map(|(attempt, launched, node, started, unknown_since, kill)| {
+        let task = TaskId::of(&name(1), slot(1, 1), attempt);
+        RunState::Running(Live { attempt, task, launched, node, started, unknown_since, kill })
+    });
+    let waiting = (1u32..4, any_at()).prop_map(|(attempt, until)| RunState::Waiting { attempt, until });
+    let state = prop_oneof![Just(RunState::Queued), live, waiting];
+    let rest = (any::<bool>(), option::of(any_text()), state, vec(any_attempt(), 0..3));
+    (any_key(), any_cycle(), any_at(), any_at(), rest).prop_map(
+        |(key, cycle, due, created, (again, arguments, state, attempts))| Run {
+            key,
+            job: name(key.job.0),
+            cycle,
+            due,
+            created,
+            again,
+            arguments,
+            state,
+            attempts,
+        },
+    )
+}
+
+fn any_join() -> impl Strategy<Value = Join> {
+    let arrival = prop::sample::select(vec![Arrival::Awaited, Arrival::Succeeded, Arrival::Failed]);
+    let parents = vec((any_uid(), arrival), 0..4);
+    (any_uid(), any_cycle(), any_at(), parents, any::<bool>(), any::<bool>()).prop_map(
+        |(child, cycle, opened, parents, skipped, again)| Join { child, cycle, opened, parents, skipped, again },
+    )
+}
+
+fn any_fanout() -> impl Strategy<Value = Fanout> {
+    (any_key(), any_cycle(), any::<bool>(), any::<bool>(), option::of(any_uid()))
+        .prop_map(|(run, cycle, succeeded, again, after)| Fanout { run, cycle, succeeded, again, after })
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let outcome = || prop::sample::select(outcomes());
+    let run = (any_run(), any_at(), outcome()).prop_map(|(run, ended, outcome)| {
+        let Run { key, job, cycle, due, created, attempts, .. } = run;
+        Record::Run(EndedRun { key, job, cycle, due, created, ended, outcome, attempts })
+    });
+    let range = (any_uid(), any_slot(), any_slot(), 1u64..1000, any_at(), outcome()).prop_map(
+        |(job, first, last, count, recorded, outcome)| {
+            Record::Range(SlotRange {
+                job,
+                name: name(job.0),
+                first: first.nominal,
+                first_due: first.due.min(last.due),
+                last: last.nominal,
+                last_due: first.due.max(last.due),
+                count,
+                recorded,
+                outcome,
+            })
+        },
+    );
+    prop_oneof![run, range]
+}

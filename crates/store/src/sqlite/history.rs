@@ -1,0 +1,305 @@
+//! Questions to the file, each on a connection that cannot write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
+use scheduler::run::Record;
+use scheduler::state::State;
+
+use super::rows::{BLOCK, code, integer, outcome};
+use crate::format::{self, FormatError};
+use crate::{Applied, HistoryPage, HistoryQuery, LastRun, Retention, StoreError, Term};
+
+/// What one answer to a follower holds at most.
+const FOLLOW_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Why a question was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub(super) fn term(connection: &Connection) -> rusqlite::Result<Term> {
+    connection.prepare_cached("SELECT epoch, seq FROM term")?.query_row([], |row| {
+        Ok(Term { epoch: Epoch(row.get::<_, i64>(0)?.cast_unsigned()), seq: Seq(row.get::<_, i64>(1)?.cast_unsigned()) })
+    })
+}
+
+/// Everything, as of one moment.
+pub(super) fn load(connection: &Connection) -> Result<(State, Term), ReadError> {
+    let snapshot = connection.unchecked_transaction()?;
+    let term = term(&snapshot)?;
+    let mut meta = None;
+    each(&snapshot, "SELECT value FROM meta WHERE name = 'counters'", |value| {
+        meta = Some(format::read_meta(value)?);
+        Ok(())
+    })?;
+    let state = State {
+        meta: meta.ok_or_else(|| StoreError::Damaged("it has no counters".into()))?,
+        jobs: all(&snapshot, "SELECT value FROM jobs ORDER BY uid", |value| {
+            format::read_job(value).map(|job| (job.uid, Arc::new(job)))
+        })?,
+        progress: all(&snapshot, "SELECT value FROM progress ORDER BY uid", |value| {
+            format::read_progress(value).map(|(uid, progress)| (uid, Arc::new(progress)))
+        })?,
+        runs: all(&snapshot, "SELECT value FROM runs", |value| {
+            format::read_run(value).map(|run| (run.key, Arc::new(run)))
+        })?,
+        joins: all(&snapshot, "SELECT value FROM joins", |value| {
+            format::read_join(value).map(|join| ((join.child, join.cycle), Arc::new(join)))
+        })?,
+        fanouts: all(&snapshot, "SELECT value FROM fanouts", |value| {
+            format::read_fanout(value).map(|fanout| (fanout.run, Arc::new(fanout)))
+        })?,
+    };
+    Ok((state, term))
+}
+
+/// A table as a map. It is collected first: a map is built of sorted pairs far faster than pair by pair.
+fn all<K: Ord, V>(
+    connection: &Connection,
+    sql: &str,
+    read: impl Fn(&[u8]) -> Result<(K, V), FormatError>,
+) -> Result<BTreeMap<K, V>, ReadError> {
+    let mut pairs = Vec::new();
+    each(connection, sql, |value| {
+        pairs.push(read(value)?);
+        Ok(())
+    })?;
+    Ok(pairs.into_iter().collect())
+}
+
+fn each(
+    connection: &Connection,
+    sql: &str,
+    mut take: impl FnMut(&[u8]) -> Result<(), FormatError>,
+) -> Result<(), ReadError> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        take(bytes(row, 0)?)?;
+    }
+    Ok(())
+}
+
+fn bytes<'r>(row: &'r rusqlite::Row<'_>, column: usize) -> rusqlite::Result<&'r [u8]> {
+    row.get_ref(column)?.as_bytes().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+/// Batches after `after`; none when there are none yet.
+pub(super) fn applied_after(connection: &Connection, after: Seq) -> Result<Vec<Applied>, ReadError> {
+    let snapshot = connection.unchecked_transaction()?;
+    let Term { seq: last, .. } = term(&snapshot)?;
+    let oldest: Option<i64> = snapshot.query_row("SELECT min(seq) FROM applied", [], |row| row.get(0))?;
+    let oldest = Seq(oldest.map_or(last.0 + 1, i64::cast_unsigned));
+    if after > last || after.0 + 1 < oldest.0 {
+        return Err(StoreError::Gone { asked: Seq(after.0.saturating_add(1)), oldest }.into());
+    }
+    let mut statement =
+        snapshot.prepare_cached("SELECT seq, epoch, changes FROM applied WHERE seq > ?1 ORDER BY seq")?;
+    let mut rows = statement.query([after.0.cast_signed()])?;
+    let (mut batches, mut size) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let batch = bytes(row, 2)?;
+        size += batch.len();
+        if size > FOLLOW_BYTES_MAX && !batches.is_empty() {
+            break;
+        }
+        batches.push(Applied {
+            seq: Seq(row.get::<_, i64>(0)?.cast_unsigned()),
+            epoch: Epoch(row.get::<_, i64>(1)?.cast_unsigned()),
+            changes: format::read_batch(batch)?,
+        });
+    }
+    Ok(batches)
+}
+
+/// The conditions of a query that are looked for in columns.
+struct Conditions {
+    /// One bit for each outcome that is wanted.
+    outcomes: i64,
+    from: i64,
+    to: i64,
+    /// Records with a lower id.
+    before: i64,
+    /// One more than the page holds, to know whether there is a next one.
+    limit: i64,
+}
+
+impl Conditions {
+    fn of(query: &HistoryQuery) -> Self {
+        let every = (1 << 7) - 1;
+        let outcomes = query.outcomes.iter().fold(0, |bits, outcome| bits | 1 << code(*outcome));
+        Self {
+            outcomes: if query.outcomes.is_empty() { every } else { outcomes },
+            from: query.from.map_or(i64::MIN, whole_ms),
+            to: query.to.map_or(i64::MAX, whole_ms),
+            before: query.cursor.and_then(|cursor| i64::try_from(cursor).ok()).unwrap_or(i64::MAX),
+            limit: small(query.limit()) + 1,
+        }
+    }
+}
+
+/// Rounded up: due times have whole milliseconds, so "at or after" and "before" mean the same then.
+fn whole_ms(at: Timestamp) -> i64 {
+    let ms = at.as_millisecond();
+    if at.as_nanosecond() > i128::from(ms) * 1_000_000 { ms + 1 } else { ms }
+}
+
+pub(super) fn page(connection: &Connection, query: &HistoryQuery) -> Result<HistoryPage, ReadError> {
+    let snapshot = connection.unchecked_transaction()?;
+    let wanted = Conditions::of(query);
+    let mut ids = match (query.job, &query.name) {
+        (None, None) => ids_of_all(&snapshot, &wanted)?,
+        (job, name) => {
+            let mut ids = Vec::new();
+            for job in jobs(&snapshot, job, name.as_deref())? {
+                ids.extend(ids_of_job(&snapshot, job, &wanted)?);
+            }
+            ids
+        }
+    };
+    ids.sort_unstable_by(|a, b| b.cmp(a));
+    let more = ids.len() > query.limit();
+    ids.truncate(query.limit());
+    let mut find = snapshot.prepare_cached("SELECT value FROM history WHERE id = ?1")?;
+    let records = ids.iter().map(|id| find.query_row([id], |row| Ok(format::read_record(bytes(row, 0)?))));
+    let records = records.map(|read| Ok(read??)).collect::<Result<Vec<Record>, ReadError>>()?;
+    let next = ids.last().filter(|_| more).map(|id| id.cast_unsigned());
+    Ok(HistoryPage { records, next })
+}
+
+/// The jobs that a query is about: a name may have belonged to several, one after the other.
+fn jobs(connection: &Connection, job: Option<JobUid>, name: Option<&str>) -> rusqlite::Result<Vec<i64>> {
+    let sql = match (job, name) {
+        (Some(job), None) => return Ok(vec![integer(job)]),
+        (None, _) => "SELECT job FROM history_jobs WHERE name = ?2",
+        (Some(_), _) => "SELECT job FROM history_jobs WHERE job = ?1 AND name = ?2",
+    };
+    connection.prepare_cached(sql)?.query_map(params![job.map(integer), name], |row| row.get(0))?.collect()
+}
+
+fn ids_of_job(connection: &Connection, job: i64, wanted: &Conditions) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id FROM history WHERE job = ?1 AND id < ?2 AND (1 << outcome) & ?3 <> 0 AND last_due >= ?4 \
+         AND first_due < ?5 ORDER BY id DESC LIMIT ?6",
+    )?;
+    let Conditions { outcomes, from, to, before, limit } = wanted;
+    ids(&mut statement, params![job, before, outcomes, from, to, limit])
+}
+
+fn ids_of_all(connection: &Connection, wanted: &Conditions) -> rusqlite::Result<Vec<i64>> {
+    let Conditions { outcomes, from, to, before, limit } = wanted;
+    let mut blocks = connection.prepare_cached(
+        "SELECT block FROM history_blocks WHERE block <= ?1 AND outcomes & ?2 <> 0 AND due_max >= ?3 AND due_min < ?4 \
+         ORDER BY block DESC",
+    )?;
+    let mut within = connection.prepare_cached(
+        "SELECT id FROM history WHERE id >= ?1 AND id < ?2 AND (1 << outcome) & ?3 <> 0 AND last_due >= ?4 \
+         AND first_due < ?5 ORDER BY id DESC LIMIT ?6",
+    )?;
+    let mut found = Vec::new();
+    let mut rows = blocks.query(params![before / BLOCK, outcomes, from, to])?;
+    while let Some(row) = rows.next()? {
+        let first = row.get::<_, i64>(0)? * BLOCK;
+        let end = *before.min(&(first + BLOCK));
+        found.extend(ids(&mut within, params![first, end, outcomes, from, to, limit - small(found.len())])?);
+        if small(found.len()) == *limit {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// SQLite counts with signed numbers.
+fn small(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn ids(statement: &mut CachedStatement<'_>, params: impl rusqlite::Params) -> rusqlite::Result<Vec<i64>> {
+    statement.query_map(params, |row| row.get(0))?.collect()
+}
+
+pub(super) fn ended_run(connection: &Connection, key: RunKey) -> Result<Option<Record>, ReadError> {
+    let mut statement =
+        connection.prepare_cached("SELECT value FROM history WHERE key = ?1 ORDER BY id DESC LIMIT 1")?;
+    let found = statement.query_row([key.to_string()], |row| Ok(format::read_record(bytes(row, 0)?))).optional()?;
+    Ok(found.transpose()?)
+}
+
+pub(super) fn last_runs(connection: &Connection) -> Result<Vec<LastRun>, ReadError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT h.key, h.outcome, h.recorded FROM history_jobs AS j JOIN history AS h ON h.id = \
+         (SELECT id FROM history WHERE job = j.job AND key IS NOT NULL ORDER BY id DESC LIMIT 1)",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let text: String = row.get(0)?;
+        let last = text.parse().ok().zip(outcome(row.get(1)?)).zip(Timestamp::from_millisecond(row.get(2)?).ok());
+        let ((key, outcome), ended) =
+            last.ok_or_else(|| StoreError::Damaged(format!("the record of run `{text}` cannot be read")))?;
+        found.push(LastRun { key, outcome, ended });
+    }
+    Ok(found)
+}
+
+pub(super) fn kept_since(connection: &Connection, job: JobUid) -> Result<Option<Timestamp>, ReadError> {
+    let mut statement = connection.prepare_cached("SELECT kept_since FROM history_jobs WHERE job = ?1")?;
+    let since: Option<Option<i64>> = statement.query_row([integer(job)], |row| row.get(0)).optional()?;
+    let since = since.flatten().map(Timestamp::from_millisecond).transpose();
+    Ok(since.map_err(|error| StoreError::Damaged(error.to_string()))?)
+}
+
+/// What retention removes, oldest first, at most `limit` ids.
+pub(super) fn surplus(connection: &Connection, keep: Retention, now: Timestamp, limit: usize) -> rusqlite::Result<Vec<i64>> {
+    let oldest = whole_ms(now.checked_sub(keep.age_max).unwrap_or(Timestamp::MIN));
+    let mut blocks =
+        connection.prepare_cached("SELECT block FROM history_blocks WHERE recorded_min < ?1 ORDER BY block")?;
+    let mut old = connection
+        .prepare_cached("SELECT id FROM history WHERE id >= ?1 AND id < ?2 AND recorded < ?3 ORDER BY id LIMIT ?4")?;
+    let mut found = Vec::new();
+    let mut rows = blocks.query([oldest])?;
+    while let Some(row) = rows.next()? {
+        let first = row.get::<_, i64>(0)? * BLOCK;
+        found.extend(ids(&mut old, params![first, first + BLOCK, oldest, small(limit - found.len())])?);
+        if found.len() == limit {
+            return Ok(found);
+        }
+    }
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let count_max = i64::try_from(keep.count_max).unwrap_or(i64::MAX);
+    let mut many =
+        connection.prepare_cached("SELECT job, count(*) FROM history GROUP BY job HAVING count(*) > ?1")?;
+    let mut of_job = connection.prepare_cached("SELECT id FROM history WHERE job = ?1 ORDER BY id LIMIT ?2")?;
+    let mut rows = many.query([count_max])?;
+    while let Some(row) = rows.next()? {
+        let too_many = usize::try_from(row.get::<_, i64>(1)? - count_max).unwrap_or(0);
+        found.extend(ids(&mut of_job, params![row.get::<_, i64>(0)?, small(too_many.min(limit - found.len()))])?);
+        if found.len() == limit {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Deleted jobs of which the history has no record left.
+pub(super) fn forgotten(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT job FROM history_jobs AS j WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE uid = j.job) \
+         AND NOT EXISTS (SELECT 1 FROM history WHERE job = j.job) LIMIT ?1",
+    )?;
+    ids(&mut statement, params![small(limit)])
+}

@@ -1,0 +1,387 @@
+//! The one thread that writes: takes all batches that wait, and makes one transaction of them.
+//!
+//! Every transaction begins by reading the term record, so a doubt about the one before it is settled by the same
+//! look that fences: a batch that is there already is answered, one of a deposed term is refused.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+use scheduler::ids::{Epoch, Seq};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::Shared;
+use super::lock::LeaderLock;
+use super::open::{Schema, migrate};
+use super::rows::{Batch, Ledger, RowWriter, forget_jobs, remove_records};
+use crate::{Deposed, StoreError, Term};
+
+/// Batches in one transaction, and their bytes: so that those who wait for the first one wait for milliseconds.
+const GROUP_BATCHES_MAX: usize = 64;
+const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Batches that may wait for a missing predecessor. A driver has at most 8 in flight.
+const WAITING_MAX: usize = 64;
+/// Pauses between tries while the disk is full or failing.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// With nothing to do for so long, memory is given back and the log is copied into the database.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// What the writer is asked to do.
+pub(super) enum Command {
+    /// Apply a batch.
+    Commit(Commit),
+    /// Begin a term; the lock comes back with it, so that it is gone when nobody waits any more.
+    Raise { lock: LeaderLock, reply: oneshot::Sender<Result<(Term, LeaderLock), StoreError>> },
+    /// Remove records of the history.
+    Remove { ids: Vec<i64>, forget: Vec<i64>, reply: oneshot::Sender<Result<u64, StoreError>> },
+    /// End the term after everything that came before.
+    Resign { reply: oneshot::Sender<()> },
+    /// The store is being dropped.
+    Stop,
+}
+
+/// A batch that waits to be applied.
+pub(super) struct Commit {
+    pub(super) epoch: Epoch,
+    pub(super) seq: Seq,
+    pub(super) batch: Batch,
+    pub(super) reply: oneshot::Sender<Result<(), Deposed>>,
+}
+
+/// What waits for the writer.
+#[derive(Default)]
+pub(super) struct Inbox {
+    commands: Mutex<VecDeque<Command>>,
+    came: Condvar,
+}
+
+impl Inbox {
+    pub(super) fn put(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.came.notify_one();
+    }
+
+    /// All that has come; waits for something, at most so long.
+    fn take(&self, at_most: Option<Duration>) -> VecDeque<Command> {
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let empty = |commands: &mut VecDeque<Command>| commands.is_empty();
+        let mut commands = match at_most {
+            None => self.came.wait_while(commands, empty).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => {
+                self.came.wait_timeout_while(commands, time, empty).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        std::mem::take(&mut *commands)
+    }
+
+    /// Waits so long, or until someone wants the term to end. Returns whether someone does.
+    fn is_ending_within(&self, time: Duration) -> bool {
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let going_on = |commands: &mut VecDeque<Command>| {
+            !commands.iter().any(|c| matches!(c, Command::Resign { .. } | Command::Stop | Command::Raise { .. }))
+        };
+        let waited = self.came.wait_timeout_while(commands, time, going_on);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+/// Starts the thread.
+pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let writer = Writer { shared, connection, waiting: BTreeMap::new(), ledger: None };
+    std::thread::Builder::new().name("store-writer".into()).spawn(|| writer.run())
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    connection: Connection,
+    /// By seq; a batch may be sent twice.
+    waiting: BTreeMap<u64, Vec<Commit>>,
+    /// `None` after a transaction that was rolled back: to be read again.
+    ledger: Option<Ledger>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut rested = true;
+        loop {
+            let commands = self.shared.inbox.take(if rested { None } else { Some(IDLE) });
+            rested = commands.is_empty();
+            if rested {
+                self.rest();
+            }
+            for command in commands {
+                match command {
+                    Command::Commit(commit) => self.accept(commit),
+                    Command::Raise { lock, reply } => self.raise(lock, reply),
+                    Command::Remove { ids, forget, reply } => {
+                        self.flush();
+                        // Whoever asked may have gone; the records are removed all the same.
+                        let _ = reply.send(self.remove(&ids, &forget));
+                    }
+                    Command::Resign { reply } => {
+                        self.flush();
+                        self.depose("this node has resigned");
+                        if let Some(leading) = self.shared.end_term() {
+                            leading.lock.release();
+                        }
+                        let _ = reply.send(());
+                    }
+                    Command::Stop => {
+                        self.flush();
+                        self.depose("the store was closed");
+                        return;
+                    }
+                }
+            }
+            self.flush();
+        }
+    }
+
+    fn accept(&mut self, commit: Commit) {
+        if self.waiting.len() >= WAITING_MAX {
+            let reason = format!("{WAITING_MAX} batches wait for one that never came");
+            let _ = commit.reply.send(Err(Deposed { reason }));
+            return;
+        }
+        self.waiting.entry(commit.seq.0).or_default().push(commit);
+    }
+
+    /// Applies what can be applied, and keeps trying while the disk does not let us.
+    fn flush(&mut self) {
+        let mut pause = PAUSE_MIN;
+        while !self.waiting.is_empty() {
+            match self.group() {
+                Ok(answered) => {
+                    self.shared.trouble_is_over();
+                    pause = PAUSE_MIN;
+                    if answered == 0 {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.ledger = None;
+                    let meaning = self.shared.place.meaning(&error);
+                    self.shared.trouble(&meaning);
+                    if matches!(meaning, StoreError::Damaged(_)) {
+                        self.depose(&meaning.to_string());
+                        return;
+                    }
+                    if self.shared.inbox.is_ending_within(pause) {
+                        self.depose(&format!("the term ended before the batch could be written: {meaning}"));
+                        return;
+                    }
+                    pause = PAUSE_MAX.min(pause * 2);
+                }
+            }
+        }
+    }
+
+    /// One transaction. Returns how many batches were answered.
+    fn group(&mut self) -> rusqlite::Result<usize> {
+        let Some(epoch) = self.shared.leads() else {
+            return Ok(self.depose("the right to lead is gone"));
+        };
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let record = TermRecord::read(&transaction)?;
+        if record.epoch != epoch.0 {
+            drop(transaction);
+            self.shared.end_term();
+            return Ok(self.depose(&format!("epoch {} has begun", record.epoch)));
+        }
+        let ledger = match &mut self.ledger {
+            Some(ledger) => ledger,
+            none => none.insert(Ledger::read(&transaction)?),
+        };
+        let mut last = record.seq;
+        let mut writer = RowWriter::new(&transaction, ledger)?;
+        let (mut batches, mut bytes) = (0, 0);
+        while let Some(commit) = self.waiting.get(&(last + 1)).and_then(|same| record.next_of(same)) {
+            if batches == GROUP_BATCHES_MAX || (batches > 0 && bytes + commit.batch.bytes() > GROUP_BYTES_MAX) {
+                break;
+            }
+            last += 1;
+            writer.write(last.cast_signed(), epoch.0.cast_signed(), &commit.batch)?;
+            batches += 1;
+            bytes += commit.batch.bytes();
+        }
+        writer.finish()?;
+        if batches > 0 {
+            record.advance(&transaction, last)?;
+            transaction.commit()?;
+            self.shared.applied.send_replace(last);
+        } else {
+            drop(transaction);
+        }
+        Ok(self.answer(record, last))
+    }
+
+    /// Answers everything up to `last`, and what belongs to no batch of this term.
+    fn answer(&mut self, record: TermRecord, last: u64) -> usize {
+        let mut answered = 0;
+        let mut keep = BTreeMap::new();
+        for (seq, same) in std::mem::take(&mut self.waiting) {
+            for commit in same {
+                let verdict = if commit.epoch.0 != record.epoch || seq <= record.began {
+                    let TermRecord { epoch, began, .. } = record;
+                    let ours = commit.epoch.0;
+                    Err(Deposed { reason: format!("batch {seq} of epoch {ours}: epoch {epoch} began with batch {began}") })
+                } else if seq <= last {
+                    Ok(())
+                } else {
+                    keep.entry(seq).or_insert_with(Vec::new).push(commit);
+                    continue;
+                };
+                answered += 1;
+                // Whoever sent it may have stopped waiting.
+                let _ = commit.reply.send(verdict);
+            }
+        }
+        self.waiting = keep;
+        answered
+    }
+
+    /// Refuses everything that waits.
+    fn depose(&mut self, reason: &str) -> usize {
+        let waiting = std::mem::take(&mut self.waiting).into_values().flatten();
+        waiting.map(|commit| commit.reply.send(Err(Deposed { reason: reason.into() }))).count()
+    }
+
+    /// Begins a term as soon as the disk lets us, unless nobody wants it any more.
+    fn raise(&mut self, lock: LeaderLock, reply: oneshot::Sender<Result<(Term, LeaderLock), StoreError>>) {
+        self.depose("a new term begins");
+        let mut pause = PAUSE_MIN;
+        while !reply.is_closed() {
+            match self.begin() {
+                Ok(term) => {
+                    self.shared.trouble_is_over();
+                    self.shared.applied.send_replace(term.seq.0);
+                    // Not taken means dropped, and with it the lock.
+                    let _ = reply.send(Ok((term, lock)));
+                    return;
+                }
+                Err(error @ (StoreError::Newer { .. } | StoreError::Damaged(_))) => {
+                    let _ = reply.send(Err(error));
+                    return;
+                }
+                Err(error) => self.shared.trouble(&error),
+            }
+            if self.shared.inbox.is_ending_within(pause) {
+                return;
+            }
+            pause = PAUSE_MAX.min(pause * 2);
+        }
+    }
+
+    fn begin(&mut self) -> Result<Term, StoreError> {
+        let place = self.shared.place.clone();
+        if !place.is_same_file() {
+            return Err(place.damaged("another file was put in its place while this server ran: start it again"));
+        }
+        let meaning = |error: rusqlite::Error| place.meaning(&error);
+        if place.check(&self.connection)? == Schema::Older {
+            migrate(&mut self.connection).map_err(meaning)?;
+        }
+        self.ledger = None;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(meaning)?;
+        let record = TermRecord::read(&transaction).map_err(meaning)?.raise(&transaction).map_err(meaning)?;
+        let mut ledger = Ledger::read(&transaction).map_err(meaning)?;
+        let mut writer = RowWriter::new(&transaction, &mut ledger).map_err(meaning)?;
+        let empty = Batch::encode(&[]);
+        let (epoch, seq) = (record.epoch.cast_signed(), record.seq.cast_signed());
+        writer.write(seq, epoch, &empty).and_then(|()| writer.finish()).map_err(meaning)?;
+        transaction.commit().map_err(meaning)?;
+        self.ledger = Some(ledger);
+        Ok(Term { epoch: Epoch(record.epoch), seq: Seq(record.seq) })
+    }
+
+    fn remove(&mut self, ids: &[i64], forget: &[i64]) -> Result<u64, StoreError> {
+        let gone = || Deposed { reason: "only the leader removes history".into() };
+        let epoch = self.shared.leads().ok_or_else(gone)?;
+        let place = self.shared.place.clone();
+        let mut work = || {
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if TermRecord::read(&transaction)?.epoch != epoch.0 {
+                return Ok(None);
+            }
+            let removed = remove_records(&transaction, ids)?;
+            forget_jobs(&transaction, forget)?;
+            transaction.commit()?;
+            Ok(Some(removed))
+        };
+        let removed = work().map_err(|error: rusqlite::Error| place.meaning(&error))?;
+        if !forget.is_empty() {
+            // A forgotten job may come back, and would have to be written down again.
+            self.ledger = None;
+        }
+        Ok(removed.ok_or_else(gone)?)
+    }
+
+    /// Makes use of a quiet moment. What fails here is tried again at the next one.
+    fn rest(&mut self) {
+        if self.shared.leads().is_some() {
+            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        }
+        let _ = self.connection.execute_batch("PRAGMA shrink_memory");
+    }
+}
+
+/// The record that every batch moves.
+#[derive(Clone, Copy)]
+struct TermRecord {
+    epoch: u64,
+    began: u64,
+    seq: u64,
+}
+
+impl TermRecord {
+    fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        connection.prepare_cached("SELECT epoch, began, seq FROM term")?.query_row([], |row| {
+            let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+            Ok(Self { epoch: number(0)?, began: number(1)?, seq: number(2)? })
+        })
+    }
+
+    /// Of batches with the same number, the one of this term.
+    fn next_of<'c>(&self, same: &'c [Commit]) -> Option<&'c Commit> {
+        same.iter().find(|commit| commit.epoch.0 == self.epoch)
+    }
+
+    /// Moves the record on. The transaction has held the write lock since it was read, so this compare-and-set
+    /// cannot fail; were that ever wrong, nothing would be written.
+    fn advance(self, connection: &Connection, last: u64) -> rusqlite::Result<()> {
+        let moved = connection
+            .prepare_cached("UPDATE term SET seq = ?1 WHERE epoch = ?2 AND seq = ?3")?
+            .execute([last, self.epoch, self.seq].map(u64::cast_signed))?;
+        if moved == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(moved)) }
+    }
+
+    fn raise(self, connection: &Connection) -> rusqlite::Result<Self> {
+        let next = Self { epoch: self.epoch + 1, began: self.seq + 1, seq: self.seq + 1 };
+        connection
+            .prepare_cached("UPDATE term SET epoch = ?1, began = ?2, seq = ?3")?
+            .execute([next.epoch, next.began, next.seq].map(u64::cast_signed))?;
+        Ok(next)
+    }
+}
+
+impl Shared {
+    /// Remembers what is wrong, for `/ready`, and says so once.
+    fn trouble(&self, error: &StoreError) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.is_none() {
+            warn!(%error, "cannot write the store, trying again");
+        }
+        *trouble = Some(error.to_string());
+    }
+
+    fn trouble_is_over(&self) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.take().is_some() {
+            info!("the store can be written again");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The stored format: pinned by a golden file, and total.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use store::format::{read_batch, read_change, write_batch, write_change};
+use store::samples::{any_change, every_change};
+
+fn line(change: &scheduler::state::Change) -> String {
+    let mut out = Vec::new();
+    write_change(&mut out, change);
+    String::from_utf8(out).expect("JSON is UTF-8")
+}
+
+/// What is written today can be read by every later version: if this file changes, the format has changed.
+/// `UPDATE_GOLDEN=1 cargo test -p store --test format` writes it anew.
+#[test]
+fn every_kind_of_change_is_written_as_ever() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/changes.jsonl");
+    let now: String = every_change().iter().map(|(_, change)| line(change) + "\n").collect();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &now).expect("the golden file can be written");
+    }
+    let golden = std::fs::read_to_string(&path).expect("the golden file can be read");
+    for (n, (was, is)) in golden.lines().zip(now.lines()).enumerate() {
+        assert_eq!(was, is, "line {}: {}", n + 1, every_change()[n].0);
+    }
+    assert_eq!(golden.lines().count(), now.lines().count());
+    let read = read_batch(golden.as_bytes()).expect("the golden file can be read");
+    assert_eq!(read, every_change().into_iter().map(|(_, change)| change).collect::<Vec<_>>());
+}
+
+#[test]
+fn unknown_fields_are_ignored() {
+    for (title, change) in every_change() {
+        let line = line(&change);
+        // Into the first object that is no tag, where there is one.
+        let tag = if title.starts_with("record") { line.match_indices(":{").nth(1) } else { line.match_indices(":{").next() };
+        if let Some((at, _)) = tag {
+            let (tag, rest) = line.split_at(at + 2);
+            let more = format!("{tag}\"of_tomorrow\":[1,{{}}],{rest}");
+            let read = read_change(more.as_bytes()).unwrap_or_else(|error| panic!("{title}: {error}"));
+            assert_eq!(read, change, "{title}");
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_and_where_is_said() {
+    let check = |line: &str, says: &str| {
+        let error = read_change(line.as_bytes()).expect_err(line).to_string();
+        assert!(error.contains(says), "{error}");
+    };
+    check("", "EOF");
+    check(r#"{"run_gone":"not a key"}"#, "not a key");
+    check(r#"{"job_gone":"x"}"#, "expected u64");
+    check(r#"{"tomorrow":{}}"#, "unknown variant `tomorrow`");
+    check(r#"{"job":{"uid":1,"name":"a","created":0,"body":""}}"#, "either `schedule` or `parents`");
+    check(r#"{"job":{"uid":1,"name":"a b","created":0,"parents":[1],"body":""}}"#, "contains ' '");
+    check(r#"{"job":{"uid":1,"name":"a","created":9223372036854775807,"parents":[1],"body":""}}"#, "timestamp");
+    check(r#"{"progress":{"job":1,"accounted_since":0,"mark":{"due":0}}}"#, "either `index` or `civil`");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_written_can_be_read(changes in prop::collection::vec(any_change(), 0..8)) {
+        prop_assert_eq!(read_batch(&write_batch(&changes)).expect("our own bytes"), changes);
+    }
+
+    #[test]
+    fn reading_never_panics(change in any_change(), cut in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = line(&change).into_bytes();
+        let at = cut.index(bytes.len());
+        let _ = read_change(&bytes[..at]);
+        bytes[at] = byte;
+        let _ = read_change(&bytes);
+    }
+}
