@@ -1,0 +1,596 @@
+//! Job definitions as JSON: the form of Chronos, with the fields that are new beside it.
+//!
+//! What the scheduler decides by becomes typed [`Rules`]; everything else goes, in a normal form, into the body that
+//! the core keeps and never reads. Counters in a document are ignored: only the server counts.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use scheduler::ids::{JobName, JobUid};
+use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Plan, Progress, Retry, Rules};
+use scheduler::request::{Definition, PlanText};
+use scheduler::schedule::{DstPolicy, Fold, Gap, Lint, Schedule, ScheduleError, Zone};
+use serde_json::{Map, Value, json};
+
+use super::duration;
+use super::shape::{Field, Kind, Problem, Reader, Shape, optional, required};
+
+/// Which endpoint a definition came to; it says what the job must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// `/iso8601`: a schedule, or neither schedule nor parents, which means once, now.
+    Schedule,
+    /// `/dependency`: parents.
+    Dependency,
+    /// Either of them: files, where nobody names an endpoint.
+    Any,
+}
+
+/// A definition that was understood.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// What it says.
+    pub definition: Definition,
+    /// What its author should know; one sentence each.
+    pub warnings: Vec<String>,
+    /// Advice about the schedule.
+    pub lints: Vec<Lint>,
+}
+
+/// What the fields that Chronos takes from its flags are when a job does not say: its `--mesos_task_cpu`.
+pub const CPUS: f64 = 0.1;
+/// Likewise, in MB: `--mesos_task_mem`.
+pub const MEM: f64 = 128.0;
+/// Likewise, in MB: `--mesos_task_disk`.
+pub const DISK: f64 = 256.0;
+/// Likewise: `--user`.
+const USER: &str = "root";
+/// The schedule of a job that has neither schedule nor parents: once, now. The scheduler fills in the start.
+pub const ONCE: &str = "R1//PT24H";
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Ten years: far beyond sense, far below overflow.
+const SPAN_MAX: Duration = Duration::from_secs(3660 * 86_400);
+/// `catchUp: all` without an age.
+const AGE: Duration = Duration::from_secs(7 * 86_400);
+const SPAN: Shape = Shape::Span(SECOND, SPAN_MAX);
+
+const PAIR: Shape = Shape::Object(&[required("key", Shape::Text), required("value", Shape::Text)]);
+const FETCH: Shape = Shape::Object(&[
+    required("uri", Shape::Text),
+    optional("executable", Shape::Bool),
+    optional("cache", Shape::Bool),
+    optional("extract", Shape::Bool),
+    optional("output_file", Shape::Text),
+]);
+const PORT: Shape = Shape::Object(&[
+    required("hostPort", Shape::Whole(0, 65535)),
+    required("containerPort", Shape::Whole(0, 65535)),
+    optional("protocol", Shape::Text),
+]);
+const NETWORK: Shape = Shape::Object(&[
+    required("name", Shape::Text),
+    optional("protocol", Shape::Word(&["IPv4", "IPv6"])),
+    optional("labels", Shape::List(&PAIR)),
+    optional("portMappings", Shape::List(&PORT)),
+]);
+const EXTERNAL: Shape = Shape::Object(&[
+    required("name", Shape::Text),
+    required("provider", Shape::Text),
+    optional("options", Shape::List(&PAIR)),
+]);
+const VOLUME: Shape = Shape::Object(&[
+    required("containerPath", Shape::Text),
+    optional("hostPath", Shape::Text),
+    optional("mode", Shape::Word(&["RW", "RO"])),
+    optional("external", EXTERNAL),
+]);
+const CONTAINER: Shape = Shape::Object(&[
+    optional("type", Shape::Word(&["DOCKER", "MESOS"])),
+    required("image", Shape::Text),
+    optional("network", Shape::Word(&["BRIDGE", "HOST", "USER"])),
+    optional("networkName", Shape::Text),
+    optional("networkInfos", Shape::List(&NETWORK)),
+    optional("volumes", Shape::List(&VOLUME)),
+    optional("forcePullImage", Shape::Bool),
+    optional("parameters", Shape::List(&PAIR)),
+]);
+const CONSTRAINT: Shape = Shape::Row(&[Shape::Text, Shape::Word(&["EQUALS", "LIKE", "UNLIKE"]), Shape::Text]);
+const CATCH_UP: Shape = Shape::Either(&[
+    Shape::Word(&["latest", "none", "all"]),
+    Shape::Object(&[required(
+        "all",
+        Shape::Object(&[
+            optional("count", Shape::Whole(1, CatchUp::COUNT_MAX.cast_signed())),
+            optional("age", SPAN),
+        ]),
+    )]),
+]);
+const DST: Shape = Shape::Object(&[
+    optional("gap", Shape::Word(&["auto", "shift", "skip", "end"])),
+    optional("fold", Shape::Word(&["auto", "first", "second", "both"])),
+]);
+
+/// Every field that is read. What the scheduler does not keep itself is stored in this order.
+const FIELDS: &[Field] = &[
+    required("name", Shape::Text),
+    optional("command", Shape::Text),
+    optional("shell", Shape::Bool),
+    optional("executor", Shape::Text),
+    optional("executorFlags", Shape::Text),
+    optional("taskInfoData", Shape::Text),
+    optional("retries", Shape::Whole(0, Retry::MAX as i64)),
+    optional("owner", Shape::Text),
+    optional("ownerName", Shape::Text),
+    optional("description", Shape::Text),
+    optional("cpus", Shape::Real(0.0, f64::MAX)),
+    optional("disk", Shape::Real(0.0, f64::MAX)),
+    optional("mem", Shape::Real(0.0, f64::MAX)),
+    optional("disabled", Shape::Bool),
+    optional("softError", Shape::Bool),
+    optional("dataProcessingJobType", Shape::Bool),
+    optional("fetch", Shape::List(&FETCH)),
+    optional("uris", Shape::List(&Shape::Text)),
+    optional(
+        "environmentVariables",
+        Shape::List(&Shape::Object(&[required("name", Shape::Text), required("value", Shape::Text)])),
+    ),
+    optional("arguments", Shape::List(&Shape::Text)),
+    optional("highPriority", Shape::Bool),
+    optional("runAsUser", Shape::Text),
+    optional("concurrent", Shape::Bool),
+    optional("maxCompletionTime", Shape::Whole(0, SPAN_MAX.as_secs().cast_signed())),
+    optional("container", CONTAINER),
+    optional("constraints", Shape::List(&CONSTRAINT)),
+    optional("parents", Shape::List(&Shape::Text)),
+    optional("schedule", Shape::Text),
+    optional("scheduleTimeZone", Shape::Text),
+    optional("overlap", Shape::Word(&["queue", "skip", "replace", "allow"])),
+    optional("maxConcurrent", Shape::Whole(1, Overlap::CONCURRENT_MAX as i64)),
+    optional("catchUp", CATCH_UP),
+    optional("epsilon", SPAN),
+    optional("retryDelay", Shape::Span(Retry::DELAY_MIN, SPAN_MAX)),
+    optional("retryBackoff", Shape::Real(1.0, 10.0)),
+    optional("retryDelayMax", Shape::Span(Retry::DELAY_MIN, SPAN_MAX)),
+    optional("guarantee", Shape::Word(&["atMostOnce", "atLeastOnce"])),
+    optional("lostAfter", SPAN),
+    optional("dstPolicy", DST),
+    optional("labels", Shape::Dictionary(&Shape::Text)),
+];
+
+/// What the server counts; a document that was read from it carries them back.
+const COUNTERS: &[&str] =
+    &["successCount", "errorCount", "lastSuccess", "lastError", "errorsSinceLastSuccess"];
+
+/// The order in which a job is written: that of Chronos, then what is new.
+const ORDER: &[&str] = &[
+    "name",
+    "command",
+    "shell",
+    "executor",
+    "executorFlags",
+    "taskInfoData",
+    "retries",
+    "owner",
+    "ownerName",
+    "description",
+    "successCount",
+    "errorCount",
+    "lastSuccess",
+    "lastError",
+    "cpus",
+    "disk",
+    "mem",
+    "disabled",
+    "softError",
+    "dataProcessingJobType",
+    "errorsSinceLastSuccess",
+    "fetch",
+    "uris",
+    "environmentVariables",
+    "arguments",
+    "highPriority",
+    "runAsUser",
+    "concurrent",
+    "maxCompletionTime",
+    "container",
+    "constraints",
+    "parents",
+    "schedule",
+    "scheduleTimeZone",
+    "overlap",
+    "maxConcurrent",
+    "catchUp",
+    "epsilon",
+    "retryDelay",
+    "retryBackoff",
+    "retryDelayMax",
+    "guarantee",
+    "lostAfter",
+    "dstPolicy",
+    "labels",
+];
+
+/// Reads a definition. `now` stands for an empty start while the schedule is checked.
+/// # Errors
+/// The first thing that is wrong with it, with the path of the field.
+pub fn read(document: &[u8], door: Door, now: Timestamp) -> Result<Reading, Problem> {
+    let value = serde_json::from_slice(document).map_err(|e| Problem {
+        kind: Kind::Malformed,
+        field: String::new(),
+        message: format!("the body is not valid JSON: {e}"),
+        hint: "send one JSON object, at most 128 levels deep".into(),
+    })?;
+    read_value(&value, door, now)
+}
+
+/// Reads a definition that is JSON already.
+/// # Errors
+/// As [`read`].
+pub fn read_value(document: &Value, door: Door, now: Timestamp) -> Result<Reading, Problem> {
+    let Value::Object(document) = document else {
+        let message = "the body is not a JSON object: expected the fields of one job";
+        return Err(Problem::invalid("", message, "send one job at a time, as {\"name\": ..., ...}"));
+    };
+    let mut reader = Reader::default();
+    let mut fields = reader.read_object(document, FIELDS, COUNTERS, "")?;
+    let mut warnings = reader.warnings;
+
+    let name = name(&take_text(&mut fields, "name"), "name")?;
+    let (plan, lints) = plan(&mut fields, door, now, &mut warnings)?;
+    let rules = rules(&mut fields, &mut warnings)?;
+    normalise(&mut fields)?;
+    let body = Value::Object(fields).to_string();
+
+    let size = body.len() + plan_bytes(&plan);
+    if size > Definition::BYTES_MAX {
+        let message = format!("the definition has {size} bytes; at most {} are kept", Definition::BYTES_MAX);
+        let hint = "put the script into a file or an image, and call it from the command".into();
+        return Err(Problem { kind: Kind::TooLarge, field: String::new(), message, hint });
+    }
+    Ok(Reading { definition: Definition { name, plan, rules, body: body.into() }, warnings, lints })
+}
+
+fn name(text: &str, path: &str) -> Result<JobName, Problem> {
+    JobName::new(text).map_err(|e| {
+        let hint = "use letters, digits, `_`, `.` and `-`, at most 255 of them";
+        Problem::invalid(path, format!("`{path}`: {e}"), hint)
+    })
+}
+
+fn plan(
+    fields: &mut Map<String, Value>,
+    door: Door,
+    now: Timestamp,
+    warnings: &mut Vec<String>,
+) -> Result<(PlanText, Vec<Lint>), Problem> {
+    let listed = match fields.shift_remove("parents") {
+        Some(Value::Array(parents)) => Some(parents),
+        _ => None,
+    };
+    let schedule = take_text(fields, "schedule");
+    let zone = take_text(fields, "scheduleTimeZone");
+    let dst = dst(fields.get("dstPolicy"));
+    let has_parents = listed.as_ref().is_some_and(|parents| !parents.is_empty());
+    if !schedule.is_empty() && has_parents {
+        let message =
+            "`schedule` and `parents` are both given: a job is started by time or by other jobs, not by both";
+        return Err(Problem::invalid("parents", message, "remove one of the two"));
+    }
+    if door == Door::Schedule && has_parents {
+        let message = "`parents` are given, but this endpoint takes jobs with a schedule";
+        return Err(Problem::invalid("parents", message, "send it to .../dependency"));
+    }
+    if door == Door::Dependency && (listed.is_none() || !schedule.is_empty()) {
+        let message = "`parents` is missing, but this endpoint takes jobs that have parents";
+        return Err(Problem::invalid("parents", message, "send a job with a schedule to .../iso8601"));
+    }
+    if has_parents || door == Door::Dependency {
+        if !zone.is_empty() {
+            warnings.push("`scheduleTimeZone` has no effect on a job with parents and was ignored".into());
+        }
+        let mut parents = Vec::new();
+        for (i, parent) in listed.unwrap_or_default().iter().enumerate() {
+            parents.push(self::name(parent.as_str().unwrap_or_default(), &format!("parents[{i}]"))?);
+        }
+        parents.sort();
+        parents.dedup();
+        return Ok((PlanText::Parents(parents), Vec::new()));
+    }
+    let text = if schedule.is_empty() { ONCE } else { &schedule };
+    let lints = Schedule::parse(text, &zone, dst, now).map_err(|e| wrong_schedule(&e, &zone))?.lints();
+    Ok((PlanText::Schedule { text: text.into(), zone: zone.into(), dst }, lints))
+}
+
+/// A schedule or zone that cannot be read, as a problem of its field.
+pub fn wrong_schedule(error: &ScheduleError, zone: &str) -> Problem {
+    let field = if matches!(error, ScheduleError::Zone { .. }) { "scheduleTimeZone" } else { "schedule" };
+    let hint = match Zone::classic(zone) {
+        Some(region) if field == "scheduleTimeZone" => format!("Chronos read {zone} as {region}: write that"),
+        _ => error.hint(),
+    };
+    Problem::invalid(field, format!("`{field}`: {error}"), hint)
+}
+
+fn rules(fields: &mut Map<String, Value>, warnings: &mut Vec<String>) -> Result<Rules, Problem> {
+    let default = Rules::default();
+    let concurrent = take_bool(fields, "concurrent");
+    let overlap = fields.get("overlap").and_then(Value::as_str);
+    let most = fields.get("maxConcurrent").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    let overlap = match overlap {
+        Some(rule) if concurrent && rule != "allow" => {
+            let message = format!("`concurrent` is true, but `overlap` is \"{rule}\"");
+            return Err(Problem::invalid(
+                "overlap",
+                message,
+                "`concurrent: true` means `overlap: allow`; remove one of them",
+            ));
+        }
+        Some("skip") => Overlap::Skip,
+        Some("replace") => Overlap::Replace,
+        Some("allow") => Overlap::Allow { max: most.unwrap_or(Overlap::CONCURRENT_MAX) },
+        None if concurrent => Overlap::Allow { max: most.unwrap_or(Overlap::CONCURRENT_MAX) },
+        _ => Overlap::Queue,
+    };
+    if most.is_some() && !matches!(overlap, Overlap::Allow { .. }) {
+        warnings.push("`maxConcurrent` has no effect without `overlap: allow`".into());
+    }
+    let retry = Retry {
+        max: take_whole(fields, "retries").and_then(|n| u32::try_from(n).ok()).unwrap_or(default.retry.max),
+        delay: span(fields, "retryDelay").unwrap_or(default.retry.delay),
+        factor_percent: factor(fields).unwrap_or(default.retry.factor_percent),
+        delay_max: span(fields, "retryDelayMax").unwrap_or(default.retry.delay_max),
+    };
+    if retry.delay > retry.delay_max && fields.contains_key("retryDelayMax") {
+        let message = "`retryDelayMax` is less than `retryDelay`";
+        return Err(Problem::invalid("retryDelayMax", message, "raise it, or leave it out"));
+    }
+    let guarantee = match fields.get("guarantee").and_then(Value::as_str) {
+        Some("atLeastOnce") => Guarantee::AtLeastOnce,
+        _ => Guarantee::AtMostOnce,
+    };
+    Ok(Rules {
+        disabled: take_bool(fields, "disabled"),
+        high_priority: take_bool(fields, "highPriority"),
+        catch_up: catch_up(fields.get("catchUp")),
+        epsilon: span(fields, "epsilon"),
+        overlap,
+        retry,
+        guarantee,
+        lost_after: span(fields, "lostAfter").unwrap_or(default.lost_after),
+        run_max: take_whole(fields, "maxCompletionTime").filter(|n| *n > 0).map(Duration::from_secs),
+        soft_error: take_bool(fields, "softError"),
+    })
+}
+
+fn factor(fields: &Map<String, Value>) -> Option<u32> {
+    let factor = fields.get("retryBackoff")?.as_f64()?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "1 to 10, checked by its shape"
+    )]
+    Some((factor * 100.0).round() as u32)
+}
+
+fn catch_up(value: Option<&Value>) -> CatchUp {
+    match value {
+        Some(Value::Object(object)) => {
+            let bounds = object.get("all");
+            let of = |key| bounds.and_then(|b| b.get(key));
+            CatchUp::All {
+                count_max: of("count").and_then(Value::as_u64).unwrap_or(CatchUp::COUNT_MAX),
+                age_max: of("age").and_then(Value::as_str).and_then(duration::parse).unwrap_or(AGE),
+            }
+        }
+        Some(Value::String(word)) if word == "none" => CatchUp::None,
+        Some(Value::String(word)) if word == "all" => {
+            CatchUp::All { count_max: CatchUp::COUNT_MAX, age_max: AGE }
+        }
+        _ => CatchUp::Latest,
+    }
+}
+
+fn dst(value: Option<&Value>) -> DstPolicy {
+    let word = |key| value.and_then(|v| v.get(key)).and_then(Value::as_str);
+    DstPolicy {
+        gap: match word("gap") {
+            Some("shift") => Gap::Shift,
+            Some("skip") => Gap::Skip,
+            Some("end") => Gap::End,
+            _ => Gap::Auto,
+        },
+        fold: match word("fold") {
+            Some("first") => Fold::First,
+            Some("second") => Fold::Second,
+            Some("both") => Fold::Both,
+            _ => Fold::Auto,
+        },
+    }
+}
+
+/// Brings what is stored unread into its normal form, and refuses what no engine could run.
+fn normalise(fields: &mut Map<String, Value>) -> Result<(), Problem> {
+    for key in ["cpus", "mem", "disk"] {
+        // As in Chronos, 0 means the default.
+        if fields.get(key).and_then(Value::as_f64) == Some(0.0) {
+            fields.shift_remove(key);
+        }
+    }
+    let fetched: Vec<_> = list(fields, "fetch").iter().filter_map(|f| f.get("uri").cloned()).collect();
+    if !fetched.is_empty() && list(fields, "uris").iter().all(|uri| fetched.contains(uri)) {
+        // `GET /jobs` of Chronos wrote every URI in both.
+        fields.shift_remove("uris");
+    }
+    if !fetched.is_empty() && !list(fields, "uris").is_empty() {
+        let message = "`uris` and `fetch` are both given and differ";
+        return Err(Problem::invalid("uris", message, "`uris` is the old form of `fetch`: keep `fetch`"));
+    }
+    for (i, variable) in list(fields, "environmentVariables").iter().enumerate() {
+        let name = variable.get("name").and_then(Value::as_str).unwrap_or_default();
+        if name.is_empty() || name.contains('=') {
+            let path = format!("environmentVariables[{i}].name");
+            let message = format!("`{path}`: a variable's name must not be empty and must not contain `=`");
+            return Err(Problem::invalid(&path, message, ""));
+        }
+    }
+    for fetch in list_mut(fields, "fetch") {
+        fill(fetch, &[("executable", json!(false)), ("cache", json!(false)), ("extract", json!(true))]);
+    }
+    if let Some(container) = fields.get_mut("container") {
+        fill(
+            container,
+            &[
+                ("type", json!("DOCKER")),
+                ("network", json!("HOST")),
+                ("networkInfos", json!([])),
+                ("volumes", json!([])),
+                ("forcePullImage", json!(false)),
+                ("parameters", json!([])),
+            ],
+        );
+        for network in container.get_mut("networkInfos").and_then(Value::as_array_mut).into_iter().flatten() {
+            fill(network, &[("labels", json!([])), ("portMappings", json!([]))]);
+            for port in network.get_mut("portMappings").and_then(Value::as_array_mut).into_iter().flatten() {
+                for key in ["hostPort", "containerPort"] {
+                    // Chronos reads numbers and writes text.
+                    port[key] = Value::String(port[key].to_string());
+                }
+            }
+        }
+        for volume in container.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(external) = volume.get_mut("external") {
+                fill(external, &[("options", json!([]))]);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fill(object: &mut Value, defaults: &[(&str, Value)]) {
+    for (key, value) in defaults {
+        if let Some(object) = object.as_object_mut() {
+            object.entry(*key).or_insert_with(|| value.clone());
+        }
+    }
+}
+
+fn list<'a>(fields: &'a Map<String, Value>, key: &str) -> &'a [Value] {
+    fields.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn list_mut<'a>(fields: &'a mut Map<String, Value>, key: &str) -> impl Iterator<Item = &'a mut Value> {
+    fields.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+fn take_text(fields: &mut Map<String, Value>, key: &str) -> String {
+    match fields.shift_remove(key) {
+        Some(Value::String(text)) => text,
+        _ => String::new(),
+    }
+}
+
+fn take_bool(fields: &mut Map<String, Value>, key: &str) -> bool {
+    fields.shift_remove(key).and_then(|v| v.as_bool()).unwrap_or(false)
+}
+
+fn take_whole(fields: &mut Map<String, Value>, key: &str) -> Option<u64> {
+    fields.shift_remove(key).and_then(|v| v.as_u64())
+}
+
+fn span(fields: &Map<String, Value>, key: &str) -> Option<Duration> {
+    fields.get(key).and_then(Value::as_str).and_then(duration::parse)
+}
+
+fn plan_bytes(plan: &PlanText) -> usize {
+    match plan {
+        PlanText::Schedule { text, zone, .. } => text.len() + zone.len(),
+        PlanText::Parents(parents) => parents.iter().map(|p| p.as_str().len() + 3).sum(),
+    }
+}
+
+/// An instant as Chronos writes it: UTC, with milliseconds.
+pub fn instant(t: Timestamp) -> String {
+    format!("{t:.3}")
+}
+
+/// Whether a job will not be started by its schedule any more, because there are no slots left.
+pub fn is_exhausted(job: &Job, progress: &Progress) -> bool {
+    matches!(job.plan, Plan::Schedule(_))
+        && !job.rules.disabled
+        && (progress.remaining == Some(0) || progress.next.is_none())
+}
+
+/// The fields of a body; empty when it is none of ours.
+pub fn body(job: &Job) -> Map<String, Value> {
+    serde_json::from_str(&job.body).unwrap_or_default()
+}
+
+/// Writes a job with its counters, in the order of Chronos. `name_of` knows the names of the parents.
+pub fn write(
+    job: &Job,
+    progress: &Progress,
+    name_of: impl Fn(JobUid) -> Option<JobName>,
+) -> Map<String, Value> {
+    let mut body = body(job);
+    let rules = &job.rules;
+    let time = |t: Option<Timestamp>| json!(t.map(instant).unwrap_or_default());
+    let mut written = Map::new();
+    for key in ORDER {
+        let value = match *key {
+            "name" => Some(json!(job.name.as_str())),
+            "retries" => Some(json!(rules.retry.max)),
+            "successCount" => Some(json!(progress.successes)),
+            "errorCount" => Some(json!(progress.errors)),
+            "errorsSinceLastSuccess" => Some(json!(progress.errors_in_a_row)),
+            "lastSuccess" => Some(time(progress.last_success)),
+            "lastError" => Some(time(progress.last_error)),
+            "disabled" => Some(json!(rules.disabled || is_exhausted(job, progress))),
+            "softError" => Some(json!(rules.soft_error)),
+            "highPriority" => Some(json!(rules.high_priority)),
+            "concurrent" => Some(json!(matches!(rules.overlap, Overlap::Allow { .. }))),
+            "maxCompletionTime" => Some(json!(rules.run_max.map_or(0, |d| d.as_secs()))),
+            "parents" => parents(job, &name_of),
+            "schedule" => timetable(job).map(|t| json!(*t.text)),
+            "scheduleTimeZone" => timetable(job).map(|t| json!(*t.zone)),
+            key => body.swap_remove(key).or_else(|| default(key)),
+        };
+        if let Some(value) = value {
+            written.insert((*key).into(), value);
+        }
+    }
+    written
+}
+
+fn default(key: &str) -> Option<Value> {
+    Some(match key {
+        "shell" => json!(true),
+        "cpus" => json!(CPUS),
+        "mem" => json!(MEM),
+        "disk" => json!(DISK),
+        "runAsUser" => json!(USER),
+        "dataProcessingJobType" => json!(false),
+        "command" | "executor" | "executorFlags" | "taskInfoData" | "owner" | "ownerName" | "description" => {
+            json!("")
+        }
+        "fetch" | "uris" | "environmentVariables" | "arguments" | "constraints" => json!([]),
+        _ => return None,
+    })
+}
+
+fn timetable(job: &Job) -> Option<&scheduler::job::Timetable> {
+    match &job.plan {
+        Plan::Schedule(timetable) => Some(timetable),
+        Plan::Parents(_) => None,
+    }
+}
+
+fn parents(job: &Job, name_of: &impl Fn(JobUid) -> Option<JobName>) -> Option<Value> {
+    let Plan::Parents(parents) = &job.plan else { return None };
+    let mut names: Vec<_> = parents.iter().filter_map(|uid| name_of(*uid)).collect();
+    names.sort();
+    Some(names.iter().map(JobName::as_str).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,420 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use scheduler::job::Timetable;
+use scheduler::schedule::Slot;
+
+use super::*;
+
+fn now() -> Timestamp {
+    "2030-01-01T00:00:00Z".parse().expect("a time")
+}
+
+fn reading(document: &str) -> Result<Reading, Problem> {
+    read(document.as_bytes(), Door::Any, now())
+}
+
+/// The job that the core makes of a definition.
+fn job(definition: &Definition) -> Job {
+    let plan = match &definition.plan {
+        PlanText::Schedule { text, zone, dst } => {
+            let (text, zone) = (text.clone(), zone.clone());
+            Plan::Schedule(Timetable { text, zone, dst: *dst, anchor: now(), plan: 1 })
+        }
+        PlanText::Parents(parents) => Plan::Parents((1..).take(parents.len()).map(JobUid).collect()),
+    };
+    Job {
+        uid: JobUid(9),
+        version: 1,
+        created: now(),
+        changed: now(),
+        joins_from: now(),
+        name: definition.name.clone(),
+        plan,
+        rules: definition.rules.clone(),
+        body: definition.body.clone(),
+    }
+}
+
+/// Nothing has happened, and there are slots to come.
+fn fresh() -> Progress {
+    let nominal = scheduler::schedule::Nominal::Index(1);
+    Progress { next: Some(Slot { nominal, due: now() }), ..Progress::new(now()) }
+}
+
+fn written(definition: &Definition) -> Map<String, Value> {
+    let names = match &definition.plan {
+        PlanText::Parents(parents) => parents.clone(),
+        PlanText::Schedule { .. } => Vec::new(),
+    };
+    write(&job(definition), &fresh(), |uid| names.get(usize::try_from(uid.0).ok()? - 1).cloned())
+}
+
+/// Reads `document`, writes it, reads that again: nothing may change, and all that was said is still said.
+#[track_caller]
+fn round_trip(document: &Value) {
+    let first = read_value(document, Door::Any, now()).unwrap_or_else(|e| panic!("{e}: {document}"));
+    let out = Value::Object(written(&first.definition));
+    for (key, value) in document.as_object().expect("an object") {
+        assert_eq!(out.get(key), Some(value), "field {key}");
+    }
+    let second = read_value(&out, Door::Any, now()).unwrap_or_else(|e| panic!("{e}: {out}"));
+    assert_eq!(second.definition.rules, first.definition.rules);
+    assert_eq!(second.definition.plan, first.definition.plan);
+    assert_eq!(Value::Object(written(&second.definition)), out);
+}
+
+const SAMPLE: &str = r#"{"name":"report","command":"make-report","shell":true,"executor":"","executorFlags":"","taskInfoData":"","retries":2,
+ "owner":"ops@example.org, dev@example.org","ownerName":"Ops","description":"","successCount":3,"errorCount":0,
+ "lastSuccess":"2030-01-01T00:00:07.120Z","lastError":"","cpus":0.5,"disk":256.0,"mem":512.0,"disabled":false,
+ "softError":false,"dataProcessingJobType":false,"errorsSinceLastSuccess":0,
+ "fetch":[{"uri":"http://files.example.org/a.tgz","executable":false,"cache":false,"extract":true}],"uris":[],
+ "environmentVariables":[{"name":"MODE","value":"full"}],"arguments":[],"highPriority":false,"runAsUser":"root",
+ "concurrent":false,"maxCompletionTime":0,"constraints":[["rack","EQUALS","r1"]],
+ "schedule":"R/2030-01-02T00:00:00.000Z/P1D","scheduleTimeZone":""}"#;
+
+#[test]
+fn the_sample_of_chronos_comes_back_key_by_key() {
+    let sample: Map<String, Value> = serde_json::from_str(SAMPLE).expect("JSON");
+    let reading = reading(SAMPLE).expect("valid");
+    assert_eq!((reading.warnings.len(), reading.lints.len()), (0, 0));
+    let out = written(&reading.definition);
+    assert_eq!(out.keys().collect::<Vec<_>>(), sample.keys().collect::<Vec<_>>(), "the order of keys");
+    for (key, value) in &sample {
+        match key.as_str() {
+            "successCount" => assert_eq!(out[key], json!(0), "only the server counts"),
+            "lastSuccess" => assert_eq!(out[key], json!(""), "only the server counts"),
+            _ => assert_eq!(&out[key], value, "{key}"),
+        }
+    }
+}
+
+#[test]
+fn a_short_definition_gets_the_defaults_of_chronos() {
+    let reading = reading(r#"{"name":"a","command":"true","schedule":"R//PT1H"}"#).expect("valid");
+    assert_eq!(&*reading.definition.body, r#"{"command":"true"}"#);
+    assert_eq!(reading.definition.rules, Rules::default());
+    let expected = r#"{"name":"a","command":"true","shell":true,"executor":"","executorFlags":"","taskInfoData":"","retries":2,"owner":"","ownerName":"","description":"","successCount":0,"errorCount":0,"lastSuccess":"","lastError":"","cpus":0.1,"disk":256.0,"mem":128.0,"disabled":false,"softError":false,"dataProcessingJobType":false,"errorsSinceLastSuccess":0,"fetch":[],"uris":[],"environmentVariables":[],"arguments":[],"highPriority":false,"runAsUser":"root","concurrent":false,"maxCompletionTime":0,"constraints":[],"schedule":"R//PT1H","scheduleTimeZone":""}"#;
+    assert_eq!(Value::Object(written(&reading.definition)).to_string(), expected);
+}
+
+#[test]
+fn every_field_is_kept() {
+    round_trip(&json!({
+        "name": "all.of-it_1", "command": "run \"it\" 'now' é", "shell": false, "executor": "/bin/x", "executorFlags": "-f",
+        "taskInfoData": "data", "retries": 7, "owner": "a@example.org", "ownerName": "A", "description": "d\nd",
+        "cpus": 1.5, "disk": 1.0, "mem": 2048.0, "disabled": true, "softError": true, "dataProcessingJobType": true,
+        "fetch": [{"uri": "u", "executable": true, "cache": true, "extract": false, "output_file": "o"}],
+        "environmentVariables": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}], "arguments": ["-v", "a b", ""],
+        "highPriority": true, "runAsUser": "", "concurrent": true, "maxCompletionTime": 3600,
+        "container": {"type": "MESOS", "image": "busybox", "network": "USER", "networkName": "n",
+            "networkInfos": [{"name": "n", "protocol": "IPv4", "labels": [{"key": "k", "value": "v"}],
+                "portMappings": [{"hostPort": "0", "containerPort": "80", "protocol": "tcp"}]}],
+            "volumes": [{"containerPath": "/c", "hostPath": "/h", "mode": "RW"},
+                {"containerPath": "/e", "external": {"name": "e", "provider": "p", "options": []}}],
+            "forcePullImage": true, "parameters": [{"key": "k", "value": "v"}]},
+        "constraints": [["rack", "LIKE", "r.*"]], "schedule": "0 3 * * *", "scheduleTimeZone": "Europe/Berlin",
+        "overlap": "allow", "maxConcurrent": 3, "catchUp": {"all": {"count": 5, "age": "2d"}}, "epsilon": "PT30M",
+        "retryDelay": "30s", "retryBackoff": 2.5, "retryDelayMax": "1h", "guarantee": "atLeastOnce", "lostAfter": "PT2H",
+        "dstPolicy": {"gap": "end", "fold": "both"}, "labels": {"team": "data", "tier": "1"},
+    }));
+    round_trip(&json!({"name": "child", "command": "", "parents": ["a", "b"]}));
+}
+
+#[test]
+fn rules_are_typed() {
+    let rules = |fields: &str| {
+        let document = format!(r#"{{"name":"a","command":"x","schedule":"R//PT1H",{fields}}}"#);
+        reading(&document).unwrap_or_else(|e| panic!("{fields}: {e}")).definition.rules
+    };
+    let seconds = Duration::from_secs;
+    assert_eq!(rules(r#""epsilon":"PT10M""#).epsilon, Some(seconds(600)));
+    assert_eq!(rules(r#""retries":"3""#).retry.max, 3);
+    let retry = rules(r#""retryDelay":"2s","retryBackoff":1.5,"retryDelayMax":"1m""#).retry;
+    assert_eq!((retry.delay, retry.factor_percent, retry.delay_max), (seconds(2), 150, seconds(60)));
+    assert_eq!(rules(r#""overlap":"Replace""#).overlap, Overlap::Replace);
+    assert_eq!(rules(r#""concurrent":"true""#).overlap, Overlap::Allow { max: Overlap::CONCURRENT_MAX });
+    assert_eq!(rules(r#""concurrent":true,"maxConcurrent":4"#).overlap, Overlap::Allow { max: 4 });
+    assert_eq!(
+        rules(r#""concurrent":false,"overlap":"allow","maxConcurrent":4"#).overlap,
+        Overlap::Allow { max: 4 }
+    );
+    assert_eq!(rules(r#""catchUp":"none""#).catch_up, CatchUp::None);
+    assert_eq!(
+        rules(r#""catchUp":"all""#).catch_up,
+        CatchUp::All { count_max: CatchUp::COUNT_MAX, age_max: AGE }
+    );
+    assert_eq!(
+        rules(r#""catchUp":{"all":{"count":2}}"#).catch_up,
+        CatchUp::All { count_max: 2, age_max: AGE }
+    );
+    assert_eq!(rules(r#""maxCompletionTime":0"#).run_max, None);
+    assert_eq!(rules(r#""maxCompletionTime":9"#).run_max, Some(seconds(9)));
+    assert_eq!(rules(r#""guarantee":"atLeastOnce""#).guarantee, Guarantee::AtLeastOnce);
+}
+
+#[test]
+fn harmless_leniencies_are_kept() {
+    let document = r#"{"name":"a","command":5,"cpus":"0.5","mem":0,"retries":3.0,"disabled":1,"owner":null,"container":null,
+        "schedule":"R//PT1H","parents":[],"scheduleTimeZone":null}"#;
+    let reading = reading(document).expect("valid");
+    assert_eq!(&*reading.definition.body, r#"{"command":"5","cpus":0.5}"#);
+    assert!(reading.definition.rules.disabled);
+    assert_eq!(reading.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn both_forms_of_fetch_as_chronos_listed_them_are_one() {
+    let document = r#"{"name":"a","fetch":[{"uri":"u"}],"uris":["u"],"schedule":"R//PT1H"}"#;
+    assert!(!reading(document).expect("valid").definition.body.contains("uris"));
+}
+
+#[test]
+fn neither_schedule_nor_parents_means_once_now() {
+    let reading = read(br#"{"name":"a","command":"x"}"#, Door::Schedule, now()).expect("valid");
+    assert!(matches!(reading.definition.plan, PlanText::Schedule { text, .. } if &*text == ONCE));
+}
+
+#[test]
+fn unknown_fields_are_named_with_a_suggestion() {
+    let document =
+        r#"{"name":"a","schedule":"R//PT1H","retrys":1,"async":true,"container":{"image":"i","imag":1}}"#;
+    let expected = [
+        "unknown field `container.imag` was ignored; did you mean `image`?",
+        "unknown field `retrys` was ignored; did you mean `retries`?",
+        "unknown field `async` was ignored",
+    ];
+    assert_eq!(reading(document).expect("valid").warnings, expected);
+}
+
+/// The field that is named and a part of the message and the hint.
+#[track_caller]
+fn refused(fields: &str, field: &str, says: &str) {
+    let document = if fields.starts_with("\"name\"") {
+        format!("{{{fields}}}")
+    } else {
+        format!("{{\"name\":\"a\",{fields}}}")
+    };
+    let problem = reading(&document).err().unwrap_or_else(|| panic!("accepted: {document}"));
+    let told = format!("{} / {}", problem.message, problem.hint);
+    assert_eq!(problem.field, field, "{told}");
+    assert!(told.contains(says), "{told}");
+}
+
+#[test]
+fn wrong_types_name_the_field_and_what_was_expected() {
+    refused(
+        r#""retries":"many""#,
+        "retries",
+        "expected a whole number from 0 to 100, found the text \"many\"",
+    );
+    refused(r#""retries":2.5"#, "retries", "found the number 2.5");
+    refused(r#""retries":101"#, "retries", "from 0 to 100");
+    refused(r#""retries":-1"#, "retries", "from 0 to 100");
+    refused(r#""command":["a"]"#, "command", "expected text, found a list of 1");
+    refused(r#""disabled":"yes""#, "disabled", "expected true or false");
+    refused(r#""cpus":"lots""#, "cpus", "expected a number, at least 0");
+    refused(r#""arguments":"-v""#, "arguments", "expected a list");
+    refused(r#""arguments":["a",{}]"#, "arguments[1]", "expected text, found an object");
+    refused(r#""environmentVariables":[{"name":"A"}]"#, "environmentVariables[0].value", "is missing");
+    refused(
+        r#""environmentVariables":[{"name":"A=B","value":""}]"#,
+        "environmentVariables[0].name",
+        "must not contain",
+    );
+    refused(r#""environmentVariables":{"A":"B"}"#, "environmentVariables", "expected a list");
+    refused(r#""constraints":[["a","EQUALS"]]"#, "constraints[0]", "a list of exactly 3");
+    refused(r#""constraints":[["a","IS","b"]]"#, "constraints[0][1]", "\"EQUALS\" or \"LIKE\" or \"UNLIKE\"");
+    refused(r#""container":{"type":"DOCKER"}"#, "container.image", "is missing");
+    refused(
+        r#""container":{"image":"i","volumes":[{"containerPath":"/a","mode":"RX"}]}"#,
+        "container.volumes[0].mode",
+        "RW",
+    );
+    refused(r#""epsilon":600"#, "epsilon", "expected a duration such as");
+    refused(r#""epsilon":"PT0S""#, "epsilon", "at least 1s");
+    refused(r#""epsilon":"P1M""#, "epsilon", "expected a duration such as");
+    refused(r#""retryDelay":"10ms""#, "retryDelay", "at least 1s");
+    refused(r#""retryBackoff":11"#, "retryBackoff", "from 1 to 10");
+    refused(r#""retryDelay":"1h","retryDelayMax":"1m""#, "retryDelayMax", "less than");
+    refused(r#""overlap":"never""#, "overlap", "\"queue\" or \"skip\"");
+    refused(r#""overlap":"skip","concurrent":true"#, "overlap", "`concurrent` is true");
+    refused(r#""maxConcurrent":0"#, "maxConcurrent", "from 1 to 1000");
+    refused(r#""catchUp":"some""#, "catchUp", "\"latest\"");
+    refused(r#""catchUp":{"all":{"count":0}}"#, "catchUp.all.count", "from 1 to 10080");
+    refused(r#""catchUp":{}"#, "catchUp.all", "is missing");
+    refused(r#""guarantee":"exactlyOnce""#, "guarantee", "atMostOnce");
+    refused(r#""dstPolicy":{"gap":"x"}"#, "dstPolicy.gap", "\"auto\"");
+    refused(r#""labels":["a"]"#, "labels", "expected an object");
+    refused(r#""labels":{"a":[]}"#, "labels.a", "expected text");
+    refused(r#""maxCompletionTime":-1"#, "maxCompletionTime", "a whole number from 0");
+    refused(r#""fetch":[{"uri":"u"}],"uris":["v"]"#, "uris", "keep `fetch`");
+}
+
+#[test]
+fn impossible_names_plans_and_texts_are_refused() {
+    refused(r#""name":"""#, "name", "must not be empty");
+    refused(r#""name":null"#, "name", "is missing");
+    refused(r#""name":"a b""#, "name", "letters, digits");
+    refused(r#""name":"../../etc/passwd""#, "name", "letters, digits");
+    refused(r#""name":"..""#, "name", "folder");
+    refused(&format!(r#""name":"{}""#, "x".repeat(256)), "name", "at most 255");
+    refused(r#""schedule":"R//PT1H","parents":["b"]"#, "parents", "not by both");
+    refused(r#""parents":["b","c d"]"#, "parents[1]", "letters, digits");
+    refused(r#""command":"a\u0000b""#, "command", "NUL");
+    refused(r#""arguments":["\u0000"]"#, "arguments[0]", "NUL");
+    refused(
+        r#""environmentVariables":[{"name":"A","value":"\u0000"}]"#,
+        "environmentVariables[0].value",
+        "NUL",
+    );
+    for schedule in [
+        "R//PT0S",
+        "R//-PT1H",
+        "R/1969-01-01T00:00:00Z/P1D",
+        "R/10000-01-01T00:00:00Z/P1D",
+        "nonsense",
+        "61 * * * *",
+        "R99999999999999999999//PT1H",
+    ] {
+        refused(&format!(r#""schedule":"{schedule}""#), "schedule", schedule);
+    }
+    refused(
+        r#""schedule":"0 3 * * *","scheduleTimeZone":"Europe/Berlni""#,
+        "scheduleTimeZone",
+        "did you mean Europe/Berlin?",
+    );
+    refused(r#""schedule":"0 3 * * *","scheduleTimeZone":"PST""#, "scheduleTimeZone", "America/Los_Angeles");
+}
+
+#[test]
+fn each_door_takes_its_kind() {
+    let at = |door, document: &str| read(document.as_bytes(), door, now()).map_err(|e| e.field);
+    assert_eq!(at(Door::Schedule, r#"{"name":"a","parents":["b"]}"#).err(), Some("parents".into()));
+    assert_eq!(at(Door::Dependency, r#"{"name":"a","schedule":"R//PT1H"}"#).err(), Some("parents".into()));
+    assert_eq!(at(Door::Dependency, r#"{"name":"a"}"#).err(), Some("parents".into()));
+    let empty = at(Door::Dependency, r#"{"name":"a","parents":[]}"#).expect("the scheduler says no to this");
+    assert_eq!(empty.definition.plan, PlanText::Parents(Vec::new()));
+    let twice = at(Door::Dependency, r#"{"name":"a","parents":["c","b","c"]}"#).expect("a set");
+    let names = ["b", "c"].map(|n| JobName::new(n).expect("a name"));
+    assert_eq!(twice.definition.plan, PlanText::Parents(names.into()));
+}
+
+#[test]
+fn what_is_not_json_or_too_large_is_refused_as_such() {
+    let kind = |document: &str| reading(document).err().map(|e| e.kind);
+    for document in ["", "{", "[", "\u{feff}{}", "{\"name\":}", "{'name':'a'}", "NaN"] {
+        assert_eq!(kind(document), Some(Kind::Malformed), "{document:?}");
+    }
+    assert_eq!(kind(&"[".repeat(100_000)), Some(Kind::Malformed));
+    let deep = format!("{{\"name\":\"a\",\"x\":{}{}}}", "[".repeat(200), "]".repeat(200));
+    assert_eq!(kind(&deep), Some(Kind::Malformed));
+    assert_eq!(kind("[]"), Some(Kind::Invalid));
+    assert_eq!(kind("\"a\""), Some(Kind::Invalid));
+    let large = format!(r#"{{"name":"a","schedule":"R//PT1H","command":"{}"}}"#, "x".repeat(70_000));
+    assert_eq!(kind(&large), Some(Kind::TooLarge));
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-zA-Z0-9:/ .\\-\\PC]{0,12}".prop_map(Value::from),
+        prop::sample::select(vec!["true", "3", "PT10M", "allow", "R//PT1H", "* * * * *", "UTC"])
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        let key = prop::sample::select(vec![
+            "name",
+            "value",
+            "image",
+            "uri",
+            "all",
+            "count",
+            "gap",
+            "volumes",
+            "containerPath",
+            "x",
+        ]);
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(key, inner, 0..4)
+                .prop_map(|m| Value::Object(m.into_iter().map(|(k, v)| (k.into(), v)).collect())),
+        ]
+    })
+}
+
+proptest! {
+    /// Law: no document causes a panic, and what is accepted is written in a form that reads as the same job.
+    #[test]
+    fn what_is_accepted_comes_back(fields in prop::collection::btree_map(prop::sample::select(ORDER), any_json(), 0..6)) {
+        let mut document: Map<String, Value> = fields.into_iter().map(|(k, v)| (k.into(), v)).collect();
+        document.insert("name".into(), "a".into());
+        if let Ok(first) = read_value(&Value::Object(document), Door::Any, now()) {
+            let out = Value::Object(written(&first.definition));
+            let second = read_value(&out, Door::Any, now()).map_err(|e| TestCaseError::fail(format!("{e}: {out}")))?;
+            prop_assert_eq!(&second.definition.rules, &first.definition.rules);
+            prop_assert_eq!(&second.definition.plan, &first.definition.plan);
+            prop_assert_eq!(Value::Object(written(&second.definition)), out);
+        }
+    }
+
+    /// Law: nothing said in a valid field is lost.
+    #[test]
+    fn texts_are_kept(command in "[^\\x00]{0,40}", owner in "[^\\x00]{0,10}", arguments in prop::collection::vec("[^\\x00]{0,8}", 0..4)) {
+        round_trip(&json!({"name": "a", "command": command, "owner": owner, "arguments": arguments, "schedule": "@daily"}));
+    }
+}
+
+#[test]
+fn an_exhausted_job_shows_as_disabled() {
+    let reading = reading(r#"{"name":"a","schedule":"R1//PT1H"}"#).expect("valid");
+    let progress = Progress { remaining: Some(0), ..Progress::new(now()) };
+    assert_eq!(write(&job(&reading.definition), &progress, |_| None)["disabled"], json!(true));
+}
+
+#[test]
+fn a_task_is_told_what_chronos_told_it() {
+    use scheduler::ids::{Cause, Cycle, RunKey};
+    let document = r#"{"name":"a","command":"echo","owner":"o","cpus":1,"arguments":["x y","it's"],"schedule":"R//PT1H",
+        "environmentVariables":[{"name":"CHRONOS_JOB_NAME","value":"no"},{"name":"A","value":"1"},{"name":"A","value":"2"}]}"#;
+    let job = job(&reading(document).expect("valid").definition);
+    let key = RunKey { job: job.uid, cause: Cause::Trigger(3) };
+    let mut run = scheduler::run::Run {
+        key,
+        job: job.name.clone(),
+        cycle: Cycle { due: now(), origin: job.uid, seq: 3 },
+        due: now(),
+        created: now(),
+        again: false,
+        arguments: None,
+        state: scheduler::run::RunState::Queued,
+        attempts: Vec::new(),
+    };
+    let spec = crate::wire::task_spec(&job, &run, 2);
+    assert_eq!(spec.command, r"echo 'x y' 'it'\''s'");
+    assert_eq!(spec.arguments, ["x y", "it's"]);
+    let value = |name: &str| {
+        let found: Vec<_> =
+            spec.environment.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect();
+        assert_eq!(found.len(), 1, "{name}");
+        found[0].to_string()
+    };
+    assert_eq!(value("CHRONOS_JOB_NAME"), "a");
+    assert_eq!(value("CHRONOS_JOB_RUN_TIME"), now().as_millisecond().to_string());
+    assert_eq!(value("CHRONOS_JOB_CYCLE"), now().as_millisecond().to_string());
+    assert_eq!(value("CHRONOS_JOB_RUN_ATTEMPT"), "2");
+    assert_eq!(
+        (value("CHRONOS_RESOURCE_CPU"), value("CHRONOS_RESOURCE_MEM")),
+        ("1.0".into(), "128.0".into())
+    );
+    assert_eq!((value("A"), value("CHRONOS_JOB_OWNER")), ("1".into(), "o".into()));
+    assert_eq!(value("mesos_task_id"), value("CHRONOS_TASK_ID"));
+
+    run.arguments = Some(Arc::from("--day 3; rm"));
+    let spec = crate::wire::task_spec(&job, &run, 0);
+    assert_eq!(spec.command, "echo '--day' '3;' 'rm'");
+    assert_eq!(spec.arguments, ["--day", "3;", "rm"]);
+}

@@ -1,0 +1,13 @@
+//! What travels: job definitions as JSON, in the form of Chronos and losslessly, and what engines are told.
+//!
+//! Types of their own, converted at the edge: [`job::read`] and [`job::write`] are the door of job definitions,
+//! [`task::spec`] the one to the engine. [`shape`] says what is wrong with a document, and where.
+
+pub mod duration;
+pub mod job;
+pub mod shape;
+pub mod task;
+
+pub use job::{Door, Reading};
+pub use shape::Problem;
+pub use task::spec as task_spec;

@@ -1,0 +1,116 @@
+//! What an engine is told of one attempt.
+
+use std::sync::OnceLock;
+
+use engine::TaskSpec;
+use scheduler::ids::TaskId;
+use scheduler::job::Job;
+use scheduler::run::Run;
+use serde::Deserialize;
+
+use super::job::{CPUS, DISK, MEM};
+
+/// Bytes of output kept per stream: enough to find out what went wrong, small enough for 100 retries of it.
+pub const OUTPUT_MAX: u64 = 10 * 1024 * 1024;
+
+/// What of a body an engine needs to know.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Body {
+    command: String,
+    shell: Option<bool>,
+    arguments: Vec<String>,
+    environment_variables: Vec<Variable>,
+    owner: String,
+    cpus: Option<f64>,
+    mem: Option<f64>,
+    disk: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Variable {
+    name: String,
+    value: String,
+}
+
+/// What to run for attempt number `attempt` of `run`, with the environment that Chronos gave its tasks.
+///
+/// Arguments of a manual run replace those of the job; they are words between blanks. Without `shell` they are the
+/// arguments of the program. With `shell` they are `$1`, `$2`, ..., and they are also appended to the command, each
+/// in single quotes: Chronos appended them bare, so that a command which relies on this keeps working, and nothing in
+/// an argument is ever read by the shell.
+pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
+    let body: Body = serde_json::from_str(&job.body).unwrap_or_default();
+    let environment = environment(job, run, attempt, &body);
+    let arguments = match &run.arguments {
+        Some(words) if !words.trim().is_empty() => words.split_whitespace().map(String::from).collect(),
+        _ => body.arguments,
+    };
+    let shell = body.shell.unwrap_or(true);
+    let mut command = body.command;
+    if shell {
+        for argument in &arguments {
+            command.push(' ');
+            command.push_str(&quoted(argument));
+        }
+    }
+    TaskSpec { command, shell, arguments, environment, output_max: OUTPUT_MAX }
+}
+
+fn environment(job: &Job, run: &Run, attempt: u32, body: &Body) -> Vec<(String, String)> {
+    let task = TaskId::of(&run.job, run.key, attempt).to_string();
+    let number = |given: Option<f64>, default: f64| format!("{:?}", given.unwrap_or(default));
+    let ours = [
+        ("mesos_task_id", task.clone()),
+        ("MESOS_TASK_ID", task.clone()),
+        ("CHRONOS_TASK_ID", task),
+        ("CHRONOS_JOB_OWNER", body.owner.clone()),
+        ("CHRONOS_JOB_NAME", job.name.to_string()),
+        ("HOST", host().into()),
+        ("CHRONOS_RESOURCE_MEM", number(body.mem, MEM)),
+        ("CHRONOS_RESOURCE_CPU", number(body.cpus, CPUS)),
+        ("CHRONOS_RESOURCE_DISK", number(body.disk, DISK)),
+        ("CHRONOS_JOB_RUN_TIME", run.due.as_millisecond().to_string()),
+        ("CHRONOS_JOB_CYCLE", run.cycle.due.as_millisecond().to_string()),
+        ("CHRONOS_JOB_RUN_ATTEMPT", attempt.to_string()),
+    ];
+    let mut all: Vec<(String, String)> = ours.into_iter().map(|(name, value)| (name.into(), value)).collect();
+    for Variable { name, value } in &body.environment_variables {
+        // The first wins, as in Chronos: a job cannot take another task's name.
+        if !all.iter().any(|(taken, _)| taken == name) {
+            all.push((name.clone(), value.clone()));
+        }
+    }
+    all
+}
+
+/// The argument as one word of a POSIX shell.
+fn quoted(argument: &str) -> String {
+    format!("'{}'", argument.replace('\'', r"'\''"))
+}
+
+/// The name of this machine; asked once, because it is the machine of all tasks of the local engine.
+fn host() -> &'static str {
+    static HOST: OnceLock<String> = OnceLock::new();
+    HOST.get_or_init(|| {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        if name.trim().is_empty() { "localhost".into() } else { name.trim().into() }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_argument_is_read_by_the_shell() {
+        for text in ["a b", "it's", "; rm -rf /", "$(id)", "`id`", "\"", "\\", "", "a\nb"] {
+            let script = format!("printf %s {}", quoted(text));
+            let output = std::process::Command::new("/bin/sh")
+                .args(["-c", &script])
+                .output()
+                .expect("there is a shell");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), text);
+        }
+    }
+}
