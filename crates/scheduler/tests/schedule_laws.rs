@@ -1,5 +1,7 @@
 //! Laws of schedules, held against models that look at every minute or every index.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Span, Timestamp};

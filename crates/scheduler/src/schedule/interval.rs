@@ -88,8 +88,11 @@ impl Interval {
             lints.push(Lint::OffsetIgnored);
         }
         match self.anchor {
-            Anchor::Instant(_) if self.period.time_ms % DAY_MS == 0 && zone.jumps() => {
-                lints.push(Lint::ElapsedDays)
+            Anchor::Instant(ms)
+                if self.period.time_ms % DAY_MS == 0
+                    && zone.segment(ms.div_euclid(1_000)).end <= calendar::CIVIL_MAX =>
+            {
+                lints.push(Lint::ElapsedDays);
             }
             Anchor::Civil(ms) if self.period.months != 0 => {
                 let (_, _, day) = calendar::civil_from_days(ms.div_euclid(DAY_MS));

@@ -76,7 +76,7 @@ pub struct Span {
 pub enum Lint {
     /// The start has an offset, but a zone is given: its local fields are read in that zone.
     OffsetIgnored,
-    /// A period of whole days in hours, in a zone whose offset changes: the time of day will move.
+    /// A period of whole days in hours, in a zone whose offset changes after the start: the time of day will move.
     ElapsedDays,
     /// The start is a day that some months lack: those use their last day.
     MonthEnd {
