@@ -1,2 +1,5 @@
-//! Under construction.
-fn main() {}
+//! The binary: everything is in the library, for the tests to reach.
+
+fn main() -> std::process::ExitCode {
+    chronos::cli::main()
+}

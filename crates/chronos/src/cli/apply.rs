@@ -1,0 +1,407 @@
+//! `chronos apply`: reads job files, puts parents before children, and reports each job.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use futures_util::StreamExt;
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::client::{Answer, Client};
+use super::failure::{Exit, Failure, printable};
+use super::{ApplyArgs, Format};
+
+/// A job as some file has it.
+struct Written {
+    name: String,
+    /// Names in its `parents`; empty for a job with a schedule.
+    parents: Vec<String>,
+    definition: Value,
+    /// For messages: where it was written.
+    origin: String,
+}
+
+/// What there is to tell of a job or a file, as it comes.
+pub(crate) enum News<'a> {
+    /// The job is as written.
+    Applied { job: &'a str, origin: &'a str, word: &'static str, warnings: &'a [String] },
+    /// A file or a job could not be applied; others go on.
+    Refused(&'a Failure),
+}
+
+/// Takes news; its failure ends the work.
+type Tell<'a> = &'a mut dyn FnMut(News<'_>) -> std::io::Result<()>;
+
+/// What became of a job.
+enum Applied {
+    Done { word: &'static str, warnings: Vec<String> },
+    Failed(Failure),
+}
+
+/// Jobs on their way at once: enough for the server to commit them together, few enough to leave it to others.
+const IN_FLIGHT: usize = 32;
+/// Fewer jobs are done before a bar could be read.
+const PROGRESS_MIN: usize = 50;
+/// Largest file: far more than the largest useful set of jobs.
+const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+pub(crate) async fn run(client: &Client, args: &ApplyArgs) -> Result<(), Failure> {
+    let format = args.client.output;
+    let mut lines = Vec::new();
+    let mut tell = |news: News<'_>| {
+        match (news, format) {
+            (News::Refused(failure), _) => failure.print(),
+            (News::Applied { job, origin, word, warnings }, Format::Json) => {
+                lines.push(json!({ "job": job, "result": word, "origin": origin, "warnings": warnings }));
+            }
+            (News::Applied { job, word, warnings, .. }, Format::Table) => {
+                for warning in warnings {
+                    warn(&format!("job `{job}`: {warning}"));
+                }
+                super::out(format!("{word} job `{job}`\n").as_bytes())?;
+            }
+        }
+        Ok(())
+    };
+    let done = apply_all(client, &args.paths, &mut tell).await;
+    if format == Format::Json {
+        super::out_json(&Value::Array(lines))?;
+    }
+    done
+}
+
+/// Applies all jobs of all paths, parents first, and goes on after a refusal.
+pub(crate) async fn apply_all(client: &Client, paths: &[PathBuf], tell: Tell<'_>) -> Result<(), Failure> {
+    let (jobs, mut failures) = read_all(paths);
+    let waves = in_waves(jobs, &mut failures);
+    for failure in &failures {
+        tell(News::Refused(failure))?;
+    }
+    let mut worst = failures.first().map(|failure| failure.exit);
+    let mut refused = BTreeSet::new();
+    let mut bar = Progress::new(waves.iter().map(Vec::len).sum());
+    for wave in waves {
+        let mut refused_now = Vec::new();
+        let tries = futures_util::stream::iter(wave.iter().map(|job| put(client, job, &refused)));
+        let mut tries = tries.buffered(IN_FLIGHT);
+        for job in &wave {
+            let Some(applied) = tries.next().await else { break };
+            bar.clear();
+            match applied {
+                Applied::Done { word, warnings } => {
+                    tell(News::Applied { job: &job.name, origin: &job.origin, word, warnings: &warnings })?;
+                }
+                // Without a server there is no use in going on.
+                Applied::Failed(failure) if failure.exit == Exit::Unreachable => return Err(failure),
+                Applied::Failed(failure) => {
+                    worst = worst.or(Some(failure.exit));
+                    tell(News::Refused(&failure.context(job.origin.clone())))?;
+                    refused_now.push(job.name.clone());
+                }
+            }
+            bar.step();
+        }
+        drop(tries);
+        refused.extend(refused_now);
+    }
+    bar.clear();
+    let Some(exit) = worst else { return Ok(()) };
+    let count = failures.len() + refused.len();
+    Err(Failure::new(exit, anyhow::anyhow!("not everything was applied: {count} errors")))
+}
+
+async fn put(client: &Client, job: &Written, refused: &BTreeSet<String>) -> Applied {
+    if let Some(parent) = job.parents.iter().find(|parent| refused.contains(*parent)) {
+        let name = &job.name;
+        return Applied::Failed(Failure::new(
+            Exit::Refused,
+            anyhow::anyhow!("job `{name}` was not applied because its parent `{parent}` was not"),
+        ));
+    }
+    let is_dependent = job.definition.get("parents").is_some() && job.definition.get("schedule").is_none();
+    let kind = if is_dependent { "dependency" } else { "iso8601" };
+    match client.change(Method::POST, &["v1", "scheduler", kind], &[], Some(&job.definition)).await {
+        Ok(answer) => Applied::Done { word: word(&answer), warnings: warnings(&answer) },
+        Err(failure) => Applied::Failed(failure),
+    }
+}
+
+fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "warning: {}", printable(text));
+}
+
+fn word(answer: &Answer) -> &'static str {
+    match answer.body["result"].as_str() {
+        Some("created") => "created",
+        Some("unchanged") => "unchanged",
+        _ => "updated",
+    }
+}
+
+fn warnings(answer: &Answer) -> Vec<String> {
+    let list = answer.body["warnings"].as_array();
+    list.into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect()
+}
+
+/// All jobs of all paths, in the order they were written, and what could not be read.
+fn read_all(paths: &[PathBuf]) -> (Vec<Written>, Vec<Failure>) {
+    let (mut jobs, mut failures, mut files) = (Vec::new(), Vec::new(), Vec::new());
+    for path in paths {
+        if let Err(e) = find_files(path, &mut files) {
+            let shown = format!("cannot read `{}`", path.display());
+            failures.push(Failure::new(Exit::Usage, anyhow::Error::new(e).context(shown)));
+        }
+    }
+    for file in files {
+        match read_file(&file) {
+            Ok(read) => jobs.extend(read),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    jobs.retain(|job: &Written| match seen.get(&job.name) {
+        Some(first) => {
+            let message = format!("job `{}` is written twice: in {first} and in {}", job.name, job.origin);
+            failures.push(Failure::usage(message).hint("keep one of them"));
+            false
+        }
+        None => {
+            seen.insert(job.name.clone(), job.origin.clone());
+            true
+        }
+    });
+    if jobs.is_empty() && failures.is_empty() {
+        failures.push(
+            Failure::usage("there are no jobs in these files")
+                .hint("files in folders end in .json, .yaml or .yml"),
+        );
+    }
+    (jobs, failures)
+}
+
+/// The file itself, or the job files in and below a folder, sorted; hidden ones are left out.
+fn find_files(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if path.as_os_str() == "-" || !std::fs::metadata(path)?.is_dir() {
+        files.push(path.into());
+        return Ok(());
+    }
+    let mut entries: Vec<_> = std::fs::read_dir(path)?.collect::<Result<_, _>>()?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries.iter().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+        let path = entry.path();
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        // Links to folders are not followed: they can lead in circles.
+        if entry.file_type()?.is_dir() {
+            find_files(&path, files)?;
+        } else if matches!(ending, "json" | "yaml" | "yml") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn read_file(path: &Path) -> Result<Vec<Written>, Failure> {
+    let stdin = path.as_os_str() == "-";
+    let shown = if stdin { "stdin".into() } else { path.display().to_string() };
+    let wrong =
+        |cause: anyhow::Error| Failure::new(Exit::Usage, cause.context(format!("cannot read `{shown}`")));
+    let mut text = String::new();
+    let read = if stdin {
+        std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
+    };
+    let bytes = read.map_err(|e| wrong(e.into()))?;
+    if bytes as u64 > FILE_BYTES_MAX {
+        return Err(wrong(anyhow::anyhow!("it has more than {} MiB", FILE_BYTES_MAX >> 20)));
+    }
+    let documents = parse(&text, path).map_err(wrong)?;
+    let mut jobs = Vec::new();
+    for document in documents {
+        match document {
+            Value::Null => {}
+            Value::Array(list) => jobs.extend(list),
+            job => jobs.push(job),
+        }
+    }
+    let many = jobs.len() > 1;
+    let place = |i: usize| if many { format!("{shown} (job {})", i + 1) } else { shown.clone() };
+    jobs.into_iter().enumerate().map(|(i, job)| written(job, place(i))).collect()
+}
+
+/// JSON is YAML, but its own reader is faster and tells faults better.
+fn parse(text: &str, path: &Path) -> anyhow::Result<Vec<Value>> {
+    let json =
+        path.extension().is_some_and(|ending| ending == "json") || text.trim_start().starts_with(['{', '[']);
+    if json {
+        return Ok(serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>()?);
+    }
+    let documents = serde_norway::Deserializer::from_str(text);
+    Ok(documents.map(Value::deserialize).collect::<Result<_, _>>()?)
+}
+
+fn written(definition: Value, origin: String) -> Result<Written, Failure> {
+    let wrong = |what: &str| {
+        Failure::usage(format!("{origin}: {what}")).hint("a job is an object with at least a `name`")
+    };
+    let fields = definition.as_object().ok_or_else(|| wrong("this is not a job"))?;
+    let name =
+        fields.get("name").and_then(Value::as_str).ok_or_else(|| wrong("the job has no `name`"))?.to_owned();
+    let parents = fields.get("parents").and_then(Value::as_array);
+    let parents = parents.into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect();
+    Ok(Written { name, parents, definition, origin })
+}
+
+/// Jobs whose parents are all in earlier waves, or not in the set at all. Those on a cycle are refused here: the
+/// server would only see parents that are missing.
+fn in_waves(jobs: Vec<Written>, failures: &mut Vec<Failure>) -> Vec<Vec<Written>> {
+    let mut waits = parents_in_set(&jobs);
+    let mut children: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, parents) in &waits {
+        for parent in parents {
+            children.entry(parent.clone()).or_default().push(name.clone());
+        }
+    }
+    let mut level_of: BTreeMap<String, usize> = BTreeMap::new();
+    let mut ready: Vec<String> =
+        waits.iter().filter(|(_, w)| w.is_empty()).map(|(name, _)| name.clone()).collect();
+    for level in 0.. {
+        let Some(names) = Some(std::mem::take(&mut ready)).filter(|names| !names.is_empty()) else { break };
+        for name in names {
+            for child in children.remove(&name).unwrap_or_default() {
+                let left = waits.entry(child.clone()).or_default();
+                left.remove(&name);
+                if left.is_empty() {
+                    ready.push(child);
+                }
+            }
+            level_of.insert(name, level);
+        }
+    }
+    let mut waves: Vec<Vec<Written>> = Vec::new();
+    let mut stuck = Vec::new();
+    for job in jobs {
+        match level_of.get(&job.name) {
+            Some(level) => {
+                waves.resize_with(waves.len().max(level + 1), Vec::new);
+                waves[*level].push(job);
+            }
+            None => stuck.push(job),
+        }
+    }
+    if !stuck.is_empty() {
+        failures.push(cycle(&stuck));
+        failures.extend(stuck.iter().map(|job| {
+            Failure::usage(format!("{}: job `{}` was not applied because of the cycle", job.origin, job.name))
+        }));
+    }
+    waves
+}
+
+/// Of each job the parents that are written in the same set.
+fn parents_in_set(jobs: &[Written]) -> BTreeMap<String, BTreeSet<String>> {
+    let names: BTreeSet<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    let within = |job: &Written| job.parents.iter().filter(|p| names.contains(p.as_str())).cloned().collect();
+    jobs.iter().map(|job| (job.name.clone(), within(job))).collect()
+}
+
+/// Names one cycle among jobs that each wait for another of them.
+fn cycle(stuck: &[Written]) -> Failure {
+    let waits = parents_in_set(stuck);
+    let mut path: Vec<&str> = vec![&stuck[0].name];
+    let start = loop {
+        let Some(parent) = waits.get(path[path.len() - 1]).and_then(BTreeSet::first) else { break 0 };
+        let seen = path.iter().position(|name| name == parent);
+        path.push(parent);
+        if let Some(start) = seen {
+            break start;
+        }
+    };
+    // From parent to child, as it runs.
+    let path: Vec<&str> = path[start..].iter().rev().copied().collect();
+    Failure::usage(format!("job `{}` waits for itself: {}", path[0], path.join(" -> ")))
+        .hint("remove one of these jobs from the `parents` of the next")
+}
+
+/// A bar on stderr, if that is a terminal and there is enough to do.
+struct Progress {
+    total: usize,
+    done: usize,
+    shown: bool,
+}
+
+impl Progress {
+    const WIDTH: usize = 30;
+
+    fn new(total: usize) -> Self {
+        Self { total, done: 0, shown: total >= PROGRESS_MIN && std::io::stderr().is_terminal() }
+    }
+
+    fn step(&mut self) {
+        self.done += 1;
+        if self.shown {
+            let filled = Self::WIDTH * self.done / self.total;
+            let (bar, rest) = ("#".repeat(filled), " ".repeat(Self::WIDTH - filled));
+            let _ = write!(std::io::stderr(), "[{bar}{rest}] {}/{}", self.done, self.total);
+        }
+    }
+
+    fn clear(&self) {
+        if self.shown {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(name: &str, parents: &[&str]) -> Written {
+        let definition = serde_json::json!({ "name": name, "parents": parents });
+        written(definition, format!("{name}.yaml")).unwrap()
+    }
+
+    #[track_caller]
+    fn order(jobs: Vec<Written>, waves: &[&[&str]], failure: &str) {
+        let mut failures = Vec::new();
+        let found = in_waves(jobs, &mut failures);
+        let found: Vec<Vec<&str>> =
+            found.iter().map(|w| w.iter().map(|job| job.name.as_str()).collect()).collect();
+        assert_eq!(found, waves);
+        assert_eq!(failures.first().map(|f| f.error.to_string()).unwrap_or_default(), failure);
+    }
+
+    #[test]
+    fn parents_come_first() {
+        order(
+            vec![job("c", &["b"]), job("b", &["a", "elsewhere"]), job("a", &[])],
+            &[&["a"], &["b"], &["c"]],
+            "",
+        );
+        order(vec![job("x", &[]), job("y", &[])], &[&["x", "y"]], "");
+    }
+
+    #[test]
+    fn a_cycle_is_named_and_the_others_are_applied() {
+        order(vec![job("a", &["a"]), job("z", &[])], &[&["z"]], "job `a` waits for itself: a -> a");
+        let ring = vec![job("child", &["a"]), job("a", &["c"]), job("b", &["a"]), job("c", &["b"])];
+        order(ring, &[], "job `a` waits for itself: a -> b -> c -> a");
+    }
+
+    #[test]
+    fn one_file_may_hold_many_jobs() {
+        let names = |text: &str, path: &str| {
+            let jobs = parse(text, Path::new(path)).unwrap();
+            jobs.iter().map(|job| job["name"].as_str().unwrap_or("?").to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("name: a\n---\nname: b\n", "x.yaml"), ["a", "b"]);
+        assert_eq!(names("{\"name\":\"a\"}\n{\"name\":\"b\"}", "-"), ["a", "b"]);
+        assert!(parse("name: [", Path::new("x.yaml")).is_err());
+        let deep = "[".repeat(2000);
+        assert!(parse(&deep, Path::new("x.json")).is_err());
+        assert!(parse(&format!("a: {deep}"), Path::new("x.yaml")).is_err());
+    }
+}

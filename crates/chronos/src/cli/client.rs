@@ -1,0 +1,159 @@
+//! Asks a server over HTTP and turns what goes wrong into a [`Failure`] that says what is known.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode, Url};
+use scheduler::ids::JobName;
+use serde_json::Value;
+
+use super::failure::{Exit, Failure};
+
+/// A server, as far as the command line knows it.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// What a server answered.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    /// Null where there is no body.
+    pub(crate) body: Value,
+}
+
+impl Client {
+    /// Longest wait for a connection: a server on another continent answers within it.
+    const CONNECT_MAX: Duration = Duration::from_secs(10);
+    /// Longest silence within an answer; streams send a sign of life more often.
+    const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+    pub(crate) fn new(server: &str) -> Result<Self, Failure> {
+        let wrong = |why: &str| {
+            Failure::usage(format!("`{server}` is not the URL of a server: {why}"))
+                .hint("write something like http://127.0.0.1:4400")
+        };
+        let base = Url::parse(server).map_err(|e| wrong(&e.to_string()))?;
+        if base.scheme() != "http" {
+            return Err(wrong("only http:// is spoken"));
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(Self::CONNECT_MAX)
+            .read_timeout(Self::SILENCE_MAX)
+            // What is asked goes to the server that was named, as it was written.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("chronos/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| Failure::new(Exit::Failed, e))?;
+        Ok(Self { http, base })
+    }
+
+    /// Asks something that changes nothing.
+    pub(crate) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, Failure> {
+        let response = self.stream(path, query).await?;
+        let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
+        parse(&body)
+    }
+
+    /// Begins to read an answer that may have no end.
+    pub(crate) async fn stream(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<reqwest::Response, Failure> {
+        let request = self.http.get(self.url(path)).query(query);
+        let response = request.send().await.map_err(|e| self.unreachable(e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
+        Err(refused(status, &body))
+    }
+
+    /// Asks for a change. Never repeated: the answer to the first may have been lost.
+    pub(crate) async fn change(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.http.request(method, self.url(path)).query(query);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|e| self.lost(e))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|e| self.lost(e))?;
+        if !status.is_success() {
+            return Err(refused(status, &body));
+        }
+        Ok(Answer { status, body: parse(&body).unwrap_or_default() })
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url
+    }
+
+    fn unreachable(&self, cause: reqwest::Error) -> Failure {
+        Failure::new(Exit::Unreachable, cause.without_url())
+            .context(format!("the server at {} does not answer", self.shown()))
+            .hint("start one with `chronos server`, or say where it is with --server or CHRONOS_SERVER")
+    }
+
+    /// A change that never reached the server has not happened; of any other nobody here can tell.
+    fn lost(&self, cause: reqwest::Error) -> Failure {
+        if cause.is_connect() || cause.is_builder() {
+            return self.unreachable(cause);
+        }
+        Failure::new(Exit::OutcomeUnknown, cause.without_url())
+            .context(format!(
+                "the answer of {} was lost: the change may or may not have been made",
+                self.shown()
+            ))
+            .hint("look at the job before you try again")
+    }
+
+    fn shown(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+}
+
+/// Checks a name before it becomes part of a URL: `..` would be taken for a step up.
+pub(crate) fn job_name(text: &str) -> Result<&str, Failure> {
+    JobName::new(text).map_err(|e| Failure::new(Exit::Usage, e))?;
+    Ok(text)
+}
+
+fn parse(body: &[u8]) -> Result<Value, Failure> {
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(body).map_err(|e| {
+        Failure::new(Exit::Failed, e)
+            .context("the answer is not JSON")
+            .hint("is there a Chronos server at this URL, and not something else?")
+    })
+}
+
+/// The failure that an answer other than 2xx tells of.
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |key: &str| body[key].as_str().filter(|text| !text.is_empty());
+    let exit = match (status, text("code")) {
+        (_, Some("outcome_unknown")) => Exit::OutcomeUnknown,
+        (StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT, _) => {
+            Exit::Unreachable
+        }
+        _ if status.is_client_error() => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    let message = text("message").map_or_else(|| format!("the server answered {status}"), Into::into);
+    let owned = |key: &str| text(key).map(Into::into);
+    Failure { exit, error: anyhow::anyhow!(message), hint: owned("hint"), code: owned("code") }
+}

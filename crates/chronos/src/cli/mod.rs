@@ -1,0 +1,363 @@
+//! The command line: one binary that is server, client and supervisor.
+
+mod apply;
+mod client;
+mod failure;
+mod logs;
+mod queries;
+mod requests;
+mod server;
+mod table;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::config::{ConfigFile, Length};
+use client::Client;
+use failure::{Exit, Failure};
+
+/// Cron for a fleet: runs scheduled jobs and chains of jobs, and accounts for every slot.
+#[derive(Debug, Parser)]
+#[command(name = "chronos", version, max_term_width = 110, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  chronos server --data_dir /var/lib/chronos
+  chronos apply jobs/ && chronos jobs
+  chronos logs -f nightly-backup
+  chronos runs --outcome failed --output json
+
+Exit codes:
+  0 done   1 failed   2 usage   3 refused by the server   4 server not reachable
+  5 outcome unknown   6 data folder not usable
+
+Dashes may be written for the underscores in flags.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server: schedules jobs, runs them, answers the API
+    #[command(after_help = SERVER_HELP)]
+    Server(ServerArgs),
+    #[command(flatten)]
+    Ask(Ask),
+    /// Parent of all tasks of a data folder; started by the server
+    #[command(hide = true)]
+    Supervise(SuperviseArgs),
+}
+
+/// What a server is asked to tell or do.
+#[derive(Debug, Subcommand)]
+enum Ask {
+    /// Create or replace the jobs in files and folders (JSON, YAML), parents first
+    #[command(after_help = APPLY_HELP)]
+    Apply(ApplyArgs),
+    /// List jobs with their last outcome and next slot
+    Jobs(JobsArgs),
+    /// Show the definition of a job as JSON, ready to be edited and applied
+    Show(JobArgs),
+    /// Run a job now, whatever its schedule says
+    Run(RunArgs),
+    /// End the live runs of a job, or one run
+    Kill(TargetArgs),
+    /// Delete jobs; their live runs are killed, their history stays
+    Delete(DeleteArgs),
+    /// Stop a job from being started; running tasks go on
+    #[command(after_help = PAUSE_HELP)]
+    Pause(PauseArgs),
+    /// End a pause
+    Resume(JobArgs),
+    /// List runs, the newest first
+    #[command(after_help = RUNS_HELP)]
+    Runs(RunsArgs),
+    /// Print the output of a run, or of the latest run of a job
+    #[command(after_help = LOGS_HELP)]
+    Logs(LogsArgs),
+    /// Explain why a job or a run has not started, or how it ended
+    Why(TargetArgs),
+    /// List the next slots of a job, or of all jobs
+    Next(NextArgs),
+    /// Let the children of a job go on as if it had succeeded
+    MarkSuccess(JobArgs),
+}
+
+const SERVER_HELP: &str = "\
+Every flag can be given as an environment variable (CHRONOS_HTTP_PORT for --http_port) or as a key
+of the file given with --config. The command line wins over the environment, both over the file.
+
+A second server on the same data folder waits as standby and answers reads.
+On SIGTERM the server ends and leaves tasks running; the next server on the folder takes them over.
+
+Examples:
+  chronos server
+  chronos server --http_port 4401 --data_dir /var/lib/chronos --examples examples
+  chronos server --config /etc/chronos.yaml --check-config";
+
+const APPLY_HELP: &str = "\
+A file holds one job, an array of jobs, or, in YAML, several documents. A folder means all files in it and
+below that end in .json, .yaml or .yml. `-` is the standard input.
+
+Examples:
+  chronos apply nightly.yaml
+  chronos apply jobs/ more.json
+  chronos show nightly | sed s/PT1H/PT2H/ | chronos apply -";
+
+const PAUSE_HELP: &str = "\
+Examples:
+  chronos pause nightly --reason 'disk is being replaced' --for 2h
+  chronos pause nightly --until 2030-01-01T08:00:00Z";
+
+const RUNS_HELP: &str = "\
+Examples:
+  chronos runs
+  chronos runs nightly --outcome failed --outcome missed --limit 20
+  chronos runs --output json | jq -r '.[].key'";
+
+const LOGS_HELP: &str = "\
+Examples:
+  chronos logs nightly
+  chronos logs -f nightly
+  chronos logs 1-i5 --stderr";
+
+#[derive(Debug, Args)]
+struct ServerArgs {
+    #[command(flatten)]
+    settings: ConfigFile,
+    /// File with settings (YAML), named as the flags are
+    #[arg(long = "config", env = "CHRONOS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Tell each effective setting and where it came from, and exit
+    #[arg(long = "check_config")]
+    check_config: bool,
+}
+
+/// Where the server is and how to answer.
+#[derive(Clone, Debug, Args)]
+struct ClientArgs {
+    /// URL of the server
+    #[arg(long, env = "CHRONOS_SERVER", value_name = "URL", default_value = "http://127.0.0.1:4400")]
+    server: String,
+    /// `table` is for people, `json` for scripts
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct ApplyArgs {
+    /// Files, folders, or `-`
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct JobsArgs {
+    /// Only jobs with this text in their name or command
+    #[arg(value_name = "TEXT")]
+    search: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct JobArgs {
+    /// Name of the job
+    job: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Name of the job
+    job: String,
+    /// Instead of the job's own arguments
+    #[arg(long, value_name = "TEXT")]
+    arguments: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct TargetArgs {
+    /// Name of a job, or key of a run
+    #[arg(value_name = "JOB|RUN")]
+    target: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct DeleteArgs {
+    /// Names of the jobs
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct PauseArgs {
+    /// Name of the job
+    job: String,
+    /// Why, for the others who look at it
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// When it resumes by itself, such as 2030-01-01T08:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "length")]
+    until: Option<jiff::Timestamp>,
+    /// After how long it resumes by itself, such as 2h
+    #[arg(long = "for", value_name = "DURATION")]
+    length: Option<Length>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct RunsArgs {
+    /// Only of this job
+    job: Option<String>,
+    /// Only with this outcome: succeeded, failed, killed, timedOut, lost, skipped, missed, or `live`; may be repeated
+    #[arg(long, value_name = "OUTCOME")]
+    outcome: Vec<String>,
+    /// Only with a due time at or after this
+    #[arg(long, value_name = "TIME")]
+    from: Option<jiff::Timestamp>,
+    /// Only with a due time before this
+    #[arg(long, value_name = "TIME")]
+    to: Option<jiff::Timestamp>,
+    /// At most so many
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    limit: usize,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct LogsArgs {
+    /// Name of a job, or key of a run
+    #[arg(value_name = "JOB|RUN")]
+    target: String,
+    /// Go on until the run has ended
+    #[arg(short, long)]
+    follow: bool,
+    /// What the run wrote to stderr, instead of stdout
+    #[arg(long)]
+    stderr: bool,
+    /// Of this attempt, counted from 0, instead of the latest
+    #[arg(long, value_name = "NUMBER")]
+    attempt: Option<u32>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct NextArgs {
+    /// Only of this job
+    job: Option<String>,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 10)]
+    limit: usize,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct SuperviseArgs {
+    /// The folder it looks after
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+/// Parses the command line, does what it says, and tells how that went.
+pub fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let done = match cli.command {
+        Command::Server(args) => server::run(args, matches.subcommand_matches("server")),
+        Command::Supervise(args) => server::supervise(&args.dir),
+        Command::Ask(what) => client_runtime().and_then(|runtime| runtime.block_on(ask(what))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(failure) if is_broken_pipe(&failure) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
+        }
+    }
+}
+
+/// The commands, with flags that may be written with dashes too.
+fn command() -> clap::Command {
+    fn with_dashes(command: clap::Command) -> clap::Command {
+        command.mut_args(|arg| match arg.get_long().filter(|long| long.contains('_')) {
+            Some(long) => {
+                let dashed = long.replace('_', "-");
+                arg.alias(dashed)
+            }
+            None => arg,
+        })
+    }
+    Cli::command().mut_subcommands(with_dashes)
+}
+
+/// A client waits for one answer at a time.
+fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+async fn ask(what: Ask) -> Result<(), Failure> {
+    match what {
+        Ask::Apply(args) => apply::run(&client(&args.client)?, &args).await,
+        Ask::Jobs(args) => queries::jobs(&client(&args.client)?, &args).await,
+        Ask::Show(args) => queries::show(&client(&args.client)?, &args.job).await,
+        Ask::Runs(args) => queries::runs(&client(&args.client)?, &args).await,
+        Ask::Why(args) => queries::why(&client(&args.client)?, &args).await,
+        Ask::Next(args) => queries::next(&client(&args.client)?, &args).await,
+        Ask::Logs(args) => logs::run(&client(&args.client)?, &args).await,
+        Ask::Run(args) => requests::run(&client(&args.client)?, &args).await,
+        Ask::Kill(args) => requests::kill(&client(&args.client)?, &args).await,
+        Ask::Delete(args) => requests::delete(&client(&args.client)?, &args).await,
+        Ask::Pause(args) => requests::pause(&client(&args.client)?, &args).await,
+        Ask::Resume(args) => requests::resume(&client(&args.client)?, &args).await,
+        Ask::MarkSuccess(args) => requests::mark_success(&client(&args.client)?, &args).await,
+    }
+}
+
+fn client(args: &ClientArgs) -> Result<Client, Failure> {
+    Client::new(&args.server)
+}
+
+/// Writes to stdout; unlike `print!` it does not panic when a pipe is closed.
+fn out(bytes: &[u8]) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+fn out_json(value: &serde_json::Value) -> std::io::Result<()> {
+    out(format!("{value:#}\n").as_bytes())
+}
+
+fn is_broken_pipe(failure: &Failure) -> bool {
+    failure.exit == Exit::Failed
+        && failure
+            .error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

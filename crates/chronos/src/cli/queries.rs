@@ -1,0 +1,172 @@
+//! Commands that only look: tables for people, the server's own JSON for scripts.
+
+use serde_json::Value;
+
+use super::client::{Client, job_name};
+use super::failure::{Exit, Failure, printable};
+use super::requests::{is_run_key, is_unknown_job};
+use super::table::Table;
+use super::{Format, JobsArgs, NextArgs, RunsArgs, TargetArgs};
+
+/// Most that one page of the API holds.
+const PAGE_MAX: usize = 1000;
+
+pub(crate) async fn jobs(client: &Client, args: &JobsArgs) -> Result<(), Failure> {
+    let query: Vec<_> = args.search.iter().map(|text| ("search", text.clone())).collect();
+    let jobs = pages(client, &["v1", "jobs"], query, "jobs", usize::MAX).await?;
+    if args.client.output == Format::Json {
+        return Ok(super::out_json(&Value::Array(jobs))?);
+    }
+    let mut table = Table::new(&["job", "state", "last outcome", "next", "when", "command"]);
+    for job in &jobs {
+        let when = match job["schedule"].as_str() {
+            Some(schedule) => schedule.to_owned(),
+            None => format!("after {}", names(&job["parents"]).join(", ")),
+        };
+        let last = text(&job["lastOutcome"]);
+        table.row([
+            text(&job["name"]),
+            text(&job["state"]),
+            last,
+            time(&job["next"]),
+            when,
+            text(&job["command"]),
+        ]);
+    }
+    Ok(table.print()?)
+}
+
+pub(crate) async fn show(client: &Client, job: &str) -> Result<(), Failure> {
+    let job = client.get(&["v1", "scheduler", "job", job_name(job)?], &[]).await?;
+    Ok(super::out_json(&job)?)
+}
+
+pub(crate) async fn runs(client: &Client, args: &RunsArgs) -> Result<(), Failure> {
+    let mut query = Vec::new();
+    if let Some(job) = &args.job {
+        query.push(("job", job_name(job)?.to_owned()));
+    }
+    query.extend(args.outcome.iter().map(|outcome| ("outcome", outcome.clone())));
+    query.extend(args.from.iter().map(|time| ("from", time.to_string())));
+    query.extend(args.to.iter().map(|time| ("to", time.to_string())));
+    let runs = pages(client, &["v1", "runs"], query, "runs", args.limit).await?;
+    if args.client.output == Format::Json {
+        return Ok(super::out_json(&Value::Array(runs))?);
+    }
+    let mut table = Table::new(&["run", "job", "due", "ended", "outcome", "attempts", "why"]);
+    for run in &runs {
+        table.row(row_of(run));
+    }
+    Ok(table.print()?)
+}
+
+pub(crate) async fn next(client: &Client, args: &NextArgs) -> Result<(), Failure> {
+    let count = [("count", args.limit.to_string())];
+    let answer = match &args.job {
+        Some(job) => client.get(&["v1", "jobs", job_name(job)?, "next"], &count).await?,
+        None => client.get(&["v1", "next"], &count).await?,
+    };
+    if args.client.output == Format::Json {
+        return Ok(super::out_json(&answer)?);
+    }
+    let mut table = Table::new(&["due", "job"]);
+    for slot in answer["slots"].as_array().into_iter().flatten() {
+        let job = args.job.clone().unwrap_or_else(|| text(&slot["job"]));
+        table.row([time(&slot["due"]), job]);
+    }
+    Ok(table.print()?)
+}
+
+pub(crate) async fn why(client: &Client, args: &TargetArgs) -> Result<(), Failure> {
+    let answer = match client.get(&["v1", "jobs", job_name(&args.target)?, "why"], &[]).await {
+        Err(failure) if is_unknown_job(&failure) && is_run_key(&args.target) => {
+            client.get(&["v1", "runs", &args.target, "why"], &[]).await?
+        }
+        answer => answer?,
+    };
+    if args.client.output == Format::Json {
+        return Ok(super::out_json(&answer)?);
+    }
+    for line in answer["why"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        super::out(format!("{}\n", printable(line)).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The key of the run that is meant by a job's name (its latest that has begun) or by a key.
+pub(crate) async fn run_of(client: &Client, target: &str) -> Result<String, Failure> {
+    let job = job_name(target)?;
+    let query = vec![("job", job.to_owned())];
+    let runs = pages(client, &["v1", "runs"], query, "runs", 100).await?;
+    let begun = |run: &&Value| run["attempts"].as_array().is_some_and(|attempts| !attempts.is_empty());
+    match runs.iter().find(begun).and_then(|run| run["key"].as_str()) {
+        Some(key) => Ok(key.into()),
+        None if is_run_key(target) => Ok(target.into()),
+        None => {
+            // Says whether there is such a job.
+            client.get(&["v1", "jobs", job, "why"], &[]).await?;
+            let failure =
+                Failure::new(Exit::Refused, anyhow::anyhow!("no run of job `{target}` has begun yet"));
+            Err(failure.hint(format!("`chronos why {target}` says what it waits for")))
+        }
+    }
+}
+
+/// At most `limit` items of all pages.
+async fn pages(
+    client: &Client,
+    path: &[&str],
+    query: Vec<(&str, String)>,
+    items: &str,
+    limit: usize,
+) -> Result<Vec<Value>, Failure> {
+    let (mut found, mut cursor) = (Vec::new(), None::<String>);
+    while found.len() < limit {
+        let mut query = query.clone();
+        query.push(("limit", (limit - found.len()).min(PAGE_MAX).to_string()));
+        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
+        let mut page = client.get(path, &query).await?;
+        if let Some(Value::Array(more)) = page.get_mut(items).map(Value::take) {
+            found.extend(more);
+        }
+        match &page["next"] {
+            Value::Null => break,
+            next => cursor = Some(next.as_str().map_or_else(|| next.to_string(), Into::into)),
+        }
+    }
+    found.truncate(limit);
+    Ok(found)
+}
+
+fn row_of(run: &Value) -> [String; 7] {
+    let attempts = run["attempts"].as_array().map_or(0, Vec::len).to_string();
+    let outcome = if run["outcome"].is_null() { text(&run["state"]) } else { text(&run["outcome"]) };
+    let (key, due) = match run["count"].as_u64() {
+        Some(count) => {
+            (format!("{count} slots"), format!("{} to {}", time(&run["firstDue"]), time(&run["lastDue"])))
+        }
+        None => (text(&run["key"]), time(&run["due"])),
+    };
+    [key, text(&run["job"]), due, time(&run["ended"]), outcome, attempts, text(&run["reason"])]
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// To the second, which is what people read.
+fn time(value: &Value) -> String {
+    let text = text(value);
+    match text.split_once('.') {
+        Some((seconds, fraction)) if fraction.ends_with('Z') => format!("{seconds}Z"),
+        _ => text,
+    }
+}
+
+fn names(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().map(text).collect()
+}

@@ -1,0 +1,106 @@
+//! Commands that change something: one request each, one line of answer.
+
+use jiff::{SignedDuration, Timestamp};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::{Answer, Client, job_name};
+use super::failure::{Exit, Failure};
+use super::{DeleteArgs, Format, JobArgs, PauseArgs, RunArgs, TargetArgs};
+
+pub(crate) async fn run(client: &Client, args: &RunArgs) -> Result<(), Failure> {
+    let path = ["v1", "scheduler", "job", job_name(&args.job)?];
+    let query: Vec<_> = args.arguments.iter().map(|text| ("arguments", text.clone())).collect();
+    let answer = client.change(Method::PUT, &path, &query, None).await?;
+    let run = answer.body["run"].as_str().unwrap_or_default();
+    tell(&answer, args.client.output, &format!("started job `{}`: run {run}", args.job))
+}
+
+pub(crate) async fn kill(client: &Client, args: &TargetArgs) -> Result<(), Failure> {
+    let output = args.client.output;
+    let path = ["v1", "scheduler", "task", "kill", job_name(&args.target)?];
+    let answer = match client.change(Method::DELETE, &path, &[], None).await {
+        Err(failure) if is_unknown_job(&failure) && is_run_key(&args.target) => {
+            let answer = client.change(Method::DELETE, &["v1", "runs", &args.target], &[], None).await?;
+            return tell(&answer, output, &format!("killing run {}", args.target));
+        }
+        answer => answer?,
+    };
+    let runs = answer.body["runs"].as_u64().unwrap_or_default();
+    let what = match runs {
+        0 => format!("job `{}` has no live runs", args.target),
+        1 => format!("killing 1 run of job `{}`", args.target),
+        n => format!("killing {n} runs of job `{}`", args.target),
+    };
+    tell(&answer, output, &what)
+}
+
+/// Goes on after a refusal, so that one name that is gone does not keep the others.
+pub(crate) async fn delete(client: &Client, args: &DeleteArgs) -> Result<(), Failure> {
+    let mut worst = None;
+    for name in &args.jobs {
+        let path = ["v1", "scheduler", "job", job_name(name)?];
+        match client.change(Method::DELETE, &path, &[], None).await {
+            Ok(answer) => tell(&answer, args.client.output, &format!("deleted job `{name}`"))?,
+            Err(failure) if failure.exit == Exit::Refused => worst = remember(worst, failure),
+            Err(failure) => return Err(failure),
+        }
+    }
+    worst.map_or(Ok(()), Err)
+}
+
+pub(crate) async fn pause(client: &Client, args: &PauseArgs) -> Result<(), Failure> {
+    let after = |length: &crate::config::Length| {
+        let span = SignedDuration::try_from(length.0).map_err(|e| Failure::new(Exit::Usage, e))?;
+        Timestamp::now()
+            .checked_add(span)
+            .map_err(|e| Failure::new(Exit::Usage, e).context("--for is too long"))
+    };
+    let until = args.length.as_ref().map(after).transpose()?.or(args.until);
+    let mut body = json!({ "reason": args.reason });
+    if let Some(until) = until {
+        body["until"] = until.to_string().into();
+    }
+    let path = ["v1", "jobs", job_name(&args.job)?, "pause"];
+    let answer = client.change(Method::POST, &path, &[], Some(&body)).await?;
+    let until = until.map_or(String::new(), |until| format!(" until {until}"));
+    tell(&answer, args.client.output, &format!("paused job `{}`{until}", args.job))
+}
+
+pub(crate) async fn resume(client: &Client, args: &JobArgs) -> Result<(), Failure> {
+    let path = ["v1", "jobs", job_name(&args.job)?, "resume"];
+    let answer = client.change(Method::POST, &path, &[], Some(&json!({}))).await?;
+    tell(&answer, args.client.output, &format!("resumed job `{}`", args.job))
+}
+
+pub(crate) async fn mark_success(client: &Client, args: &JobArgs) -> Result<(), Failure> {
+    let path = ["v1", "scheduler", "job", "success", job_name(&args.job)?];
+    let answer = client.change(Method::PUT, &path, &[], None).await?;
+    tell(&answer, args.client.output, &format!("marked job `{}` as successful", args.job))
+}
+
+fn tell(answer: &Answer, format: Format, line: &str) -> Result<(), Failure> {
+    match format {
+        Format::Table => super::out(format!("{line}\n").as_bytes())?,
+        Format::Json if answer.body == Value::Null => super::out_json(&json!({}))?,
+        Format::Json => super::out_json(&answer.body)?,
+    }
+    Ok(())
+}
+
+/// Prints all failures but the last, which ends the command.
+fn remember(earlier: Option<Failure>, failure: Failure) -> Option<Failure> {
+    if let Some(earlier) = earlier {
+        earlier.print();
+    }
+    Some(failure)
+}
+
+/// Whether the server knows no job of that name.
+pub(crate) fn is_unknown_job(failure: &Failure) -> bool {
+    failure.code.as_deref() == Some("no_such_job")
+}
+
+pub(crate) fn is_run_key(text: &str) -> bool {
+    text.parse::<scheduler::ids::RunKey>().is_ok()
+}

@@ -1,0 +1,101 @@
+//! Columns for people: aligned, and cut to the width of the terminal.
+
+use std::io::IsTerminal;
+
+use super::failure::printable;
+
+/// Rows under headings. The last column takes what room is left.
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+/// Between columns.
+const GAP: usize = 2;
+/// No column is cut below this: enough to tell rows apart.
+const WIDTH_MIN: usize = 8;
+
+impl Table {
+    pub(crate) fn new(headings: &[&str]) -> Self {
+        Self { rows: vec![headings.iter().map(|text| text.to_uppercase()).collect()] }
+    }
+
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.iter().map(|cell| printable(cell).replace(['\n', '\t'], " ")).collect());
+    }
+
+    /// The whole table, where cut lines end with `…`. A `width` of `None` cuts nothing.
+    pub(crate) fn render(&self, width: Option<usize>) -> String {
+        let widths = self.fit(width);
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(&cut(cell, *width));
+                line.push_str(&" ".repeat(width.saturating_sub(cell.chars().count()) + GAP));
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Widths of the columns: the widest gives way first, until the table fits.
+    fn fit(&self, width: Option<usize>) -> Vec<usize> {
+        let columns = self.rows[0].len();
+        let mut widths: Vec<usize> = (0..columns)
+            .map(|i| self.rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0))
+            .collect();
+        let Some(room) = width.map(|w| w.saturating_sub(GAP * columns.saturating_sub(1))) else {
+            return widths;
+        };
+        while widths.iter().sum::<usize>() > room {
+            let Some(widest) = widths.iter_mut().max().filter(|w| **w > WIDTH_MIN) else { break };
+            *widest -= 1;
+        }
+        widths
+    }
+
+    /// Prints to stdout, cut only if that is a terminal.
+    pub(crate) fn print(&self) -> std::io::Result<()> {
+        let stdout = std::io::stdout();
+        let width =
+            if stdout.is_terminal() { terminal_size::terminal_size().map(|(w, _)| w.0.into()) } else { None };
+        super::out(self.render(width).as_bytes())
+    }
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.into();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new(&["job", "command"]);
+        table.row(["a".into(), "echo a rather long command\nwith\u{1b}[2J more".into()]);
+        table.row(["longer-name".into(), "true".into()]);
+        table
+    }
+
+    #[test]
+    fn columns_are_aligned_and_control_characters_do_no_harm() {
+        let text = "JOB          COMMAND\n\
+                    a            echo a rather long command with\\u{1b}[2J more\n\
+                    longer-name  true\n";
+        assert_eq!(table().render(None), text);
+    }
+
+    #[test]
+    fn the_widest_column_gives_way() {
+        let text = "JOB          COMMAND\n\
+                    a            echo a rather …\n\
+                    longer-name  true\n";
+        assert_eq!(table().render(Some(28)), text);
+        assert!(table().render(Some(1)).lines().all(|line| line.chars().count() <= 2 * WIDTH_MIN + GAP));
+    }
+}

@@ -1,0 +1,517 @@
+//! How a server is set up: [`ConfigFile`] as written, in flags, environment and a file; [`Config`] as meant.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::wire::duration;
+
+/// Settings as written. A flag, its environment variable and its key in the file have the same name and meaning.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// Address to listen on: an IP address or `localhost` [default: 127.0.0.1]
+    #[arg(
+        long = "http_address",
+        hide_env_values = true,
+        env = "CHRONOS_HTTP_ADDRESS",
+        value_name = "ADDRESS"
+    )]
+    pub http_address: Option<Address>,
+    /// Port to listen on; 0 picks a free one, which is then printed [default: 4400]
+    #[arg(long = "http_port", hide_env_values = true, env = "CHRONOS_HTTP_PORT", value_name = "PORT")]
+    pub http_port: Option<u16>,
+    /// Names or addresses under which others reach this node, best first, separated by commas
+    /// [default: the address listened on]
+    #[arg(
+        long = "hostname",
+        hide_env_values = true,
+        env = "CHRONOS_HOSTNAME",
+        value_name = "HOST,..",
+        value_delimiter = ','
+    )]
+    pub hostname: Option<Vec<String>>,
+    /// Let anyone who can connect use the API, so run commands on this machine; needed to listen beyond loopback
+    #[arg(long = "allow_unauthenticated", hide_env_values = true, env = "CHRONOS_ALLOW_UNAUTHENTICATED", value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_unauthenticated: Option<bool>,
+    /// Folder for all state: jobs, history, output; made if it is not there [default: data]
+    #[arg(long = "data_dir", hide_env_values = true, env = "CHRONOS_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// Folder of job files to apply on the first start, when the data folder is new
+    #[arg(long = "examples", hide_env_values = true, env = "CHRONOS_EXAMPLES", value_name = "FOLDER")]
+    pub examples: Option<PathBuf>,
+    /// How long a run stays in the history [default: 90d]
+    #[arg(
+        long = "history_age_max",
+        hide_env_values = true,
+        env = "CHRONOS_HISTORY_AGE_MAX",
+        value_name = "DURATION"
+    )]
+    pub history_age_max: Option<Length>,
+    /// How many runs of each job stay in the history [default: 1000]
+    #[arg(
+        long = "history_count_max",
+        hide_env_values = true,
+        env = "CHRONOS_HISTORY_COUNT_MAX",
+        value_name = "COUNT"
+    )]
+    pub history_count_max: Option<u64>,
+    /// How long a task that is told to end may take before it is ended by force [default: 10s]
+    #[arg(long = "kill_grace", hide_env_values = true, env = "CHRONOS_KILL_GRACE", value_name = "DURATION")]
+    pub kill_grace: Option<Length>,
+    /// How the log on stderr looks: `text` for people, `json` for machines [default: text]
+    #[arg(
+        hide_possible_values = true,
+        long = "log_format",
+        hide_env_values = true,
+        env = "CHRONOS_LOG_FORMAT",
+        value_name = "FORMAT"
+    )]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace; also by module, as in `info,store=debug` [default: info]
+    #[arg(long = "log_level", hide_env_values = true, env = "CHRONOS_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Settings as meant: complete and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Under which names others reach this node; empty for the address listened on.
+    pub hostname: Vec<String>,
+    /// Whether anyone who connects may do everything.
+    pub allow_unauthenticated: bool,
+    /// Folder for all state.
+    pub data_dir: PathBuf,
+    /// Job files for the first start.
+    pub examples: Option<PathBuf>,
+    /// Retention of the history.
+    pub history_age_max: Duration,
+    /// Retention of the history, for each job.
+    pub history_count_max: u64,
+    /// Between the polite and the forceful end of a task.
+    pub kill_grace: Duration,
+    /// How the log looks.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log_level: String,
+    /// Where each value came from, in the order of [`ConfigFile`].
+    pub told: Vec<Told>,
+}
+
+/// One effective value and its source, for `--check-config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Name of the setting.
+    pub name: &'static str,
+    /// Its value as one would write it.
+    pub value: String,
+    /// Who said so.
+    pub source: Source,
+}
+
+/// Who set a value; the first of these wins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// This environment variable.
+    Environment(String),
+    /// The file.
+    File(PathBuf),
+    /// Nobody.
+    Default,
+}
+
+/// Why settings were refused. Every variant is the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or not for us.
+    #[error("cannot read the configuration `{}`", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// It is not YAML, or has a key or value that means nothing.
+    #[error("the configuration `{}` is not valid", path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        cause: serde_norway::Error,
+    },
+    /// Anyone on the network could run commands here.
+    #[error("listening on {0} without credentials lets anyone who can connect run commands on this machine")]
+    Exposed(IpAddr),
+    /// A value outside its bounds.
+    #[error("`{name}` is {value}; {rule}")]
+    Bounds {
+        /// Which setting.
+        name: &'static str,
+        /// As it was meant.
+        value: String,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// The log filter makes no sense.
+    #[error("`log_level` is `{text}`, which is not a level")]
+    Level {
+        /// As written.
+        text: String,
+        /// Why.
+        #[source]
+        cause: tracing_subscriber::filter::ParseError,
+    },
+}
+
+impl ConfigError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "check the path given with --config, and who may read it",
+            Self::Malformed { .. } => {
+                "it is YAML with the names of the flags as keys; `chronos server --help` lists them"
+            }
+            Self::Exposed(_) => {
+                "listen on 127.0.0.1, or say --allow_unauthenticated if everyone on that network may do so"
+            }
+            Self::Bounds { .. } => "`chronos server --help` describes each setting",
+            Self::Level { .. } => "write one of error, warn, info, debug, trace, or `info,store=debug`",
+        }
+    }
+}
+
+impl ConfigFile {
+    /// Reads a file; keys that mean nothing are refused.
+    /// # Errors
+    /// [`ConfigError::Unreadable`], [`ConfigError::Malformed`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| ConfigError::Unreadable { path: path.into(), cause })?;
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_norway::from_str(&text).map_err(|cause| ConfigError::Malformed { path: path.into(), cause })
+    }
+}
+
+impl Config {
+    /// What is meant by `flags` (with environment variables among them, told apart by `flag_source`) and a `file`.
+    /// # Errors
+    /// The first of [`ConfigError`] that applies.
+    pub fn new(
+        flags: ConfigFile,
+        flag_source: impl Fn(&str) -> Source,
+        file: Option<(PathBuf, ConfigFile)>,
+    ) -> Result<Self, ConfigError> {
+        let (path, file) = file.unwrap_or_default();
+        let mut layers = Layers { flag_source, path, told: Vec::new() };
+        let address = layers.pick("http_address", flags.http_address, file.http_address, Address::LOOPBACK);
+        let port = layers.pick("http_port", flags.http_port, file.http_port, 4400);
+        let hostname =
+            layers.pick("hostname", flags.hostname.map(Hosts), file.hostname.map(Hosts), Hosts(Vec::new()));
+        let allow_unauthenticated = layers.pick(
+            "allow_unauthenticated",
+            flags.allow_unauthenticated,
+            file.allow_unauthenticated,
+            false,
+        );
+        let data_dir = layers.pick(
+            "data_dir",
+            flags.data_dir.map(Folder),
+            file.data_dir.map(Folder),
+            Folder("data".into()),
+        );
+        let examples = layers.pick(
+            "examples",
+            flags.examples.map(Folder),
+            file.examples.map(Folder),
+            Folder(PathBuf::new()),
+        );
+        let config = Self {
+            listen: SocketAddr::new(address.0, port),
+            hostname: hostname.0,
+            allow_unauthenticated,
+            data_dir: data_dir.0,
+            examples: Some(examples.0).filter(|path| !path.as_os_str().is_empty()),
+            history_age_max: layers
+                .pick("history_age_max", flags.history_age_max, file.history_age_max, Length::days(90))
+                .0,
+            history_count_max: layers.pick(
+                "history_count_max",
+                flags.history_count_max,
+                file.history_count_max,
+                1000,
+            ),
+            kill_grace: layers
+                .pick("kill_grace", flags.kill_grace, file.kill_grace, Length(Duration::from_secs(10)))
+                .0,
+            log_format: layers.pick("log_format", flags.log_format, file.log_format, LogFormat::Text),
+            log_level: layers.pick("log_level", flags.log_level, file.log_level, "info".into()),
+            told: layers.told,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Longest grace: a server that waits for it must still end within a reboot.
+    const KILL_GRACE_MAX: Duration = Duration::from_secs(3600);
+    /// Least age kept: enough to look at what just happened.
+    const HISTORY_AGE_MIN: Duration = Duration::from_secs(60);
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let bounds = |name, value, rule| Err(ConfigError::Bounds { name, value, rule });
+        if !self.listen.ip().is_loopback() && !self.allow_unauthenticated {
+            return Err(ConfigError::Exposed(self.listen.ip()));
+        }
+        if let Some(host) = self.hostname.iter().find(|host| !is_host(host)) {
+            return bounds(
+                "hostname",
+                format!("`{host}`"),
+                "a name or an address is wanted, without scheme, port or path",
+            );
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return bounds("data_dir", "empty".into(), "name a folder");
+        }
+        if let Some(examples) = self.examples.as_ref().filter(|path| !path.is_dir()) {
+            return bounds("examples", format!("`{}`", examples.display()), "there is no such folder");
+        }
+        if self.history_age_max < Self::HISTORY_AGE_MIN {
+            return bounds(
+                "history_age_max",
+                Length(self.history_age_max).to_string(),
+                "at least 1m is wanted",
+            );
+        }
+        if self.history_count_max == 0 {
+            return bounds("history_count_max", "0".into(), "at least 1 is wanted");
+        }
+        if self.kill_grace > Self::KILL_GRACE_MAX {
+            return bounds("kill_grace", Length(self.kill_grace).to_string(), "at most 1h is allowed");
+        }
+        tracing_subscriber::EnvFilter::try_new(&self.log_level)
+            .map_err(|cause| ConfigError::Level { text: self.log_level.clone(), cause })?;
+        Ok(())
+    }
+}
+
+/// Takes the first value of flag, file, default, and remembers who gave it.
+struct Layers<F> {
+    flag_source: F,
+    path: PathBuf,
+    told: Vec<Told>,
+}
+
+impl<F: Fn(&str) -> Source> Layers<F> {
+    fn pick<T: fmt::Display>(
+        &mut self,
+        name: &'static str,
+        flag: Option<T>,
+        file: Option<T>,
+        default: T,
+    ) -> T {
+        let (value, source) = match (flag, file) {
+            (Some(value), _) => (value, (self.flag_source)(name)),
+            (None, Some(value)) => (value, Source::File(self.path.clone())),
+            (None, None) => (default, Source::Default),
+        };
+        self.told.push(Told { name, value: value.to_string(), source });
+        value
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// An address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Address(pub IpAddr);
+
+impl Address {
+    const LOOPBACK: Self = Self(IpAddr::V4(Ipv4Addr::LOCALHOST));
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "localhost" {
+            return Ok(Self::LOOPBACK);
+        }
+        text.parse().map(Self).map_err(|_| {
+            "not an IP address; write 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all networks".into()
+        })
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|why| format!("`{text}` is {why}"))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// A length of time as written, such as `90d` or `1h30m`; see [`duration::parse`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Length(pub Duration);
+
+impl Length {
+    const fn days(days: u64) -> Self {
+        Self(Duration::from_secs(days * 86_400))
+    }
+}
+
+impl FromStr for Length {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        duration::parse(text).map(Self).ok_or_else(|| format!("not {}", duration::EXPECTED))
+    }
+}
+
+impl TryFrom<String> for Length {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|why| format!("`{text}` is {why}"))
+    }
+}
+
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&duration::text(self.0))
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    !text.is_empty() && (text.parse::<IpAddr>().is_ok() || text.chars().all(plain))
+}
+
+struct Hosts(Vec<String>);
+
+impl fmt::Display for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+struct Folder(PathBuf);
+
+impl fmt::Display for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn meant(file: &str) -> Result<Config, String> {
+        let chain = |e: &dyn std::error::Error| {
+            std::iter::successors(Some(e), |e| e.source())
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(": ")
+        };
+        let file: ConfigFile = serde_norway::from_str(file).map_err(|e| chain(&e))?;
+        let file = Some((PathBuf::from("chronos.yaml"), file));
+        Config::new(ConfigFile::default(), |_| Source::Flag, file).map_err(|e| chain(&e))
+    }
+
+    #[track_caller]
+    fn refused(file: &str, why: &str) {
+        let error = meant(file).expect_err("it should be refused");
+        assert!(error.contains(why), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_read_and_what_it_does_not_say_has_a_default() {
+        let config = meant("http_port: 0\nkill_grace: 1m\nhostname: [a.example.org, 10.0.0.1]").unwrap();
+        assert_eq!(config.listen, "127.0.0.1:0".parse().unwrap());
+        assert_eq!(config.kill_grace, Duration::from_secs(60));
+        assert_eq!(config.hostname, ["a.example.org", "10.0.0.1"]);
+        assert_eq!(config.history_age_max, Duration::from_secs(90 * 86_400));
+        assert_eq!(config.history_count_max, 1000);
+        let source = |name| config.told.iter().find(|told| told.name == name).unwrap().source.clone();
+        assert_eq!(source("http_port"), Source::File("chronos.yaml".into()));
+        assert_eq!(source("data_dir"), Source::Default);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let flags = ConfigFile { http_port: Some(1), ..ConfigFile::default() };
+        let file = ConfigFile { http_port: Some(2), ..ConfigFile::default() };
+        let config = Config::new(flags, |_| Source::Flag, Some(("f".into(), file))).unwrap();
+        assert_eq!(config.listen.port(), 1);
+    }
+
+    #[test]
+    fn settings_without_sense_are_refused() {
+        refused("http_prot: 1", "unknown field `http_prot`");
+        refused("http_port: 65536", "invalid value");
+        refused("http_address: example", "`example` is not an IP address");
+        refused("http_address: 0.0.0.0", "lets anyone who can connect run commands");
+        refused("http_address: '::'", "lets anyone who can connect run commands");
+        refused("kill_grace: 10", "`10` is not a duration");
+        refused("kill_grace: 10x", "`10x` is not a duration such as");
+        refused("kill_grace: 2h", "at most 1h");
+        refused("history_age_max: 1s", "at least 1m");
+        refused("history_count_max: 0", "at least 1");
+        refused("hostname: ['http://a']", "without scheme");
+        refused("examples: /nonexistent", "no such folder");
+        refused("data_dir: ''", "name a folder");
+        refused("log_level: loud=x", "not a level");
+        refused("log_format: xml", "unknown variant `xml`");
+        assert!(meant("{http_address: 0.0.0.0, allow_unauthenticated: true}").is_ok());
+    }
+}

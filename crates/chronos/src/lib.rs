@@ -1,0 +1,9 @@
+//! The product: a node that schedules, the API and the command line around it.
+//!
+//! Start at [`node`], which drives the pure core of `scheduler`; [`api`] is its HTTP side, [`cli`] the command line,
+//! [`config`] how a server is set up, [`wire`] what travels between them.
+
+pub mod cli;
+pub mod config;
+pub mod node;
+pub mod wire;
