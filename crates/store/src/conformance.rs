@@ -1,0 +1,663 @@
+//! What every store must do, as tests. Each function is one promise; [`conformance_tests`](crate::conformance_tests)
+//! makes a test of each.
+//!
+//! A store is compared with [`MemoryCore`], to which the same batches are given. Nothing sleeps: what must happen is
+//! waited for, at most [`PATIENCE`].
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use scheduler::ids::{Epoch, JobUid, Seq};
+use scheduler::run::{Missed, Outcome, Record, Skipped};
+use scheduler::state::{Change, Meta};
+
+use crate::memory::MemoryCore;
+use crate::samples::{any_batches, at, ended, every_change, job, outcomes, run, slot};
+use crate::{
+    Applied, BATCH_BYTES_MAX, Candidate, Deposed, HistoryPage, HistoryQuery, OutcomeKind, Retention, Store,
+    StoreError, Term, format,
+};
+
+/// How long anything may take before it counts as never; generous, as tests share their cores.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A fresh store that several nodes may use.
+#[async_trait]
+pub trait Backing: Send + Sync + 'static {
+    /// A handle as another node has it.
+    async fn node(&self) -> Arc<dyn Store>;
+
+    /// Takes the right to lead from whoever has it, without telling: an expired lease, a lock that was deleted.
+    async fn usurp(&self);
+}
+
+/// One test for each promise, on a fresh store each: `conformance_tests!(make)`, where `make` is an async function
+/// that returns a [`Backing`].
+#[macro_export]
+macro_rules! conformance_tests {
+    ($make:path) => {
+        $crate::conformance_tests!($make:
+            a_new_store_is_empty terms_rise one_leads_and_another_waits a_cancelled_candidate_does_not_lead
+            a_deposed_leader_writes_nothing only_batches_of_the_present_term_are_taken
+            a_batch_sent_again_is_applied_once overlapping_batches_apply_in_order
+            a_batch_waits_for_its_predecessor resigning_settles_what_is_in_flight
+            an_empty_batch_asks_whether_the_epoch_holds the_largest_batch_is_taken
+            the_state_is_what_the_changes_make_it followers_see_every_batch_in_order
+            a_follower_waits_for_the_next_batch a_follower_far_behind_is_told history_is_found
+            pages_are_stable_while_history_grows retention_removes_what_it_says only_the_leader_removes_history
+        );
+    };
+    ($make:path: $($promise:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                $crate::conformance::$promise(&$make().await).await;
+            }
+        )*
+    };
+}
+
+/// A leader and the model that is told the same.
+struct Leader {
+    store: Arc<dyn Store>,
+    term: Term,
+    model: MemoryCore,
+}
+
+impl Leader {
+    async fn of(backing: &impl Backing) -> Self {
+        let store = backing.node().await;
+        let term = within(store.begin_term(&candidate("a"))).await.expect("a fresh store has no leader");
+        let mut model = MemoryCore::new(0);
+        assert_eq!(model.begin_term(), term);
+        let mut leader = Self { store, term, model };
+        // The uids of a new store are random; from here on they are not.
+        leader.commit(&[Change::Meta(Meta { next_uid: 1 })]).await;
+        leader
+    }
+
+    fn next(&self) -> Seq {
+        Seq(self.model.term().seq.0 + 1)
+    }
+
+    async fn commit(&mut self, changes: &[Change]) {
+        let (epoch, seq) = (self.term.epoch, self.next());
+        within(self.store.commit(epoch, seq, changes)).await.expect("this node leads");
+        self.model.commit(epoch, seq, changes).expect("the model is told the same");
+    }
+
+    async fn append(&mut self, records: impl IntoIterator<Item = Record>) {
+        let changes: Vec<Change> = records.into_iter().map(|record| Change::Append(Arc::new(record))).collect();
+        for batch in changes.chunks(500) {
+            self.commit(batch).await;
+        }
+    }
+
+    /// Everything that can be asked about the state has the model's answer, whichever node is asked.
+    async fn check(&self, other: &Arc<dyn Store>) {
+        for store in [&self.store, other] {
+            let (state, term) = within(store.load()).await.expect("it can be loaded");
+            assert_eq!(term, self.model.term());
+            assert_eq!(&state, self.model.state());
+        }
+    }
+
+    /// All pages of a query, which must be those of the model.
+    async fn check_history(&self, query: &HistoryQuery) {
+        let mut query = query.clone();
+        loop {
+            let page = within(self.store.history(&query)).await.expect("history can be read");
+            let HistoryPage { records, next } = self.model.history(&query);
+            assert_eq!(page.records, records, "{query:?}");
+            assert_eq!(page.next.is_some(), next.is_some(), "{query:?}");
+            // Cursors may differ from store to store: each goes on where it ended.
+            let Some(next) = next else { return };
+            let from_model = self.model.history(&HistoryQuery { cursor: Some(next), ..query.clone() });
+            let ours = HistoryQuery { cursor: page.next, ..query.clone() };
+            let from_store = within(self.store.history(&ours)).await.expect("history can be read");
+            assert_eq!(from_store.records, from_model.records, "{ours:?}");
+            if page.next != Some(next) {
+                return;
+            }
+            query.cursor = Some(next);
+        }
+    }
+}
+
+/// A new store has nothing in it, and its first uid has the salt above its counter.
+pub async fn a_new_store_is_empty(backing: &impl Backing) {
+    let store = backing.node().await;
+    let term = within(store.begin_term(&candidate("a"))).await.expect("nobody leads");
+    let (state, loaded) = within(store.load()).await.expect("it can be loaded");
+    assert_eq!(loaded, term);
+    assert!(state.jobs.is_empty() && state.progress.is_empty() && state.runs.is_empty());
+    assert!(state.joins.is_empty() && state.fanouts.is_empty());
+    assert_eq!(state.meta.next_uid & u64::from(u32::MAX), 1);
+    assert!(state.meta.next_uid < 1 << JobUid::BITS);
+    assert_eq!(within(store.history(&HistoryQuery::default())).await, Ok(HistoryPage::default()));
+}
+
+/// Each term has a higher epoch, and begins with a batch of its own.
+pub async fn terms_rise(backing: &impl Backing) {
+    let (a, b) = (backing.node().await, backing.node().await);
+    let mut last = within(a.begin_term(&candidate("a"))).await.expect("nobody leads");
+    for store in [&a, &b, &b, &a] {
+        a.resign().await;
+        let term = within(store.begin_term(&candidate("again"))).await.expect("nobody leads");
+        assert!(term.epoch > last.epoch);
+        assert_eq!(term.seq.0, last.seq.0 + 1);
+        assert_eq!(within(store.load()).await.expect("it can be loaded").1, term);
+        last = term;
+        if Arc::ptr_eq(store, &b) {
+            b.resign().await;
+        }
+    }
+}
+
+/// While one leads, others wait; when it resigns, one of them leads at once. All know who.
+pub async fn one_leads_and_another_waits(backing: &impl Backing) {
+    let (a, b) = (backing.node().await, backing.node().await);
+    assert_eq!(a.leader().await, None);
+    let first = within(a.begin_term(&candidate("a"))).await.expect("nobody leads");
+    let candidate_b = candidate("b");
+    let mut waiting = pin!(b.begin_term(&candidate_b));
+    for _ in 0..20 {
+        assert!(poll(&mut waiting).is_none(), "two lead");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(a.leader().await, Some(candidate("a")));
+    until(async || b.leader().await == Some(candidate("a"))).await;
+    a.resign().await;
+    let second = within(waiting).await.expect("it can lead");
+    assert!(second.epoch > first.epoch);
+    until(async || a.leader().await == Some(candidate("b"))).await;
+    b.resign().await;
+    until(async || a.leader().await.is_none()).await;
+}
+
+/// A candidate that stops waiting does not lead, at whatever moment it stops.
+pub async fn a_cancelled_candidate_does_not_lead(backing: &impl Backing) {
+    let (a, b) = (backing.node().await, backing.node().await);
+    let mut epoch = within(a.begin_term(&candidate("a"))).await.expect("nobody leads").epoch;
+    for moments in 0..30 {
+        {
+            let candidate = candidate("b");
+            let mut waiting = pin!(b.begin_term(&candidate));
+            for moment in 0..moments {
+                if moment == moments / 2 {
+                    a.resign().await;
+                }
+                if let Some(led) = poll(&mut waiting) {
+                    epoch = led.expect("nobody leads").epoch;
+                    b.resign().await;
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        let term = within(a.begin_term(&candidate("a"))).await.expect("nobody leads");
+        assert!(term.epoch > epoch);
+        epoch = term.epoch;
+        within(a.commit(term.epoch, Seq(term.seq.0 + 1), &[])).await.expect("nobody has deposed it");
+    }
+}
+
+/// A leader that does not know that it is none any more can write nothing.
+pub async fn a_deposed_leader_writes_nothing(backing: &impl Backing) {
+    let mut old = Leader::of(backing).await;
+    old.commit(&[put(1)]).await;
+    backing.usurp().await;
+    let new = backing.node().await;
+    let term = within(new.begin_term(&candidate("b"))).await.expect("the right to lead was taken");
+    for seq in [old.next(), Seq(old.next().0 + 1), Seq(old.next().0 + 2)] {
+        let refused: Result<(), Deposed> = within(old.store.commit(old.term.epoch, seq, &[put(2)])).await;
+        assert!(refused.is_err(), "batch {} of a deposed leader was taken", seq.0);
+    }
+    old.model.begin_term();
+    old.check(&new).await;
+    let mut led = Leader { store: new, term, ..old };
+    led.commit(&[put(3)]).await;
+    led.check(&backing.node().await).await;
+}
+
+/// A batch names its epoch and its place; one that belongs to another term is refused.
+pub async fn only_batches_of_the_present_term_are_taken(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    leader.commit(&[put(1)]).await;
+    let old = leader.term;
+    within(leader.store.resign()).await;
+    leader.term = within(leader.store.begin_term(&candidate("a"))).await.expect("nobody leads");
+    assert_eq!(leader.model.begin_term(), leader.term);
+    let Term { epoch, seq } = leader.term;
+    let others = [
+        (old.epoch, Seq(seq.0 + 1)),
+        (Epoch(epoch.0 + 1), Seq(seq.0 + 1)),
+        (epoch, seq),
+        (epoch, Seq(seq.0 - 1)),
+        (epoch, Seq(0)),
+    ];
+    for (epoch, seq) in others {
+        let refused = within(leader.store.commit(epoch, seq, &[put(2)])).await;
+        assert!(refused.is_err(), "batch {} of epoch {} was taken", seq.0, epoch.0);
+    }
+    leader.commit(&[put(3)]).await;
+    leader.check(&backing.node().await).await;
+}
+
+/// The same batch again is answered as the first time, and changes nothing.
+pub async fn a_batch_sent_again_is_applied_once(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let batch = [Change::Append(Arc::new(ended(1, 1, Outcome::Succeeded)))];
+    let (epoch, seq) = (leader.term.epoch, leader.next());
+    leader.commit(&batch).await;
+    within(leader.store.commit(epoch, seq, &batch)).await.expect("it was applied");
+    leader.commit(&[put(1)]).await;
+    within(leader.store.commit(epoch, seq, &batch)).await.expect("it was applied");
+    let twice = leader.next();
+    let again = [Change::Append(Arc::new(ended(1, 2, Outcome::Succeeded)))];
+    let (one, two) =
+        tokio::join!(leader.store.commit(epoch, twice, &again), leader.store.commit(epoch, twice, &again));
+    assert_eq!((one, two), (Ok(()), Ok(())));
+    leader.model.commit(epoch, twice, &again).expect("the model is told the same");
+    leader.check(&backing.node().await).await;
+    leader.check_history(&HistoryQuery::default()).await;
+}
+
+/// Batches that are sent at the same time, in any order, apply in theirs.
+pub async fn overlapping_batches_apply_in_order(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let follower = backing.node().await;
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..20 {
+        let from = leader.model.term().seq;
+        let batches: Vec<(Seq, Vec<Change>)> = (0..8).map(|n| (Seq(from.0 + 1 + n), vec![put(n % 3 + 1)])).collect();
+        let order = proptest::strategy::Just(batches.clone()).prop_shuffle();
+        let shuffled = order.new_tree(&mut runner).expect("it can be shuffled").current();
+        let mut calls = tokio::task::JoinSet::new();
+        for (seq, changes) in shuffled {
+            let (store, epoch) = (leader.store.clone(), leader.term.epoch);
+            calls.spawn(async move { store.commit(epoch, seq, &changes).await });
+        }
+        for answer in within(calls.join_all()).await {
+            answer.expect("this node leads");
+        }
+        for (seq, changes) in &batches {
+            leader.model.commit(leader.term.epoch, *seq, changes).expect("the model is told the same");
+        }
+        let seen = followed(&follower, from, leader.model.term().seq).await;
+        assert_eq!(seen.into_iter().map(|batch| (batch.seq, batch.changes)).collect::<Vec<_>>(), batches);
+    }
+    leader.check(&follower).await;
+}
+
+/// A batch whose predecessor has not come is not applied, but kept until it has.
+pub async fn a_batch_waits_for_its_predecessor(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let (epoch, first, second) = (leader.term.epoch, leader.next(), Seq(leader.next().0 + 1));
+    let store = leader.store.clone();
+    let (early, late) = ([put(2)], [put(1)]);
+    let mut waiting = pin!(store.commit(epoch, second, &early));
+    assert!(poll(&mut waiting).is_none());
+    let keep_all = Retention { age_max: Duration::from_secs(1 << 30), count_max: u64::MAX };
+    // Whatever the store does in order, it has done with the early batch after this.
+    within(store.prune(keep_all, at(0))).await.expect("this node leads");
+    leader.check(&backing.node().await).await;
+    assert!(poll(&mut waiting).is_none(), "a batch without its predecessor was answered");
+    leader.commit(&late).await;
+    assert_eq!(leader.model.term().seq, first);
+    within(waiting).await.expect("its predecessor has come");
+    leader.model.commit(epoch, second, &early).expect("the model is told the same");
+    leader.check(&backing.node().await).await;
+}
+
+/// After resigning, every batch is either applied and said so, or neither; a hole is never filled.
+pub async fn resigning_settles_what_is_in_flight(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let store = leader.store.clone();
+    let epoch = leader.term.epoch;
+    let (next, after_a_hole) = (leader.next(), Seq(leader.next().0 + 5));
+    let (one, two) = ([put(1)], [put(2)]);
+    let mut whole = pin!(store.commit(epoch, next, &one));
+    let mut holed = pin!(store.commit(epoch, after_a_hole, &two));
+    let early = poll(&mut whole);
+    assert!(poll(&mut holed).is_none());
+    within(store.resign()).await;
+    let answer = match early {
+        Some(answer) => answer,
+        None => within(whole).await,
+    };
+    assert!(within(holed).await.is_err(), "a batch was applied after a hole");
+    if answer.is_ok() {
+        leader.model.commit(epoch, next, &one).expect("the model is told the same");
+    }
+    let other = backing.node().await;
+    leader.check(&other).await;
+    assert!(within(store.commit(epoch, leader.next(), &[put(3)])).await.is_err(), "it has resigned");
+    let term = within(other.begin_term(&candidate("b"))).await.expect("nobody leads");
+    assert_eq!(term, leader.model.begin_term());
+    leader.check(&other).await;
+}
+
+/// An empty batch is applied like any other, and refused like any other.
+pub async fn an_empty_batch_asks_whether_the_epoch_holds(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    for _ in 0..3 {
+        leader.commit(&[]).await;
+    }
+    leader.check(&backing.node().await).await;
+    backing.usurp().await;
+    let new = backing.node().await;
+    within(new.begin_term(&candidate("b"))).await.expect("the right to lead was taken");
+    assert!(within(leader.store.commit(leader.term.epoch, leader.next(), &[])).await.is_err());
+}
+
+/// A batch of the largest size is one batch.
+pub async fn the_largest_batch_is_taken(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let mut changes = Vec::new();
+    let mut bytes = 0;
+    for uid in 1.. {
+        let mut job = job(uid);
+        job.body = "x".repeat(60_000).into();
+        let change = Change::PutJob(Arc::new(job));
+        bytes += format::write_batch(std::slice::from_ref(&change)).len();
+        if bytes > BATCH_BYTES_MAX {
+            break;
+        }
+        changes.push(change);
+    }
+    leader.commit(&changes).await;
+    leader.check(&backing.node().await).await;
+}
+
+/// What is loaded is what all changes make of an empty state, and the history is what was appended.
+pub async fn the_state_is_what_the_changes_make_it(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let follower = backing.node().await;
+    let from = leader.model.term().seq;
+    leader.commit(&every_change().into_iter().map(|(_, change)| change).collect::<Vec<_>>()).await;
+    leader.check(&follower).await;
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..12 {
+        for batch in any_batches().new_tree(&mut runner).expect("a sample").current() {
+            leader.commit(&batch).await;
+        }
+        leader.check(&follower).await;
+    }
+    let seen = followed(&follower, from, leader.model.term().seq).await;
+    assert_eq!(seen, leader.model.applied_after(from).expect("the model keeps them"));
+    leader.check_history(&HistoryQuery { limit: 7, ..HistoryQuery::default() }).await;
+    for record in leader.model.records() {
+        if let Some(key) = format::record_key(record) {
+            let found = within(follower.ended_run(key)).await.expect("history can be read");
+            assert_eq!(found, leader.model.ended_run(key).map(|record| Record::clone(&record)));
+        }
+    }
+    assert_eq!(within(follower.ended_run(slot(9, 9))).await, Ok(None));
+    let mut last = within(follower.last_runs()).await.expect("history can be read");
+    last.sort_by_key(|last| last.key);
+    assert_eq!(last, leader.model.last_runs());
+}
+
+/// A follower gets each batch once, in order, whoever wrote it.
+pub async fn followers_see_every_batch_in_order(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let follower = backing.node().await;
+    let from = leader.model.term().seq;
+    let to = Seq(from.0 + 21);
+    let seen = tokio::spawn(async move { followed(&follower, from, to).await });
+    for n in 0..10 {
+        leader.commit(&[put(n + 1), Change::PutRun(Arc::new(run(n + 1, n)))]).await;
+    }
+    within(leader.store.resign()).await;
+    leader.store = backing.node().await;
+    leader.term = within(leader.store.begin_term(&candidate("b"))).await.expect("nobody leads");
+    assert_eq!(leader.model.begin_term(), leader.term);
+    for n in 0..10 {
+        leader.commit(&[Change::RemoveJob(JobUid(n + 1))]).await;
+    }
+    let seen = within(seen).await.expect("the follower lives");
+    assert_eq!(seen, leader.model.applied_after(from).expect("the model keeps them"));
+    assert_eq!(seen.last().map(|batch| batch.epoch), Some(leader.term.epoch));
+}
+
+/// With nothing new, a follower waits; then it is told.
+pub async fn a_follower_waits_for_the_next_batch(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let follower = backing.node().await;
+    for store in [leader.store.clone(), follower] {
+        let after = leader.model.term().seq;
+        let mut waiting = pin!(store.follow(after));
+        for _ in 0..20 {
+            assert!(poll(&mut waiting).is_none());
+            tokio::task::yield_now().await;
+        }
+        leader.commit(&[put(1)]).await;
+        let seen = within(waiting).await.expect("there is a batch");
+        assert_eq!(seen, leader.model.applied_after(after).expect("the model keeps them"));
+    }
+}
+
+/// What is no longer kept is not left out silently, and neither is what has never been.
+pub async fn a_follower_far_behind_is_told(backing: &impl Backing) {
+    let leader = Leader::of(backing).await;
+    let (epoch, first) = (leader.term.epoch, leader.next());
+    let begin = Seq(first.0 - 1);
+    let beyond = within(leader.store.follow(Seq(first.0 + 1_000_000))).await;
+    assert!(matches!(beyond, Err(StoreError::Gone { .. })), "{beyond:?}");
+    let mut next = first.0;
+    // More rounds than any store keeps batches for.
+    for _ in 0..2000 {
+        let mut calls = tokio::task::JoinSet::new();
+        for seq in next..next + 60 {
+            let store = leader.store.clone();
+            calls.spawn(async move { store.commit(epoch, Seq(seq), &[]).await });
+        }
+        next += 60;
+        for answer in within(calls.join_all()).await {
+            answer.expect("this node leads");
+        }
+        match within(leader.store.follow(begin)).await {
+            Ok(batches) => assert_eq!(batches[0].seq, first),
+            Err(StoreError::Gone { asked, oldest }) => {
+                assert_eq!(asked, first);
+                assert!(oldest > asked);
+                let kept = within(leader.store.follow(Seq(oldest.0 - 1))).await.expect("the oldest is there");
+                assert_eq!(kept[0].seq, oldest);
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the log has no bound");
+}
+
+/// Every condition of a query, alone and with others, finds what the model finds.
+pub async fn history_is_found(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    leader.append((0..1500).map(sample_record)).await;
+    let whole = HistoryQuery::default();
+    let mut queries = vec![
+        whole.clone(),
+        HistoryQuery { limit: 1000, ..whole.clone() },
+        HistoryQuery { limit: 0, outcomes: vec![OutcomeKind::Lost], ..whole.clone() },
+        HistoryQuery { name: Some("nobody".into()), ..whole.clone() },
+        HistoryQuery { job: Some(JobUid(99)), ..whole.clone() },
+        HistoryQuery { job: Some(JobUid(1)), name: Some("job-1".into()), ..whole.clone() },
+        HistoryQuery { job: Some(JobUid(1)), name: Some("job-2".into()), ..whole.clone() },
+        HistoryQuery { name: Some("job-2".into()), outcomes: vec![OutcomeKind::Failed], ..whole.clone() },
+    ];
+    for job in [None, Some(JobUid(1)), Some(JobUid(3))] {
+        for outcomes in [vec![], vec![OutcomeKind::Failed], vec![OutcomeKind::Missed, OutcomeKind::Skipped]] {
+            for (from, to) in [(None, None), (Some(700), None), (None, Some(90)), (Some(300), Some(320))] {
+                let second = |s: i64| at(s * 1000);
+                let (from, to) = (from.map(second), to.map(second));
+                queries.push(HistoryQuery { job, outcomes: outcomes.clone(), from, to, limit: 40, ..whole.clone() });
+            }
+        }
+    }
+    for query in queries {
+        leader.check_history(&query).await;
+    }
+}
+
+/// A cursor goes on exactly where its page ended, whatever has come since.
+pub async fn pages_are_stable_while_history_grows(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    leader.append((0..300).map(sample_record)).await;
+    for base in [HistoryQuery::default(), HistoryQuery { job: Some(JobUid(2)), ..HistoryQuery::default() }] {
+        let all = leader.model.history(&HistoryQuery { limit: 1000, ..base.clone() }).records;
+        let mut query = HistoryQuery { limit: 17, ..base };
+        let mut seen = Vec::new();
+        loop {
+            let page = within(leader.store.history(&query)).await.expect("history can be read");
+            seen.extend(page.records);
+            let Some(next) = page.next else { break };
+            query.cursor = Some(next);
+            leader.append((0..20).map(sample_record)).await;
+        }
+        assert_eq!(seen, all);
+    }
+}
+
+/// Retention removes what is too old and too much, nothing else, and says since when the rest is whole.
+pub async fn retention_removes_what_it_says(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    leader.commit(&(1..=4).map(put).collect::<Vec<_>>()).await;
+    leader.append((0..1400).map(sample_record)).await;
+    let rules = [
+        (Duration::from_secs(1 << 30), u64::MAX, 2000),
+        (Duration::from_secs(1000), u64::MAX, 1300),
+        (Duration::from_secs(1 << 30), 90, 2000),
+        (Duration::from_secs(600), 70, 1400),
+        (Duration::from_secs(1 << 30), 0, 2000),
+    ];
+    for (age_max, count_max, now) in rules {
+        let (retention, now) = (Retention { age_max, count_max }, at(now * 1000));
+        let before: Vec<Arc<Record>> = leader.model.records().cloned().collect();
+        let removed = within(leader.store.prune(retention, now)).await.expect("this node leads");
+        assert_eq!(removed, leader.model.prune(retention, now), "{retention:?}");
+        leader.check_history(&HistoryQuery { limit: 1000, ..HistoryQuery::default() }).await;
+        leader.check_history(&HistoryQuery { outcomes: vec![OutcomeKind::Failed], ..HistoryQuery::default() }).await;
+        for job in (1..=4).map(JobUid) {
+            let since = within(leader.store.kept_since(job)).await.expect("it can be read");
+            assert_eq!(since, leader.model.kept_since(job), "{retention:?}");
+            let query = HistoryQuery { job: Some(job), from: since, limit: 1000, ..HistoryQuery::default() };
+            let whole = before.iter().filter(|record| query.wants(&crate::Facts::of(record))).count();
+            let kept = within(leader.store.history(&query)).await.expect("history can be read").records.len();
+            assert_eq!(kept, whole, "what was said to be whole is not: {job} since {since:?}");
+        }
+    }
+    leader.append((1400..1410).map(sample_record)).await;
+    leader.check_history(&HistoryQuery::default()).await;
+    // A deleted job is forgotten with its last record.
+    leader.commit(&[Change::RemoveJob(JobUid(1))]).await;
+    let retention = Retention { age_max: Duration::ZERO, count_max: 0 };
+    within(leader.store.prune(retention, at(0))).await.expect("this node leads");
+    leader.model.prune(retention, at(0));
+    for job in (1..=4).map(JobUid) {
+        let since = within(leader.store.kept_since(job)).await.expect("it can be read");
+        assert_eq!(since, leader.model.kept_since(job));
+        assert_eq!(since.is_none(), job == JobUid(1));
+    }
+}
+
+/// Others may read the history, not remove it.
+pub async fn only_the_leader_removes_history(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    leader.append((0..10).map(sample_record)).await;
+    let retention = Retention { age_max: Duration::ZERO, count_max: 0 };
+    let other = backing.node().await;
+    assert!(matches!(within(other.prune(retention, at(9_000_000))).await, Err(StoreError::Deposed(_))));
+    backing.usurp().await;
+    within(other.begin_term(&candidate("b"))).await.expect("the right to lead was taken");
+    assert!(matches!(within(leader.store.prune(retention, at(9_000_000))).await, Err(StoreError::Deposed(_))));
+    leader.model.begin_term();
+    leader.check_history(&HistoryQuery::default()).await;
+}
+
+/// Records of four jobs with outcomes of all kinds, some rare; some late, some of many slots.
+fn sample_record(n: u64) -> Record {
+    let uid = n % 4 + 1;
+    let outcome = match n {
+        _ if n % 97 == 0 => outcomes()[n as usize % outcomes().len()].clone(),
+        _ if n % 7 == 0 => Outcome::Failed,
+        _ if n % 11 == 0 => Outcome::Skipped(Skipped::Withdrawn),
+        _ if n % 13 == 0 => Outcome::Missed(Missed::Epsilon),
+        _ => Outcome::Succeeded,
+    };
+    let mut record = ended(uid, n, outcome.clone());
+    if n % 31 == 0
+        && let Record::Run(run) = &mut record
+    {
+        run.due = at(n.cast_signed() * 500);
+    }
+    if n % 29 == 0 {
+        let (_, range) = every_change().into_iter().find(|(title, _)| *title == "record: range").expect("a sample");
+        let Change::Append(range) = range else { unreachable!("a record") };
+        let Record::Range(mut range) = Record::clone(&range) else { unreachable!("a range") };
+        (range.job, range.name) = (JobUid(uid), crate::samples::name(uid));
+        range.first_due = at(n.cast_signed() * 1000 - 60_000);
+        range.last_due = at(n.cast_signed() * 1000);
+        range.recorded = at(n.cast_signed() * 1000 + 500);
+        range.outcome = outcome;
+        record = Record::Range(range);
+    }
+    record
+}
+
+fn candidate(node: &str) -> Candidate {
+    Candidate {
+        node: node.into(),
+        addresses: vec!["10.0.0.1:4400".into(), "[::1]:4400".into()],
+        pid: 42,
+        version: "0.1.0".into(),
+    }
+}
+
+fn put(uid: u64) -> Change {
+    Change::PutJob(Arc::new(job(uid)))
+}
+
+/// Batches after `from` up to `to`, as a follower gets them.
+async fn followed(store: &Arc<dyn Store>, from: Seq, to: Seq) -> Vec<Applied> {
+    let mut seen: Vec<Applied> = Vec::new();
+    let mut last = from;
+    while last < to {
+        let batches = within(store.follow(last)).await.expect("they are kept");
+        assert!(!batches.is_empty(), "a follower is told when there is something");
+        for batch in batches {
+            assert_eq!(batch.seq.0, last.0 + 1, "a follower sees each batch once, in order");
+            last = batch.seq;
+            seen.push(batch);
+        }
+    }
+    seen
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("it takes too long")
+}
+
+async fn until(holds: impl AsyncFn() -> bool) {
+    within(async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// One look at work in progress.
+fn poll<F: Future>(work: &mut Pin<&mut F>) -> Option<F::Output> {
+    match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => None,
+    }
+}

@@ -239,7 +239,8 @@ pub trait Store: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn kept_since(&self, job: JobUid) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Removes old history, in small transactions. Returns how many records went.
+    /// Removes old history, in small transactions. Returns how many records went. A deleted job is forgotten with
+    /// its last record, [`Store::kept_since`] included.
     /// # Errors
     /// See [`StoreError`]; [`StoreError::Deposed`] on a node that does not lead.
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError>;

@@ -181,6 +181,10 @@ impl MemoryCore {
         for id in &gone {
             self.remove(*id);
         }
+        // A deleted job is forgotten with its last record: nobody can ask for it any more.
+        self.records_of.retain(|_, ids| !ids.is_empty());
+        let Self { state, records_of, kept_since, .. } = self;
+        kept_since.retain(|job, _| state.jobs.contains_key(job) || records_of.contains_key(job));
         gone.len() as u64
     }
 
