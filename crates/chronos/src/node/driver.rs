@@ -230,7 +230,8 @@ impl Driver<'_> {
         if let Readiness::NotReady { reason } = self.life.options.engine.readiness() {
             troubles.push(format!("the {} engine is not ready: {reason}", self.life.options.engine.name()));
         } else if !self.engine_follows {
-            troubles.push(format!("the {} engine has not joined this term yet", self.life.options.engine.name()));
+            troubles
+                .push(format!("the {} engine has not joined this term yet", self.life.options.engine.name()));
         }
         troubles.extend(self.life.options.store.trouble());
         self.life.say(Role::Leading(self.term.epoch), troubles);

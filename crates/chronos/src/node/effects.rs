@@ -117,7 +117,10 @@ impl Effects {
         }
     }
 
-    fn order<F: Future<Output = ()> + Send + 'static>(&self, carry_out: impl FnOnce(Self) -> F + Send + 'static) {
+    fn order<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        carry_out: impl FnOnce(Self) -> F + Send + 'static,
+    ) {
         let this = self.clone();
         tokio::spawn(async move {
             let Ok(_permit) = this.orders.clone().acquire_owned().await else { return };
@@ -179,7 +182,11 @@ impl Effects {
     }
 
     /// Boxed, because it comes back to `reconcile`.
-    fn ask_later(self, tasks: Vec<TaskId>, after: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn ask_later(
+        self,
+        tasks: Vec<TaskId>,
+        after: Duration,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             tokio::time::sleep(after).await;
             if !self.reports.is_closed() {

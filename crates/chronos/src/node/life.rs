@@ -173,7 +173,11 @@ impl Life {
                     return Some((state, loaded));
                 }
                 Ok((_, loaded)) => {
-                    warn!(ours = term.epoch.0, theirs = loaded.epoch.0, "a later term has begun before ours could");
+                    warn!(
+                        ours = term.epoch.0,
+                        theirs = loaded.epoch.0,
+                        "a later term has begun before ours could"
+                    );
                     return None;
                 }
                 Err(problem) => {

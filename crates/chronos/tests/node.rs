@@ -1,0 +1,174 @@
+//! A node on a store in memory and a fake engine: what the driver adds to the rules.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chronos::node::{AskError, Node, NodeOptions, NodeTask, Role, start};
+use engine::Readiness;
+use engine::fake::{Behaviour, FakeMachine};
+use scheduler::ids::JobName;
+use scheduler::job::Rules;
+use scheduler::request::{Answer, Definition, PlanText, Refusal, Request};
+use scheduler::run::{AttemptEnd, Outcome, Record};
+use scheduler::schedule::DstPolicy;
+use store::memory::{MemoryCore, MemoryStore};
+use store::{Candidate, HistoryQuery, Retention, Store};
+
+struct Cluster {
+    machine: FakeMachine,
+    store: MemoryStore,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self { machine: FakeMachine::new(), store: MemoryStore::new(MemoryCore::new(1)) }
+    }
+
+    fn start(&self, name: &str) -> (Node, NodeTask) {
+        start(NodeOptions {
+            identity: Candidate { node: name.into(), ..Candidate::default() },
+            store: Arc::new(self.store.another()),
+            engine: Arc::new(self.machine.engine()),
+            retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
+            kill_grace: Duration::from_secs(1),
+            disable_after_failures: 0,
+        })
+    }
+
+    async fn outcomes(&self, job: &str) -> Vec<Outcome> {
+        let query = HistoryQuery { name: Some(job.into()), ..HistoryQuery::default() };
+        let records = self.store.history(&query).await.unwrap().records;
+        let outcome = |record| match record {
+            Record::Run(run) => run.outcome,
+            Record::Range(range) => range.outcome,
+        };
+        records.into_iter().map(outcome).collect()
+    }
+}
+
+/// Waits until it holds, with a bound, looking again after every change of nothing in particular.
+async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    for _ in 0..2000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("not within 10 s: {what}");
+}
+
+async fn leads(node: &Node) {
+    eventually("the node leads", || async { matches!(node.status().role, Role::Leading(_)) }).await;
+}
+
+fn name(text: &str) -> JobName {
+    JobName::new(text).unwrap()
+}
+
+fn put(job: &str, schedule: &str) -> Request {
+    let plan = PlanText::Schedule { text: schedule.into(), zone: "".into(), dst: DstPolicy::default() };
+    Request::Put(Definition {
+        name: name(job),
+        plan,
+        rules: Rules::default(),
+        body: "{\"command\":\"true\"}".into(),
+    })
+}
+
+#[tokio::test]
+async fn a_job_runs_and_its_answer_is_visible_to_reads_that_wait_for_it() {
+    let cluster = Cluster::new();
+    let (node, task) = cluster.start("n1");
+    leads(&node).await;
+    let (answer, seq) = node.ask(put("a", "R1//PT1H")).await.unwrap();
+    assert!(matches!(answer, Answer::Put { version: 1, changed: true, .. }), "{answer:?}");
+    assert!(node.projection.wait_for(seq, Duration::from_secs(5)).await);
+    assert!(node.projection.read().job(&name("a")).is_some());
+    eventually("it succeeds", || async { cluster.outcomes("a").await == [Outcome::Succeeded] }).await;
+    let refused = node.ask(Request::Delete(name("b"))).await;
+    assert_eq!(refused, Err(AskError::Refused(Refusal::NoSuchJob(name("b")))));
+    task.shutdown().await;
+    assert_eq!(node.ask(put("c", "R1//PT1H")).await, Err(AskError::NotLeading));
+    assert!(cluster.store.leader().await.is_none(), "a stopped node resigns");
+}
+
+#[tokio::test]
+async fn a_deposed_node_steps_down_and_its_successor_adopts_what_runs() {
+    let cluster = Cluster::new();
+    cluster.machine.script(|_| Behaviour::Run);
+    let (first, first_task) = cluster.start("n1");
+    leads(&first).await;
+    let (second, second_task) = cluster.start("n2");
+    first.ask(put("a", "R1//PT1H")).await.unwrap();
+    eventually("it runs", || async { cluster.machine.running().len() == 1 }).await;
+
+    let epoch = |node: &Node| if let Role::Leading(epoch) = node.status().role { epoch.0 } else { 0 };
+    let before = epoch(&first);
+    cluster.store.expire();
+    eventually("another term begins", || async { epoch(&second).max(epoch(&first)) > before }).await;
+    let late = first.ask(put("late", "R1//PT1H")).await;
+    if epoch(&second) > before {
+        assert!(matches!(late, Err(AskError::NotLeading | AskError::OutcomeUnknown)), "{late:?}");
+    }
+    for task in cluster.machine.running() {
+        cluster.machine.end(&task, AttemptEnd::Succeeded);
+    }
+    eventually("it succeeds", || async { cluster.outcomes("a").await == [Outcome::Succeeded] }).await;
+    let begun: Vec<_> =
+        cluster.machine.begun().into_iter().filter(|(_, t)| t.as_str().starts_with("a-")).collect();
+    assert_eq!(begun.len(), 1, "{begun:?}");
+    first_task.shutdown().await;
+    second_task.shutdown().await;
+}
+
+#[tokio::test]
+async fn while_the_engine_is_not_ready_runs_wait_and_the_status_says_why() {
+    let cluster = Cluster::new();
+    cluster.machine.set_readiness(Readiness::NotReady { reason: "on holiday".into() });
+    let (node, task) = cluster.start("n1");
+    leads(&node).await;
+    node.ask(put("a", "R1//PT1H")).await.unwrap();
+    eventually("it says why", || async { node.status().troubles.iter().any(|t| t.contains("on holiday")) })
+        .await;
+    assert!(cluster.machine.begun().is_empty());
+    cluster.machine.set_readiness(Readiness::Ready);
+    eventually("it succeeds", || async { cluster.outcomes("a").await == [Outcome::Succeeded] }).await;
+    task.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_launch_whose_order_or_answer_was_lost_is_settled_without_a_second_start() {
+    let cluster = Cluster::new();
+    cluster.machine.script(|launch| match launch.task.as_str().starts_with("order") {
+        true => Behaviour::LoseOrder,
+        false => Behaviour::LoseAnswer,
+    });
+    let (node, task) = cluster.start("n1");
+    leads(&node).await;
+    node.ask(put("order", "R1//PT1H")).await.unwrap();
+    node.ask(put("answer", "R1//PT1H")).await.unwrap();
+    eventually("both orders are given", || async { cluster.machine.running().len() == 1 }).await;
+    cluster.machine.script(|_| Behaviour::Run);
+    eventually("the lost order is repeated", || async { cluster.machine.running().len() == 2 }).await;
+    assert_eq!(cluster.machine.begun().len(), 2);
+    task.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_is_answered_whole() {
+    let cluster = Cluster::new();
+    let (node, task) = cluster.start("n1");
+    leads(&node).await;
+    let asks = (0..2000).map(|n| {
+        let node = node.clone();
+        tokio::spawn(async move { node.ask(put(&format!("j{n}"), "R/2100-01-01T00:00:00Z/P1D")).await })
+    });
+    let mut highest = 0;
+    for ask in asks.collect::<Vec<_>>() {
+        let (_, seq) = ask.await.unwrap().unwrap();
+        highest = highest.max(seq.0);
+    }
+    assert_eq!(node.projection.read().state().jobs.len(), 2000);
+    assert!(highest < 2000, "requests that wait together share a commit: {highest}");
+    task.shutdown().await;
+}
