@@ -178,6 +178,33 @@ impl Scheduler {
         self.effects.push(Effect::Kill { task: live.task.clone() });
     }
 
+    /// Cuts what a run waits for to what it may be from now on.
+    pub(crate) fn clip_wait(&mut self, key: RunKey) {
+        let Some(run) = self.book.state().runs.get(&key).cloned() else { return };
+        let now = self.now;
+        let state = match &run.state {
+            RunState::Queued => return,
+            RunState::Waiting { attempt, until } => {
+                let delay = self.book.rules(key.job).retry.delay_before(*attempt).unwrap_or_default();
+                let until = (*until).min(later(now, delay.max(RELAUNCH_DELAY)));
+                RunState::Waiting { attempt: *attempt, until }
+            }
+            RunState::Running(live) => {
+                let (started, unknown_since) =
+                    (live.started.map(|t| t.min(now)), live.unknown_since.map(|t| t.min(now)));
+                RunState::Running(Live {
+                    launched: live.launched.min(now),
+                    started,
+                    unknown_since,
+                    ..live.clone()
+                })
+            }
+        };
+        if state != run.state {
+            self.book.put_run(Run { state, ..(*run).clone() });
+        }
+    }
+
     /// A run's deadline has passed: to start, to wait, to run, or to be heard of.
     pub(crate) fn pass_deadline(&mut self, key: RunKey) {
         let Some(run) = self.book.state().runs.get(&key).cloned() else { return };

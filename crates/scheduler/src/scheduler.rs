@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::book::{Book, Timer};
-use crate::ids::TaskId;
+use crate::book::{Book, Timer, later};
+use crate::ids::{RunKey, TaskId};
 use crate::job::Job;
 use crate::request::{Answer, Refusal, Request, RequestId};
 use crate::run::{AttemptEnd, Run, RunState};
@@ -120,6 +121,8 @@ pub struct Scheduler {
     pub(crate) fanouts: VecDeque<Fanout>,
     /// Tasks whose kill has been ordered in this term.
     pub(crate) kills: BTreeSet<TaskId>,
+    /// Runs whose waits are to be held against a clock that has gone back.
+    clips: Vec<RunKey>,
     engine_ready: bool,
     clock_trusted: bool,
 }
@@ -139,6 +142,7 @@ impl Scheduler {
             effects: Vec::new(),
             fanouts,
             kills: BTreeSet::new(),
+            clips: Vec::new(),
             engine_ready: false,
             clock_trusted: true,
         }
@@ -160,6 +164,10 @@ impl Scheduler {
 
     /// Takes one event at `now`. Ticking early or twice is harmless.
     pub fn step(&mut self, now: Timestamp, event: Event) -> Step {
+        // Time servers pull a clock back by less than a second; that is not worth looking at every run.
+        if later(now, Duration::from_secs(1)) < self.now {
+            self.clips = self.book.state().runs.keys().copied().collect();
+        }
         self.now = now;
         match event {
             Event::Tick => {}
@@ -178,7 +186,10 @@ impl Scheduler {
     /// When to send the next [`Event::Tick`]; `None` when there is nothing to wait for.
     pub fn wake_at(&self) -> Option<Timestamp> {
         let can_launch = self.engine_ready && self.clock_trusted;
-        if !self.fanouts.is_empty() || (can_launch && self.book.first_ready().is_some()) {
+        if !self.fanouts.is_empty()
+            || !self.clips.is_empty()
+            || (can_launch && self.book.first_ready().is_some())
+        {
             return Some(self.now);
         }
         if !self.clock_trusted {
@@ -194,6 +205,7 @@ impl Scheduler {
         let mut budget = Self::STEP_MAX;
         self.tell_children(&mut budget);
         if self.clock_trusted {
+            self.clip_waits(&mut budget);
             self.pass_deadlines(&mut budget);
             while budget > 0 {
                 let Some((_, uid)) = self.book.first_due().filter(|(at, _)| *at <= self.now) else { break };
@@ -207,6 +219,16 @@ impl Scheduler {
             self.launch_ready(&mut budget);
         }
         self.keep_fanouts();
+    }
+
+    /// After the clock has gone back, nothing waits longer than it would have: slots follow the wall clock, but a
+    /// retry or a limit is a stretch of time.
+    fn clip_waits(&mut self, budget: &mut usize) {
+        while *budget > 0 {
+            let Some(key) = self.clips.pop() else { break };
+            self.clip_wait(key);
+            *budget -= 1;
+        }
     }
 
     fn pass_deadlines(&mut self, budget: &mut usize) {

@@ -209,3 +209,16 @@ fn what_is_replaced_while_queued_runs_as_it_is_now() {
     w.until("00:01:30");
     assert_eq!(w.launched_of("a"), "00:00:00 00:00:00 00:00:00#1");
 }
+
+#[test]
+fn a_clock_that_goes_back_makes_no_retry_and_no_limit_wait_longer() {
+    let mut w = World::new();
+    w.put("a", "R1/2030-01-01T00:00:00Z/PT1H", retries(2));
+    w.put("b", "R1/2030-01-01T00:00:00Z/PT1H", Rules { run_max: Some(seconds(30)), ..retries(0) });
+    w.fail("a");
+    w.now = "2029-12-31T20:00:00Z".parse().unwrap();
+    w.event(scheduler::Event::Tick);
+    w.until("2029-12-31T20:01:01Z");
+    assert_eq!(w.launched_of("a"), "00:00:00 00:00:00#1");
+    assert_eq!(w.kills.len(), 1);
+}
