@@ -598,7 +598,7 @@ pub mod processes {
         let (_, end) = run(lab, order("leaves-0", command)).await;
         assert!(matches!(end, AttemptEnd::Failed { exit: Some(4), .. }), "{end:?}");
         let pids = pids(lab, "pids", 2).await;
-        until("all are gone", || !pids.iter().any(|pid| alive(pid))).await;
+        assert!(!pids.iter().any(|pid| alive(pid)), "the end was told while a process was alive");
     }
 
     /// The end is that of the main process, whoever holds its output open; a session of its own is no way out.

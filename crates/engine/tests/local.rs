@@ -1,6 +1,5 @@
 //! The local engine keeps the contract with real processes, and survives what happens to supervisors and servers.
 
-use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,6 +14,9 @@ use engine::local::{LocalEngine, LocalOptions};
 use engine::{Engine, EngineError, Known, Launch, Readiness, Stream, TaskSpec, since_boot};
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
+
+/// Longer than any test.
+const IDLE_EXIT_MS: &str = "60000";
 
 /// A folder with a supervisor, which ends with the test.
 struct LocalLab {
@@ -33,10 +35,19 @@ impl LocalLab {
     }
 
     fn options(&self) -> LocalOptions {
+        // Through a shell that leaves a descriptor open, as careless parents do.
+        let careless = r#"exec "$0" "$@" 7</dev/null"#;
+        let program = env!("CARGO_BIN_EXE_supervise-for-tests");
         LocalOptions {
             dir: self.dir.clone(),
-            supervisor_program: env!("CARGO_BIN_EXE_supervise-for-tests").into(),
-            supervisor_args: vec![self.dir.clone().into(), OsString::from("60000")],
+            supervisor_program: "/bin/sh".into(),
+            supervisor_args: vec![
+                "-c".into(),
+                careless.into(),
+                program.into(),
+                self.dir.clone().into(),
+                IDLE_EXIT_MS.into(),
+            ],
         }
     }
 
@@ -241,7 +252,7 @@ async fn a_supervisor_stands_alone() {
 async fn an_idle_supervisor_ends_and_forgets_nothing() {
     let lab = LocalLab::new();
     let mut options = lab.options();
-    options.supervisor_args[1] = "50".into();
+    *options.supervisor_args.last_mut().expect("the time is last") = "50".into();
     let engine = LocalEngine::open(options.clone());
     engine.begin_term(Epoch(4)).await.expect("the term begins");
     engine.launch(Epoch(4), order("a-0", "sleep 0.2; echo out")).await.expect("launched");

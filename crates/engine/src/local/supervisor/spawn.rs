@@ -153,3 +153,23 @@ fn make(folder: &Path) -> io::Result<()> {
 fn failed(what: &str, error: &io::Error) -> NotSpawned {
     NotSpawned::Failed(format!("{what}: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The journal's sync may have taken long, so the time is looked at again, last of all.
+    #[test]
+    fn an_order_that_is_late_by_now_makes_nothing() {
+        let root = tempfile::tempdir().expect("a folder");
+        let descriptors = Rlimit { current: Some(1024), maximum: None };
+        let spawner =
+            Spawner { root: root.path().into(), folder: "f".into(), inherited: vec![], descriptors };
+        let (command, arguments, environment) = (":".to_owned(), vec![], vec![]);
+        let spec = Spec { command, shell: true, arguments, environment, output_max: 0 };
+        let task = TaskId::parse("late-0").expect("valid");
+        let order = SpawnOrder { task: task.clone(), spec, not_after: Duration::ZERO };
+        assert!(matches!(spawner.spawn(&order), Err(NotSpawned::TooLate)));
+        assert!(!task_folder(root.path(), &task).exists());
+    }
+}
