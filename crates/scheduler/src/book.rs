@@ -304,6 +304,26 @@ impl Book {
 
     // ---- indices
 
+    /// Says where the indices differ from those that a new leader would build of the same state. Of the queued runs
+    /// which are ready may differ, as it depends on the order in which they came; how many may not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let fresh = Self::new(self.state.clone());
+        let same = |what: &str, same: bool| if same { Ok(()) } else { Err(format!("index of {what} is wrong")) };
+        let queued = |busy: &Busy| -> (usize, usize, Vec<(Timestamp, RunKey)>) {
+            let mut all: Vec<_> = busy.ready.iter().chain(&busy.waiting).copied().collect();
+            all.sort();
+            (busy.active, busy.ready.len(), all)
+        };
+        let busy = |book: &Self| book.busy.iter().map(|(uid, busy)| (*uid, queued(busy))).collect::<Vec<_>>();
+        same("names", self.by_name == fresh.by_name)?;
+        same("due slots", self.due == fresh.due && self.due_of == fresh.due_of)?;
+        same("timers", self.timers == fresh.timers)?;
+        same("busy jobs", busy(self) == busy(&fresh))?;
+        same("the queue", self.queue.len() == self.busy.values().map(|busy| busy.ready.len()).sum::<usize>())?;
+        same("tasks", self.tasks == fresh.tasks)?;
+        same("the graph", self.graph.edges() == fresh.graph.edges())
+    }
+
     fn rank(&self, uid: JobUid) -> Rank {
         let high = self.job(uid).is_some_and(|job| job.rules.high_priority);
         if high { Rank::High } else { Rank::Normal }

@@ -45,6 +45,11 @@ impl Graph {
         }
     }
 
+    /// All edges, from both sides.
+    pub(crate) fn edges(&self) -> (&BTreeMap<JobUid, Vec<JobUid>>, &BTreeMap<JobUid, BTreeSet<JobUid>>) {
+        (&self.parents, &self.children)
+    }
+
     pub(crate) fn parents(&self, job: JobUid) -> &[JobUid] {
         self.parents.get(&job).map_or(&[], Vec::as_slice)
     }

@@ -162,6 +162,14 @@ impl Scheduler {
         self.book.state()
     }
 
+    /// Says whether what is kept beside the state follows from it, as it would for the next leader. For the simulator.
+    /// # Errors
+    /// What does not.
+    #[doc(hidden)]
+    pub fn check(&self) -> Result<(), String> {
+        self.book.check()
+    }
+
     /// Takes one event at `now`. Ticking early or twice is harmless.
     pub fn step(&mut self, now: Timestamp, event: Event) -> Step {
         // Time servers pull a clock back by less than a second; that is not worth looking at every run.

@@ -1,0 +1,167 @@
+//! Promise 5: fail-over owes nothing. What was under way goes on, what was wanted dead dies, retries happen, and in the end
+//! the ledger says of every attempt what the engine's own log says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use scheduler::ids::{Cause, Cycle, JobUid, RunKey, TaskId};
+use scheduler::job::Guarantee;
+use scheduler::run::{Attempt, AttemptEnd, Outcome, RunState};
+use scheduler::state::State;
+
+use super::Verdict;
+use super::ledger::{Ended, Ledger};
+use crate::calendar::Millis;
+use crate::model_engine::{ModelEngine, Phase};
+use crate::node::given_up;
+
+/// After all has healed, this is enough to elect a leader, repeat a kill, and hear of the end.
+const KILL_TIME: Millis = 90_000;
+
+#[derive(Default)]
+pub(crate) struct Failover {
+    healed: Millis,
+    live: BTreeSet<RunKey>,
+    wanted_dead: BTreeSet<RunKey>,
+    /// What had begun before all healed: every run of them must end.
+    pub(crate) cycles: BTreeSet<Cycle>,
+}
+
+impl Failover {
+    pub(crate) fn healed(&mut self, now: Millis, state: &State, ledger: &Ledger) {
+        self.healed = now;
+        self.live = state.runs.keys().copied().collect();
+        let dying = state.runs.values().filter(|run| matches!(&run.state, RunState::Running(live) if live.kill.is_some()));
+        self.wanted_dead = dying.map(|run| run.key).collect();
+        self.cycles = ledger.ended.values().map(|ended| ended.run.cycle).collect();
+        self.cycles.extend(state.runs.values().map(|run| run.cycle));
+        self.cycles.extend(state.fanouts.values().map(|fanout| fanout.cycle));
+    }
+
+    pub(crate) fn overdue(&self, now: Millis, state: &State) -> Verdict {
+        let late = self.wanted_dead.iter().find(|key| now > self.healed + KILL_TIME && state.runs.contains_key(key));
+        late.map_or(Ok(()), |key| Err(format!("run {key} was to be killed before all healed, and is still live")))
+    }
+
+    pub(crate) fn waits(&self, state: &State) -> Option<String> {
+        let held = |uid: JobUid| state.progress.get(&uid).is_some_and(|progress| progress.paused.is_some());
+        for run in state.runs.values() {
+            let ours = self.live.contains(&run.key) || self.cycles.contains(&run.cycle);
+            let paused = !matches!(run.state, RunState::Running(_)) && held(run.key.job);
+            if ours && !paused {
+                return Some(format!("run {} of {} is still {:?}", run.key, run.job, run.state));
+            }
+        }
+        let fanout = state.fanouts.values().find(|fanout| self.cycles.contains(&fanout.cycle))?;
+        Some(format!("the children of run {} have not all been told", fanout.run))
+    }
+
+    pub(crate) fn finish(&self, state: &State, ledger: &Ledger, engine: &ModelEngine) -> Verdict {
+        for ended in ledger.ended.values() {
+            whole(ended)?;
+            retried(ended)?;
+            for attempt in &ended.run.attempts {
+                let task = TaskId::of(&ended.run.job, ended.run.key, attempt.number);
+                let known = engine.tasks.get(&task);
+                if known.is_none() && !given_up(&attempt.end) {
+                    return Err(format!("the ledger has {task}, {:?}; the engine never had it", attempt.end));
+                }
+            }
+        }
+        for (task, held) in &engine.tasks {
+            self.agrees(task, held.run(), held.attempt(), &held.phase, state, ledger)?;
+        }
+        counted(state, ledger)
+    }
+
+    /// The ledger says of an attempt what the engine says.
+    fn agrees(
+        &self,
+        task: &TaskId,
+        key: RunKey,
+        number: u32,
+        phase: &Phase,
+        state: &State,
+        ledger: &Ledger,
+    ) -> Verdict {
+        let live = state.runs.get(&key);
+        if live.is_some_and(|run| matches!(&run.state, RunState::Running(live) if live.task == *task)) {
+            return Ok(());
+        }
+        let attempts = live.map(|run| &run.attempts).or(ledger.ended.get(&key).map(|ended| &ended.run.attempts));
+        let Some(attempt) = attempts.and_then(|all| all.iter().find(|a| a.number == number)) else {
+            return Err(format!("the engine had {task}, {phase:?}; the ledger does not know the attempt"));
+        };
+        let same = given_up(&attempt.end) || match (phase, &attempt.end) {
+            (Phase::Ended(AttemptEnd::Succeeded), AttemptEnd::Succeeded)
+            | (Phase::Ended(AttemptEnd::Lost { .. }), AttemptEnd::Lost { .. }) => true,
+            (
+                Phase::Ended(AttemptEnd::Failed { .. } | AttemptEnd::Killed),
+                AttemptEnd::Failed { .. } | AttemptEnd::Killed | AttemptEnd::TimedOut,
+            ) => true,
+            _ => false,
+        };
+        if same { Ok(()) } else { Err(format!("{task} is {phase:?}; the ledger says {:?}", attempt.end)) }
+    }
+}
+
+/// Attempts are numbered without a gap, and the outcome is that of the last.
+fn whole(ended: &Ended) -> Verdict {
+    let run = &ended.run;
+    for (n, attempt) in run.attempts.iter().enumerate() {
+        if attempt.number as usize != n {
+            return Err(format!("run {}: attempt {} is in place {n}", run.key, attempt.number));
+        }
+    }
+    let last: Option<&Attempt> = run.attempts.last();
+    let marked = matches!(run.key.cause, Cause::Trigger(_)) && last.is_none();
+    let fits = match &run.outcome {
+        Outcome::Succeeded => marked || last.is_some_and(|a| a.end == AttemptEnd::Succeeded),
+        Outcome::Failed => last.is_some_and(|a| matches!(a.end, AttemptEnd::Failed { .. } | AttemptEnd::Killed)),
+        Outcome::TimedOut => last.is_some_and(|a| a.end == AttemptEnd::TimedOut),
+        Outcome::Lost => last.is_some_and(|a| matches!(a.end, AttemptEnd::Lost { .. })),
+        Outcome::Skipped(_) | Outcome::Missed(_) => last.is_none(),
+        Outcome::Killed(_) => last.is_none_or(|a| a.end != AttemptEnd::Succeeded),
+    };
+    if fits { Ok(()) } else { Err(format!("run {} ended {:?} after {:?}", run.key, run.outcome, run.attempts)) }
+}
+
+/// A run that failed has used up its retries.
+fn retried(ended: &Ended) -> Verdict {
+    let (run, Some(job)) = (&ended.run, &ended.job) else { return Ok(()) };
+    let failed = matches!(run.outcome, Outcome::Failed | Outcome::TimedOut | Outcome::Lost);
+    let patient = job.rules.guarantee == Guarantee::AtMostOnce && run.attempts.last().is_some_and(|a| given_up(&a.end));
+    if failed && !patient && !job.rules.disabled && run.attempts.len() <= job.rules.retry.max as usize {
+        return Err(format!(
+            "run {} of {} ended {:?} after {} attempts; its job has {} retries",
+            run.key,
+            run.job,
+            run.outcome,
+            run.attempts.len(),
+            job.rules.retry.max
+        ));
+    }
+    Ok(())
+}
+
+/// Successes and errors of a job are those of its ledger: none is counted twice.
+fn counted(state: &State, ledger: &Ledger) -> Verdict {
+    let mut counts: BTreeMap<JobUid, (u64, u64)> = BTreeMap::new();
+    for ended in ledger.ended.values() {
+        let count = counts.entry(ended.run.key.job).or_default();
+        match ended.run.outcome {
+            Outcome::Succeeded => count.0 += 1,
+            Outcome::Failed | Outcome::TimedOut | Outcome::Lost => count.1 += 1,
+            _ => {}
+        }
+    }
+    for (uid, progress) in &state.progress {
+        let ledger = counts.get(uid).copied().unwrap_or_default();
+        if ledger != (progress.successes, progress.errors) {
+            return Err(format!(
+                "job {uid} counts {} successes and {} errors; its ledger has {ledger:?}",
+                progress.successes, progress.errors
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! The store's log as the checkers keep it, and what every ledger must be: no run ends twice, none vanishes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use scheduler::ids::{JobUid, RunKey, Seq, TaskId};
+use scheduler::job::{Job, Plan};
+use scheduler::run::{EndedRun, Record, RunState};
+use scheduler::state::{Change, State};
+
+use super::Verdict;
+use crate::model_store::Decided;
+
+/// A moment in the log: changes, counted.
+pub(crate) type Position = usize;
+
+pub(crate) struct Ended {
+    pub(crate) run: EndedRun,
+    pub(crate) at: Position,
+    /// When it came to live, if it ever did.
+    pub(crate) created: Option<Position>,
+    /// Its job at the time, unless that was deleted or disabled in the same step.
+    pub(crate) job: Option<Arc<Job>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Ledger {
+    pub(crate) at: Position,
+    /// The log, played back.
+    pub(crate) state: State,
+    pub(crate) ended: BTreeMap<RunKey, Ended>,
+    created: BTreeMap<RunKey, Position>,
+    /// When each job was last created, or got another plan or another answer to whether it is enabled; and when it went.
+    pub(crate) unsettled: BTreeMap<JobUid, Position>,
+    pub(crate) removed: BTreeSet<JobUid>,
+    /// Tasks that the log says may have been launched.
+    pub(crate) intents: BTreeSet<TaskId>,
+    pub(crate) batches: BTreeMap<Seq, Vec<Change>>,
+}
+
+impl Ledger {
+    pub(crate) fn batch(&mut self, seq: Seq, steps: &[Decided]) {
+        self.batches.insert(seq, steps.iter().flat_map(|(_, changes)| changes).cloned().collect());
+    }
+
+    /// Takes one change of a step.
+    pub(crate) fn apply(&mut self, change: &Change, step: &[Change]) -> Verdict {
+        self.at += 1;
+        let verdict = match change {
+            Change::PutJob(job) => {
+                let plan = |job: &Job| job.plan.clone();
+                let same = self.state.jobs.get(&job.uid).is_some_and(|old| {
+                    plan(old) == plan(job) && old.rules.disabled == job.rules.disabled
+                });
+                if !same {
+                    self.unsettled.insert(job.uid, self.at);
+                }
+                Ok(())
+            }
+            Change::RemoveJob(uid) => {
+                self.unsettled.insert(*uid, self.at);
+                self.removed.insert(*uid);
+                Ok(())
+            }
+            Change::PutRun(run) => {
+                if let RunState::Running(live) = &run.state {
+                    self.intents.insert(live.task.clone());
+                }
+                self.created.entry(run.key).or_insert(self.at);
+                if self.ended.contains_key(&run.key) {
+                    Err(format!("run {} of {} has ended and is live again", run.key, run.job))
+                } else {
+                    Ok(())
+                }
+            }
+            Change::RemoveRun(key) => {
+                let told = |change: &Change| matches!(change, Change::Append(record) if matches!(&**record, Record::Run(run) if run.key == *key));
+                if step.iter().any(told) { Ok(()) } else { Err(format!("run {key} vanished without an outcome")) }
+            }
+            Change::Append(record) => self.append(record, step),
+            _ => Ok(()),
+        };
+        self.state.apply(change);
+        verdict
+    }
+
+    fn append(&mut self, record: &Record, step: &[Change]) -> Verdict {
+        let Record::Run(run) = record else { return Ok(()) };
+        let goes = |change: &Change| match change {
+            Change::PutJob(job) => job.uid == run.key.job && job.rules.disabled,
+            Change::RemoveJob(uid) => *uid == run.key.job,
+            _ => false,
+        };
+        let job = self.state.jobs.get(&run.key.job).filter(|_| !step.iter().any(goes)).cloned();
+        let created = self.created.get(&run.key).copied();
+        let ended = Ended { run: run.clone(), at: self.at, created, job };
+        match self.ended.insert(run.key, ended) {
+            None => Ok(()),
+            Some(before) => Err(format!(
+                "run {} of {} has two outcomes: {:?} and {:?}",
+                run.key, run.job, before.run.outcome, run.outcome
+            )),
+        }
+    }
+
+    /// Whether the log has an attempt of this name that has not ended.
+    pub(crate) fn is_live(&self, task: &TaskId) -> bool {
+        self.state.runs.values().any(|run| matches!(&run.state, RunState::Running(live) if live.task == *task))
+    }
+
+    /// The job has had this plan, and this answer to whether it is enabled, since before.
+    pub(crate) fn settled_since(&self, job: JobUid, before: Position) -> bool {
+        self.unsettled.get(&job).is_none_or(|at| *at < before)
+    }
+
+    pub(crate) fn finish(&self, state: &State) -> Verdict {
+        if self.state != *state {
+            return Err("the state is not what the log makes of it".into());
+        }
+        for key in self.created.keys() {
+            if !self.ended.contains_key(key) && !state.runs.contains_key(key) {
+                return Err(format!("run {key} was there, and is neither live nor in the ledger"));
+            }
+        }
+        for uid in state.jobs.keys() {
+            if !state.progress.contains_key(uid) {
+                return Err(format!("job {uid} has no progress"));
+            }
+        }
+        for job in state.jobs.values() {
+            if let Plan::Parents(parents) = &job.plan
+                && let Some(gone) = parents.iter().find(|parent| !state.jobs.contains_key(parent))
+            {
+                return Err(format!("job {} has a parent {gone} that does not exist", job.name));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! What must be true of every history: one file for each promise. They watch the store's log and the engine's own, and
+//! share no code with what decides.
+
+mod attempts;
+mod canary;
+mod failover;
+mod fencing;
+mod joins;
+mod ledger;
+mod slots;
+mod steps;
+mod writes;
+
+use scheduler::ids::{Epoch, RunKey, Seq, TaskId};
+use scheduler::request::{Answer, Refusal};
+use scheduler::state::State;
+use scheduler::{Scheduler, Step};
+use store::Term;
+
+use crate::calendar::{Millis, Phrasebook};
+use crate::model_engine::{LaunchOrder, ModelEngine};
+use crate::model_store::Decided;
+
+/// A broken promise.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    /// Its number in the design, and what watched over it.
+    pub(crate) promise: String,
+    pub(crate) text: String,
+}
+
+/// All checkers, and the first thing that any of them found.
+pub(crate) struct Audit {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) ledger: ledger::Ledger,
+    slots: slots::Slots,
+    attempts: attempts::Attempts,
+    pub(crate) writes: writes::Writes,
+    fencing: fencing::Fencing,
+    failover: failover::Failover,
+    canary: canary::Canary,
+}
+
+/// What a checker says: nothing, or what is wrong.
+type Verdict = Result<(), String>;
+
+impl Audit {
+    pub(crate) fn new() -> Self {
+        Self {
+            violation: None,
+            ledger: ledger::Ledger::default(),
+            slots: slots::Slots::default(),
+            attempts: attempts::Attempts::default(),
+            writes: writes::Writes::default(),
+            fencing: fencing::Fencing::default(),
+            failover: failover::Failover::default(),
+            canary: canary::Canary::default(),
+        }
+    }
+
+    /// Keeps the first violation: what comes after it is confusion.
+    pub(crate) fn blame(&mut self, promise: &str, text: String) {
+        self.violation.get_or_insert(Violation { promise: promise.into(), text });
+    }
+
+    fn check(&mut self, promise: &str, verdict: Verdict) {
+        if let Err(text) = verdict {
+            self.blame(promise, text);
+        }
+    }
+
+    // ---- the store's log
+
+    pub(crate) fn term_began(&mut self, term: Term) {
+        self.fencing.term_began(term);
+    }
+
+    /// A batch has become part of the state.
+    pub(crate) fn applied(
+        &mut self,
+        now: Millis,
+        epoch: Epoch,
+        seq: Seq,
+        steps: &[Decided],
+        phrases: &Phrasebook,
+    ) {
+        let fencing = self.fencing.applied(epoch, seq);
+        self.check("4, fencing", fencing);
+        for (wall, changes) in steps {
+            let slots = self.slots.step(*wall, changes, phrases);
+            self.check("1, slots", slots);
+            let canary = self.canary.step(now, changes);
+            self.check("7, canary", canary);
+            for change in changes {
+                let ledger = self.ledger.apply(change, changes);
+                self.check("1, ledger", ledger);
+            }
+        }
+        self.ledger.batch(seq, steps);
+    }
+
+    // ---- the engine's log
+
+    pub(crate) fn engine_term(&mut self, epoch: Epoch) {
+        self.fencing.engine_term(epoch);
+    }
+
+    /// A task begins to run, beside these of the same job.
+    pub(crate) fn started(&mut self, now: Millis, epoch: Epoch, order: &LaunchOrder, alive: &[(RunKey, TaskId)]) {
+        let fencing = self.fencing.started(epoch, &order.task);
+        self.check("4, fencing", fencing);
+        let attempts = self.attempts.started(now, order, alive, &self.ledger);
+        self.check("2, attempts", attempts);
+        self.canary.started(now, order);
+    }
+
+    pub(crate) fn ended(&mut self, now: Millis, task: &TaskId) {
+        self.attempts.ended(now, task);
+    }
+
+    /// The engine is told that an end is durable.
+    pub(crate) fn acknowledged(&mut self, task: &TaskId) {
+        if self.ledger.is_live(task) {
+            self.blame("3, writes", format!("{task} was acknowledged before its end was durable"));
+        }
+    }
+
+    // ---- the nodes
+
+    /// A scheduler has taken a step.
+    pub(crate) fn stepped(&mut self, core: &Scheduler, step: &Step, probe: bool, idle_ticks: u32) {
+        let steps = steps::check(core, step, probe, idle_ticks);
+        self.check("7, steps", steps);
+    }
+
+    /// A user has an answer.
+    pub(crate) fn answered(&mut self, number: u64, seq: Seq, answer: &Result<Answer, Refusal>) {
+        let writes = self.writes.answered(number, seq, answer, &self.ledger);
+        self.check("3, writes", writes);
+    }
+
+    // ---- the end
+
+    pub(crate) fn healed(&mut self, now: Millis, state: &State) {
+        self.canary.healed(now);
+        self.failover.healed(now, state, &self.ledger);
+        self.slots.healed(now);
+    }
+
+    /// What has to happen before the history is over, if anything.
+    pub(crate) fn waits(&mut self, now: Millis, state: &State) -> Option<String> {
+        let overdue = self.failover.overdue(now, state);
+        self.check("5, fail-over", overdue);
+        self.failover.waits(state).or_else(|| self.slots.waits(state)).or_else(|| self.canary.waits(now))
+    }
+
+    /// Everything has ended: the books must agree.
+    pub(crate) fn finish(&mut self, state: &State, engine: &ModelEngine) {
+        let verdict = self.canary.finish();
+        self.check("7, canary", verdict);
+        let verdict = self.ledger.finish(state);
+        self.check("1, ledger", verdict);
+        let verdict = self.writes.finish(&self.ledger);
+        self.check("3, writes", verdict);
+        let verdict = self.failover.finish(state, &self.ledger, engine);
+        self.check("5, fail-over", verdict);
+        let verdict = joins::finish(state, &self.ledger, &self.failover.cycles);
+        self.check("5, joins", verdict);
+    }
+}

@@ -1,0 +1,26 @@
+//! Promise 7, in the small: no step does more than its bound, none of them spins, and the scheduler's indices say what
+//! its state says, so that a new leader would decide the same.
+
+use scheduler::{Effect, Scheduler, Step};
+
+use super::Verdict;
+
+/// Changes beyond which a step is measured in bytes as well.
+const MANY: usize = 64;
+
+pub(crate) fn check(core: &Scheduler, step: &Step, probe: bool, idle_ticks: u32) -> Verdict {
+    let launches = step.effects.iter().filter(|effect| matches!(effect, Effect::Launch { .. })).count();
+    if launches > Scheduler::STEP_MAX {
+        return Err(format!("one step launched {launches} attempts"));
+    }
+    if step.changes.len() > MANY {
+        let bytes = store::format::write_batch(&step.changes).len();
+        if bytes > store::BATCH_BYTES_MAX {
+            return Err(format!("one step changed {} records, {bytes} bytes", step.changes.len()));
+        }
+    }
+    if idle_ticks > 3 {
+        return Err("the scheduler wants to wake at once, again and again, and does nothing".into());
+    }
+    if probe { core.check() } else { Ok(()) }
+}

@@ -1,0 +1,91 @@
+//! Promise 3: an acknowledged write survives. What a user was told is in the log, in the batch that the answer names.
+
+use std::collections::BTreeMap;
+
+use scheduler::ids::Seq;
+use scheduler::request::{Answer, Refusal, Request};
+use scheduler::run::{Outcome, Record, RunState};
+use scheduler::state::Change;
+
+use super::Verdict;
+use super::ledger::Ledger;
+
+#[derive(Default)]
+pub(crate) struct Writes {
+    asked: BTreeMap<u64, Request>,
+    /// The batches whose effects users have been told of.
+    told: Vec<(u64, Seq)>,
+}
+
+impl Writes {
+    pub(crate) fn asked(&mut self, number: u64, request: Request) {
+        self.asked.insert(number, request);
+    }
+
+    pub(crate) fn answered(
+        &mut self,
+        number: u64,
+        seq: Seq,
+        answer: &Result<Answer, Refusal>,
+        ledger: &Ledger,
+    ) -> Verdict {
+        let Ok(answer) = answer else { return Ok(()) };
+        let request = self.asked.get(&number).ok_or("an answer to nothing")?;
+        let Some(changes) = ledger.batches.get(&seq) else {
+            return Err(format!("request {number} was answered {answer:?}, and its batch {} is not applied", seq.0));
+        };
+        self.told.push((number, seq));
+        if in_effect(request, answer, changes, ledger) {
+            return Ok(());
+        }
+        Err(format!("request {number}, {request:?}, was answered {answer:?}; batch {} does not say so: {changes:?}", seq.0))
+    }
+
+    /// The log has all that was told.
+    pub(crate) fn finish(&self, ledger: &Ledger) -> Verdict {
+        match self.told.iter().find(|(_, seq)| !ledger.batches.contains_key(seq)) {
+            None => Ok(()),
+            Some((number, seq)) => Err(format!("request {number} was answered, and its batch {} is lost", seq.0)),
+        }
+    }
+}
+
+/// Whether the batch does what the answer says, or, where nothing had to change, the state was so already.
+fn in_effect(request: &Request, answer: &Answer, changes: &[Change], ledger: &Ledger) -> bool {
+    let any = |is: &dyn Fn(&Change) -> bool| changes.iter().any(is);
+    match (request, answer) {
+        (Request::Put(definition), Answer::Put { uid, version, changed: true }) => any(&|change| {
+            matches!(change, Change::PutJob(job) if job.uid == *uid && job.version == *version
+                && job.name == definition.name && job.body == definition.body && job.rules == definition.rules)
+        }),
+        (Request::Put(_), Answer::Put { uid, changed: false, .. }) => {
+            ledger.state.jobs.contains_key(uid) || ledger.removed.contains(uid)
+        }
+        (Request::Delete(_), Answer::Deleted { .. }) => any(&|change| matches!(change, Change::RemoveJob(_))),
+        (Request::Trigger { .. }, Answer::Triggered(key)) => any(&|change| match change {
+            Change::PutRun(run) => run.key == *key,
+            Change::Append(record) => matches!(&**record, Record::Run(run) if run.key == *key),
+            _ => false,
+        }),
+        (Request::KillJob(_) | Request::KillRun(_), Answer::Killed { runs }) => {
+            let ended = any(&|change| match change {
+                Change::RemoveRun(_) => true,
+                Change::PutRun(run) => matches!(&run.state, RunState::Running(live) if live.kill.is_some()),
+                _ => false,
+            });
+            // A second kill of the same run changes nothing.
+            *runs == 0 || ended || ledger.state.runs.values().any(|run| {
+                matches!(&run.state, RunState::Running(live) if live.kill.is_some())
+            }) || changes.is_empty()
+        }
+        (Request::MarkSuccess { .. }, Answer::Marked(key)) => any(&|change| {
+            matches!(change, Change::Append(record) if matches!(&**record, Record::Run(run)
+                if run.key == *key && run.outcome == Outcome::Succeeded))
+        }),
+        (Request::Pause { .. }, Answer::Paused) => {
+            any(&|change| matches!(change, Change::PutProgress(_, progress) if progress.paused.is_some()))
+        }
+        (Request::Resume(_), Answer::Resumed) => true,
+        _ => false,
+    }
+}

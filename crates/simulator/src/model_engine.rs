@@ -1,0 +1,348 @@
+//! The engine as a server on a network, as the contract of `engine` wants it: fenced by epoch, at most one start of a
+//! task, ends repeated until acknowledged. Its tasks take time, fail, ignore TERM for a while, and die with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use scheduler::ids::{Epoch, RunKey, TaskId};
+use scheduler::job::{Guarantee, Job};
+use scheduler::run::AttemptEnd;
+
+use crate::calendar::Millis;
+use crate::cluster::{Cluster, Happening, NodeId, Stage};
+use crate::node::{Message, News};
+
+/// An order to start a task, with what the checkers want to know of it.
+#[derive(Clone, Debug)]
+pub(crate) struct LaunchOrder {
+    pub(crate) task: TaskId,
+    pub(crate) run: RunKey,
+    pub(crate) attempt: u32,
+    pub(crate) job: Arc<Job>,
+    pub(crate) not_after: Millis,
+}
+
+impl LaunchOrder {
+    pub(crate) fn at_most_once(&self) -> bool {
+        self.job.rules.guarantee == Guarantee::AtMostOnce
+    }
+}
+
+/// What a node tells or asks the engine. Orders of one node arrive in the order in which they were sent.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    BeginTerm,
+    Launch(Box<LaunchOrder>),
+    Kill(TaskId),
+    /// With the number of the question, so that an answer can be told from an older one.
+    Reconcile(u64, Vec<TaskId>),
+    Acknowledge(TaskId),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    pub(crate) phase: Phase,
+    order: LaunchOrder,
+    acknowledged: bool,
+    /// Nobody hears of it before: the machine it runs on is cut off.
+    hidden_until: Millis,
+    /// Tells a planned end from one that was overtaken.
+    ends_at: Millis,
+}
+
+impl Task {
+    pub(crate) fn run(&self) -> RunKey {
+        self.order.run
+    }
+
+    pub(crate) fn attempt(&self) -> u32 {
+        self.order.attempt
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Phase {
+    /// Taken, not begun.
+    Accepted,
+    Running,
+    Ended(AttemptEnd),
+}
+
+#[derive(Default)]
+pub(crate) struct ModelEngine {
+    epoch: Epoch,
+    pub(crate) tasks: BTreeMap<TaskId, Task>,
+    /// Those whose end nobody has acknowledged, and those that have not ended.
+    pub(crate) open: std::collections::BTreeSet<TaskId>,
+    /// Who is told of ends: the node that began the present term here.
+    listener: Option<(NodeId, Stage)>,
+    down_until: Millis,
+}
+
+/// How often an end is told again.
+pub(crate) const REPEAT: Millis = 5_000;
+/// Longest time between the polite and the forced end of a task.
+pub(crate) const GRACE: Millis = 5_000;
+/// What a node waits for an answer of the engine.
+const PATIENCE: Millis = 2_000;
+
+impl Cluster {
+    /// Sends an order on its way. What is lost is answered as unknown, after a while.
+    pub(crate) fn order_engine(&mut self, node: NodeId, stage: Stage, epoch: Epoch, order: Order) {
+        if self.now < self.engine.down_until || self.unlucky(15) {
+            self.say(|| format!("node {node}: {} is lost on its way to the engine", label(&order)));
+            return self.engine_silent(node, stage, order);
+        }
+        let at = (self.now + self.latency()).max(self.nodes[node].to_engine);
+        self.nodes[node].to_engine = at;
+        self.at(at, Happening::Engine { node, stage, epoch, order });
+    }
+
+    fn engine_silent(&mut self, node: NodeId, stage: Stage, order: Order) {
+        let message = match order {
+            Order::Acknowledge(_) => return,
+            order => Message::EngineSilent(order),
+        };
+        let at = self.now + PATIENCE;
+        self.at(at, Happening::Node { node, stage, message });
+    }
+
+    fn engine_answers(&mut self, node: NodeId, stage: Stage, order: Order, message: Message) {
+        if self.now < self.engine.down_until || self.unlucky(15) {
+            self.say(|| format!("engine: its answer to {} of node {node} is lost", label(&order)));
+            return self.engine_silent(node, stage, order);
+        }
+        let at = (self.now + self.latency()).max(self.nodes[node].from_engine);
+        self.nodes[node].from_engine = at;
+        self.at(at, Happening::Node { node, stage, message });
+    }
+
+    pub(crate) fn engine_hears(&mut self, node: NodeId, stage: Stage, epoch: Epoch, order: Order) {
+        if self.now < self.engine.down_until {
+            return self.engine_silent(node, stage, order);
+        }
+        if epoch < self.engine.epoch && !matches!(order, Order::Acknowledge(_)) {
+            self.say(|| format!("engine: refuses {} of term {}", label(&order), epoch.0));
+            return self.engine_answers(node, stage, order, Message::EngineDeposed);
+        }
+        let answer = match &order {
+            Order::BeginTerm => {
+                self.engine_begins_term(node, stage, epoch);
+                Message::EngineFollows
+            }
+            Order::Launch(launch) => {
+                Message::News(launch.task.clone(), self.engine_launches(epoch, launch), None)
+            }
+            Order::Kill(task) => {
+                self.engine_kills(task);
+                Message::Killed(task.clone())
+            }
+            Order::Reconcile(number, tasks) => {
+                let known = tasks.iter().map(|task| (task.clone(), self.engine_knows(task))).collect();
+                Message::Reconciled(*number, known)
+            }
+            Order::Acknowledge(task) => {
+                if let Some(task) = self.engine.tasks.get_mut(task) {
+                    task.acknowledged = true;
+                }
+                self.engine.open.remove(task);
+                self.audit.acknowledged(task);
+                return;
+            }
+        };
+        self.engine_answers(node, stage, order, answer);
+    }
+
+    /// From here on older terms are refused, and what they have not begun never will.
+    fn engine_begins_term(&mut self, node: NodeId, stage: Stage, epoch: Epoch) {
+        if epoch > self.engine.epoch {
+            self.engine.epoch = epoch;
+            self.engine_forgets_accepted();
+        }
+        self.say(|| format!("engine: follows term {} of node {node}", epoch.0));
+        self.audit.engine_term(epoch);
+        self.engine.listener = Some((node, stage));
+        self.at(self.now + 1, Happening::Repeat { once: true });
+    }
+
+    fn engine_forgets_accepted(&mut self) {
+        let open = self.engine.open.clone();
+        for id in open {
+            if self.engine.tasks.get(&id).is_some_and(|task| task.phase == Phase::Accepted) {
+                self.engine.tasks.remove(&id);
+                self.engine.open.remove(&id);
+            }
+        }
+    }
+
+    fn engine_launches(&mut self, epoch: Epoch, order: &LaunchOrder) -> News {
+        if self.engine.tasks.contains_key(&order.task) {
+            return self.engine_knows(&order.task);
+        }
+        if self.now > order.not_after || self.unlucky(10) {
+            self.say(|| format!("engine: will not start {}", order.task));
+            return News::NeverBegan;
+        }
+        let mut task = Task {
+            phase: Phase::Accepted,
+            order: order.clone(),
+            acknowledged: false,
+            hidden_until: 0,
+            ends_at: 0,
+        };
+        if self.unlucky(15) {
+            // Cut off for longer than some jobs have patience.
+            task.hidden_until = self.now + self.random.between(1_000, 400_000);
+        }
+        self.engine.tasks.insert(order.task.clone(), task);
+        self.engine.open.insert(order.task.clone());
+        if self.unlucky(50) {
+            let at = self.now + self.random.between(1, 800);
+            self.at(at, Happening::TaskBegins { task: order.task.clone(), epoch });
+        } else {
+            self.task_begins(&order.task, epoch);
+        }
+        News::Running
+    }
+
+    pub(crate) fn task_begins(&mut self, id: &TaskId, epoch: Epoch) {
+        let Some(task) = self.engine.tasks.get_mut(id).filter(|task| task.phase == Phase::Accepted) else { return };
+        let mut words = task.order.job.body.split(' ').map(|word| word.parse::<i64>().unwrap_or(0));
+        let (low, high) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+        let at = self.now + self.random.between(low, high);
+        task.phase = Phase::Running;
+        task.ends_at = at;
+        let order = task.order.clone();
+        self.say(|| format!("engine: {id} runs"));
+        let alive = self.alive_of(&order);
+        self.audit.started(self.now, epoch, &order, &alive);
+        self.tell_listener(id, News::Running);
+        self.at(at, Happening::TaskEnds { task: id.clone(), at });
+    }
+
+    /// The other tasks of the same job that run.
+    fn alive_of(&self, order: &LaunchOrder) -> Vec<(RunKey, TaskId)> {
+        let others = self.engine.open.iter().filter_map(|id| self.engine.tasks.get(id));
+        let others = others.filter(|task| task.phase == Phase::Running && task.order.run.job == order.run.job);
+        let others = others.filter(|task| task.order.task != order.task);
+        others.map(|task| (task.order.run, task.order.task.clone())).collect()
+    }
+
+    /// A task comes to its own end, unless something else came first.
+    pub(crate) fn task_ends(&mut self, id: &TaskId, at: Millis) {
+        let Some(task) = self.engine.tasks.get(id) else { return };
+        if task.phase != Phase::Running || task.ends_at != at {
+            return;
+        }
+        let fails: u64 = task.order.job.body.split(' ').nth(2).and_then(|word| word.parse().ok()).unwrap_or(0);
+        let end = if self.random.below(100) < fails {
+            AttemptEnd::Failed { exit: Some(1), signal: None, message: "exit status 1".into() }
+        } else {
+            AttemptEnd::Succeeded
+        };
+        self.task_ended(id, end);
+    }
+
+    fn task_ended(&mut self, id: &TaskId, end: AttemptEnd) {
+        let Some(task) = self.engine.tasks.get_mut(id) else { return };
+        task.phase = Phase::Ended(end.clone());
+        self.say(|| format!("engine: {id} ended: {end:?}"));
+        self.audit.ended(self.now, id);
+        self.tell_listener(id, News::Ended(end));
+    }
+
+    fn engine_kills(&mut self, id: &TaskId) {
+        let Some(task) = self.engine.tasks.get_mut(id) else { return };
+        match task.phase {
+            Phase::Accepted => self.task_ended(id, AttemptEnd::Killed),
+            Phase::Running => {
+                let at = self.now + self.random.between(0, GRACE);
+                if at < task.ends_at {
+                    task.ends_at = at;
+                    self.at(at, Happening::TaskKilled { task: id.clone(), at });
+                }
+            }
+            Phase::Ended(_) => {}
+        }
+    }
+
+    pub(crate) fn task_killed(&mut self, id: &TaskId, at: Millis) {
+        let still = self.engine.tasks.get(id).is_some_and(|task| task.phase == Phase::Running && task.ends_at == at);
+        if still {
+            let by_signal =
+                AttemptEnd::Failed { exit: None, signal: Some(15), message: "ended by signal 15".into() };
+            let end = if self.random.permille(200) { by_signal } else { AttemptEnd::Killed };
+            self.task_ended(id, end);
+        }
+    }
+
+    fn engine_knows(&self, id: &TaskId) -> News {
+        match self.engine.tasks.get(id) {
+            None => News::NeverBegan,
+            Some(task) if self.now < task.hidden_until => News::Unknown,
+            Some(task) => match &task.phase {
+                Phase::Accepted | Phase::Running => News::Running,
+                Phase::Ended(end) => News::Ended(end.clone()),
+            },
+        }
+    }
+
+    /// Tells the present leader, if the news arrives.
+    fn tell_listener(&mut self, id: &TaskId, news: News) {
+        let Some((node, stage)) = self.engine.listener else { return };
+        let hidden = self.engine.tasks.get(id).is_some_and(|task| self.now < task.hidden_until);
+        if hidden || self.now < self.engine.down_until || self.unlucky(30) {
+            return;
+        }
+        let late = if self.unlucky(30) { self.random.between(0, 20_000) } else { self.latency() };
+        let message = Message::News(id.clone(), news, None);
+        if self.unlucky(30) {
+            let again = self.now + late + self.random.between(0, 5_000);
+            self.at(again, Happening::Node { node, stage, message: message.clone() });
+        }
+        self.at(self.now + late, Happening::Node { node, stage, message });
+    }
+
+    /// Tells all ends again that nobody has acknowledged.
+    pub(crate) fn engine_repeats(&mut self) {
+        for id in self.engine.open.clone() {
+            if let Some(Task { phase: Phase::Ended(end), acknowledged: false, .. }) = self.engine.tasks.get(&id) {
+                let end = end.clone();
+                self.tell_listener(&id, News::Ended(end));
+            }
+        }
+    }
+
+    /// The engine crashes: what it had not begun is forgotten, some of what ran is lost, and nobody is connected.
+    pub(crate) fn engine_restarts(&mut self) {
+        let down = self.random.between(500, 30_000);
+        self.say(|| format!("fault: the engine crashes and is down for {down} ms"));
+        self.engine.down_until = self.now + down;
+        self.engine_forgets_accepted();
+        for id in self.engine.open.clone() {
+            let running = self.engine.tasks.get(&id).is_some_and(|task| task.phase == Phase::Running);
+            if running && self.random.permille(500) {
+                self.task_ended(&id, AttemptEnd::Lost { message: "the engine crashed".into() });
+            }
+        }
+        if let Some((node, stage)) = self.engine.listener.take() {
+            self.at(self.now + 100, Happening::Node { node, stage, message: Message::EngineGone });
+        }
+    }
+
+    /// All machines can be reached again.
+    pub(crate) fn engine_heals(&mut self) {
+        self.engine.down_until = self.now;
+        self.engine.tasks.values_mut().for_each(|task| task.hidden_until = 0);
+    }
+}
+
+pub(crate) fn label(order: &Order) -> String {
+    match order {
+        Order::BeginTerm => "begin_term".into(),
+        Order::Launch(launch) => format!("launch {}", launch.task),
+        Order::Kill(task) => format!("kill {task}"),
+        Order::Reconcile(_, tasks) => format!("reconcile of {} tasks", tasks.len()),
+        Order::Acknowledge(task) => format!("acknowledge {task}"),
+    }
+}

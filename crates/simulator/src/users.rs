@@ -1,0 +1,183 @@
+//! Users: what they define, and what they ask for while the cluster runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use scheduler::ids::{Cycle, JobName, RunKey};
+use scheduler::job::{CatchUp, Guarantee, Overlap, Retry, Rules};
+use scheduler::request::{Definition, PlanText, Request};
+use scheduler::schedule::DstPolicy;
+
+use crate::calendar::{Millis, Phrasebook, Written, instant};
+use crate::random::Random;
+
+/// The job that nobody touches and nothing may hurt.
+pub(crate) const CANARY: &str = "canary";
+
+/// What a history is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mix {
+    /// Jobs that are created at the beginning.
+    pub(crate) jobs: u64,
+    /// Time between requests, on average; `None` for users that only watch.
+    pub(crate) busy: Option<Millis>,
+    /// Whether requests may change the graph: without, every join can be foretold.
+    pub(crate) edits: bool,
+    /// Children of one job, beyond what a step can treat.
+    pub(crate) herd: Option<u64>,
+    /// Period of the canary.
+    pub(crate) canary: Millis,
+}
+
+pub(crate) struct Users {
+    pub(crate) mix: Mix,
+    names: u64,
+    pub(crate) phrases: Phrasebook,
+}
+
+pub(crate) fn name(text: &str) -> JobName {
+    JobName::new(text).unwrap_or_else(|_| unreachable!("names of the simulator are valid"))
+}
+
+impl Users {
+    pub(crate) fn new(mix: Mix) -> Self {
+        Self { mix, names: 0, phrases: Phrasebook::new() }
+    }
+
+    /// What is asked for before anything else.
+    pub(crate) fn opening(&mut self, random: &mut Random, now: Millis) -> Vec<Request> {
+        let canary = Written::every(Some(now - now.rem_euclid(1000)), self.mix.canary, None);
+        let rules = Rules { retry: Retry { max: 0, ..Retry::default() }, ..Rules::default() };
+        let body = "100 300 0".into();
+        let mut opening = vec![self.put(name(CANARY), Some(canary), Vec::new(), rules, body)];
+        for _ in 0..self.mix.jobs {
+            let job = self.new_job(random, now);
+            opening.push(job);
+        }
+        if let Some(children) = self.mix.herd {
+            let root = name("shepherd");
+            let written = Written::every(None, 1000 * random.pick(&[120, 300]), None);
+            let rules = Rules { overlap: Overlap::Allow { max: 3 }, ..Rules::default() };
+            opening.push(self.put(root.clone(), Some(written), Vec::new(), rules, "500 2000 10".into()));
+            for n in 0..children {
+                let child = name(&format!("sheep{n}"));
+                opening.push(self.put(child, None, vec![root.clone()], Rules::default(), "100 900 5".into()));
+            }
+        }
+        opening
+    }
+
+    fn put(
+        &mut self,
+        name: JobName,
+        written: Option<Written>,
+        parents: Vec<JobName>,
+        rules: Rules,
+        body: Arc<str>,
+    ) -> Request {
+        let plan = match written {
+            Some(Written { text, zone, meaning }) => {
+                self.phrases.insert((text.clone(), zone.clone()), meaning);
+                PlanText::Schedule { text, zone, dst: DstPolicy::default() }
+            }
+            None => PlanText::Parents(parents),
+        };
+        Request::Put(Definition { name, plan, rules, body })
+    }
+
+    fn new_job(&mut self, random: &mut Random, now: Millis) -> Request {
+        let own = name(&format!("job{}", self.names));
+        self.names += 1;
+        self.definition(random, own, now)
+    }
+
+    /// Parents come before their children in the order of names, so that most definitions are free of cycles.
+    fn definition(&mut self, random: &mut Random, own: JobName, now: Millis) -> Request {
+        let older: u64 = own.as_str().trim_start_matches("job").parse().unwrap_or(0);
+        let dependent = older > 0 && random.permille(550);
+        let (written, parents) = if dependent {
+            // Near the end of the list, so that chains grow long; one or several of them.
+            let count = random.pick(&[1, 1, 1, 2, 2, 3, 4]);
+            let near = older.min(random.pick(&[3, 6, 100]));
+            let parents = (0..count).map(|_| name(&format!("job{}", older - 1 - random.below(near)))).collect();
+            (None, parents)
+        } else {
+            (Some(Written::any(random, now)), Vec::new())
+        };
+        let (rules, body) = (any_rules(random), any_body(random));
+        self.put(own, written, parents, rules, body)
+    }
+
+    /// One request, of any kind. `failed` finds a run of a job that ended without success.
+    pub(crate) fn request(
+        &mut self,
+        random: &mut Random,
+        now: Millis,
+        live: Option<RunKey>,
+        failed: impl Fn(&JobName) -> Option<(RunKey, Cycle)>,
+    ) -> Request {
+        let job = name(&format!("job{}", random.below(self.names.max(1))));
+        let kind = if self.mix.edits { random.below(100) } else { 45 + random.below(55) };
+        match kind {
+            0..8 => self.new_job(random, now),
+            8..28 => self.definition(random, job, now),
+            28..45 => Request::Delete(job),
+            45..62 => Request::Trigger { job, arguments: None },
+            62..69 => Request::KillJob(job),
+            69..74 => live.map_or(Request::KillJob(job), Request::KillRun),
+            74..82 => {
+                let failed = failed(&job);
+                Request::MarkSuccess { job, failed }
+            }
+            82..92 => {
+                let until = random.permille(500).then(|| instant(now + random.between(-5_000, 120_000)));
+                Request::Pause { job, reason: "maintenance".into(), until }
+            }
+            _ => Request::Resume(job),
+        }
+    }
+}
+
+fn seconds(n: i64) -> Duration {
+    Duration::from_secs(n.unsigned_abs())
+}
+
+fn any_rules(random: &mut Random) -> Rules {
+    let max = u32::try_from(random.below(4)).unwrap_or(0);
+    Rules {
+        disabled: random.permille(80),
+        high_priority: random.permille(200),
+        catch_up: match random.below(5) {
+            0..=2 => CatchUp::Latest,
+            3 => {
+                let count_max = random.pick(&[1, 2, 5, 20]);
+                CatchUp::All { count_max, age_max: seconds(random.pick(&[30, 300, 3600])) }
+            }
+            _ => CatchUp::None,
+        },
+        epsilon: random.permille(350).then(|| seconds(random.pick(&[1, 5, 20, 60, 600]))),
+        overlap: match random.below(6) {
+            0..=2 => Overlap::Queue,
+            3 => Overlap::Skip,
+            4 => Overlap::Replace,
+            _ => Overlap::Allow { max: random.pick(&[1, 2, 5]) },
+        },
+        retry: Retry {
+            max,
+            delay: seconds(random.pick(&[1, 3, 10])),
+            factor_percent: random.pick(&[100, 200, 300]),
+            delay_max: seconds(30),
+        },
+        guarantee: random.pick(&[Guarantee::AtMostOnce, Guarantee::AtMostOnce, Guarantee::AtLeastOnce]),
+        lost_after: seconds(random.pick(&[20, 60, 300])),
+        run_max: random.permille(250).then(|| seconds(random.pick(&[2, 10, 40]))),
+        soft_error: random.permille(150),
+    }
+}
+
+/// What a task of the job is like, for the model engine: shortest and longest time in milliseconds, failures in a hundred.
+fn any_body(random: &mut Random) -> Arc<str> {
+    let (low, high) = random.pick(&[(0, 300), (100, 2_000), (100, 2_000), (1_000, 15_000), (20_000, 50_000)]);
+    let fails = random.pick(&[0, 0, 10, 30, 100]);
+    format!("{low} {high} {fails}").into()
+}
