@@ -227,6 +227,7 @@ fn intervals_are_refused_with_the_reason_and_the_place() {
     refuse("R/2024-01-01/P1DT", "nothing follows the T", "");
     refuse("R/2024-01-01/P1H", "after a T, as in PT1H", "");
     refuse("R/2024-01-01/P1D1M", "repeated or out of order", "");
+    refuse("R/2024-01-01/P1D1D", "repeated or out of order", "");
     refuse("R/2024-01-01/P1.5D", "only seconds can have a fraction", "");
     refuse("R/2024-01-01/PT1", "the unit is missing", "");
     refuse("R/2024-01-01/p1D", "the P must be a capital letter", "");
@@ -335,6 +336,11 @@ fn a_gap_moves_drops_or_joins_slots() {
     nightly(Gap::Shift, "2024-03-31T01:30:00Z 2024-04-01T00:30:00Z");
     nightly(Gap::End, "2024-03-31T01:00:00Z 2024-04-01T00:30:00Z");
     nightly(Gap::Skip, "2024-04-01T00:30:00Z");
+    for text in ["R/2024-01-01T02:30:00/P1D", "30 2 * * *"] {
+        let end = Schedule::parse(text, "Europe/Berlin", dst(Gap::End, Fold::Auto), instant(POSTED)).unwrap();
+        let last = end.last_until(instant("2024-03-31T01:10:00Z")).unwrap();
+        assert_eq!(last.due, instant("2024-03-31T01:00:00Z"), "{text}");
+    }
     // 02:30 moves to where 03:30 is: one slot, and it is the earlier of the two by name.
     let schedule = parse("30 2,3 * * *", "Europe/Berlin").unwrap();
     let slots: Vec<_> = schedule.upcoming(instant("2024-03-30T12:00:00Z")).take(2).collect();
