@@ -83,12 +83,8 @@ impl Scheduler {
         let schedule = table.schedule().ok()?;
         let mut span = schedule.span_from(before(next.due), until)?;
         if let Some(left) = progress.remaining.filter(|left| *left < span.count) {
-            // Only intervals have a count, so the index tells the last slot there is.
-            let Nominal::Index(first) = span.first.nominal else { return None };
-            let nominal = Nominal::Index(first.saturating_add(left.checked_sub(1)?));
-            let last = schedule.due(nominal).map(|due| Slot { nominal, due });
-            span.last = last.unwrap_or(span.last);
-            span.count = left;
+            let end = oldest(&schedule, before(next.due), until, left);
+            span = schedule.span_from(before(next.due), end)?;
         }
         Some(Due { schedule, span })
     }
@@ -196,6 +192,21 @@ impl Scheduler {
             self.take_slots(uid);
         }
     }
+}
+
+/// The instant of the last of the first `keep` slots after `from`, where there are more of them until `until`.
+fn oldest(schedule: &Schedule, from: Timestamp, until: Timestamp, keep: u64) -> Timestamp {
+    let count = |until: i64| {
+        let until = Timestamp::from_millisecond(until).unwrap_or(Timestamp::MIN);
+        schedule.span_from(from, until).map_or(0, |span| span.count)
+    };
+    let (mut low, mut high) = (from.as_millisecond(), until.as_millisecond());
+    // Fewer than `keep` until `low`, at least as many until `high`.
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if count(middle) < keep { low = middle } else { high = middle }
+    }
+    Timestamp::from_millisecond(high).unwrap_or(until)
 }
 
 /// An instant after which at most `keep` slots are due until `until`, and not before `from`: the boundary behind

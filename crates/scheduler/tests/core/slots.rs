@@ -90,6 +90,22 @@ fn missed_slots_count_towards_the_repetitions() {
 }
 
 #[test]
+fn a_count_is_of_slots_not_of_indices() {
+    use scheduler::request::PlanText;
+    use scheduler::schedule::{DstPolicy, Gap};
+    let mut w = World::new();
+    // 02:30 does not exist in Berlin on 31 March 2030, so that index has no slot.
+    let dst = DstPolicy { gap: Gap::Skip, ..DstPolicy::default() };
+    let (text, zone) = ("R3/2030-03-30T02:30:00/P1D".into(), "Europe/Berlin".into());
+    w.define("a", PlanText::Schedule { text, zone, dst }, rules()).unwrap();
+    w.fail_over("2030-05-01T00:00:00Z");
+    w.succeed("a");
+    assert_eq!(w.ledger_of("a"), "missed gaveway x2, succeeded");
+    let last = w.launches.last().unwrap().1;
+    assert_eq!(last, at("2030-04-02T00:30:00Z"));
+}
+
+#[test]
 fn epsilon_is_counted_from_the_due_time() {
     let mut w = World::new();
     w.put("a", MINUTELY, Rules { epsilon: Some(seconds(20)), ..rules() });
