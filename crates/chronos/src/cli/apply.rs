@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client};
-use super::failure::{Exit, Failure, printable};
+use super::failure::{Exit, Failure};
 use super::{ApplyArgs, Format};
 
 /// A job as some file has it.
@@ -58,7 +58,7 @@ pub(crate) async fn run(client: &Client, args: &ApplyArgs) -> Result<(), Failure
             }
             (News::Applied { job, word, warnings, .. }, Format::Table) => {
                 for warning in warnings {
-                    warn(&format!("job `{job}`: {warning}"));
+                    super::warn(&format!("job `{job}`: {warning}"));
                 }
                 super::out(format!("{word} job `{job}`\n").as_bytes())?;
             }
@@ -126,10 +126,6 @@ async fn put(client: &Client, job: &Written, refused: &BTreeSet<String>) -> Appl
         Ok(answer) => Applied::Done { word: word(&answer), warnings: warnings(&answer) },
         Err(failure) => Applied::Failed(failure),
     }
-}
-
-fn warn(text: &str) {
-    let _ = writeln!(std::io::stderr(), "warning: {}", printable(text));
 }
 
 fn word(answer: &Answer) -> &'static str {

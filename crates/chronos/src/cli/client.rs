@@ -16,7 +16,6 @@ pub(crate) struct Client {
 
 /// What a server answered.
 pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
     /// Null where there is no body.
     pub(crate) body: Value,
 }
@@ -24,8 +23,10 @@ pub(crate) struct Answer {
 impl Client {
     /// Longest wait for a connection: a server on another continent answers within it.
     const CONNECT_MAX: Duration = Duration::from_secs(10);
-    /// Longest silence within an answer; streams send a sign of life more often.
-    const SILENCE_MAX: Duration = Duration::from_secs(60);
+    /// Longest wait for a whole answer; the server gives up a change earlier, and says so.
+    const ANSWER_MAX: Duration = Duration::from_secs(60);
+    /// A silent stream whose server is gone is noticed within about so long.
+    const ALIVE: Duration = Duration::from_secs(30);
 
     pub(crate) fn new(server: &str) -> Result<Self, Failure> {
         let wrong = |why: &str| {
@@ -38,7 +39,7 @@ impl Client {
         }
         let http = reqwest::Client::builder()
             .connect_timeout(Self::CONNECT_MAX)
-            .read_timeout(Self::SILENCE_MAX)
+            .tcp_keepalive(Self::ALIVE)
             // What is asked goes to the server that was named, as it was written.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -50,23 +51,33 @@ impl Client {
 
     /// Asks something that changes nothing.
     pub(crate) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, Failure> {
-        let response = self.stream(path, query).await?;
+        let request = self.http.get(self.url(path)).query(query).timeout(Self::ANSWER_MAX);
+        let response = self.accepted(request).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         parse(&body)
     }
 
-    /// Begins to read an answer that may have no end.
-    pub(crate) async fn stream(
-        &self,
-        path: &[&str],
-        query: &[(&str, String)],
-    ) -> Result<reqwest::Response, Failure> {
+    /// Begins to read bytes that may have no end.
+    pub(crate) async fn bytes(&self, path: &[&str], query: &[(&str, String)]) -> Result<reqwest::Response, Failure> {
         let request = self.http.get(self.url(path)).query(query);
+        self.accepted(request.header("accept", "application/octet-stream")).await
+    }
+
+    /// The next piece of an answer.
+    pub(crate) async fn piece(&self, response: &mut reqwest::Response) -> Result<Option<Vec<u8>>, Failure> {
+        let piece = response.chunk().await.map_err(|e| {
+            Failure::new(Exit::Failed, e.without_url())
+                .context(format!("{} broke off its answer, which is not whole", self.shown()))
+        })?;
+        Ok(piece.map(Into::into))
+    }
+
+    async fn accepted(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
         let response = request.send().await.map_err(|e| self.unreachable(e))?;
-        if response.status().is_success() {
+        let status = response.status();
+        if status.is_success() {
             return Ok(response);
         }
-        let status = response.status();
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         Err(refused(status, &body))
     }
@@ -79,7 +90,8 @@ impl Client {
         query: &[(&str, String)],
         body: Option<&Value>,
     ) -> Result<Answer, Failure> {
-        let mut request = self.http.request(method, self.url(path)).query(query);
+        // Where the old API would answer with nothing, it tells what was done.
+        let mut request = self.http.request(method, self.url(path)).query(query).query(&[("verbose", "true")]).timeout(Self::ANSWER_MAX);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -89,7 +101,7 @@ impl Client {
         if !status.is_success() {
             return Err(refused(status, &body));
         }
-        Ok(Answer { status, body: parse(&body).unwrap_or_default() })
+        Ok(Answer { body: serde_json::from_slice(&body).unwrap_or_default() })
     }
 
     fn url(&self, path: &[&str]) -> Url {

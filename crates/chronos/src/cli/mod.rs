@@ -130,7 +130,7 @@ struct ServerArgs {
     #[command(flatten)]
     settings: ConfigFile,
     /// File with settings (YAML), named as the flags are
-    #[arg(long = "config", env = "CHRONOS_CONFIG", value_name = "FILE")]
+    #[arg(long = "config", env = "CHRONOS_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Tell each effective setting and where it came from, and exit
     #[arg(long = "check_config")]
@@ -141,10 +141,10 @@ struct ServerArgs {
 #[derive(Clone, Debug, Args)]
 struct ClientArgs {
     /// URL of the server
-    #[arg(long, env = "CHRONOS_SERVER", value_name = "URL", default_value = "http://127.0.0.1:4400")]
+    #[arg(long, env = "CHRONOS_SERVER", hide_env_values = true, value_name = "URL", default_value = "http://127.0.0.1:4400")]
     server: String,
     /// `table` is for people, `json` for scripts
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    #[arg(long, hide_possible_values = true, value_name = "FORMAT", default_value = "table")]
     output: Format,
 }
 
@@ -240,7 +240,7 @@ struct RunsArgs {
     #[arg(long, value_name = "TIME")]
     to: Option<jiff::Timestamp>,
     /// At most so many
-    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
     #[command(flatten)]
     client: ClientArgs,
@@ -269,7 +269,7 @@ struct NextArgs {
     /// Only of this job
     job: Option<String>,
     /// At most so many
-    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 10)]
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 10, value_parser = at_least_one)]
     limit: usize,
     #[command(flatten)]
     client: ClientArgs,
@@ -280,6 +280,10 @@ struct SuperviseArgs {
     /// The folder it looks after
     #[arg(long)]
     dir: PathBuf,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number, at least 1".into())
 }
 
 /// Parses the command line, does what it says, and tells how that went.
@@ -352,6 +356,12 @@ fn out(bytes: &[u8]) -> std::io::Result<()> {
 
 fn out_json(value: &serde_json::Value) -> std::io::Result<()> {
     out(format!("{value:#}\n").as_bytes())
+}
+
+/// Tells what a user should know but did not ask for.
+fn warn(text: &str) {
+    // Nobody is left to tell if stderr is gone.
+    let _ = writeln!(std::io::stderr(), "warning: {}", failure::printable(text));
 }
 
 fn is_broken_pipe(failure: &Failure) -> bool {

@@ -10,6 +10,8 @@ use super::{Format, JobsArgs, NextArgs, RunsArgs, TargetArgs};
 
 /// Most that one page of the API holds.
 const PAGE_MAX: usize = 1000;
+/// Runs looked through for one that has begun; the others were skipped or missed.
+const RUNS_SEARCHED: usize = 1000;
 
 pub(crate) async fn jobs(client: &Client, args: &JobsArgs) -> Result<(), Failure> {
     let query: Vec<_> = args.search.iter().map(|text| ("search", text.clone())).collect();
@@ -46,7 +48,9 @@ pub(crate) async fn runs(client: &Client, args: &RunsArgs) -> Result<(), Failure
     if let Some(job) = &args.job {
         query.push(("job", job_name(job)?.to_owned()));
     }
-    query.extend(args.outcome.iter().map(|outcome| ("outcome", outcome.clone())));
+    if !args.outcome.is_empty() {
+        query.push(("outcome", args.outcome.join(",")));
+    }
     query.extend(args.from.iter().map(|time| ("from", time.to_string())));
     query.extend(args.to.iter().map(|time| ("to", time.to_string())));
     let runs = pages(client, &["v1", "runs"], query, "runs", args.limit).await?;
@@ -87,26 +91,40 @@ pub(crate) async fn why(client: &Client, args: &TargetArgs) -> Result<(), Failur
     if args.client.output == Format::Json {
         return Ok(super::out_json(&answer)?);
     }
-    for line in answer["why"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        super::out(format!("{}\n", printable(line)).as_bytes())?;
+    for reason in answer["reasons"].as_array().into_iter().flatten() {
+        let bounds = [(" since ", time(&reason["since"])), (" until ", time(&reason["until"]))];
+        let bounds: String =
+            bounds.iter().filter(|(_, time)| !time.is_empty()).map(|(word, time)| format!(",{word}{time}")).collect();
+        super::out(format!("{}{bounds}\n", printable(&text(&reason["message"]))).as_bytes())?;
     }
     Ok(())
 }
 
-/// The key of the run that is meant by a job's name (its latest that has begun) or by a key.
-pub(crate) async fn run_of(client: &Client, target: &str) -> Result<String, Failure> {
+/// Which of a job's runs has the output that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Latest {
+    /// The latest that has begun.
+    Begun,
+    /// The latest that has begun or still may.
+    BegunOrLive,
+}
+
+/// The key of the run that is meant by a key, or by the name of a job, deleted ones too.
+pub(crate) async fn run_of(client: &Client, target: &str, latest: Latest) -> Result<String, Failure> {
     let job = job_name(target)?;
     let query = vec![("job", job.to_owned())];
-    let runs = pages(client, &["v1", "runs"], query, "runs", 100).await?;
-    let begun = |run: &&Value| run["attempts"].as_array().is_some_and(|attempts| !attempts.is_empty());
-    match runs.iter().find(begun).and_then(|run| run["key"].as_str()) {
+    let runs = pages(client, &["v1", "runs"], query, "runs", RUNS_SEARCHED).await?;
+    let fits = |run: &&Value| {
+        let begun = run["attempts"].as_array().is_some_and(|attempts| !attempts.is_empty());
+        begun || (latest == Latest::BegunOrLive && run["outcome"].is_null())
+    };
+    match runs.iter().find(fits).and_then(|run| run["key"].as_str()) {
         Some(key) => Ok(key.into()),
         None if is_run_key(target) => Ok(target.into()),
         None => {
             // Says whether there is such a job.
             client.get(&["v1", "jobs", job, "why"], &[]).await?;
-            let failure =
-                Failure::new(Exit::Refused, anyhow::anyhow!("no run of job `{target}` has begun yet"));
+            let failure = Failure::new(Exit::Refused, anyhow::anyhow!("no run of job `{target}` has begun yet"));
             Err(failure.hint(format!("`chronos why {target}` says what it waits for")))
         }
     }

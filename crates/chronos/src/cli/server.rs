@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::parser::ValueSource;
 use engine::local::supervisor::{self, Supervise, SuperviseError};
 use engine::local::{LocalEngine, LocalOptions};
+use metrics_exporter_prometheus::PrometheusHandle;
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Candidate, Retention, StoreError};
 use tokio::net::TcpListener;
@@ -20,6 +21,7 @@ use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::table::Table;
 use super::{ServerArgs, apply};
+use crate::api::{ApiContext, Settings};
 use crate::config::{Config, ConfigFile, LogFormat, Source};
 use crate::node::{self, Node, NodeOptions, NodeTask, Role};
 
@@ -27,6 +29,9 @@ use crate::node::{self, Node, NodeOptions, NodeTask, Role};
 const GOODBYE: Duration = Duration::from_millis(300);
 /// For commits under way: a disk that takes longer is in trouble, and a commit that nobody saw is settled by the next leader.
 const COMMITS: Duration = Duration::from_secs(10);
+
+/// How often what histograms hold is folded.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: ServerArgs, matches: Option<&clap::ArgMatches>) -> Result<(), Failure> {
     let config = config(&args, matches)?;
@@ -89,7 +94,11 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     let address = listener.local_addr()?;
     let first_start = !config.data_dir.join("chronos.db").exists();
     let (node, task) = start_node(config, address)?;
-    let app = axum::Router::new();
+    let app = crate::api::router(ApiContext {
+        node: node.clone(),
+        metrics: metrics()?,
+        settings: Arc::new(Settings { loopback: address.ip().is_loopback(), hosts: config.hostname.clone() }),
+    });
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
     let stopped = async { drop(stopping.await) };
     let server = tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future());
@@ -115,6 +124,20 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     let _ = tokio::time::timeout(GOODBYE, server).await;
     info!("ended");
     Ok(())
+}
+
+/// Counts from now on; what a histogram remembers is trimmed now and then.
+fn metrics() -> Result<PrometheusHandle, Failure> {
+    let handle = crate::api::metrics::install().context("cannot count what happens").map_err(failed)?;
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            every.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
 }
 
 async fn finish(task: NodeTask) {
