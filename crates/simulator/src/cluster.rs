@@ -105,7 +105,7 @@ impl Cluster {
             clocks,
             blackout: random.permille(250),
         };
-        let salt = u32::try_from(random.below(1 << 20)).unwrap_or(0);
+        let store = ModelStore::new(u32::try_from(random.below(1 << 20)).unwrap_or(0));
         let disable_after_failures = random.pick(&[0, 0, 2, 5]);
         Self {
             now: began,
@@ -114,11 +114,11 @@ impl Cluster {
             order: 0,
             nodes: [Node::new(1), Node::new(2)],
             stages: 2,
-            store: ModelStore::new(salt),
-            engine: ModelEngine::default(),
+                        engine: ModelEngine::default(),
             users: Users::new(mix),
             requests: 0,
-            audit: Audit::new(),
+            audit: Audit::new(store.core.state()),
+            store,
             disable_after_failures,
             climate,
             healed: false,

@@ -43,6 +43,8 @@ pub(crate) enum Order {
 pub(crate) struct Task {
     pub(crate) phase: Phase,
     order: LaunchOrder,
+    /// The term that launched it.
+    epoch: Epoch,
     acknowledged: bool,
     /// Nobody hears of it before: the machine it runs on is cut off.
     hidden_until: Millis,
@@ -131,11 +133,11 @@ impl Cluster {
                 Message::EngineFollows
             }
             Order::Launch(launch) => {
-                Message::News(launch.task.clone(), self.engine_launches(epoch, launch), None)
+                Message::News(launch.task.clone(), self.engine_launches(epoch, launch))
             }
             Order::Kill(task) => {
                 self.engine_kills(task);
-                Message::Killed(task.clone())
+                Message::Killed
             }
             Order::Reconcile(number, tasks) => {
                 let known = tasks.iter().map(|task| (task.clone(), self.engine_knows(task))).collect();
@@ -186,6 +188,7 @@ impl Cluster {
         let mut task = Task {
             phase: Phase::Accepted,
             order: order.clone(),
+            epoch,
             acknowledged: false,
             hidden_until: 0,
             ends_at: 0,
@@ -206,7 +209,8 @@ impl Cluster {
     }
 
     pub(crate) fn task_begins(&mut self, id: &TaskId, epoch: Epoch) {
-        let Some(task) = self.engine.tasks.get_mut(id).filter(|task| task.phase == Phase::Accepted) else { return };
+        let waits = |task: &&mut Task| task.phase == Phase::Accepted && task.epoch == epoch;
+        let Some(task) = self.engine.tasks.get_mut(id).filter(waits) else { return };
         let mut words = task.order.job.body.split(' ').map(|word| word.parse::<i64>().unwrap_or(0));
         let (low, high) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
         let at = self.now + self.random.between(low, high);
@@ -295,7 +299,7 @@ impl Cluster {
             return;
         }
         let late = if self.unlucky(30) { self.random.between(0, 20_000) } else { self.latency() };
-        let message = Message::News(id.clone(), news, None);
+        let message = Message::News(id.clone(), news);
         if self.unlucky(30) {
             let again = self.now + late + self.random.between(0, 5_000);
             self.at(again, Happening::Node { node, stage, message: message.clone() });

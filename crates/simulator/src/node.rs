@@ -54,9 +54,10 @@ pub(crate) enum Message {
     EngineGone,
     /// Time to connect again.
     Connect,
-    News(TaskId, News, Option<u64>),
+    News(TaskId, News),
     Reconciled(u64, Vec<(TaskId, News)>),
-    Killed(TaskId),
+    /// The order to kill has been taken.
+    Killed,
     /// Time to ask again for tasks that nobody could tell anything about.
     AskAgain(Vec<TaskId>),
     Asked(u64, Request),
@@ -96,7 +97,6 @@ pub(crate) struct Office {
     number: u64,
     launched: BTreeMap<TaskId, u64>,
     idle_ticks: u32,
-    since: Millis,
     clock: ClockGuard,
     clock_trusted: bool,
     /// When the next turn is planned; later ones that are still under way are dropped.
@@ -125,25 +125,11 @@ impl Node {
         }
     }
 
-    pub(crate) fn office(&self) -> Option<&Office> {
-        match &self.role {
-            Role::Leader(office) => Some(office),
-            _ => None,
-        }
-    }
-
     fn office_mut(&mut self) -> Option<&mut Office> {
         match &mut self.role {
             Role::Leader(office) => Some(office),
             _ => None,
         }
-    }
-}
-
-impl Office {
-    /// Since when it leads.
-    pub(crate) fn since(&self) -> Millis {
-        self.since
     }
 }
 
@@ -184,9 +170,9 @@ impl Cluster {
                 self.send_self(node, after, Message::Connect);
             }
             Message::Connect => self.order(node, Order::BeginTerm),
-            Message::News(task, news, _) => self.tell_core(node, Event::Task { task, news }),
+            Message::News(task, news) => self.tell_core(node, Event::Task { task, news }),
             Message::Reconciled(number, known) => self.reconciled(node, number, known),
-            Message::Killed(_) => {}
+            Message::Killed => {}
             Message::AskAgain(tasks) => self.reconcile(node, tasks),
             Message::Asked(number, request) => self.asked(node, number, request),
         }
@@ -244,7 +230,6 @@ impl Cluster {
             number: 0,
             launched: BTreeMap::new(),
             idle_ticks: 0,
-            since: self.now,
             clock: ClockGuard::default(),
             clock_trusted: true,
             next_turn: Millis::MAX,
@@ -363,7 +348,8 @@ impl Cluster {
             office.number
         };
         if self.trace.is_some() {
-            self.say(|| format!("node {node}: {event:?}"));
+            let wakes = self.office(node).and_then(|office| office.core.wake_at());
+            self.say(|| format!("node {node}: at {}, wakes {wakes:?}: {event:?}", instant(wall)));
         }
         let probe = self.random.below(64) == 0;
         let Some(office) = self.nodes[node].office_mut() else { return Default::default() };

@@ -11,8 +11,8 @@ use crate::calendar::Millis;
 use crate::model_engine::LaunchOrder;
 use crate::users::CANARY;
 
-/// After everything has healed, a leader is elected and has caught up.
-const RECOVERY: Millis = 60_000;
+/// After everything has healed, a leader is elected, believes its clock, and has caught up.
+const RECOVERY: Millis = 90_000;
 /// How long the canary is watched.
 const WATCH: Millis = 30_000;
 /// How late a run of it may start: two round trips to the store, and its predecessor.
@@ -36,8 +36,9 @@ impl Canary {
         for change in changes {
             match change {
                 Change::PutJob(job) if job.name.as_str() == CANARY => self.uid = Some(job.uid),
-                Change::PutRun(run) if Some(run.key.job) == self.uid => {
-                    self.due.insert(run.key, run.due.as_millisecond());
+                // Only those that are made while it is watched: what was made by a wrong clock waits by it.
+                Change::PutRun(run) if Some(run.key.job) == self.uid && self.watching(now) => {
+                    self.due.entry(run.key).or_insert(run.due.as_millisecond());
                 }
                 Change::Append(record) if self.watching(now) => match &**record {
                     Record::Run(run) if Some(run.key.job) == self.uid && run.outcome != Outcome::Succeeded => {

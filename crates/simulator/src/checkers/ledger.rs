@@ -39,6 +39,10 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    pub(crate) fn new(state: &State) -> Self {
+        Self { state: state.clone(), ..Self::default() }
+    }
+
     pub(crate) fn batch(&mut self, seq: Seq, steps: &[Decided]) {
         self.batches.insert(seq, steps.iter().flat_map(|(_, changes)| changes).cloned().collect());
     }

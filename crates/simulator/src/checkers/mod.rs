@@ -45,10 +45,11 @@ pub(crate) struct Audit {
 type Verdict = Result<(), String>;
 
 impl Audit {
-    pub(crate) fn new() -> Self {
+    /// Watches a store that is in this state.
+    pub(crate) fn new(state: &State) -> Self {
         Self {
             violation: None,
-            ledger: ledger::Ledger::default(),
+            ledger: ledger::Ledger::new(state),
             slots: slots::Slots::default(),
             attempts: attempts::Attempts::default(),
             writes: writes::Writes::default(),

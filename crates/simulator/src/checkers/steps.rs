@@ -20,7 +20,8 @@ pub(crate) fn check(core: &Scheduler, step: &Step, probe: bool, idle_ticks: u32)
         }
     }
     if idle_ticks > 3 {
-        return Err("the scheduler wants to wake at once, again and again, and does nothing".into());
+        let indices = core.check();
+        return Err(format!("the scheduler wants to wake at {:?}, again and again, and does nothing; {indices:?}", core.wake_at()));
     }
     if probe { core.check() } else { Ok(()) }
 }
