@@ -135,6 +135,7 @@ impl Scheduler {
     /// Begins a term with the loaded state. Send [`Event::Engine`] once the engine follows this term.
     pub fn new(state: State, settings: Settings) -> Self {
         let fanouts = state.fanouts.values().map(|fanout| (**fanout).clone()).collect();
+        let clips = state.runs.keys().copied().collect();
         Self {
             book: Book::new(state),
             settings,
@@ -142,7 +143,8 @@ impl Scheduler {
             effects: Vec::new(),
             fanouts,
             kills: BTreeSet::new(),
-            clips: Vec::new(),
+            // The leader before may have had a clock that was ahead of ours.
+            clips,
             engine_ready: false,
             clock_trusted: true,
         }
@@ -195,7 +197,7 @@ impl Scheduler {
     pub fn wake_at(&self) -> Option<Timestamp> {
         let can_launch = self.engine_ready && self.clock_trusted;
         if !self.fanouts.is_empty()
-            || !self.clips.is_empty()
+            || (self.clock_trusted && !self.clips.is_empty())
             || (can_launch && self.book.first_ready().is_some())
         {
             return Some(self.now);
