@@ -140,13 +140,24 @@ impl Scheduler {
         let disable = !succeeded && limit > 0 && progress.errors_in_a_row >= limit && !job.rules.disabled;
         self.book.put_progress(job.uid, progress);
         if disable {
-            let mut job = job.clone();
-            job.rules.disabled = true;
-            job.version += 1;
-            job.changed = self.now;
-            self.withdraw(job.uid);
-            self.book.put_job(job);
+            self.disable(job);
         }
+    }
+
+    /// Disables a job that fails too often, as its owner would: what is due, open or queued gets its outcome.
+    fn disable(&mut self, job: &Job) {
+        let mut progress = self.book.progress(job.uid);
+        self.withdraw_slots(job, &mut progress);
+        progress.flags.clear();
+        self.book.put_progress(job.uid, progress);
+        let mut disabled = job.clone();
+        disabled.rules.disabled = true;
+        disabled.version += 1;
+        disabled.changed = self.now;
+        // First of all, so that runs that end as failures now do not disable it once more.
+        self.book.put_job(disabled);
+        self.close_joins(job, &Skipped::Withdrawn);
+        self.withdraw(job.uid);
     }
 
     /// Ends the runs of a job that have not begun; those that wait for a retry end as their last attempt did.
