@@ -185,7 +185,7 @@ impl Scheduler {
     }
 
     /// Slots that are due but were not taken end with the schedule that made them.
-    fn withdraw_slots(&mut self, job: &Job, progress: &mut Progress) {
+    pub(crate) fn withdraw_slots(&mut self, job: &Job, progress: &mut Progress) {
         if job.rules.disabled {
             return;
         }
@@ -197,7 +197,7 @@ impl Scheduler {
         self.close_slots(job, progress, now, why);
     }
 
-    fn close_joins(&mut self, job: &Job, why: &Skipped) {
+    pub(crate) fn close_joins(&mut self, job: &Job, why: &Skipped) {
         let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
         joins.iter().for_each(|join| self.close_join(job, join, why.clone()));
     }
@@ -262,7 +262,13 @@ impl Scheduler {
             && let Plan::Schedule(table) = &gone.plan
         {
             heir.plan = Plan::Schedule(Timetable { plan: heir.version, ..table.clone() });
-            progress.next = gone_progress.next;
+            // Disabled jobs have no slots, so those that would have come meanwhile do not exist.
+            let after = gone_progress.mark.map_or(self.now, |mark| mark.due.max(self.now));
+            progress.next = if gone.rules.disabled && gone_progress.remaining != Some(0) {
+                table.schedule().ok().and_then(|schedule| schedule.first_after(after))
+            } else {
+                gone_progress.next
+            };
             progress.mark = gone_progress.mark;
             progress.remaining = gone_progress.remaining;
             progress.accounted_since = self.now;

@@ -244,7 +244,9 @@ impl Scheduler {
         let mut progress = self.book.progress(uid);
         let Some(pause) = progress.paused.take() else { return };
         let end = pause.until.map_or(self.now, |until| until.min(self.now));
-        self.close_slots(&job, &mut progress, end, Skipped::Paused { reason: pause.reason });
+        if !job.rules.disabled {
+            self.close_slots(&job, &mut progress, end, Skipped::Paused { reason: pause.reason });
+        }
         self.book.put_progress(uid, progress);
     }
 }
