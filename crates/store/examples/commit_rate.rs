@@ -24,7 +24,8 @@ const IN_FLIGHT_MAX: usize = 8;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |n: usize, default: u64| arguments.get(n).map_or(default, |text| text.parse().expect("a number"));
+    let number =
+        |n: usize, default: u64| arguments.get(n).map_or(default, |text| text.parse().expect("a number"));
     let (jobs, per_batch, seconds) = (number(0, 100_000), number(1, 250), number(2, 10));
     let temporary = tempfile::tempdir().expect("a temporary folder");
     let dir = arguments.get(3).map_or(temporary.path().to_owned(), Into::into);
@@ -32,7 +33,8 @@ async fn main() {
 
     let store = Arc::new(open(&dir));
     let term = store.begin_term(&Candidate::default()).await.expect("nobody leads");
-    let mut bench = Bench { store: store.clone(), term, next: term.seq.0 + 1, calls: tokio::task::JoinSet::new() };
+    let mut bench =
+        Bench { store: store.clone(), term, next: term.seq.0 + 1, calls: tokio::task::JoinSet::new() };
 
     let begun = Instant::now();
     for first in (1..=jobs).step_by(500) {
@@ -47,7 +49,8 @@ async fn main() {
     let mut latencies = Vec::new();
     while begun.elapsed() < Duration::from_secs(seconds) {
         // A stride that is no divisor spreads the jobs over all pages.
-        let due: Vec<(u64, u64)> = (launches..launches + per_batch).map(|n| (n * 7919 % jobs + 1, n)).collect();
+        let due: Vec<(u64, u64)> =
+            (launches..launches + per_batch).map(|n| (n * 7919 % jobs + 1, n)).collect();
         let asked = Instant::now();
         bench.commit(due.iter().flat_map(|(uid, n)| launch(*uid, *n)).collect()).await;
         bench.commit(due.iter().flat_map(|(uid, n)| end(*uid, *n)).collect()).await;
@@ -57,10 +60,19 @@ async fn main() {
     bench.settle().await;
     let time = begun.elapsed().as_secs_f64();
     latencies.sort();
-    println!("commit: {:.0} launches/s, {:.0} changes/s", launches as f64 / time, launches as f64 * 5.0 / time);
-    println!("  waiting for room in flight: p50 {:?}, p99 {:?}", percentile(&latencies, 50), percentile(&latencies, 99));
+    println!(
+        "commit: {:.0} launches/s, {:.0} changes/s",
+        launches as f64 / time,
+        launches as f64 * 5.0 / time
+    );
+    println!(
+        "  waiting for room in flight: p50 {:?}, p99 {:?}",
+        percentile(&latencies, 50),
+        percentile(&latencies, 99)
+    );
 
     one_at_a_time(&mut bench, jobs).await;
+    at_a_thousand(&mut bench, jobs, seconds).await;
     println!("disk: {:.0} fdatasync/s of 4 KiB each, after", fdatasync_rate(&dir));
     for query in [
         HistoryQuery::default(),
@@ -99,6 +111,35 @@ async fn one_at_a_time(bench: &mut Bench, jobs: u64) {
     println!("alone: p50 {:?}, p99 {:?}", percentile(&latencies, 50), percentile(&latencies, 99));
 }
 
+/// A thousand launches a second, five every 5 ms: how long each waits until it is durable.
+async fn at_a_thousand(bench: &mut Bench, jobs: u64, seconds: u64) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    let mut calls = tokio::task::JoinSet::new();
+    for tick in 0..seconds * 200 {
+        ticks.tick().await;
+        let asked = Instant::now();
+        let due: Vec<(u64, u64)> =
+            (0..5).map(|n| 2_000_000_000 + tick * 5 + n).map(|n| (n * 7919 % jobs + 1, n)).collect();
+        let mut changes: Vec<Change> = due.iter().flat_map(|(uid, n)| launch(*uid, *n)).collect();
+        // What was launched 100 ms ago ends now.
+        let past = due.iter().map(|(_, n)| n - 100).filter(|n| *n >= 2_000_000_000);
+        changes.extend(past.flat_map(|n| end(n * 7919 % jobs + 1, n)));
+        let (store, epoch, seq) = (bench.store.clone(), bench.term.epoch, Seq(bench.next));
+        bench.next += 1;
+        calls.spawn(async move {
+            store.commit(epoch, seq, &changes).await.expect("this node leads");
+            asked.elapsed()
+        });
+    }
+    let mut latencies = calls.join_all().await;
+    latencies.sort();
+    println!(
+        "at 1,000 launches/s: p50 {:?}, p99 {:?}",
+        percentile(&latencies, 50),
+        percentile(&latencies, 99)
+    );
+}
+
 struct Bench {
     store: Arc<SqliteStore>,
     term: store::Term,
@@ -130,7 +171,11 @@ fn open(dir: &Path) -> SqliteStore {
 
 fn put_job(uid: u64) -> Change {
     let mut job = samples::job(uid);
-    job.body = format!(r#"{{"command":"/usr/bin/report --customer {uid}","owner":"ops@example.com","description":"{}"}}"#, "x".repeat(220)).into();
+    job.body = format!(
+        r#"{{"command":"/usr/bin/report --customer {uid}","owner":"ops@example.com","description":"{}"}}"#,
+        "x".repeat(220)
+    )
+    .into();
     Change::PutJob(Arc::new(job))
 }
 

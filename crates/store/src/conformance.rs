@@ -93,7 +93,8 @@ impl Leader {
     }
 
     async fn append(&mut self, records: impl IntoIterator<Item = Record>) {
-        let changes: Vec<Change> = records.into_iter().map(|record| Change::Append(Arc::new(record))).collect();
+        let changes: Vec<Change> =
+            records.into_iter().map(|record| Change::Append(Arc::new(record))).collect();
         for batch in changes.chunks(500) {
             self.commit(batch).await;
         }
@@ -276,7 +277,8 @@ pub async fn overlapping_batches_apply_in_order(backing: &impl Backing) {
     let mut runner = TestRunner::deterministic();
     for _ in 0..20 {
         let from = leader.model.term().seq;
-        let batches: Vec<(Seq, Vec<Change>)> = (0..8).map(|n| (Seq(from.0 + 1 + n), vec![put(n % 3 + 1)])).collect();
+        let batches: Vec<(Seq, Vec<Change>)> =
+            (0..8).map(|n| (Seq(from.0 + 1 + n), vec![put(n % 3 + 1)])).collect();
         let order = proptest::strategy::Just(batches.clone()).prop_shuffle();
         let shuffled = order.new_tree(&mut runner).expect("it can be shuffled").current();
         let mut calls = tokio::task::JoinSet::new();
@@ -498,7 +500,14 @@ pub async fn history_is_found(backing: &impl Backing) {
             for (from, to) in [(None, None), (Some(700), None), (None, Some(90)), (Some(300), Some(320))] {
                 let second = |s: i64| at(s * 1000);
                 let (from, to) = (from.map(second), to.map(second));
-                queries.push(HistoryQuery { job, outcomes: outcomes.clone(), from, to, limit: 40, ..whole.clone() });
+                queries.push(HistoryQuery {
+                    job,
+                    outcomes: outcomes.clone(),
+                    from,
+                    to,
+                    limit: 40,
+                    ..whole.clone()
+                });
             }
         }
     }
@@ -544,7 +553,9 @@ pub async fn retention_removes_what_it_says(backing: &impl Backing) {
         let removed = within(leader.store.prune(retention, now)).await.expect("this node leads");
         assert_eq!(removed, leader.model.prune(retention, now), "{retention:?}");
         leader.check_history(&HistoryQuery { limit: 1000, ..HistoryQuery::default() }).await;
-        leader.check_history(&HistoryQuery { outcomes: vec![OutcomeKind::Failed], ..HistoryQuery::default() }).await;
+        leader
+            .check_history(&HistoryQuery { outcomes: vec![OutcomeKind::Failed], ..HistoryQuery::default() })
+            .await;
         for job in (1..=4).map(JobUid) {
             let since = within(leader.store.kept_since(job)).await.expect("it can be read");
             assert_eq!(since, leader.model.kept_since(job), "{retention:?}");
@@ -577,7 +588,10 @@ pub async fn only_the_leader_removes_history(backing: &impl Backing) {
     assert!(matches!(within(other.prune(retention, at(9_000_000))).await, Err(StoreError::Deposed(_))));
     backing.usurp().await;
     within(other.begin_term(&candidate("b"))).await.expect("the right to lead was taken");
-    assert!(matches!(within(leader.store.prune(retention, at(9_000_000))).await, Err(StoreError::Deposed(_))));
+    assert!(matches!(
+        within(leader.store.prune(retention, at(9_000_000))).await,
+        Err(StoreError::Deposed(_))
+    ));
     leader.model.begin_term();
     leader.check_history(&HistoryQuery::default()).await;
 }
@@ -586,20 +600,21 @@ pub async fn only_the_leader_removes_history(backing: &impl Backing) {
 fn sample_record(n: u64) -> Record {
     let uid = n % 4 + 1;
     let outcome = match n {
-        _ if n % 97 == 0 => outcomes()[n as usize % outcomes().len()].clone(),
-        _ if n % 7 == 0 => Outcome::Failed,
-        _ if n % 11 == 0 => Outcome::Skipped(Skipped::Withdrawn),
-        _ if n % 13 == 0 => Outcome::Missed(Missed::Epsilon),
+        _ if n.is_multiple_of(97) => outcomes().into_iter().cycle().nth(n as usize).expect("it never ends"),
+        _ if n.is_multiple_of(7) => Outcome::Failed,
+        _ if n.is_multiple_of(11) => Outcome::Skipped(Skipped::Withdrawn),
+        _ if n.is_multiple_of(13) => Outcome::Missed(Missed::Epsilon),
         _ => Outcome::Succeeded,
     };
     let mut record = ended(uid, n, outcome.clone());
-    if n % 31 == 0
+    if n.is_multiple_of(31)
         && let Record::Run(run) = &mut record
     {
         run.due = at(n.cast_signed() * 500);
     }
-    if n % 29 == 0 {
-        let (_, range) = every_change().into_iter().find(|(title, _)| *title == "record: range").expect("a sample");
+    if n.is_multiple_of(29) {
+        let (_, range) =
+            every_change().into_iter().find(|(title, _)| *title == "record: range").expect("a sample");
         let Change::Append(range) = range else { unreachable!("a record") };
         let Record::Range(mut range) = Record::clone(&range) else { unreachable!("a range") };
         (range.job, range.name) = (JobUid(uid), crate::samples::name(uid));

@@ -84,7 +84,10 @@ impl MemoryCore {
     pub fn commit(&mut self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Refusal> {
         if epoch != self.term.epoch || seq <= self.began {
             let Term { epoch: present, seq: last } = self.term;
-            let reason = format!("batch {} of epoch {} came in epoch {}, after batch {}", seq.0, epoch.0, present.0, last.0);
+            let reason = format!(
+                "batch {} of epoch {} came in epoch {}, after batch {}",
+                seq.0, epoch.0, present.0, last.0
+            );
             return Err(Refusal::Deposed(Deposed { reason }));
         }
         if seq <= self.term.seq {

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use scheduler::ids::{Cause, Cycle, JobName, JobUid, RunKey, TaskId};
 use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Timetable};
 use scheduler::run::{
-    Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped, SlotRange,
+    Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped,
+    SlotRange,
 };
 use scheduler::schedule::{DstPolicy, Fold, Gap, Nominal, Slot};
 use scheduler::state::{Arrival, Change, Fanout, Join, Meta};
@@ -234,21 +235,11 @@ fn attempts() -> Vec<Attempt> {
 }
 
 fn joins() -> Vec<Titled> {
-    let parents = vec![
-        (JobUid(1), Arrival::Awaited),
-        (JobUid(2), Arrival::Succeeded),
-        (JobUid(4), Arrival::Failed),
-    ];
-    let join = Join {
-        child: JobUid(3),
-        cycle: cycle(0),
-        opened: at(1),
-        parents,
-        skipped: false,
-        again: false,
-    };
-    let fanout =
-        Fanout { run: slot(1, 5), cycle: cycle(0), succeeded: false, again: false, after: None };
+    let parents =
+        vec![(JobUid(1), Arrival::Awaited), (JobUid(2), Arrival::Succeeded), (JobUid(4), Arrival::Failed)];
+    let join =
+        Join { child: JobUid(3), cycle: cycle(0), opened: at(1), parents, skipped: false, again: false };
+    let fanout = Fanout { run: slot(1, 5), cycle: cycle(0), succeeded: false, again: false, after: None };
     vec![
         ("join: open", Change::PutJoin(Arc::new(join.clone()))),
         (
@@ -386,9 +377,11 @@ fn any_job() -> impl Strategy<Value = Job> {
         prop::sample::select(vec![Gap::Auto, Gap::Shift, Gap::Skip, Gap::End]),
         prop::sample::select(vec![Fold::Auto, Fold::First, Fold::Second, Fold::Both]),
     );
-    let timetable = (any_text(), any_text(), dst, any_at(), 1u32..4).prop_map(|(text, zone, (gap, fold), anchor, plan)| {
-        Plan::Schedule(Timetable { text, zone, dst: DstPolicy { gap, fold }, anchor, plan })
-    });
+    let timetable = (any_text(), any_text(), dst, any_at(), 1u32..4).prop_map(
+        |(text, zone, (gap, fold), anchor, plan)| {
+            Plan::Schedule(Timetable { text, zone, dst: DstPolicy { gap, fold }, anchor, plan })
+        },
+    );
     let plan = prop_oneof![timetable, vec(any_uid(), 1..4).prop_map(Plan::Parents)];
     let times = (any_at(), any_at(), any_at());
     (any_uid(), 1u32..5, times, plan, any_rules(), any_text()).prop_map(
@@ -420,14 +413,22 @@ fn any_rules() -> impl Strategy<Value = Rules> {
     ];
     let retry = prop_oneof![
         Just(Retry::default()),
-        (0u32..9, any_span(), 100u32..900, any_span())
-            .prop_map(|(max, delay, factor_percent, delay_max)| Retry { max, delay, factor_percent, delay_max }),
+        (0u32..9, any_span(), 100u32..900, any_span()).prop_map(|(max, delay, factor_percent, delay_max)| {
+            Retry { max, delay, factor_percent, delay_max }
+        }),
     ];
     let guarantee = prop::sample::select(vec![Guarantee::AtMostOnce, Guarantee::AtLeastOnce]);
     let flags = any::<(bool, bool, bool)>();
     let spans = (option::of(any_span()), any_span(), option::of(any_span()));
     (flags, catch_up, overlap, retry, guarantee, spans).prop_map(
-        |((disabled, high_priority, soft_error), catch_up, overlap, retry, guarantee, (epsilon, lost_after, run_max))| {
+        |(
+            (disabled, high_priority, soft_error),
+            catch_up,
+            overlap,
+            retry,
+            guarantee,
+            (epsilon, lost_after, run_max),
+        )| {
             Rules {
                 disabled,
                 high_priority,
@@ -445,8 +446,11 @@ fn any_rules() -> impl Strategy<Value = Rules> {
 }
 
 fn any_progress() -> impl Strategy<Value = Progress> {
-    let paused = (any_at(), any_text(), option::of(any_at()))
-        .prop_map(|(since, reason, until)| Pause { since, reason, until });
+    let paused = (any_at(), any_text(), option::of(any_at())).prop_map(|(since, reason, until)| Pause {
+        since,
+        reason,
+        until,
+    });
     let slots = (option::of(any_slot()), option::of(any_slot()), option::of(0u64..9));
     let counts = (any::<u32>(), 0u64..9, 0u64..9, 0u64..9);
     let times = (any_at(), option::of(any_at()), option::of(any_at()));
@@ -472,7 +476,12 @@ fn any_progress() -> impl Strategy<Value = Progress> {
 }
 
 fn any_kill() -> impl Strategy<Value = KillReason> {
-    prop::sample::select(vec![KillReason::Asked, KillReason::TimedOut, KillReason::Replaced, KillReason::Deleted])
+    prop::sample::select(vec![
+        KillReason::Asked,
+        KillReason::TimedOut,
+        KillReason::Replaced,
+        KillReason::Deleted,
+    ])
 }
 
 fn any_attempt() -> impl Strategy<Value = Attempt> {
@@ -486,12 +495,20 @@ fn any_attempt() -> impl Strategy<Value = Attempt> {
         any_text().prop_map(|message| AttemptEnd::Lost { message }),
     ];
     (0u32..5, any_at(), option::of(any_at()), any_at(), any_text(), end).prop_map(
-        |(number, launched, started, ended, node, end)| Attempt { number, launched, started, ended, node, end },
+        |(number, launched, started, ended, node, end)| Attempt {
+            number,
+            launched,
+            started,
+            ended,
+            node,
+            end,
+        },
     )
 }
 
 fn any_run() -> impl Strategy<Value = Run> {
-    let live = (0u32..4, any_at(), any_text(), option::of(any_at()), option::of(any_at()), option::of(any_kill()));
+    let live =
+        (0u32..4, any_at(), any_text(), option::of(any_at()), option::of(any_at()), option::of(any_kill()));
     let live = live.prop_map(|(attempt, launched, node, started, unknown_since, kill)| {
         let task = TaskId::of(&name(1), slot(1, 1), attempt);
         RunState::Running(Live { attempt, task, launched, node, started, unknown_since, kill })
@@ -518,7 +535,14 @@ fn any_join() -> impl Strategy<Value = Join> {
     let arrival = prop::sample::select(vec![Arrival::Awaited, Arrival::Succeeded, Arrival::Failed]);
     let parents = vec((any_uid(), arrival), 0..4);
     (any_uid(), any_cycle(), any_at(), parents, any::<bool>(), any::<bool>()).prop_map(
-        |(child, cycle, opened, parents, skipped, again)| Join { child, cycle, opened, parents, skipped, again },
+        |(child, cycle, opened, parents, skipped, again)| Join {
+            child,
+            cycle,
+            opened,
+            parents,
+            skipped,
+            again,
+        },
     )
 }
 

@@ -35,7 +35,11 @@ fn unknown_fields_are_ignored() {
     for (title, change) in every_change() {
         let line = line(&change);
         // Into the first object that is no tag, where there is one.
-        let tag = if title.starts_with("record") { line.match_indices(":{").nth(1) } else { line.match_indices(":{").next() };
+        let tag = if title.starts_with("record") {
+            line.match_indices(":{").nth(1)
+        } else {
+            line.match_indices(":{").next()
+        };
         if let Some((at, _)) = tag {
             let (tag, rest) = line.split_at(at + 2);
             let more = format!("{tag}\"of_tomorrow\":[1,{{}}],{rest}");
@@ -57,7 +61,10 @@ fn what_is_wrong_and_where_is_said() {
     check(r#"{"tomorrow":{}}"#, "unknown variant `tomorrow`");
     check(r#"{"job":{"uid":1,"name":"a","created":0,"body":""}}"#, "either `schedule` or `parents`");
     check(r#"{"job":{"uid":1,"name":"a b","created":0,"parents":[1],"body":""}}"#, "contains ' '");
-    check(r#"{"job":{"uid":1,"name":"a","created":9223372036854775807,"parents":[1],"body":""}}"#, "timestamp");
+    check(
+        r#"{"job":{"uid":1,"name":"a","created":9223372036854775807,"parents":[1],"body":""}}"#,
+        "timestamp",
+    );
     check(r#"{"progress":{"job":1,"accounted_since":0,"mark":{"due":0}}}"#, "either `index` or `civil`");
 }
 

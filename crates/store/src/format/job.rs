@@ -347,7 +347,9 @@ impl From<&Rules> for StoredRules {
             high_priority,
             catch_up: match catch_up {
                 CatchUp::Latest => StoredCatchUp::Latest,
-                CatchUp::All { count_max, age_max } => StoredCatchUp::All { count_max, age_max: Span(age_max) },
+                CatchUp::All { count_max, age_max } => {
+                    StoredCatchUp::All { count_max, age_max: Span(age_max) }
+                }
                 CatchUp::None => StoredCatchUp::None,
             },
             epsilon: epsilon.map(Span),

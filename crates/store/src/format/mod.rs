@@ -196,7 +196,8 @@ fn tagged(out: &mut Vec<u8>, tag: &str, value: &impl Serialize) -> Range<usize> 
     out.extend_from_slice(tag.as_bytes());
     out.extend_from_slice(b"\":");
     let start = out.len();
-    serde_json::to_writer(&mut *out, value).expect("our own types have text keys, and a Vec takes every byte");
+    serde_json::to_writer(&mut *out, value)
+        .expect("our own types have text keys, and a Vec takes every byte");
     let end = out.len();
     out.push(b'}');
     start..end

@@ -2,7 +2,8 @@
 
 use scheduler::ids::{Cycle, RunKey};
 use scheduler::run::{
-    Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped, SlotRange,
+    Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped,
+    SlotRange,
 };
 use scheduler::schedule::Slot;
 use serde::{Deserialize, Serialize};
@@ -408,7 +409,8 @@ impl From<&Record> for StoredRecord {
                 })
             }
             Record::Range(range) => {
-                let SlotRange { job, name, first, first_due, last, last_due, count, recorded, outcome } = range;
+                let SlotRange { job, name, first, first_due, last, last_due, count, recorded, outcome } =
+                    range;
                 Self::Range(StoredSlotRange {
                     job: Uid(*job),
                     name: Name(name.clone()),

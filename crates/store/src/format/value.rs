@@ -147,7 +147,9 @@ impl Serialize for Key {
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Parse("the key of a run", |text: &str| text.parse().map(Key).map_err(|()| "not a key")))
+        deserializer.deserialize_str(Parse("the key of a run", |text: &str| {
+            text.parse().map(Key).map_err(|()| "not a key")
+        }))
     }
 }
 

@@ -29,7 +29,10 @@ pub(super) enum ReadError {
 
 pub(super) fn term(connection: &Connection) -> rusqlite::Result<Term> {
     connection.prepare_cached("SELECT epoch, seq FROM term")?.query_row([], |row| {
-        Ok(Term { epoch: Epoch(row.get::<_, i64>(0)?.cast_unsigned()), seq: Seq(row.get::<_, i64>(1)?.cast_unsigned()) })
+        Ok(Term {
+            epoch: Epoch(row.get::<_, i64>(0)?.cast_unsigned()),
+            seq: Seq(row.get::<_, i64>(1)?.cast_unsigned()),
+        })
     })
 }
 
@@ -233,7 +236,8 @@ fn ids(statement: &mut CachedStatement<'_>, params: impl rusqlite::Params) -> ru
 pub(super) fn ended_run(connection: &Connection, key: RunKey) -> Result<Option<Record>, ReadError> {
     let mut statement =
         connection.prepare_cached("SELECT value FROM history WHERE key = ?1 ORDER BY id DESC LIMIT 1")?;
-    let found = statement.query_row([key.to_string()], |row| Ok(format::read_record(bytes(row, 0)?))).optional()?;
+    let found =
+        statement.query_row([key.to_string()], |row| Ok(format::read_record(bytes(row, 0)?))).optional()?;
     Ok(found.transpose()?)
 }
 
@@ -246,7 +250,8 @@ pub(super) fn last_runs(connection: &Connection) -> Result<Vec<LastRun>, ReadErr
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let text: String = row.get(0)?;
-        let last = text.parse().ok().zip(outcome(row.get(1)?)).zip(Timestamp::from_millisecond(row.get(2)?).ok());
+        let last =
+            text.parse().ok().zip(outcome(row.get(1)?)).zip(Timestamp::from_millisecond(row.get(2)?).ok());
         let ((key, outcome), ended) =
             last.ok_or_else(|| StoreError::Damaged(format!("the record of run `{text}` cannot be read")))?;
         found.push(LastRun { key, outcome, ended });
@@ -262,12 +267,18 @@ pub(super) fn kept_since(connection: &Connection, job: JobUid) -> Result<Option<
 }
 
 /// What retention removes, oldest first, at most `limit` ids.
-pub(super) fn surplus(connection: &Connection, keep: Retention, now: Timestamp, limit: usize) -> rusqlite::Result<Vec<i64>> {
+pub(super) fn surplus(
+    connection: &Connection,
+    keep: Retention,
+    now: Timestamp,
+    limit: usize,
+) -> rusqlite::Result<Vec<i64>> {
     let oldest = whole_ms(now.checked_sub(keep.age_max).unwrap_or(Timestamp::MIN));
-    let mut blocks =
-        connection.prepare_cached("SELECT block FROM history_blocks WHERE recorded_min < ?1 ORDER BY block")?;
-    let mut old = connection
-        .prepare_cached("SELECT id FROM history WHERE id >= ?1 AND id < ?2 AND recorded < ?3 ORDER BY id LIMIT ?4")?;
+    let mut blocks = connection
+        .prepare_cached("SELECT block FROM history_blocks WHERE recorded_min < ?1 ORDER BY block")?;
+    let mut old = connection.prepare_cached(
+        "SELECT id FROM history WHERE id >= ?1 AND id < ?2 AND recorded < ?3 ORDER BY id LIMIT ?4",
+    )?;
     let mut found = Vec::new();
     let mut rows = blocks.query([oldest])?;
     while let Some(row) = rows.next()? {
@@ -283,11 +294,15 @@ pub(super) fn surplus(connection: &Connection, keep: Retention, now: Timestamp, 
     let count_max = i64::try_from(keep.count_max).unwrap_or(i64::MAX);
     let mut many =
         connection.prepare_cached("SELECT job, count(*) FROM history GROUP BY job HAVING count(*) > ?1")?;
-    let mut of_job = connection.prepare_cached("SELECT id FROM history WHERE job = ?1 ORDER BY id LIMIT ?2")?;
+    let mut of_job =
+        connection.prepare_cached("SELECT id FROM history WHERE job = ?1 ORDER BY id LIMIT ?2")?;
     let mut rows = many.query([count_max])?;
     while let Some(row) = rows.next()? {
         let too_many = usize::try_from(row.get::<_, i64>(1)? - count_max).unwrap_or(0);
-        found.extend(ids(&mut of_job, params![row.get::<_, i64>(0)?, small(too_many.min(limit - found.len()))])?);
+        found.extend(ids(
+            &mut of_job,
+            params![row.get::<_, i64>(0)?, small(too_many.min(limit - found.len()))],
+        )?);
         if found.len() == limit {
             break;
         }

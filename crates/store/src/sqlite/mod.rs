@@ -273,7 +273,8 @@ impl Store for SqliteStore {
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {
         let mut removed = 0;
         loop {
-            let find = move |connection: &Connection| Ok(history::surplus(connection, retention, now, REMOVE_MAX)?);
+            let find =
+                move |connection: &Connection| Ok(history::surplus(connection, retention, now, REMOVE_MAX)?);
             let ids = self.read(find).await?;
             if ids.is_empty() {
                 break;

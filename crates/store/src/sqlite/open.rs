@@ -45,7 +45,10 @@ impl Place {
     pub(super) fn prepare(dir: &Path, force_network_fs: bool) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
         std::fs::create_dir_all(dir).map_err(|error| {
-            StoreError::Unavailable(format!("cannot make the folder `{}`: {error}", dir.display()))
+            let dir = dir.display();
+            StoreError::Unavailable(format!(
+                "cannot make the folder `{dir}`: {error}; make its parent writable"
+            ))
         })?;
         if let Some(kind) = network_kind(dir)
             && !force_network_fs
@@ -257,4 +260,22 @@ fn cannot_open(path: &Path, error: &io::Error) -> StoreError {
         "cannot open `{}`: {error}; make the folder `{dir}` and the files in it readable and writable for this user",
         path.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No kill of a process can show this; only the loss of power would.
+    #[test]
+    fn every_commit_waits_for_the_disk() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let writer =
+            Place::prepare(dir.path(), false).and_then(|place| place.writer()).expect("a local folder");
+        let synchronous: u8 =
+            writer.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a setting");
+        let journal: String =
+            writer.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a setting");
+        assert_eq!((synchronous, journal.as_str()), (2, "wal"));
+    }
 }

@@ -87,7 +87,9 @@ impl Row {
             Change::PutProgress(uid, _) => Self::PutProgress(integer(*uid), value),
             Change::PutRun(run) => Self::Put(Keyed::Runs, key(format_args!("{}", run.key)), value),
             Change::RemoveRun(run) => Self::Remove(Keyed::Runs, key(format_args!("{run}"))),
-            Change::PutFanout(fanout) => Self::Put(Keyed::Fanouts, key(format_args!("{}", fanout.run)), value),
+            Change::PutFanout(fanout) => {
+                Self::Put(Keyed::Fanouts, key(format_args!("{}", fanout.run)), value)
+            }
             Change::RemoveFanout(run) => Self::Remove(Keyed::Fanouts, key(format_args!("{run}"))),
             Change::PutJoin(join) => {
                 let Cycle { due, origin, seq } = join.cycle;
@@ -120,7 +122,8 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        let next_id = connection.query_row("SELECT coalesce(max(id), 0) + 1 FROM history", [], |row| row.get(0))?;
+        let next_id =
+            connection.query_row("SELECT coalesce(max(id), 0) + 1 FROM history", [], |row| row.get(0))?;
         let mut statement = connection.prepare("SELECT seq, length(changes) FROM applied ORDER BY seq")?;
         let size = |bytes: i64| usize::try_from(bytes).unwrap_or(0);
         let log = statement.query_map([], |row| Ok((row.get(0)?, size(row.get(1)?))))?;
@@ -213,7 +216,8 @@ impl<'c> RowWriter<'c> {
         self.write_block()?;
         let mut gone = None;
         let ledger = &mut *self.ledger;
-        while ledger.log.len() > LOG_BATCHES_MAX || (ledger.log_bytes > LOG_BYTES_MAX && ledger.log.len() > 1) {
+        while ledger.log.len() > LOG_BATCHES_MAX || (ledger.log_bytes > LOG_BYTES_MAX && ledger.log.len() > 1)
+        {
             let Some((seq, bytes)) = ledger.log.pop_front() else { break };
             ledger.log_bytes -= bytes;
             gone = Some(seq);
@@ -288,7 +292,8 @@ pub(super) fn remove_records(connection: &Connection, ids: &[i64]) -> rusqlite::
     )?;
     let mut removed = 0;
     for id in ids {
-        let found = find.query_row([id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).optional()?;
+        let found =
+            find.query_row([id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).optional()?;
         let Some((job, last_due)) = found else { continue };
         delete.execute([id])?;
         floor.execute([job, last_due + 1])?;
@@ -318,8 +323,9 @@ pub(super) fn forget_jobs(connection: &Connection, jobs: &[i64]) -> rusqlite::Re
 /// Writes a block anew from the records that are left in it.
 fn sum_up(connection: &Connection, block: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM history_blocks WHERE block = ?1")?.execute([block])?;
-    let mut left = connection
-        .prepare_cached("SELECT outcome, first_due, last_due, recorded FROM history WHERE id >= ?1 AND id < ?2")?;
+    let mut left = connection.prepare_cached(
+        "SELECT outcome, first_due, last_due, recorded FROM history WHERE id >= ?1 AND id < ?2",
+    )?;
     let mut rows = left.query([block * BLOCK, (block + 1) * BLOCK])?;
     let mut sum = None;
     while let Some(row) = rows.next()? {
@@ -329,9 +335,13 @@ fn sum_up(connection: &Connection, block: i64) -> rusqlite::Result<()> {
         }
     }
     if let Some(Block { number, outcomes, due_min, due_max, recorded_min }) = sum {
-        connection
-            .prepare_cached("INSERT INTO history_blocks VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute([number, outcomes, due_min, due_max, recorded_min])?;
+        connection.prepare_cached("INSERT INTO history_blocks VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([
+            number,
+            outcomes,
+            due_min,
+            due_max,
+            recorded_min,
+        ])?;
     }
     Ok(())
 }

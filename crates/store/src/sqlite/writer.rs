@@ -81,7 +81,9 @@ impl Inbox {
     fn is_ending_within(&self, time: Duration) -> bool {
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         let going_on = |commands: &mut VecDeque<Command>| {
-            !commands.iter().any(|c| matches!(c, Command::Resign { .. } | Command::Stop | Command::Raise { .. }))
+            !commands
+                .iter()
+                .any(|c| matches!(c, Command::Resign { .. } | Command::Stop | Command::Raise { .. }))
         };
         let waited = self.came.wait_timeout_while(commands, time, going_on);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
@@ -89,7 +91,10 @@ impl Inbox {
 }
 
 /// Starts the thread.
-pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> std::io::Result<std::thread::JoinHandle<()>> {
+pub(super) fn start(
+    shared: Arc<Shared>,
+    connection: Connection,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
     let writer = Writer { shared, connection, waiting: BTreeMap::new(), ledger: None };
     std::thread::Builder::new().name("store-writer".into()).spawn(|| writer.run())
 }
@@ -155,7 +160,6 @@ impl Writer {
         while !self.waiting.is_empty() {
             match self.group() {
                 Ok(answered) => {
-                    self.shared.trouble_is_over();
                     pause = PAUSE_MIN;
                     if answered == 0 {
                         return;
@@ -199,7 +203,8 @@ impl Writer {
         let mut writer = RowWriter::new(&transaction, ledger)?;
         let (mut batches, mut bytes) = (0, 0);
         while let Some(commit) = self.waiting.get(&(last + 1)).and_then(|same| record.next_of(same)) {
-            if batches == GROUP_BATCHES_MAX || (batches > 0 && bytes + commit.batch.bytes() > GROUP_BYTES_MAX) {
+            if batches == GROUP_BATCHES_MAX || (batches > 0 && bytes + commit.batch.bytes() > GROUP_BYTES_MAX)
+            {
                 break;
             }
             last += 1;
@@ -215,6 +220,8 @@ impl Writer {
         } else {
             drop(transaction);
         }
+        // Before anybody hears of success.
+        self.shared.trouble_is_over();
         Ok(self.answer(record, last))
     }
 
@@ -227,7 +234,11 @@ impl Writer {
                 let verdict = if commit.epoch.0 != record.epoch || seq <= record.began {
                     let TermRecord { epoch, began, .. } = record;
                     let ours = commit.epoch.0;
-                    Err(Deposed { reason: format!("batch {seq} of epoch {ours}: epoch {epoch} began with batch {began}") })
+                    Err(Deposed {
+                        reason: format!(
+                            "batch {seq} of epoch {ours}: epoch {epoch} began with batch {began}"
+                        ),
+                    })
                 } else if seq <= last {
                     Ok(())
                 } else {
@@ -246,7 +257,11 @@ impl Writer {
     /// Refuses everything that waits.
     fn depose(&mut self, reason: &str) -> usize {
         let waiting = std::mem::take(&mut self.waiting).into_values().flatten();
-        waiting.map(|commit| commit.reply.send(Err(Deposed { reason: reason.into() }))).count()
+        waiting.fold(0, |refused, commit| {
+            // Whoever sent it may have stopped waiting.
+            let _ = commit.reply.send(Err(Deposed { reason: reason.into() }));
+            refused + 1
+        })
     }
 
     /// Begins a term as soon as the disk lets us, unless nobody wants it any more.
@@ -278,7 +293,9 @@ impl Writer {
     fn begin(&mut self) -> Result<Term, StoreError> {
         let place = self.shared.place.clone();
         if !place.is_same_file() {
-            return Err(place.damaged("another file was put in its place while this server ran: start it again"));
+            return Err(
+                place.damaged("another file was put in its place while this server ran: start it again")
+            );
         }
         let meaning = |error: rusqlite::Error| place.meaning(&error);
         if place.check(&self.connection)? == Schema::Older {
