@@ -3,6 +3,7 @@
 //! Start at [`node`], which drives the pure core of `scheduler`; [`api`] is its HTTP side, [`cli`] the command line,
 //! [`config`] how a server is set up, [`wire`] what travels between them.
 
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod node;

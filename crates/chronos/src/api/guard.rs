@@ -1,0 +1,141 @@
+//! What every request passes before and after its handler: who may ask, how, and what comes along with the answer.
+
+use std::any::Any;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use scheduler::ids::Seq;
+
+use super::ApiContext;
+use super::error::ApiError;
+
+/// Carries the number of the batch that a write became, and that a read wants to have seen.
+pub(super) const SEQ: HeaderName = HeaderName::from_static("x-chronos-seq");
+/// How long a read waits for the batch it wants to see: longer than any commit in health.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
+/// Largest body; a definition has at most 64 KiB, so this is room enough to say what is too large about it.
+pub(super) const BODY_MAX: usize = 1024 * 1024;
+
+/// Refuses what a browser on this machine may have been tricked into asking, and requests of the wrong form.
+pub(super) async fn admit(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {
+    let checked = host(&ctx, &request).and_then(|()| form(&request));
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// On loopback only names of this machine are answered, so that a page whose own name was made to point here
+/// (DNS rebinding) learns and changes nothing. `/ping` says nothing that is worth guarding.
+fn host(ctx: &ApiContext, request: &Request) -> Result<(), ApiError> {
+    if !ctx.settings.loopback || request.uri().path() == "/ping" {
+        return Ok(());
+    }
+    let named = request.uri().authority().map(|a| a.as_str());
+    let Some(host) = named.or_else(|| request.headers().get(header::HOST)?.to_str().ok()) else {
+        // HTTP/1.0 has none, and no browser speaks it.
+        return Ok(());
+    };
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(host, |(name, _)| name);
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let ours = name.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        || ctx.settings.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
+    if ours {
+        return Ok(());
+    }
+    let message = "this server listens on the loopback address and does not answer to that Host";
+    Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", message)
+        .field("Host")
+        .hint("ask for localhost or 127.0.0.1, or name the host with --hostname"))
+}
+
+/// A body is JSON. A POST says so even when it is empty: a form or a script of another site cannot, without asking first.
+fn form(request: &Request) -> Result<(), ApiError> {
+    let headers = request.headers();
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if !changes {
+        return Ok(());
+    }
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "cross_site",
+            "pages of other sites may not change anything here",
+        ));
+    }
+    let given =
+        headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
+    let essence = given.as_deref().map(|t| t.split(';').next().unwrap_or_default().trim());
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    let needed = has_body || essence.is_some() || request.method() == Method::POST;
+    if !needed || essence == Some("application/json") {
+        return Ok(());
+    }
+    let found = essence.map_or_else(|| "nothing".into(), |t| format!("`{t}`"));
+    let message = format!("expected `Content-Type: application/json`, found {found}");
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+        .field("Content-Type")
+        .hint("send the body as JSON and say so in the header"))
+}
+
+/// A read that has seen a write waits until this node has seen it too.
+pub(super) async fn catch_up(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {
+    let wanted = match request.headers().get(SEQ) {
+        Some(value) if request.method() == Method::GET => value.to_str().ok().map(str::parse),
+        _ => return next.run(request).await,
+    };
+    let Some(Ok(seq)) = wanted else {
+        return ApiError::invalid("X-Chronos-Seq", "`X-Chronos-Seq` is not a number").into_response();
+    };
+    if ctx.node.projection.wait_for(Seq(seq), SEEN_WITHIN).await {
+        return next.run(request).await;
+    }
+    let at = ctx.node.projection.seq().0;
+    let message = format!(
+        "this node is at change {at} and has not seen change {seq} within {} s",
+        SEEN_WITHIN.as_secs()
+    );
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "behind", message).into_response()
+}
+
+/// Counts requests and their time by route, never by path: names of jobs would be without number.
+pub(super) async fn measure(request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
+    let method = request.method().to_string();
+    let response = next.run(request).await;
+    let labels = [("method", method), ("route", route), ("status", response.status().as_u16().to_string())];
+    metrics::counter!("chronos_http_requests_total", &labels).increment(1);
+    metrics::histogram!("chronos_http_request_seconds", &labels[..2]).record(begun.elapsed());
+    response
+}
+
+/// Says to browsers what they may not do with an answer.
+pub(super) async fn harden(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers: &mut HeaderMap = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A defect of ours; the process goes on.
+pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let told =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = told.unwrap_or("?"), "a request met a defect");
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this request met a defect of the server")
+        .hint("the server goes on; please report what was asked, with the log of the server")
+        .into_response()
+}

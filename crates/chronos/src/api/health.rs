@@ -1,0 +1,173 @@
+//! How this node is doing: for load balancers, operators and Prometheus.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use engine::Readiness;
+use scheduler::run::RunState;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::ApiContext;
+use crate::node::Role;
+
+/// Answers here, always.
+#[utoipa::path(get, path = "/ping", tag = "node", responses((status = 200, body = String)))]
+pub(super) async fn ping() -> Response {
+    (
+        [(header::CONTENT_TYPE, "text/plain"), (header::CACHE_CONTROL, "must-revalidate,no-cache,no-store")],
+        "pong\n",
+    )
+        .into_response()
+}
+
+/// The process lives.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    /// Always true.
+    healthy: bool,
+}
+
+/// Whether the process lives. Says nothing of store or engine: a restart would not mend those.
+#[utoipa::path(get, path = "/health", tag = "node", responses((status = 200, body = Health)))]
+pub(super) async fn health() -> Json<Health> {
+    Json(Health { healthy: true })
+}
+
+/// Whether this node does its part.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Ready {
+    ready: bool,
+    /// `starting`, `standby`, `preparing` or `leading`.
+    role: &'static str,
+    /// Why it is not ready, one sentence each.
+    reasons: Vec<String>,
+    /// `host:port` of the leader, if one is known.
+    leader: Option<String>,
+}
+
+async fn readiness(ctx: &ApiContext) -> Ready {
+    let status = ctx.node.status();
+    let leader = ctx.node.store.leader().await;
+    let mut reasons = status.troubles;
+    match status.role {
+        Role::Starting => reasons.push("the store has not been heard from yet".into()),
+        Role::Preparing(_) => reasons.push("elected, and preparing to lead".into()),
+        Role::Standby if leader.is_none() => reasons.push("nobody leads".into()),
+        Role::Standby => {}
+        Role::Leading(_) => {
+            if let Readiness::NotReady { reason } = ctx.node.engine.readiness() {
+                let told = format!("the {} engine is not ready: {reason}", ctx.node.engine.name());
+                if !reasons.contains(&told) {
+                    reasons.push(told);
+                }
+            }
+        }
+    }
+    let leader = leader.and_then(|leader| leader.addresses.first().cloned());
+    Ready { ready: reasons.is_empty(), role: role(&status.role), reasons, leader }
+}
+
+fn role(role: &Role) -> &'static str {
+    match role {
+        Role::Starting => "starting",
+        Role::Standby => "standby",
+        Role::Preparing(_) => "preparing",
+        Role::Leading(_) => "leading",
+    }
+}
+
+/// Whether this node does its part: leads and launches, or stands by for one that leads.
+#[utoipa::path(get, path = "/ready", tag = "node", responses((status = 200, body = Ready), (status = 503, body = Ready)))]
+pub(super) async fn ready(State(ctx): State<ApiContext>) -> (StatusCode, Json<Ready>) {
+    let ready = readiness(&ctx).await;
+    let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(ready))
+}
+
+/// Runs that have not ended.
+#[derive(Default, Serialize, ToSchema)]
+struct Live {
+    queued: usize,
+    running: usize,
+    waiting: usize,
+}
+
+impl Live {
+    fn of(ctx: &ApiContext) -> Self {
+        let mut live = Self::default();
+        for run in ctx.node.projection.read().state().runs.values() {
+            match run.state {
+                RunState::Queued => live.queued += 1,
+                RunState::Running(_) => live.running += 1,
+                RunState::Waiting { .. } => live.waiting += 1,
+            }
+        }
+        live
+    }
+}
+
+/// This node and what it knows of the cluster.
+#[derive(Serialize, ToSchema)]
+pub(super) struct StatusView {
+    /// Its id: random, never an address.
+    node: String,
+    version: String,
+    pid: u32,
+    #[serde(flatten)]
+    ready: Ready,
+    /// Number of the term, where it leads.
+    epoch: Option<u64>,
+    /// The last change it has seen.
+    seq: u64,
+    jobs: usize,
+    runs: Live,
+    /// Kind of the store.
+    store: &'static str,
+    /// Kind of the engine.
+    engine: &'static str,
+}
+
+/// This node and what it knows of the cluster.
+#[utoipa::path(get, path = "/v1/status", tag = "node", responses((status = 200, body = StatusView)))]
+pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
+    let ready = readiness(&ctx).await;
+    let epoch = match ctx.node.status().role {
+        Role::Leading(epoch) | Role::Preparing(epoch) => Some(epoch.0),
+        Role::Starting | Role::Standby => None,
+    };
+    let node = &ctx.node;
+    Json(StatusView {
+        node: node.identity.node.clone(),
+        version: node.identity.version.clone(),
+        pid: node.identity.pid,
+        ready,
+        epoch,
+        seq: node.projection.seq().0,
+        jobs: node.projection.read().state().jobs.len(),
+        runs: Live::of(&ctx),
+        store: node.store.kind(),
+        engine: node.engine.name(),
+    })
+}
+
+/// Metrics in the text format of Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "node", responses((status = 200, body = String)))]
+pub(super) async fn metrics(State(ctx): State<ApiContext>) -> Response {
+    use metrics::gauge;
+    let ready = readiness(&ctx).await;
+    let live = Live::of(&ctx);
+    gauge!("chronos_ready").set(f64::from(u8::from(ready.ready)));
+    gauge!("chronos_leading").set(f64::from(u8::from(ready.role == "leading")));
+    #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]
+    let count = |n: usize| n as f64;
+    for (state, n) in [("queued", live.queued), ("running", live.running), ("waiting", live.waiting)] {
+        gauge!("chronos_live_runs", "state" => state).set(count(n));
+    }
+    gauge!("chronos_jobs").set(count(ctx.node.projection.read().state().jobs.len()));
+    #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]
+    gauge!("chronos_seq").set(ctx.node.projection.seq().0 as f64);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ctx.metrics.render())
+        .into_response()
+}

@@ -1,0 +1,43 @@
+//! What `/metrics` tells: the recorder of the process, and what is counted when somebody asks.
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// From half the lag that is promised (2 ms) to the minute that Chronos was content with.
+const LAG_BUCKETS: [f64; 14] =
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
+
+/// Installs the recorder of this process. The handle must be kept tidy: call its `run_upkeep` every few seconds.
+/// # Errors
+/// When there is one already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let seconds = Matcher::Suffix("_seconds".into());
+    let handle =
+        PrometheusBuilder::new().set_buckets_for_metric(seconds, &LAG_BUCKETS)?.install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+/// A handle that nothing is recorded to, for tests of the API.
+#[cfg(test)]
+pub(super) fn detached() -> PrometheusHandle {
+    PrometheusBuilder::new().build_recorder().handle()
+}
+
+fn describe() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_histogram!(
+        "chronos_launch_lag_seconds",
+        Unit::Seconds,
+        "From due time to launch, of first attempts"
+    );
+    describe_histogram!("chronos_commit_seconds", Unit::Seconds, "Time of one commit of the store");
+    describe_histogram!("chronos_http_request_seconds", Unit::Seconds, "Time of one HTTP request");
+    describe_counter!("chronos_launches_total", "Attempts launched by this node");
+    describe_counter!("chronos_runs_total", "Runs and slots that ended while this node led, by outcome");
+    describe_counter!("chronos_http_requests_total", "HTTP requests");
+    describe_gauge!("chronos_jobs", "Jobs");
+    describe_gauge!("chronos_live_runs", "Runs that have not ended, by state");
+    describe_gauge!("chronos_leading", "1 where this node leads");
+    describe_gauge!("chronos_ready", "1 where this node is ready");
+    describe_gauge!("chronos_seq", "The last change this node has seen");
+}

@@ -1,0 +1,187 @@
+//! The HTTP side: the API of Chronos, the endpoints beside it, a page, metrics.
+//!
+//! Reads are answered by the projection and the history, writes by asking the node. Start at [`router`]. Each module is
+//! a group of endpoints, but for [`error`], [`view`], [`why`] and what `guard` does for all of them.
+//! **Invariant:** every answer that is not 2xx is JSON of the form [`error::ErrorBody`].
+
+mod classic;
+pub mod error;
+mod events;
+mod extract;
+mod guard;
+mod health;
+mod jobs;
+pub mod metrics;
+mod output;
+mod page;
+mod runs;
+pub mod view;
+pub mod why;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use scheduler::ids::Seq;
+use scheduler::request::{Answer, Request};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::node::{AskError, Node};
+use error::ApiError;
+
+/// What the handlers hold.
+#[derive(Clone)]
+pub struct ApiContext {
+    /// Answers and decides.
+    pub node: Node,
+    /// What `/metrics` tells.
+    pub metrics: PrometheusHandle,
+    /// How the API behaves.
+    pub settings: Arc<Settings>,
+}
+
+/// How the API behaves.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Whether it listens on a loopback address: then only the names of this machine and `hosts` are answered.
+    pub loopback: bool,
+    /// Further names, without port, that requests may come by.
+    pub hosts: Vec<String>,
+}
+
+/// How long a write may take. The store tries for ever; a client does not.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long an answer waits for its own projection, so that whoever reads next sees what was written.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+
+impl ApiContext {
+    /// Asks for a change. When it is done it is durable, and visible on this node.
+    async fn ask(&self, request: Request) -> Result<(Answer, Seq), ApiError> {
+        let answer = match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(request)).await {
+            Err(_) => {
+                let message = format!("the change was not confirmed within {} s", ANSWER_WITHIN.as_secs());
+                return Err(error::outcome_unknown(message));
+            }
+            Ok(Err(AskError::NotLeading)) => {
+                let leader =
+                    self.node.store.leader().await.and_then(|leader| leader.addresses.first().cloned());
+                return Err(ApiError::from(AskError::NotLeading).leader(leader));
+            }
+            Ok(answer) => answer?,
+        };
+        self.node.projection.wait_for(answer.1, SHOWN_WITHIN).await;
+        Ok(answer)
+    }
+}
+
+/// The header that says which change a write became.
+fn seq_header(seq: Seq) -> (HeaderName, HeaderValue) {
+    (guard::SEQ, HeaderValue::from(seq.0))
+}
+
+/// What is said of the API as a whole.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Chronos",
+        description = "Cron for a fleet. The endpoints under `/v1/scheduler` are those of Chronos, and are served under \
+            `/scheduler` too; the others are new. All times are RFC 3339 in UTC. Every answer that is not 2xx has an \
+            `ErrorBody`. A write answers with `X-Chronos-Seq`; a read that sends it back sees that write."
+    ),
+    components(schemas(error::ErrorBody)),
+    tags(
+        (name = "chronos", description = "The API of Chronos"),
+        (name = "jobs", description = "Jobs"),
+        (name = "runs", description = "Runs and their output"),
+        (name = "node", description = "This node and the cluster"),
+    )
+)]
+struct Document;
+
+/// The endpoints of Chronos, relative to their prefix.
+fn classic_routes() -> OpenApiRouter<ApiContext> {
+    OpenApiRouter::new()
+        .routes(routes!(classic::post_iso8601, classic::put_iso8601))
+        .routes(routes!(classic::post_dependency, classic::put_dependency))
+        .routes(routes!(classic::jobs))
+        .routes(routes!(classic::search))
+        .routes(routes!(classic::summary))
+        .routes(routes!(classic::job, classic::trigger, classic::delete))
+        .routes(routes!(classic::kill))
+        .routes(routes!(classic::mark_success))
+        .routes(routes!(classic::dot))
+        .routes(routes!(classic::csv))
+        .routes(routes!(classic::leader))
+}
+
+/// All that is in the document.
+fn documented() -> OpenApiRouter<ApiContext> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .nest("/v1/scheduler", classic_routes())
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::next))
+        .routes(routes!(jobs::fleet))
+        .routes(routes!(jobs::why))
+        .routes(routes!(jobs::pause))
+        .routes(routes!(jobs::resume))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::show, runs::kill))
+        .routes(routes!(runs::why))
+        .routes(routes!(output::read))
+        .routes(routes!(events::stream))
+        .routes(routes!(health::status))
+        .routes(routes!(health::ping))
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+}
+
+/// The OpenAPI document, as it is served and checked in.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    documented().into_openapi()
+}
+
+/// All endpoints.
+pub fn router(ctx: ApiContext) -> Router {
+    let (documented, document) = documented().split_for_parts();
+    let (old_prefix, _) = classic_routes().split_for_parts();
+    let document = serde_json::to_string(&document).unwrap_or_default();
+    let json = [("content-type", "application/json")];
+    Router::new()
+        .merge(documented)
+        .nest("/scheduler", old_prefix)
+        .route("/openapi.json", get(move || async move { (json, document) }))
+        .route("/", get(page::page))
+        .fallback(|| async {
+            ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such endpoint")
+                .hint("see /openapi.json")
+        })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this endpoint does not know that method",
+            )
+            .hint("see /openapi.json")
+        })
+        // The last layer is the first to see a request.
+        .layer(from_fn_with_state(ctx.clone(), guard::catch_up))
+        .layer(DefaultBodyLimit::max(guard::BODY_MAX))
+        .layer(from_fn_with_state(ctx.clone(), guard::admit))
+        .layer(CatchPanicLayer::custom(guard::panicked))
+        .layer(from_fn(guard::measure))
+        .layer(from_fn(guard::harden))
+        .with_state(ctx)
+}
+
+#[cfg(test)]
+mod tests;
