@@ -165,6 +165,8 @@ impl Scheduler {
         for run in self.live_runs(job) {
             match run.state {
                 RunState::Running(_) => {}
+                // The failure before it in this loop has disabled the job, which has withdrawn them all.
+                _ if !self.book.state().runs.contains_key(&run.key) => {}
                 _ if run.attempts.is_empty() => self.finish(&run, Outcome::Skipped(Skipped::Withdrawn)),
                 _ => self.finish(&run, run.last_outcome()),
             }
