@@ -1,7 +1,9 @@
 //! Joins: what the end of a parent's run means to its children.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use crate::book::later;
 use crate::ids::{Cause, Cycle, JobUid, RunKey};
 use crate::job::{Job, Plan};
 use crate::run::{EndedRun, Outcome, Record, Skipped};
@@ -166,14 +168,22 @@ impl Scheduler {
         }
     }
 
-    /// Makes room for one more join: what has its outcome is forgotten first, then the oldest open one gives way.
+    /// Makes room for one more join: what nobody will arrive at any more is forgotten first, then the oldest gives way.
+    /// Late arrivals at that must not open it again, or its cycle would have two outcomes.
     fn make_room(&mut self, job: &Job) {
         let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
         if joins.len() < JOINS_MAX {
             return;
         }
-        let Some(victim) = joins.iter().find(|join| join.skipped).or(joins.first()) else { return };
+        let whole = |join: &Join| join.parents.iter().all(|(_, arrival)| *arrival != Arrival::Awaited);
+        let settled = joins.iter().find(|join| join.skipped && whole(join));
+        let Some(victim) = settled.or(joins.first()) else { return };
         self.close_join(job, victim, Skipped::JoinSuperseded);
+        if !whole(victim) {
+            let mut job = job.clone();
+            job.joins_from = job.joins_from.max(later(victim.cycle.due, Duration::from_millis(1)));
+            self.book.put_job(job);
+        }
     }
 
     /// Forgets a join; an open one gets its outcome.
