@@ -171,7 +171,8 @@ impl Scheduler {
     /// Wants the task dead. Durable: a later leader goes on wanting it.
     pub(crate) fn order_kill(&mut self, run: &Run, reason: KillReason) {
         let RunState::Running(live) = &run.state else { return };
-        if live.kill.is_none() {
+        // What runs too long may be tried again; what a user wants dead may not.
+        if matches!(live.kill, None | Some(KillReason::TimedOut)) && live.kill.as_ref() != Some(&reason) {
             self.set_live(run, Live { kill: Some(reason), ..live.clone() });
         }
         self.kills.insert(live.task.clone());
