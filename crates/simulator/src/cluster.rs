@@ -97,7 +97,7 @@ impl Cluster {
             herd: random.permille(if big { 300 } else { 15 }).then(|| 257 + random.below(150)),
             canary: if clocks { 20_000 } else { random.pick(&[1_000, 3_000, 5_000]) },
         };
-        let minutes = if big { random.between(10, 60) } else { random.between(2, 12) };
+        let minutes = if big { random.between(10, 60) } else { random.between(2, 15) };
         let climate = Climate {
             length: minutes * 60_000,
             luck: random.pick(&[0, 1, 1, 2, 4]),
@@ -146,6 +146,7 @@ impl Cluster {
     }
 
     fn play_out(&mut self) -> bool {
+        self.audit.attempts.clocks_right = !self.climate.clocks;
         self.say_climate();
         let opening = self.users.opening(&mut self.random, self.now);
         let mut after = 3_000;

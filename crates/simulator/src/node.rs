@@ -21,7 +21,7 @@ use crate::model_store::{Decided, Question, Start, Verdict};
 /// Batches that may be on their way to the store while further ones are decided.
 const IN_FLIGHT_MAX: usize = 8;
 /// Events of one batch.
-const EVENTS_MAX: usize = 16;
+const EVENTS_MAX: usize = 256;
 /// What a node waits for an answer of the store before it asks again.
 const PATIENCE: Millis = 2_000;
 /// An order that has not reached the engine by then is stale.
@@ -93,8 +93,9 @@ pub(crate) struct Office {
     in_flight: VecDeque<Batch>,
     outbox: VecDeque<(Effect, Seq, Millis)>,
     requests: BTreeMap<RequestId, u64>,
-    /// Number of the last thing said to the engine; and of the one before which each launch was decided.
+    /// Number of the last launch or question to the engine.
     number: u64,
+    /// Numbers of the launches; without bound while one is decided and not yet sent.
     launched: BTreeMap<TaskId, u64>,
     idle_ticks: u32,
     clock: ClockGuard,
@@ -170,7 +171,7 @@ impl Cluster {
                 self.send_self(node, after, Message::Connect);
             }
             Message::Connect => self.order(node, Order::BeginTerm),
-            Message::News(task, news) => self.tell_core(node, Event::Task { task, news }),
+            Message::News(task, news) => self.tell_news(node, task, news),
             Message::Reconciled(number, known) => self.reconciled(node, number, known),
             Message::Killed => {}
             Message::AskAgain(tasks) => self.reconcile(node, tasks),
@@ -268,6 +269,16 @@ impl Cluster {
         }
     }
 
+    /// That a task has not begun is told once: after the first time it may have been launched again.
+    fn tell_news(&mut self, node: NodeId, task: TaskId, news: News) {
+        let never = news == News::NeverBegan;
+        let event = Event::Task { task, news };
+        if never && self.office(node).is_some_and(|office| office.inbox.contains(&event)) {
+            return;
+        }
+        self.tell_core(node, event);
+    }
+
     pub(crate) fn turn_in(&mut self, node: NodeId, after: Millis) {
         let at = self.now + after;
         let Some(office) = self.office(node) else { return };
@@ -342,11 +353,6 @@ impl Cluster {
 
     fn step(&mut self, node: NodeId, wall: Millis, event: Event) -> (Vec<scheduler::state::Change>, Vec<Effect>) {
         let tick = event == Event::Tick;
-        let number = {
-            let Some(office) = self.office(node) else { return Default::default() };
-            office.number += 1;
-            office.number
-        };
         if self.trace.is_some() {
             let wakes = self.office(node).and_then(|office| office.core.wake_at());
             self.say(|| format!("node {node}: at {}, wakes {wakes:?}: {event:?}", instant(wall)));
@@ -362,7 +368,7 @@ impl Cluster {
             if let Effect::Launch { run, .. } = effect
                 && let RunState::Running(live) = &run.state
             {
-                office.launched.insert(live.task.clone(), number);
+                office.launched.insert(live.task.clone(), u64::MAX);
             }
         }
         self.audit.stepped(&office.core, &step, probe, office.idle_ticks);
@@ -482,6 +488,10 @@ impl Cluster {
             Effect::Launch { run, job } => {
                 let RunState::Running(live) = &run.state else { return };
                 let (task, attempt) = (live.task.clone(), live.attempt);
+                if let Some(office) = self.office(node) {
+                    office.number += 1;
+                    office.launched.insert(task.clone(), office.number);
+                }
                 let order = LaunchOrder { task, run: run.key, attempt, job, not_after: sent + ORDER_VALID };
                 self.order(node, Order::Launch(Box::new(order)));
             }
@@ -523,7 +533,7 @@ impl Cluster {
     fn reconciled(&mut self, node: NodeId, number: u64, known: Vec<(TaskId, News)>) {
         let mut unknown = Vec::new();
         for (task, news) in known {
-            // It was asked before the launch that is now under way, so it says nothing about that.
+            // Asked before the launch that is now under way, it says nothing about that.
             let stale = self.office(node).is_some_and(|o| o.launched.get(&task).is_some_and(|at| *at > number));
             if stale && news == News::NeverBegan {
                 continue;
@@ -531,7 +541,7 @@ impl Cluster {
             if news == News::Unknown {
                 unknown.push(task.clone());
             }
-            self.tell_core(node, Event::Task { task, news });
+            self.tell_news(node, task, news);
         }
         if !unknown.is_empty() {
             let after = self.random.between(2_000, 8_000);

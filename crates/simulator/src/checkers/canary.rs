@@ -35,7 +35,10 @@ impl Canary {
     pub(crate) fn step(&mut self, now: Millis, changes: &[Change]) -> Verdict {
         for change in changes {
             match change {
-                Change::PutJob(job) if job.name.as_str() == CANARY => self.uid = Some(job.uid),
+                // Attempts that an engine lost are failures too: too many of them in a row disable even the canary.
+                Change::PutJob(job) if job.name.as_str() == CANARY => {
+                    self.uid = Some(job.uid).filter(|_| !job.rules.disabled);
+                }
                 // Only those that are made while it is watched: what was made by a wrong clock waits by it.
                 Change::PutRun(run) if Some(run.key.job) == self.uid && self.watching(now) => {
                     self.due.entry(run.key).or_insert(run.due.as_millisecond());

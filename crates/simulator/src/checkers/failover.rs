@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use scheduler::ids::{Cause, Cycle, JobUid, RunKey, TaskId};
 use scheduler::job::Guarantee;
-use scheduler::run::{Attempt, AttemptEnd, Outcome, RunState};
+use scheduler::run::{Attempt, AttemptEnd, Outcome, Run, RunState};
 use scheduler::state::State;
 
 use super::Verdict;
@@ -21,7 +21,7 @@ const KILL_TIME: Millis = 90_000;
 pub(crate) struct Failover {
     healed: Millis,
     live: BTreeSet<RunKey>,
-    wanted_dead: BTreeSet<RunKey>,
+    wanted_dead: BTreeSet<TaskId>,
     /// What had begun before all healed: every run of them must end.
     pub(crate) cycles: BTreeSet<Cycle>,
 }
@@ -30,16 +30,25 @@ impl Failover {
     pub(crate) fn healed(&mut self, now: Millis, state: &State, ledger: &Ledger) {
         self.healed = now;
         self.live = state.runs.keys().copied().collect();
-        let dying = state.runs.values().filter(|run| matches!(&run.state, RunState::Running(live) if live.kill.is_some()));
-        self.wanted_dead = dying.map(|run| run.key).collect();
+        let dying = |run: &std::sync::Arc<Run>| match &run.state {
+            RunState::Running(live) if live.kill.is_some() => Some(live.task.clone()),
+            _ => None,
+        };
+        self.wanted_dead = state.runs.values().filter_map(dying).collect();
         self.cycles = ledger.ended.values().map(|ended| ended.run.cycle).collect();
         self.cycles.extend(state.runs.values().map(|run| run.cycle));
         self.cycles.extend(state.fanouts.values().map(|fanout| fanout.cycle));
     }
 
     pub(crate) fn overdue(&self, now: Millis, state: &State) -> Verdict {
-        let late = self.wanted_dead.iter().find(|key| now > self.healed + KILL_TIME && state.runs.contains_key(key));
-        late.map_or(Ok(()), |key| Err(format!("run {key} was to be killed before all healed, and is still live")))
+        if now <= self.healed + KILL_TIME {
+            return Ok(());
+        }
+        let dying = |run: &&std::sync::Arc<Run>| matches!(&run.state, RunState::Running(live) if self.wanted_dead.contains(&live.task));
+        match state.runs.values().find(dying) {
+            None => Ok(()),
+            Some(run) => Err(format!("run {} was to be killed before all healed, and is still live", run.key)),
+        }
     }
 
     pub(crate) fn waits(&self, state: &State) -> Option<String> {

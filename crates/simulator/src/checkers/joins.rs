@@ -101,7 +101,12 @@ pub(crate) fn finish(state: &State, ledger: &Ledger, cycles: &BTreeSet<Cycle>) -
             continue;
         }
         for child in children.get(parent).into_iter().flatten() {
-            let still = graph.lineage(child.uid).iter().all(|job| ledger.settled_since(*job, since));
+            // A cycle that seems to have begun before an edit opens no joins; clocks that are wrong make it seem so.
+            let stood = |job: &JobUid| {
+                let from = state.jobs.get(job).map(|job| job.joins_from);
+                ledger.settled_since(*job, since) && from.is_none_or(|from| from <= cycle.due)
+            };
+            let still = graph.lineage(child.uid).iter().all(stood);
             let joins = graph.parents(child.uid).len() > 1;
             if !still || (joins && graph.single_root(child.uid).is_none()) {
                 continue;
@@ -157,7 +162,8 @@ fn flags(graph: &Graph<'_>, job: &Job, state: &State, ledger: &Ledger) -> Verdic
     let parents = graph.parents(job.uid);
     let since = ledger.unsettled.get(&job.uid).copied().unwrap_or(0);
     let ends = || ledger.ended.values().filter(|ended| parents.contains(&ended.run.key.job));
-    let still = parents.iter().all(|parent| ledger.settled_since(*parent, since)) && !job.rules.disabled;
+    let still = parents.iter().all(|parent| ledger.settled_since(*parent, since)) && job.version == 1
+        && !job.rules.disabled;
     let marked = ledger.ended.values().any(|ended| {
         ended.run.key.job == job.uid && ended.created.is_none() && ended.run.outcome == Outcome::Succeeded
     });

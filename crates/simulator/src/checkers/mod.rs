@@ -34,7 +34,7 @@ pub(crate) struct Audit {
     pub(crate) violation: Option<Violation>,
     pub(crate) ledger: ledger::Ledger,
     slots: slots::Slots,
-    attempts: attempts::Attempts,
+    pub(crate) attempts: attempts::Attempts,
     pub(crate) writes: writes::Writes,
     fencing: fencing::Fencing,
     failover: failover::Failover,
@@ -116,7 +116,7 @@ impl Audit {
     }
 
     pub(crate) fn ended(&mut self, now: Millis, task: &TaskId) {
-        self.attempts.ended(now, task);
+        self.attempts.ended(now, task, &self.ledger);
     }
 
     /// The engine is told that an end is durable.

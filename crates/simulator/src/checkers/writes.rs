@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use scheduler::ids::Seq;
 use scheduler::request::{Answer, Refusal, Request};
-use scheduler::run::{Outcome, Record, RunState};
+use scheduler::run::{Outcome, Record, Run, RunState};
 use scheduler::state::Change;
 
 use super::Verdict;
@@ -67,16 +67,16 @@ fn in_effect(request: &Request, answer: &Answer, changes: &[Change], ledger: &Le
             Change::Append(record) => matches!(&**record, Record::Run(run) if run.key == *key),
             _ => false,
         }),
-        (Request::KillJob(_) | Request::KillRun(_), Answer::Killed { runs }) => {
+        // Its end is wanted, or has come.
+        (Request::KillRun(key), Answer::Killed { .. }) => ledger.state.runs.get(key).is_none_or(|run| dying(run)),
+        (Request::KillJob(name), Answer::Killed { runs }) => {
             let ended = any(&|change| match change {
                 Change::RemoveRun(_) => true,
-                Change::PutRun(run) => matches!(&run.state, RunState::Running(live) if live.kill.is_some()),
+                Change::PutRun(run) => run.job == *name && dying(run),
                 _ => false,
             });
-            // A second kill of the same run changes nothing.
-            *runs == 0 || ended || ledger.state.runs.values().any(|run| {
-                matches!(&run.state, RunState::Running(live) if live.kill.is_some())
-            }) || changes.is_empty()
+            // A second kill of the same runs changes nothing.
+            *runs == 0 || ended || !ledger.state.runs.values().any(|run| run.job == *name && !dying(run))
         }
         (Request::MarkSuccess { .. }, Answer::Marked(key)) => any(&|change| {
             matches!(change, Change::Append(record) if matches!(&**record, Record::Run(run)
@@ -88,4 +88,8 @@ fn in_effect(request: &Request, answer: &Answer, changes: &[Change], ledger: &Le
         (Request::Resume(_), Answer::Resumed) => true,
         _ => false,
     }
+}
+
+fn dying(run: &Run) -> bool {
+    matches!(&run.state, RunState::Running(live) if live.kill.is_some())
 }
