@@ -16,7 +16,7 @@ use crate::wire::shape::{Kind, Problem};
 #[derive(Clone, Debug)]
 pub struct ApiError {
     pub(super) status: StatusCode,
-    pub(super) body: ErrorBody,
+    pub(super) body: Box<ErrorBody>,
 }
 
 /// The body of every answer that is not 2xx.
@@ -42,10 +42,8 @@ pub struct ErrorBody {
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let phrase = status.canonical_reason().unwrap_or_default().to_owned();
-        Self {
-            status,
-            body: ErrorBody { message: message.into(), status: phrase, code, ..ErrorBody::default() },
-        }
+        let body = ErrorBody { message: message.into(), status: phrase, code, ..ErrorBody::default() };
+        Self { status, body: Box::new(body) }
     }
 
     /// A parameter or field that says something impossible.
@@ -71,7 +69,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(&self.body)).into_response();
+        let mut response = (self.status, Json(&*self.body)).into_response();
         if matches!(self.body.code, "busy" | "not_leading" | "behind" | "store_unavailable") {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -299,3 +299,184 @@ impl Facts<'_> {
         if more == 0 { names } else { format!("{names} and {more} more") }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use scheduler::ids::{Cause, Cycle, Epoch, RunKey, TaskId};
+    use scheduler::job::{Pause, Rules, Timetable};
+    use scheduler::run::{KillReason, Live};
+    use scheduler::schedule::{Nominal, Slot};
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_900_000_000 + second).expect("a time")
+    }
+
+    /// Job `a` with a schedule; `c` with the parents `a` and `b`.
+    fn state() -> State {
+        let mut state = State::default();
+        let timetable = Timetable {
+            text: "R//PT1H".into(),
+            zone: "".into(),
+            dst: Default::default(),
+            anchor: at(0),
+            plan: 1,
+        };
+        let plans = [
+            Plan::Schedule(timetable.clone()),
+            Plan::Schedule(timetable),
+            Plan::Parents(vec![JobUid(1), JobUid(2)]),
+        ];
+        for ((uid, name), plan) in (1..).zip(["a", "b", "c"]).zip(plans) {
+            let job = Job {
+                uid: JobUid(uid),
+                version: 1,
+                created: at(0),
+                changed: at(0),
+                joins_from: at(0),
+                name: scheduler::ids::JobName::new(name).expect("a name"),
+                plan,
+                rules: Rules::default(),
+                body: "{}".into(),
+            };
+            let next = Slot { nominal: Nominal::Index(1), due: at(3600) };
+            state.jobs.insert(job.uid, Arc::new(job));
+            state
+                .progress
+                .insert(JobUid(uid), Arc::new(Progress { next: Some(next), ..Progress::new(at(0)) }));
+        }
+        state
+    }
+
+    fn run(job: u64, number: u32, run_state: RunState) -> Arc<Run> {
+        let key = RunKey { job: JobUid(job), cause: Cause::Trigger(number) };
+        let cycle = Cycle { due: at(0), origin: JobUid(job), seq: number };
+        let name = scheduler::ids::JobName::new("a").expect("a name");
+        Arc::new(Run {
+            key,
+            job: name,
+            cycle,
+            due: at(0),
+            created: at(0),
+            again: false,
+            arguments: None,
+            state: run_state,
+            attempts: Vec::new(),
+        })
+    }
+
+    fn live(job: u64, number: u32, unknown: Option<Timestamp>, kill: Option<KillReason>) -> Arc<Run> {
+        let task = TaskId::parse("a-1-t1-0").expect("a task");
+        let live = Live {
+            attempt: 0,
+            task,
+            launched: at(0),
+            node: "n".into(),
+            started: Some(at(1)),
+            unknown_since: unknown,
+            kill,
+        };
+        run(job, number, RunState::Running(live))
+    }
+
+    const WELL: Status = Status { role: Role::Leading(Epoch(1)), troubles: Vec::new() };
+
+    /// The codes of the reasons, and that one of the messages says so.
+    #[track_caller]
+    fn check(state: &State, status: &Status, job: u64, codes: &[&str], says: &str) {
+        let facts = Facts { now: at(10), state, status, last: &[] };
+        let reasons = facts.of_job(&state.jobs[&JobUid(job)], &state.progress[&JobUid(job)]);
+        let found: Vec<_> = reasons.iter().map(|r| r.code).collect();
+        assert_eq!(found, codes, "{reasons:#?}");
+        assert!(reasons.iter().any(|r| r.message.contains(says)), "{reasons:#?}");
+    }
+
+    fn with_rules(state: &mut State, job: u64, change: impl FnOnce(&mut Rules)) {
+        let mut changed = Job::clone(&state.jobs[&JobUid(job)]);
+        change(&mut changed.rules);
+        state.jobs.insert(JobUid(job), Arc::new(changed));
+    }
+
+    fn with_progress(state: &mut State, job: u64, change: impl FnOnce(&mut Progress)) {
+        let mut changed = Progress::clone(&state.progress[&JobUid(job)]);
+        change(&mut changed);
+        state.progress.insert(JobUid(job), Arc::new(changed));
+    }
+
+    #[test]
+    fn a_schedule_that_waits_says_for_what() {
+        let mut s = state();
+        check(&s, &WELL, 1, &["not_due"], "the next slot is due at 2030-03-17T18:46:40.000Z");
+        let held = Status { troubles: vec!["the clock jumped".into()], ..WELL };
+        check(&s, &held, 1, &["not_due", "cluster"], "nothing is launched: the clock jumped");
+        check(&s, &Status { role: Role::Standby, ..WELL }, 1, &["not_due", "not_leading"], "does not lead");
+        with_progress(&mut s, 1, |p| {
+            p.paused = Some(Pause { since: at(1), reason: "move".into(), until: Some(at(99)) })
+        });
+        check(&s, &WELL, 1, &["paused", "not_due"], "the job is paused: move");
+        with_progress(&mut s, 1, |p| {
+            p.paused = Some(Pause { since: at(1), reason: "move".into(), until: Some(at(9)) })
+        });
+        check(&s, &WELL, 1, &["not_due"], "due at");
+        with_progress(&mut s, 1, |p| p.next = Some(Slot { nominal: Nominal::Index(0), due: at(5) }));
+        check(&s, &held, 1, &["due", "cluster"], "has been due since");
+        with_rules(&mut s, 1, |r| r.disabled = true);
+        check(&s, &WELL, 1, &["disabled"], "disabled");
+        let mut s = state();
+        with_progress(&mut s, 1, |p| (p.next, p.remaining) = (None, Some(0)));
+        check(&s, &WELL, 1, &["exhausted"], "over");
+    }
+
+    #[test]
+    fn a_run_that_waits_says_for_what() {
+        let mut s = state();
+        s.runs.insert(live(1, 1, None, None).key, live(1, 1, None, None));
+        check(&s, &WELL, 1, &["running", "not_due"], "attempt 0 runs on node n");
+        let queued = run(1, 2, RunState::Queued);
+        s.runs.insert(queued.key, queued);
+        check(
+            &s,
+            &WELL,
+            1,
+            &["running", "queued", "overlap", "not_due"],
+            "waits until run 1-t1 of the same job is over",
+        );
+        with_rules(&mut s, 1, |r| {
+            (r.overlap, r.epsilon) = (Overlap::Allow { max: 2 }, Some(Duration::from_secs(60)))
+        });
+        check(&s, &WELL, 1, &["running", "queued", "deadline", "not_due"], "is missed unless it starts by");
+        let waiting = run(1, 2, RunState::Waiting { attempt: 1, until: at(70) });
+        s.runs.insert(waiting.key, waiting);
+        check(&s, &WELL, 1, &["running", "retry", "not_due"], "attempt 1 may start at");
+        let unknown = live(1, 1, Some(at(5)), Some(KillReason::Asked));
+        s.runs.insert(unknown.key, unknown);
+        check(&s, &WELL, 1, &["running", "unknown_fate", "killing", "retry", "not_due"], "nobody can tell");
+    }
+
+    #[test]
+    fn a_dependent_says_which_parents_it_waits_for() {
+        let mut s = state();
+        check(&s, &WELL, 3, &["waiting_for_parents"], "waits until a, b have succeeded");
+        with_progress(&mut s, 3, |p| {
+            p.flags = vec![(JobUid(2), Cycle { due: at(0), origin: JobUid(2), seq: 0 })]
+        });
+        check(&s, &WELL, 3, &["waiting_for_parents"], "waits until a has succeeded (arrived: b)");
+        let cycle = Cycle { due: at(0), origin: JobUid(1), seq: 0 };
+        let parents = vec![(JobUid(1), Arrival::Awaited), (JobUid(2), Arrival::Succeeded)];
+        let join = Join { child: JobUid(3), cycle, opened: at(2), parents, skipped: false, again: false };
+        s.joins.insert((JobUid(3), cycle), Arc::new(join));
+        with_rules(&mut s, 1, |r| r.disabled = true);
+        check(
+            &s,
+            &WELL,
+            3,
+            &["waiting_for_parents", "parent"],
+            "cycle 2030-03-17T17:46:40.000Z: waits until a has succeeded (arrived: b)",
+        );
+        check(&s, &WELL, 3, &["waiting_for_parents", "parent"], "parent a: the job is disabled");
+    }
+}
