@@ -236,9 +236,12 @@ impl Scheduler {
             node: live.node.clone(),
             end: AttemptEnd::Lost { message },
         });
-        match guarantee {
-            Guarantee::AtMostOnce => self.finish(&run, Outcome::Lost),
-            Guarantee::AtLeastOnce => self.retry(run),
+        match (guarantee, &live.kill) {
+            (_, Some(reason)) if *reason != KillReason::TimedOut => {
+                self.finish(&run, Outcome::Killed(reason.clone()));
+            }
+            (Guarantee::AtMostOnce, _) => self.finish(&run, Outcome::Lost),
+            (Guarantee::AtLeastOnce, _) => self.retry(run),
         }
     }
 }
