@@ -162,7 +162,8 @@ fn flags(graph: &Graph<'_>, job: &Job, state: &State, ledger: &Ledger) -> Verdic
     let parents = graph.parents(job.uid);
     let since = ledger.unsettled.get(&job.uid).copied().unwrap_or(0);
     let ends = || ledger.ended.values().filter(|ended| parents.contains(&ended.run.key.job));
-    let still = parents.iter().all(|parent| ledger.settled_since(*parent, since)) && job.version == 1
+    let still = graph.lineage(job.uid).iter().all(|above| *above == job.uid || ledger.settled_since(*above, since))
+        && job.version == 1
         && !job.rules.disabled;
     let marked = ledger.ended.values().any(|ended| {
         ended.run.key.job == job.uid && ended.created.is_none() && ended.run.outcome == Outcome::Succeeded
