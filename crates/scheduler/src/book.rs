@@ -11,7 +11,7 @@ use crate::graph::Graph;
 use crate::ids::{Cause, Cycle, JobName, JobUid, RunKey, TaskId};
 use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules};
 use crate::run::{Record, Run, RunState};
-use crate::state::{Change, Fanout, Join, Meta, State};
+use crate::state::{Change, Fanout, Join, Meta, State, ZoneData};
 
 /// What a moment may be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -192,8 +192,12 @@ impl Book {
 
     pub(crate) fn next_uid(&mut self) -> JobUid {
         let uid = JobUid(self.state.meta.next_uid);
-        self.change(Change::Meta(Meta { next_uid: uid.0 + 1 }));
+        self.change(Change::Meta(Meta { next_uid: uid.0 + 1, ..self.state.meta }));
         uid
+    }
+
+    pub(crate) fn note_zone_data(&mut self, zone_data: ZoneData) {
+        self.change(Change::Meta(Meta { zone_data, ..self.state.meta }));
     }
 
     pub(crate) fn put_job(&mut self, job: Job) {
@@ -308,7 +312,8 @@ impl Book {
     /// which are ready may differ, as it depends on the order in which they came; how many may not.
     pub(crate) fn check(&self) -> Result<(), String> {
         let fresh = Self::new(self.state.clone());
-        let same = |what: &str, same: bool| if same { Ok(()) } else { Err(format!("index of {what} is wrong")) };
+        let same =
+            |what: &str, same: bool| if same { Ok(()) } else { Err(format!("index of {what} is wrong")) };
         let queued = |busy: &Busy| -> (usize, usize, Vec<(Timestamp, RunKey)>) {
             let mut all: Vec<_> = busy.ready.iter().chain(&busy.waiting).copied().collect();
             all.sort();
@@ -319,7 +324,10 @@ impl Book {
         same("due slots", self.due == fresh.due && self.due_of == fresh.due_of)?;
         same("timers", self.timers == fresh.timers)?;
         same("busy jobs", busy(self) == busy(&fresh))?;
-        same("the queue", self.queue.len() == self.busy.values().map(|busy| busy.ready.len()).sum::<usize>())?;
+        same(
+            "the queue",
+            self.queue.len() == self.busy.values().map(|busy| busy.ready.len()).sum::<usize>(),
+        )?;
         same("tasks", self.tasks == fresh.tasks)?;
         same("the graph", self.graph.edges() == fresh.graph.edges())
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::book::{Book, Timer, later};
-use crate::ids::{RunKey, TaskId};
-use crate::job::Job;
+use crate::ids::{JobUid, RunKey, TaskId};
+use crate::job::{Job, Plan};
 use crate::request::{Answer, Refusal, Request, RequestId};
 use crate::run::{AttemptEnd, Run, RunState};
-use crate::state::{Change, Fanout, State};
+use crate::state::{Change, Fanout, State, ZoneData};
 
 /// Everything that can happen in a term. Closed on purpose: this is the whole list.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,6 +102,12 @@ pub struct Step {
     pub effects: Vec<Effect>,
 }
 
+/// The jobs whose due times follow from zone data.
+fn zoned(state: &State) -> Vec<JobUid> {
+    let in_zone = |job: &&Arc<Job>| matches!(&job.plan, Plan::Schedule(table) if !table.zone.is_empty());
+    state.jobs.values().filter(in_zone).map(|job| job.uid).collect()
+}
+
 /// What a scheduler must be told once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -123,6 +129,8 @@ pub struct Scheduler {
     pub(crate) kills: BTreeSet<TaskId>,
     /// Runs whose waits are to be held against a clock that has gone back.
     clips: Vec<RunKey>,
+    /// Jobs whose next slot was computed with other zone data. Before they have been looked at, no slot is taken.
+    moves: Vec<JobUid>,
     engine_ready: bool,
     clock_trusted: bool,
 }
@@ -136,6 +144,7 @@ impl Scheduler {
     pub fn new(state: State, settings: Settings) -> Self {
         let fanouts = state.fanouts.values().map(|fanout| (**fanout).clone()).collect();
         let clips = state.runs.keys().copied().collect();
+        let moves = if state.meta.zone_data == ZoneData::compiled_in() { Vec::new() } else { zoned(&state) };
         Self {
             book: Book::new(state),
             settings,
@@ -145,6 +154,7 @@ impl Scheduler {
             kills: BTreeSet::new(),
             // The leader before may have had a clock that was ahead of ours.
             clips,
+            moves,
             engine_ready: false,
             clock_trusted: true,
         }
@@ -197,6 +207,7 @@ impl Scheduler {
     pub fn wake_at(&self) -> Option<Timestamp> {
         let can_launch = self.engine_ready && self.clock_trusted;
         if !self.fanouts.is_empty()
+            || !self.moves.is_empty()
             || (self.clock_trusted && !self.clips.is_empty())
             || (can_launch && self.book.first_ready().is_some())
         {
@@ -214,7 +225,8 @@ impl Scheduler {
     fn advance(&mut self) {
         let mut budget = Self::STEP_MAX;
         self.tell_children(&mut budget);
-        if self.clock_trusted {
+        self.move_slots(&mut budget);
+        if self.clock_trusted && self.moves.is_empty() {
             self.clip_waits(&mut budget);
             self.pass_deadlines(&mut budget);
             while budget > 0 {
@@ -229,6 +241,19 @@ impl Scheduler {
             self.launch_ready(&mut budget);
         }
         self.keep_fanouts();
+    }
+
+    /// Computes the due times anew that other zone data may have moved. The slots stay the same ones.
+    fn move_slots(&mut self, budget: &mut usize) {
+        while *budget > 0 {
+            let Some(uid) = self.moves.pop() else { break };
+            self.move_slot(uid);
+            *budget -= 1;
+        }
+        let zone_data = ZoneData::compiled_in();
+        if self.moves.is_empty() && self.book.state().meta.zone_data != zone_data {
+            self.book.note_zone_data(zone_data);
+        }
     }
 
     /// After the clock has gone back, nothing waits longer than it would have: slots follow the wall clock, but a

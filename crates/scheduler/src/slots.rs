@@ -186,6 +186,19 @@ impl Scheduler {
         }
     }
 
+    /// The next slot keeps its identity and gets the due time that today's zone data give it.
+    pub(crate) fn move_slot(&mut self, uid: JobUid) {
+        let Some(job) = self.book.job(uid).cloned() else { return };
+        let Plan::Schedule(table) = &job.plan else { return };
+        let mut progress = self.book.progress(uid);
+        let (Some(next), Ok(schedule)) = (progress.next, table.schedule()) else { return };
+        let moved = schedule.due(next.nominal).map(|due| Slot { nominal: next.nominal, due });
+        progress.next = moved.or_else(|| schedule.after(next.nominal));
+        if progress.next != Some(next) {
+            self.book.put_progress(uid, progress);
+        }
+    }
+
     /// Takes the due slots of one job if there are any.
     pub(crate) fn take_slots_due(&mut self, uid: JobUid) {
         if self.book.progress(uid).next.is_some_and(|slot| slot.due <= self.now) {

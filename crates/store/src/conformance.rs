@@ -78,7 +78,7 @@ impl Leader {
         assert_eq!(model.begin_term(), term);
         let mut leader = Self { store, term, model };
         // The uids of a new store are random; from here on they are not.
-        leader.commit(&[Change::Meta(Meta { next_uid: 1 })]).await;
+        leader.commit(&[Change::Meta(Meta { next_uid: 1, ..Meta::default() })]).await;
         leader
     }
 

@@ -14,7 +14,7 @@ use scheduler::run::{
     SlotRange,
 };
 use scheduler::schedule::{DstPolicy, Fold, Gap, Nominal, Slot};
-use scheduler::state::{Arrival, Change, Fanout, Join, Meta};
+use scheduler::state::{Arrival, Change, Fanout, Join, Meta, ZoneData};
 
 /// An instant near 2025-01-01, this many milliseconds later.
 pub fn at(ms: i64) -> Timestamp {
@@ -82,7 +82,7 @@ pub type Titled = (&'static str, Change);
 /// One of every change, every arm of every enum, every field with and without a value.
 pub fn every_change() -> Vec<Titled> {
     let mut all = vec![
-        ("counters", Change::Meta(Meta { next_uid: (1 << 51) + 7 })),
+        ("counters", Change::Meta(Meta { next_uid: (1 << 51) + 7, zone_data: ZoneData::named("2026f") })),
         ("job: defaults", put(job(1))),
         ("job: gone", Change::RemoveJob(JobUid(1))),
         ("progress: new", Change::PutProgress(JobUid(1), Arc::new(Progress::new(at(0))))),
@@ -312,7 +312,7 @@ pub fn outcomes() -> Vec<Outcome> {
 /// Any change, over few enough keys that changes meet each other.
 pub fn any_change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        any::<u32>().prop_map(|n| Change::Meta(Meta { next_uid: n.into() })),
+        any::<u32>().prop_map(|n| Change::Meta(Meta { next_uid: n.into(), ..Meta::default() })),
         any_job().prop_map(put),
         any_uid().prop_map(Change::RemoveJob),
         (any_uid(), any_progress()).prop_map(|(uid, progress)| Change::PutProgress(uid, Arc::new(progress))),

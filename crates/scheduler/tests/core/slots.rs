@@ -309,3 +309,27 @@ fn a_herd_is_launched_in_bounded_steps_in_order_of_priority() {
     w.until("00:01:00");
     assert_eq!(w.launches.len(), 600);
 }
+
+#[test]
+fn other_zone_data_move_a_slot_and_repeat_none() {
+    use scheduler::job::Progress;
+    use scheduler::request::PlanText;
+    use scheduler::schedule::{DstPolicy, Slot};
+    use scheduler::state::{Change, Meta, ZoneData};
+    let mut w = World::new();
+    let (text, zone) = ("30 2 * * *".into(), "Europe/Berlin".into());
+    w.define("a", PlanText::Schedule { text, zone, dst: DstPolicy::default() }, rules()).unwrap();
+    w.until("02:00:00");
+    w.succeed("a");
+    assert_eq!(w.launched_of("a"), "01:30:00");
+    // As zone data would leave it that had Berlin two hours further west: the next slot due later than it is.
+    let (uid, old) = w.stored.progress.iter().map(|(uid, p)| (*uid, (**p).clone())).next().unwrap();
+    let next = old.next.unwrap();
+    let wrong = Slot { due: next.due.checked_add(seconds(7200)).unwrap(), ..next };
+    w.stored.apply(&Change::PutProgress(uid, std::sync::Arc::new(Progress { next: Some(wrong), ..old })));
+    w.stored.apply(&Change::Meta(Meta { zone_data: ZoneData::named("1999a"), ..w.stored.meta }));
+    w.fail_over("05:00:00");
+    w.until("2030-01-02T02:00:00Z");
+    assert_eq!(w.launched_of("a"), "01:30:00 01:30:00");
+    assert_eq!(w.stored.meta.zone_data, ZoneData::compiled_in());
+}

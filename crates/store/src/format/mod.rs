@@ -16,7 +16,7 @@ use std::sync::Arc;
 use scheduler::ids::RunKey;
 use scheduler::job::{Job, Progress};
 use scheduler::run::{Record, Run};
-use scheduler::state::{Change, Fanout, Join, Meta};
+use scheduler::state::{Change, Fanout, Join, Meta, ZoneData};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -160,17 +160,19 @@ pub fn record_key(record: &Record) -> Option<RunKey> {
 #[derive(Serialize, Deserialize)]
 struct StoredMeta {
     next_uid: u64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    zone_data: String,
 }
 
 impl From<&Meta> for StoredMeta {
-    fn from(Meta { next_uid }: &Meta) -> Self {
-        Self { next_uid: *next_uid }
+    fn from(Meta { next_uid, zone_data }: &Meta) -> Self {
+        Self { next_uid: *next_uid, zone_data: zone_data.name() }
     }
 }
 
 impl From<StoredMeta> for Meta {
-    fn from(StoredMeta { next_uid }: StoredMeta) -> Self {
-        Self { next_uid }
+    fn from(StoredMeta { next_uid, zone_data }: StoredMeta) -> Self {
+        Self { next_uid, zone_data: ZoneData::named(&zone_data) }
     }
 }
 

@@ -211,7 +211,7 @@ fn fill(draft: &Path, id: &str, salt: u32) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     apply_migrations(&transaction)?;
     let mut line = Vec::new();
-    let meta = Meta { next_uid: first_uid(salt) };
+    let meta = Meta { next_uid: first_uid(salt), ..Meta::default() };
     let value = crate::format::write_change(&mut line, &Change::Meta(meta));
     let counters = String::from_utf8_lossy(&line[value]);
     transaction.execute("INSERT INTO meta VALUES ('store', ?1), ('counters', ?2)", params![id, counters])?;
