@@ -1,5 +1,6 @@
 //! The endpoints of Chronos, relative to their prefix, with their defects repaired.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -209,12 +210,14 @@ pub(super) async fn jobs(
     State(ctx): State<ApiContext>,
     Params(page): Params<Page>,
 ) -> Result<Response, ApiError> {
-    let (jobs, total) = {
-        let projection = ctx.node.projection.read();
-        let jobs =
-            projection.jobs_after(None).skip(page.offset.unwrap_or(0)).take(page.limit.unwrap_or(usize::MAX));
-        (jobs.filter_map(|job| shared(&projection, job)).collect(), projection.state().jobs.len())
-    };
+    let (offset, limit) = (page.offset.unwrap_or(0), page.limit.unwrap_or(usize::MAX));
+    let (mut jobs, mut total) = (Vec::new(), 0);
+    view::each_job(&ctx.node.projection, |projection, job| {
+        if total >= offset && jobs.len() < limit {
+            jobs.extend(shared(projection, job));
+        }
+        total += 1;
+    });
     listed(jobs, total).await
 }
 
@@ -243,27 +246,30 @@ pub(super) async fn search(
     Params(search): Params<Search>,
 ) -> Result<Response, ApiError> {
     let wanted = [&search.name, &search.command, &search.any].map(|text| text.to_lowercase());
-    let all: Vec<Arc<Job>> = ctx.node.projection.read().jobs_after(None).cloned().collect();
     let (offset, limit) = (search.offset.unwrap_or(0), search.limit.unwrap_or(10));
-    let found = tokio::task::spawn_blocking(move || {
-        all.into_iter().filter(|job| matches(job, &wanted)).collect::<Vec<_>>()
-    });
-    let found = found.await.unwrap_or_default();
-    let total = found.len();
-    let page = {
-        let projection = ctx.node.projection.read();
-        found.iter().skip(offset).take(limit).filter_map(|job| shared(&projection, job)).collect()
+    let find = move || {
+        let (mut page, mut total) = (Vec::new(), 0);
+        view::each_job(&ctx.node.projection, |projection, job| {
+            if !matches(job, &wanted) {
+                return;
+            }
+            if total >= offset && page.len() < limit {
+                page.extend(shared(projection, job));
+            }
+            total += 1;
+        });
+        (page, total)
     };
+    let (page, total) = tokio::task::spawn_blocking(find).await.unwrap_or_default();
     listed(page, total).await
 }
 
 fn matches(job: &Job, [name, command, any]: &[String; 3]) -> bool {
     let by_both = || {
         (name.is_empty() || job.name.as_str().to_lowercase().contains(name))
-            && (command.is_empty() || view::command(job).to_lowercase().contains(command))
+            && (command.is_empty() || view::command_mentions(job, command))
     };
-    let by_either =
-        || job.name.as_str().to_lowercase().contains(any) || view::command(job).to_lowercase().contains(any);
+    let by_either = || job.name.as_str().to_lowercase().contains(any) || view::command_mentions(job, any);
     match (name.is_empty() && command.is_empty(), any.is_empty()) {
         (true, true) => true,
         (true, false) => by_either(),
@@ -292,23 +298,23 @@ pub(super) struct Summary {
 /// All jobs in short, sorted by name.
 #[utoipa::path(get, path = "/jobs/summary", tag = "chronos", responses((status = 200, body = Summary)))]
 pub(super) async fn summary(State(ctx): State<ApiContext>) -> Json<Summary> {
-    let projection = ctx.node.projection.read();
-    let jobs = projection.jobs_after(None).filter_map(|job| {
-        let progress = projection.state().progress.get(&job.uid)?;
+    let mut jobs = Vec::new();
+    view::each_job(&ctx.node.projection, |projection, job| {
+        let Some(progress) = projection.state().progress.get(&job.uid) else { return };
         let schedule = match &job.plan {
             Plan::Schedule(timetable) => timetable.text.to_string(),
             Plan::Parents(_) => String::new(),
         };
-        Some(SummaryRow {
+        jobs.push(SummaryRow {
             name: job.name.to_string(),
             status: view::status(progress),
-            state: view::state(&projection, job.uid),
+            state: view::state(projection, job.uid),
             schedule,
-            parents: view::parents(&projection, job).unwrap_or_default(),
+            parents: view::parents(projection, job).unwrap_or_default(),
             disabled: job.rules.disabled || is_exhausted(job, progress),
-        })
+        });
     });
-    Json(Summary { jobs: jobs.collect() })
+    Json(Summary { jobs })
 }
 
 /// One job.
@@ -444,14 +450,14 @@ fn has_failed(outcome: &Outcome) -> bool {
 /// The graph of jobs for Graphviz.
 #[utoipa::path(get, path = "/graph/dot", tag = "chronos", responses((status = 200, body = String)))]
 pub(super) async fn dot(State(ctx): State<ApiContext>) -> String {
-    let projection = ctx.node.projection.read();
-    let numbers: std::collections::BTreeMap<JobUid, usize> =
-        projection.jobs_after(None).enumerate().map(|(i, job)| (job.uid, i + 1)).collect();
+    let mut jobs = Vec::new();
+    view::each_job(&ctx.node.projection, |_, job| jobs.push(job.clone()));
+    let numbers: BTreeMap<JobUid, usize> = jobs.iter().map(|job| job.uid).zip(1..).collect();
     let mut text = String::from("digraph G {\n");
-    for (i, job) in projection.jobs_after(None).enumerate() {
-        let _ = writeln!(text, "  {} [ label=\"{}\" ];", i + 1, job.name);
+    for (i, job) in (1_usize..).zip(&jobs) {
+        let _ = writeln!(text, "  {i} [ label=\"{}\" ];", job.name);
     }
-    for job in projection.jobs_after(None) {
+    for job in &jobs {
         let Plan::Parents(parents) = &job.plan else { continue };
         for parent in parents.iter().filter_map(|uid| numbers.get(uid)) {
             let _ = writeln!(text, "  {parent} -> {};", numbers[&job.uid]);
@@ -464,19 +470,16 @@ pub(super) async fn dot(State(ctx): State<ApiContext>) -> String {
 /// The graph of jobs as lines of text: `node,name,status,state`, then `link,parent,child`.
 #[utoipa::path(get, path = "/graph/csv", tag = "chronos", responses((status = 200, body = String)))]
 pub(super) async fn csv(State(ctx): State<ApiContext>) -> String {
-    let projection = ctx.node.projection.read();
-    let mut text = String::new();
-    for job in projection.jobs_after(None) {
-        let Some(progress) = projection.state().progress.get(&job.uid) else { continue };
-        let (status, state) = (view::status(progress), view::state(&projection, job.uid));
-        let _ = writeln!(text, "node,{},{status},{state}", job.name);
-    }
-    for job in projection.jobs_after(None) {
-        for parent in view::parents(&projection, job).unwrap_or_default() {
-            let _ = writeln!(text, "link,{parent},{}", job.name);
+    let (mut nodes, mut links) = (String::new(), String::new());
+    view::each_job(&ctx.node.projection, |projection, job| {
+        let Some(progress) = projection.state().progress.get(&job.uid) else { return };
+        let (status, state) = (view::status(progress), view::state(projection, job.uid));
+        let _ = writeln!(nodes, "node,{},{status},{state}", job.name);
+        for parent in view::parents(projection, job).unwrap_or_default() {
+            let _ = writeln!(links, "link,{parent},{}", job.name);
         }
-    }
-    text
+    });
+    nodes + &links
 }
 
 /// Who leads.

@@ -159,7 +159,6 @@ pub(super) async fn metrics(State(ctx): State<ApiContext>) -> Response {
     let ready = readiness(&ctx).await;
     let live = Live::of(&ctx);
     gauge!("chronos_ready").set(f64::from(u8::from(ready.ready)));
-    gauge!("chronos_leading").set(f64::from(u8::from(ready.role == "leading")));
     #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]
     let count = |n: usize| n as f64;
     for (state, n) in [("queued", live.queued), ("running", live.running), ("waiting", live.waiting)] {

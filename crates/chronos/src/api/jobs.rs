@@ -15,6 +15,7 @@ use scheduler::schedule::{Schedule, Slot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::HistoryQuery;
+use store::projection::Projection;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::duration;
@@ -75,34 +76,40 @@ pub(super) async fn list(
     let text = wanted.search.trim().to_lowercase();
     let now = Timestamp::now();
     let page = move || {
-        let projection = ctx.node.projection.read();
-        let progress_of = |job: &Job| projection.state().progress.get(&job.uid);
-        let matching = projection.jobs_after(None).filter(|job| {
-            state.is_none_or(|state| {
-                let live = projection.runs_of(job.uid).next().is_some();
-                progress_of(job).is_some_and(|progress| state.holds(job, progress, live, now))
-            }) && (text.is_empty() || view::mentions(job, &text))
-        });
-        let (mut jobs, mut total, mut more) = (Vec::new(), 0, false);
+        let handle = &ctx.node.projection;
+        let row = |projection: &Projection, job: &Job| {
+            let progress = projection.state().progress.get(&job.uid)?;
+            Some(JobRow::of(projection, job, progress, now))
+        };
         if text.is_empty() && state.is_none() {
             // No need to look at the others.
-            total = projection.state().jobs.len();
+            let projection = handle.read();
             let mut rest = projection.jobs_after(after.as_ref());
-            jobs.extend(rest.by_ref().take(limit));
-            more = rest.next().is_some();
-        } else {
-            for job in matching {
-                total += 1;
-                if after.as_ref().is_none_or(|after| job.name > *after) {
-                    if jobs.len() < limit { jobs.push(job) } else { more = true }
-                }
-            }
+            let jobs = rest.by_ref().take(limit).filter_map(|job| row(&projection, job)).collect();
+            return page_of(jobs, projection.state().jobs.len(), rest.next().is_some());
         }
-        let next = jobs.last().filter(|_| more).map(|job| job.name.to_string());
-        let rows = jobs.iter().filter_map(|job| Some(JobRow::of(&projection, job, progress_of(job)?, now)));
-        Jobs { jobs: rows.collect(), total, next }
+        let (mut jobs, mut total, mut more) = (Vec::new(), 0, false);
+        view::each_job(handle, |projection, job| {
+            let holds = |state: StateWord| {
+                let live = projection.runs_of(job.uid).next().is_some();
+                projection.state().progress.get(&job.uid).is_some_and(|p| state.holds(job, p, live, now))
+            };
+            if !(state.is_none_or(holds) && (text.is_empty() || view::mentions(job, &text))) {
+                return;
+            }
+            total += 1;
+            if after.as_ref().is_none_or(|after| job.name > *after) {
+                if jobs.len() < limit { jobs.extend(row(projection, job)) } else { more = true }
+            }
+        });
+        page_of(jobs, total, more)
     };
     tokio::task::spawn_blocking(page).await.map(Json).map_err(|_| defect())
+}
+
+fn page_of(jobs: Vec<JobRow>, total: usize, more: bool) -> Jobs {
+    let next = jobs.last().filter(|_| more).map(|job| job.name.clone());
+    Jobs { jobs, total, next }
 }
 
 fn defect() -> ApiError {

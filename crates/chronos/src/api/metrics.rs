@@ -37,7 +37,7 @@ fn describe() {
     describe_counter!("chronos_http_requests_total", "HTTP requests");
     describe_gauge!("chronos_jobs", "Jobs");
     describe_gauge!("chronos_live_runs", "Runs that have not ended, by state");
-    describe_gauge!("chronos_leading", "1 where this node leads");
+    describe_gauge!("chronos_leader", "1 where this node leads");
     describe_gauge!("chronos_ready", "1 where this node is ready");
     describe_gauge!("chronos_seq", "The last change this node has seen");
 }

@@ -1,5 +1,7 @@
 //! What jobs and runs look like from outside.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use scheduler::ids::{Cause, JobName, JobUid, RunKey, TaskId};
 use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Plan, Progress, Rules};
@@ -10,7 +12,7 @@ use scheduler::schedule::Slot;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use store::OutcomeKind;
-use store::projection::Projection;
+use store::projection::{Projection, ProjectionHandle};
 use utoipa::ToSchema;
 
 use crate::wire::duration;
@@ -335,6 +337,26 @@ impl PauseView {
     }
 }
 
+/// Looks at all jobs in the order of their names, letting writers in now and then: commits wait for readers. What
+/// changes meanwhile may be seen or not, but no job is seen twice.
+pub(super) fn each_job(handle: &ProjectionHandle, mut look: impl FnMut(&Projection, &Arc<Job>)) {
+    /// So many take about a millisecond.
+    const AT_ONCE: usize = 1000;
+    let mut last: Option<JobName> = None;
+    loop {
+        let projection = handle.read();
+        let mut seen = None;
+        for (i, job) in projection.jobs_after(last.as_ref()).take(AT_ONCE).enumerate() {
+            look(&projection, job);
+            seen = (i + 1 == AT_ONCE).then(|| job.name.clone());
+        }
+        if seen.is_none() {
+            return;
+        }
+        last = seen;
+    }
+}
+
 /// A job in a list.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -418,7 +440,7 @@ pub(super) fn name_of(projection: &Projection, uid: JobUid) -> Option<JobName> {
     projection.state().jobs.get(&uid).map(|job| job.name.clone())
 }
 
-/// The command of a job; it is stored first, so nothing behind it is read.
+/// The command of a job.
 pub(super) fn command(job: &Job) -> String {
     #[derive(serde::Deserialize, Default)]
     struct Command {
@@ -426,6 +448,11 @@ pub(super) fn command(job: &Job) -> String {
         command: String,
     }
     serde_json::from_str::<Command>(&job.body).unwrap_or_default().command
+}
+
+/// Whether the text, which is in lower case, occurs in the command of a job, without regard to case.
+pub(super) fn command_mentions(job: &Job, text: &str) -> bool {
+    may_mention(job, text) && command(job).to_lowercase().contains(text)
 }
 
 /// The state word of Chronos.
@@ -620,16 +647,25 @@ pub(super) fn slot(job: &Job, zone: &jiff::tz::TimeZone, slot: &Slot, note: Opti
     SlotView { job: job.name.to_string(), due: instant(slot.due), local, note }
 }
 
-/// Whether the text occurs in the labels, name or command of a job, without regard to case.
+/// Whether the text, which is in lower case, may occur in what is stored of a job: a cheap look before an exact one.
+/// In JSON only quotes, backslashes and control characters are written otherwise than they are.
+pub(super) fn may_mention(job: &Job, text: &str) -> bool {
+    text.contains(|c: char| c == '"' || c == '\\' || c.is_control()) || job.body.to_lowercase().contains(text)
+}
+
+/// Whether the text, which is in lower case, occurs in the name, command, owner or labels of a job, without regard to
+/// case.
 pub(super) fn mentions(job: &Job, text: &str) -> bool {
     if job.name.as_str().to_lowercase().contains(text) {
         return true;
     }
+    if !may_mention(job, text) {
+        return false;
+    }
     let body = body(job);
     let has = |value: Option<&Value>| {
-        value.and_then(Value::as_str).is_some_and(|v| v.to_lowercase().contains(text))
+        value.and_then(Value::as_str).is_some_and(|value| value.to_lowercase().contains(text))
     };
-    has(body.get("command"))
-        || has(body.get("owner"))
-        || body.get("labels").is_some_and(|labels| labels.to_string().to_lowercase().contains(text))
+    let labels = || body.get("labels").is_some_and(|labels| labels.to_string().to_lowercase().contains(text));
+    has(body.get("command")) || has(body.get("owner")) || labels()
 }
