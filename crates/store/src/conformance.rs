@@ -330,11 +330,9 @@ pub async fn resigning_settles_what_is_in_flight(backing: &impl Backing) {
     let early = poll(&mut whole);
     assert!(poll(&mut holed).is_none());
     within(store.resign()).await;
-    let answer = match early {
-        Some(answer) => answer,
-        None => within(whole).await,
-    };
-    assert!(within(holed).await.is_err(), "a batch was applied after a hole");
+    let answer = early.or_else(|| poll(&mut whole)).expect("it is settled when the node has resigned");
+    let refused = poll(&mut holed).expect("it is settled when the node has resigned");
+    assert!(refused.is_err(), "a batch was applied after a hole");
     if answer.is_ok() {
         leader.model.commit(epoch, next, &one).expect("the model is told the same");
     }
@@ -483,6 +481,10 @@ pub async fn a_follower_far_behind_is_told(backing: &impl Backing) {
 /// Every condition of a query, alone and with others, finds what the model finds.
 pub async fn history_is_found(backing: &impl Backing) {
     let mut leader = Leader::of(backing).await;
+    // One by one, ever earlier, each with another outcome: what a store says of many must take in each.
+    for (n, outcome) in (0..).zip(outcomes()) {
+        leader.append([ended(n % 4 + 1, 900 - n * 40, outcome)]).await;
+    }
     leader.append((0..1500).map(sample_record)).await;
     let whole = HistoryQuery::default();
     let mut queries = vec![

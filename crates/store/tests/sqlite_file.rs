@@ -335,6 +335,34 @@ async fn another_file_in_its_place_ends_the_term() {
     assert!(error.contains("start it again"), "{error}");
 }
 
+/// The lock and the term record each fence alone: whichever of the two a misfortune takes, the other holds.
+#[tokio::test]
+async fn a_later_epoch_in_the_file_ends_the_term() {
+    let (dir, file) = filled().await;
+    let store = open(dir.path());
+    let term = store.begin_term(&candidate("a")).await.expect("nobody leads");
+    let next = Seq(term.seq.0 + 1);
+    let other = rusqlite::Connection::open(&file).expect("it can be opened");
+    other.execute("UPDATE term SET epoch = epoch + 1", []).expect("it can be written");
+    let before = store.load().await.expect("it can be loaded");
+    assert!(store.commit(term.epoch, next, &batch_of(next)).await.is_err(), "the epoch does not fence");
+    assert!(store.commit(term.epoch, next, &[]).await.is_err(), "the epoch does not fence");
+    assert_eq!(store.load().await.expect("it can be loaded"), before);
+    assert_eq!(store.leader().await, None, "a deposed leader keeps the lock");
+}
+
+#[tokio::test]
+async fn a_lock_file_that_is_gone_ends_the_term() {
+    let (dir, _) = filled().await;
+    let store = open(dir.path());
+    let term = store.begin_term(&candidate("a")).await.expect("nobody leads");
+    let next = Seq(term.seq.0 + 1);
+    fs::remove_file(dir.path().join("leader.lock")).expect("it is there");
+    assert!(store.commit(term.epoch, next, &batch_of(next)).await.is_err(), "the lock does not fence");
+    assert_eq!(store.load().await.expect("it can be loaded").1, term);
+    assert_eq!(store.leader().await, None);
+}
+
 /// A small file system of our own in memory; needs root.
 struct Mount(tempfile::TempDir);
 
