@@ -146,8 +146,9 @@ class Server:
         self.process.stdout.close()
         return began
 
-    def restart(self, how):
+    def restart(self, how, away=0.0):
         began = self.stop(how)
+        time.sleep(away)
         self.start()
         self.wait_ready()
         self.outages.append((began, now()))
@@ -408,6 +409,58 @@ class Audit:
                 self.fail(f"{job.name}: task {task} ran, and the ledger does not know it")
 
 
+def prove(audit):
+    """Spoils what was found well in ways that the audit must notice. Returns what it did not."""
+
+    def spoiled(change):
+        entries = {job: list(of_job) for job, of_job in audit.entries.items()}
+        written = {job: {task: list(seen) for task, seen in tasks.items()} for job, tasks in audit.written.items()}
+        change(entries, written)
+        flat = [entry for of_job in entries.values() for entry in of_job]
+        return Audit(audit.jobs.values(), flat, written, audit.outages, audit.end_ms).run()
+
+    def some(entries, outcome, child=False):
+        for job, of_job in entries.items():
+            for entry in of_job:
+                if (entry.outcome == outcome and bool(audit.jobs[job].parents) == child and not entry.is_range
+                        and entry.recorded_ms < audit.end_ms):
+                    return of_job, entry
+        raise Violation(f"nothing {outcome} to spoil")
+
+    def forget(entries, _):
+        of_job, entry = some(entries, "succeeded")
+        of_job.remove(entry)
+
+    def repeat(entries, _):
+        of_job, entry = some(entries, "succeeded")
+        of_job.append(entry)
+
+    def forget_child(entries, _):
+        of_job, entry = some(entries, "succeeded", child=True)
+        of_job.remove(entry)
+
+    def run_twice(entries, written):
+        _, entry = some(entries, "succeeded")
+        written[entry.job][entry.attempts[0]["task"]][0] += 1
+
+    def never_ran(entries, written):
+        _, entry = some(entries, "succeeded")
+        del written[entry.job][entry.attempts[0]["task"]]
+
+    def ran_unknown(entries, written):
+        _, entry = some(entries, "succeeded")
+        written[entry.job]["x-1-i0-0"] = [1, 1, entry.due_ms, 0]
+
+    def call_it_missed(entries, _):
+        of_job, entry = some(entries, "succeeded")
+        false = Entry({**entry.raw, "outcome": "missed", "attempts": []})
+        false.recorded_ms = entry.due_ms
+        of_job[of_job.index(entry)] = false
+
+    planted = [forget, repeat, forget_child, run_twice, never_ran, ran_unknown, call_it_missed]
+    return [change.__name__ for change in planted if not spoiled(change)]
+
+
 def cycle_of(entry):
     return json.dumps(entry.cycle, sort_keys=True)
 
@@ -437,7 +490,7 @@ def millis(text):
 
 
 def torment(server, dice, kills, pause):
-    """Kills without warning, now and then politely, and starts again at once."""
+    """Kills without warning, now and then politely, and starts again: mostly at once, sometimes slots pass meanwhile."""
     for number in range(1, kills + 1):
         time.sleep(dice.uniform(*pause))
         # Every eighth end is polite; it does not count as a kill.
@@ -446,7 +499,7 @@ def torment(server, dice, kills, pause):
             time.sleep(dice.uniform(*pause))
         if server.process.poll() is not None:
             raise Violation(f"the server ended by itself with {server.process.returncode}, see {server.log.name}")
-        server.restart(signal.SIGKILL)
+        server.restart(signal.SIGKILL, away=dice.uniform(2, 6) if dice.random() < 0.1 else 0)
         if number % 10 == 0:
             print(f"  {number} of {kills} kills", flush=True)
     # One that comes in the middle of a start.
@@ -521,6 +574,8 @@ def main():
         audit = Audit(jobs, entries, read_files(jobs), server.outages, end_ms)
         violations = audit.run()
         counts = audit.counts
+        blind = [] if violations else prove(audit)
+        violations += [f"the audit did not notice: {name}" for name in blind]
         for text in violations[:40]:
             print(f"VIOLATION {text}")
         if len(violations) > 40:

@@ -58,7 +58,11 @@ impl Client {
     }
 
     /// Begins to read bytes that may have no end.
-    pub(crate) async fn bytes(&self, path: &[&str], query: &[(&str, String)]) -> Result<reqwest::Response, Failure> {
+    pub(crate) async fn bytes(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<reqwest::Response, Failure> {
         let request = self.http.get(self.url(path)).query(query);
         self.accepted(request.header("accept", "application/octet-stream")).await
     }
@@ -91,7 +95,12 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Answer, Failure> {
         // Where the old API would answer with nothing, it tells what was done.
-        let mut request = self.http.request(method, self.url(path)).query(query).query(&[("verbose", "true")]).timeout(Self::ANSWER_MAX);
+        let mut request = self
+            .http
+            .request(method, self.url(path))
+            .query(query)
+            .query(&[("verbose", "true")])
+            .timeout(Self::ANSWER_MAX);
         if let Some(body) = body {
             request = request.json(body);
         }

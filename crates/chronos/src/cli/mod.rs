@@ -141,7 +141,13 @@ struct ServerArgs {
 #[derive(Clone, Debug, Args)]
 struct ClientArgs {
     /// URL of the server
-    #[arg(long, env = "CHRONOS_SERVER", hide_env_values = true, value_name = "URL", default_value = "http://127.0.0.1:4400")]
+    #[arg(
+        long,
+        env = "CHRONOS_SERVER",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:4400"
+    )]
     server: String,
     /// `table` is for people, `json` for scripts
     #[arg(long, hide_possible_values = true, value_name = "FORMAT", default_value = "table")]

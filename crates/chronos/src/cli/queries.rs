@@ -26,16 +26,21 @@ pub(crate) async fn jobs(client: &Client, args: &JobsArgs) -> Result<(), Failure
             None => format!("after {}", names(&job["parents"]).join(", ")),
         };
         let last = text(&job["lastOutcome"]);
-        table.row([
-            text(&job["name"]),
-            text(&job["state"]),
-            last,
-            time(&job["next"]),
-            when,
-            text(&job["command"]),
-        ]);
+        table.row([text(&job["name"]), state_of(job), last, time(&job["next"]), when, text(&job["command"])]);
     }
     Ok(table.print()?)
+}
+
+/// What it does, and what keeps it from being started.
+fn state_of(job: &Value) -> String {
+    let state = text(&job["state"]);
+    let held = match (!job["paused"].is_null(), job["exhausted"] == true, job["disabled"] == true) {
+        (true, _, _) => "paused",
+        (_, true, _) => "exhausted",
+        (_, _, true) => "disabled",
+        _ => return state,
+    };
+    if state == "idle" { held.into() } else { format!("{state}, {held}") }
 }
 
 pub(crate) async fn show(client: &Client, job: &str) -> Result<(), Failure> {
@@ -93,8 +98,11 @@ pub(crate) async fn why(client: &Client, args: &TargetArgs) -> Result<(), Failur
     }
     for reason in answer["reasons"].as_array().into_iter().flatten() {
         let bounds = [(" since ", time(&reason["since"])), (" until ", time(&reason["until"]))];
-        let bounds: String =
-            bounds.iter().filter(|(_, time)| !time.is_empty()).map(|(word, time)| format!(",{word}{time}")).collect();
+        let bounds: String = bounds
+            .iter()
+            .filter(|(_, time)| !time.is_empty())
+            .map(|(word, time)| format!(",{word}{time}"))
+            .collect();
         super::out(format!("{}{bounds}\n", printable(&text(&reason["message"]))).as_bytes())?;
     }
     Ok(())
@@ -124,7 +132,8 @@ pub(crate) async fn run_of(client: &Client, target: &str, latest: Latest) -> Res
         None => {
             // Says whether there is such a job.
             client.get(&["v1", "jobs", job, "why"], &[]).await?;
-            let failure = Failure::new(Exit::Refused, anyhow::anyhow!("no run of job `{target}` has begun yet"));
+            let failure =
+                Failure::new(Exit::Refused, anyhow::anyhow!("no run of job `{target}` has begun yet"));
             Err(failure.hint(format!("`chronos why {target}` says what it waits for")))
         }
     }

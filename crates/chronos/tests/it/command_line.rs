@@ -1,0 +1,223 @@
+//! What users read and scripts rely on: help, tables, exit codes.
+
+use crate::golden::golden;
+use crate::server::{Ended, Folder, TestServer, by_hand, client_command, log_of, server_command};
+use crate::wait;
+
+fn chronos(args: &[&str]) -> Ended {
+    Ended::of(client_command().args(args))
+}
+
+#[test]
+fn help_of_every_command() {
+    let commands = [
+        "server",
+        "apply",
+        "jobs",
+        "show",
+        "run",
+        "kill",
+        "delete",
+        "pause",
+        "resume",
+        "runs",
+        "logs",
+        "why",
+        "next",
+        "mark-success",
+    ];
+    golden("help.txt", &chronos(&["--help"]).success().stdout_text());
+    for command in commands {
+        golden(&format!("help-{command}.txt"), &chronos(&[command, "--help"]).success().stdout_text());
+    }
+}
+
+#[test]
+fn what_is_set_and_by_whom() {
+    let folder = Folder::new();
+    let file = folder.file("chronos.yaml", "http_port: 4411\nkill_grace: 30s\nlog_format: json\n");
+    let mut command = client_command();
+    command.args(["server", "--check-config", "--log-format", "text", "--config"]).arg(&file);
+    command.env("CHRONOS_HISTORY_AGE_MAX", "7d").env("CHRONOS_KILL_GRACE", "1m");
+    let told = Ended::of(&mut command).success().stdout_text();
+    golden("check-config.txt", &told.replace(folder.path().to_str().unwrap(), "FOLDER"));
+    assert!(!folder.data().exists());
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let folder = Folder::new();
+    let file = folder.file("chronos.yaml", "http_prot: 4411\n");
+    let file = file.to_str().unwrap();
+    chronos(&["server", "--config", file]).exit(2).says("unknown field `http_prot`").says("hint: ");
+    chronos(&["server", "--config", "/nonexistent"]).exit(2).says("cannot read").says("hint: ");
+    chronos(&["server", "--http_port", "70000"]).exit(2).says("--http_port");
+    chronos(&["server", "--http_address", "0.0.0.0"])
+        .exit(2)
+        .says("run commands on this machine")
+        .says("--allow_unauthenticated");
+    chronos(&["server", "--kill_grace", "10"]).exit(2).says("duration");
+    chronos(&["server", "--no-such-flag"]).exit(2);
+    chronos(&["frobnicate"]).exit(2);
+    chronos(&[]).exit(2);
+}
+
+#[test]
+fn flags_may_be_written_with_dashes() {
+    let folder = Folder::new();
+    let mut command = client_command();
+    command.args(["server", "--check_config", "--http-port=4499", "--data-dir"]).arg(folder.data());
+    Ended::of(&mut command).success().says("4499");
+}
+
+#[test]
+fn the_log_can_be_json() {
+    let server = TestServer::launch(Folder::new(), &["--log_format", "json"]);
+    server.wait_ready();
+    let (folder, _) = server.terminate();
+    let log = log_of(&folder);
+    for line in log.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(entry["level"].is_string() && entry["message"].is_string(), "{line}");
+    }
+    assert!(log.contains("\"message\":\"elected\""), "{log}");
+}
+
+#[test]
+fn no_server_is_told_apart_from_a_refusal() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let folder = Folder::new();
+    let job = folder.file("job.json", &by_hand("job", "true").to_string());
+    for args in [vec!["jobs"], vec!["run", "x"], vec!["logs", "x"], vec!["apply", job.to_str().unwrap()]] {
+        let mut command = client_command();
+        Ended::of(command.args(args).args(["--server", &url])).exit(4).says("does not answer").says("hint: ");
+    }
+    chronos(&["jobs", "--server", "ftp://x"]).exit(2).says("only http://");
+    chronos(&["jobs", "--server", "nonsense"]).exit(2).says("hint: ");
+}
+
+#[test]
+fn a_job_that_is_not_there() {
+    let server = TestServer::start();
+    for args in [
+        &["show", "none"][..],
+        &["run", "none"],
+        &["kill", "none"],
+        &["delete", "none"],
+        &["pause", "none"],
+        &["resume", "none"],
+        &["logs", "none"],
+        &["why", "none"],
+        &["next", "none"],
+        &["mark-success", "none"],
+    ] {
+        let ended = server.cli(args).exit(3).says("there is no job `none`");
+        assert!(ended.stderr_text().starts_with("error: "), "{}", ended.stderr_text());
+    }
+    for name in ["..", "a/b", "", "a b"] {
+        server.cli(["show", name]).exit(2).says("error: ");
+    }
+}
+
+#[test]
+fn what_cannot_be_applied_is_listed_and_the_rest_is_applied() {
+    let server = TestServer::start();
+    let folder = &server.folder;
+    std::fs::create_dir(folder.path().join("jobs")).unwrap();
+    folder.file("jobs/good.yaml", "name: good\nschedule: R1/2099-01-01T00:00:00Z/P1D\ncommand: echo\n");
+    folder.file("jobs/broken.yaml", "name: [\n");
+    folder.file("jobs/broken.json", "{\"name\": \"x\",");
+    folder.file("jobs/nameless.json", "{\"command\": \"true\"}");
+    folder.file("jobs/cycle.yaml", "name: hen\nparents: [egg]\n---\nname: egg\nparents: [hen]\n");
+    folder.file(
+        "jobs/orphan.yaml",
+        "name: orphan\nparents: [nobody]\n---\nname: grandchild\nparents: [orphan]\n",
+    );
+    folder.file("jobs/zero.yaml", "name: zero\nschedule: R/2030-01-01T00:00:00Z/PT0S\ncommand: echo\n");
+    folder.file("jobs/good-again.json", "{\"name\": \"good\", \"schedule\": \"R//P1D\"}");
+    folder.file("jobs/readme.txt", "not a job\n");
+    let applied = server.cli(["apply", "jobs"]).exit(2);
+    golden("apply-errors.txt", &(applied.stdout_text() + &applied.stderr_text()));
+    server.cli(["apply", "nowhere"]).exit(2).says("cannot read `nowhere`");
+    server.cli(["apply", "jobs/readme.txt"]).exit(2).says("not a job");
+}
+
+#[test]
+fn jobs_come_from_standard_input_too() {
+    use std::io::Write;
+    let server = TestServer::start();
+    let mut command = client_command();
+    command.args(["apply", "-", "--server", &format!("http://{}", server.address)]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let job = by_hand("piped", "true").to_string();
+    child.stdin.take().unwrap().write_all(job.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "created job `piped`\n");
+    // What is shown can be applied again.
+    server.folder.file("shown.json", &server.cli(["show", "piped"]).success().stdout_text());
+    // The first time it gains the defaults that are shown.
+    assert_eq!(server.cli(["apply", "shown.json"]).success().stderr_text(), "", "no warnings");
+    server.cli(["apply", "shown.json"]).stdout("unchanged job `piped`\n").success();
+}
+
+#[test]
+fn tables_and_json() {
+    let server = TestServer::start();
+    server.folder.file(
+        "jobs.yaml",
+        "name: nightly\nschedule: R/2099-01-01T03:00:00Z/P1D\ncommand: echo done\n---\nname: child\nparents: [nightly]\ncommand: echo child\n",
+    );
+    server.cli(["apply", "jobs.yaml", "--output", "json"]).success().says("\"result\": \"created\"");
+    golden("jobs.txt", &server.cli(["jobs"]).success().stdout_text());
+    golden("next.txt", &server.cli(["next", "nightly", "-n", "3"]).success().stdout_text());
+    golden("why-idle.txt", &server.cli(["why", "nightly"]).success().stdout_text());
+    server.cli(["run", "nightly"]).success();
+    server.wait_for("child", "succeeded");
+    golden("jobs-after.txt", &server.cli(["jobs"]).success().stdout_text());
+    let runs = wait::until("both are in the history", || {
+        let runs = server.cli(["runs", "--output", "json"]).success().json();
+        (runs.as_array().map(Vec::len) == Some(2)).then_some(runs)
+    });
+    let key = runs[1]["key"].as_str().unwrap();
+    assert_eq!(runs[1]["job"], "nightly", "the newest first");
+    server.cli(["runs", "nightly"]).success().says(key).says("succeeded");
+    server.cli(["logs", key]).stdout("done\n").success();
+    server.cli(["why", key]).success();
+    server.cli(["kill", key]).exit(3);
+    assert_eq!(
+        server.cli(["jobs", "night", "--output", "json"]).success().json().as_array().map(Vec::len),
+        Some(1)
+    );
+    assert_eq!(server.cli(["next", "--output", "json"]).success().json()["slots"][0]["job"], "nightly");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let server = TestServer::start();
+    server.put(by_hand("long", "seq 1 200000"));
+    server.cli(["run", "long"]).success();
+    server.wait_for("long", "succeeded");
+    let mut child = client_command()
+        .args(["logs", "long", "--server", &format!("http://{}", server.address)])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_server_with_two_signals_ends_once() {
+    let folder = Folder::new();
+    let mut child = server_command(&folder, &[]).spawn().unwrap();
+    // In the middle of its start, which must not hang either.
+    crate::server::signal_process(child.id(), "-TERM");
+    crate::server::signal_process(child.id(), "-INT");
+    wait::until("it has ended", || child.try_wait().unwrap());
+}

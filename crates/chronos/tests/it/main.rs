@@ -1,0 +1,18 @@
+//! End to end: the real binary, port 0, SQLite in a temporary folder, a module per feature.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod chains;
+mod command_line;
+mod crash_audit;
+mod data_folder;
+mod examples;
+mod golden;
+mod http;
+mod life;
+mod limits;
+mod runs;
+mod server;
+mod skip;
+mod wait;
