@@ -1,5 +1,7 @@
 //! A node on a store in memory and a fake engine: what the driver adds to the rules.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

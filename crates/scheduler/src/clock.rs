@@ -84,7 +84,13 @@ mod tests {
 
     #[test]
     fn another_step_begins_the_wait_anew() {
-        check(&[(1000, 10, true), (8000, 11, false), (9000, 41, false), (9031, 72, false), (9060, 101, true)]);
+        check(&[
+            (1000, 10, true),
+            (8000, 11, false),
+            (9000, 41, false),
+            (9031, 72, false),
+            (9060, 101, true),
+        ]);
     }
 
     #[test]

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use crate::ids::JobUid;
 use crate::job::{Job, Plan};
 
+type Upward = BTreeMap<JobUid, Vec<JobUid>>;
+type Downward = BTreeMap<JobUid, BTreeSet<JobUid>>;
+
 /// The graph of jobs, by uid. Walks are loops, not recursion: a chain may be as long as there are jobs.
 pub(crate) struct Graph {
-    parents: BTreeMap<JobUid, Vec<JobUid>>,
-    children: BTreeMap<JobUid, BTreeSet<JobUid>>,
+    parents: Upward,
+    children: Downward,
     /// Roots found so far; forgotten whenever an edge changes.
     roots: BTreeMap<JobUid, JobUid>,
 }
@@ -46,7 +49,7 @@ impl Graph {
     }
 
     /// All edges, from both sides.
-    pub(crate) fn edges(&self) -> (&BTreeMap<JobUid, Vec<JobUid>>, &BTreeMap<JobUid, BTreeSet<JobUid>>) {
+    pub(crate) fn edges(&self) -> (&Upward, &Downward) {
         (&self.parents, &self.children)
     }
 

@@ -1,5 +1,7 @@
 //! The scheduler through its widest pure boundary: events in, ledger and launches out.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod joins;
 mod laws;
 mod runs;
