@@ -10,10 +10,10 @@ check: ## the inner loop, under two minutes: format, lints, layers, tests of the
 	@testing/prerequisites lints && cargo fmt --all --check && cargo clippy --workspace --all-targets --all-features -- -D warnings && testing/layers && cargo test -p scheduler $(ARGS)
 test: ## every test; ends with a table of what was skipped
 	@testing/test $(ARGS)
-bench: ## the benchmarks
-	@echo 'make bench: there are no benchmarks yet, see docs/status.md' >&2; exit 1
-soak: ## hours under load and faults
-	@echo 'make soak: there is no soak test yet, see docs/status.md' >&2; exit 1
+bench: ## what there is of benchmarks: commits and launches a second of the SQLite store, beside what the disk can do
+	@testing/prerequisites && cargo run --release -p store --example commit_rate $(ARGS)
+soak: ## an hour or more under faults: 200,000 seeds of the simulator, then 500 kills of the server under 200 jobs
+	@testing/prerequisites && cargo run --release -p simulator -- --seeds 200000 && cargo build --release -p chronos && python3 testing/checker/crash_audit.py target/release/chronos --kills 500 $(ARGS)
 planted: ## show that the simulator finds every planted defect
 	@testing/prerequisites && testing/planted/run $(ARGS)
 deps: ## install from Debian what tests need; lists it first, replaces nothing (needs root: sudo make deps)
