@@ -94,7 +94,7 @@ impl Cluster {
             jobs: if big { 25 + random.below(25) } else { 3 + random.below(9) },
             busy: random.permille(800).then(|| random.pick(&[4_000, 15_000, 40_000])),
             edits: random.permille(600),
-            herd: random.permille(if big { 300 } else { 15 }).then(|| 257 + random.below(150)),
+            herd: random.permille(if big { 300 } else { 20 }).then(|| 257 + random.below(150)),
             canary: if clocks { 20_000 } else { random.pick(&[1_000, 3_000, 5_000]) },
         };
         let minutes = if big { random.between(10, 60) } else { random.between(2, 15) };
@@ -357,7 +357,7 @@ impl Cluster {
         }
     }
 
-    fn crash(&mut self, node: NodeId, down: Millis) {
+    pub(crate) fn crash(&mut self, node: NodeId, down: Millis) {
         if !self.nodes[node].up {
             return;
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use simulator::{Profile, Trace, play};
 
 const USAGE: &str = "usage: simulator --seed N [--profile small|big] [--quiet]
-       simulator --seeds N [--from M] [--jobs THREADS] [--profile small|big]";
+       simulator --seeds N [--from M] [--jobs THREADS] [--profile small|big] [--first]";
 
 struct Arguments {
     seed: Option<u64>,
@@ -17,6 +17,8 @@ struct Arguments {
     jobs: u64,
     profile: Profile,
     quiet: bool,
+    /// Stop at the first seed that fails.
+    first: bool,
 }
 
 fn main() -> ExitCode {
@@ -34,10 +36,14 @@ fn main() -> ExitCode {
 }
 
 fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut read = Arguments { seed: None, seeds: 0, from: 0, jobs: 2, profile: Profile::Small, quiet: false };
+    let mut read = Arguments { seed: None, seeds: 0, from: 0, jobs: 2, profile: Profile::Small, quiet: false, first: false };
     while let Some(word) = words.next() {
         if word == "--quiet" {
             read.quiet = true;
+            continue;
+        }
+        if word == "--first" {
+            read.first = true;
             continue;
         }
         let value = words.next().ok_or(format!("`{word}` needs a value"))?;
@@ -84,7 +90,7 @@ fn many(arguments: &Arguments) -> ExitCode {
     let (begun, next) = (Instant::now(), AtomicU64::new(arguments.from));
     let end = arguments.from + arguments.seeds;
     let (tell, told) = mpsc::channel();
-    let failed = std::thread::scope(|scope| {
+    let (played, failed) = std::thread::scope(|scope| {
         for _ in 0..arguments.jobs {
             let (tell, next) = (tell.clone(), &next);
             scope.spawn(move || {
@@ -99,8 +105,7 @@ fn many(arguments: &Arguments) -> ExitCode {
         drop(tell);
         collect(arguments, told)
     });
-    let passed = arguments.seeds - failed;
-    println!("{passed} passed, {failed} failed, in {:.1} s", begun.elapsed().as_secs_f64());
+    println!("{} passed, {failed} failed, in {:.1} s", played - failed, begun.elapsed().as_secs_f64());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -112,7 +117,7 @@ fn verdict(seed: u64, profile: Profile) -> Option<String> {
     report.violation
 }
 
-fn collect(arguments: &Arguments, told: mpsc::Receiver<(u64, Option<String>)>) -> u64 {
+fn collect(arguments: &Arguments, told: mpsc::Receiver<(u64, Option<String>)>) -> (u64, u64) {
     let (mut failed, mut done) = (0, 0);
     let each = (arguments.seeds / 10).max(1);
     for (seed, violation) in told {
@@ -123,9 +128,12 @@ fn collect(arguments: &Arguments, told: mpsc::Receiver<(u64, Option<String>)>) -
             println!("seed {seed}: FAILED: {violation}");
             println!("  replay: cargo run --release -p simulator -- --seed {seed}{profile}");
         }
+        if arguments.first && failed > 0 {
+            break;
+        }
         if done % each == 0 && !arguments.quiet {
             println!("{done} of {} seeds, {failed} failed", arguments.seeds);
         }
     }
-    failed
+    (done, failed)
 }

@@ -125,6 +125,11 @@ impl Cluster {
                     self.say(|| format!("store: applied batch {} of term {}, {} changes", seq.0, epoch.0, changes.len()));
                     self.say_changes(&changes);
                     self.audit.applied(self.now, epoch, seq, steps, &self.users.phrases);
+                    // Many children are told in many steps: that is where a leader shall fail more often than by chance.
+                    if changes.iter().any(|change| matches!(change, Change::PutFanout(_))) && self.unlucky(250) {
+                        let down = self.random.between(100, 5_000);
+                        self.crash(node, down);
+                    }
                 }
                 Verdict::Applied
             }

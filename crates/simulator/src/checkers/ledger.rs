@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use scheduler::ids::{Cause, JobUid, RunKey, Seq, TaskId};
 use scheduler::job::{Job, Plan};
-use scheduler::run::{EndedRun, Record, RunState};
+use scheduler::run::{EndedRun, Record, Run, RunState};
 use scheduler::state::{Change, State};
 
 use super::Verdict;
@@ -38,7 +38,8 @@ pub(crate) struct Ledger {
     pub(crate) removed: BTreeSet<JobUid>,
     /// Tasks that the log says may have been launched.
     pub(crate) intents: BTreeSet<TaskId>,
-    pub(crate) batches: BTreeMap<Seq, Vec<Change>>,
+    /// Each batch, and where it begins.
+    pub(crate) batches: BTreeMap<Seq, (Position, Vec<Change>)>,
 }
 
 impl Ledger {
@@ -47,7 +48,8 @@ impl Ledger {
     }
 
     pub(crate) fn batch(&mut self, seq: Seq, steps: &[Decided]) {
-        self.batches.insert(seq, steps.iter().flat_map(|(_, changes)| changes).cloned().collect());
+        let changes: Vec<Change> = steps.iter().flat_map(|(_, changes)| changes).cloned().collect();
+        self.batches.insert(seq, (self.at - changes.len(), changes));
     }
 
     /// Takes one change of a step.
@@ -117,6 +119,12 @@ impl Ledger {
     /// Whether the log has an attempt of this name that has not ended.
     pub(crate) fn is_live(&self, task: &TaskId) -> bool {
         self.state.runs.values().any(|run| matches!(&run.state, RunState::Running(live) if live.task == *task))
+    }
+
+    /// The runs that came to live by then and still are.
+    pub(crate) fn live_since(&self, by: Position) -> impl Iterator<Item = &Run> {
+        let old = move |run: &&Arc<Run>| self.created.get(&run.key).is_some_and(|at| *at <= by);
+        self.state.runs.values().filter(old).map(|run| &**run)
     }
 
     /// The job has had this plan, and this answer to whether it is enabled, since before.

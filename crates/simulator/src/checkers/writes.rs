@@ -8,7 +8,7 @@ use scheduler::run::{Outcome, Record, Run, RunState};
 use scheduler::state::Change;
 
 use super::Verdict;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Position};
 
 #[derive(Default)]
 pub(crate) struct Writes {
@@ -31,11 +31,11 @@ impl Writes {
     ) -> Verdict {
         let Ok(answer) = answer else { return Ok(()) };
         let request = self.asked.get(&number).ok_or("an answer to nothing")?;
-        let Some(changes) = ledger.batches.get(&seq) else {
+        let Some((begin, changes)) = ledger.batches.get(&seq) else {
             return Err(format!("request {number} was answered {answer:?}, and its batch {} is not applied", seq.0));
         };
         self.told.push((number, seq));
-        if in_effect(request, answer, changes, ledger) {
+        if in_effect(request, answer, *begin, changes, ledger) {
             return Ok(());
         }
         Err(format!("request {number}, {request:?}, was answered {answer:?}; batch {} does not say so: {changes:?}", seq.0))
@@ -51,7 +51,7 @@ impl Writes {
 }
 
 /// Whether the batch does what the answer says, or, where nothing had to change, the state was so already.
-fn in_effect(request: &Request, answer: &Answer, changes: &[Change], ledger: &Ledger) -> bool {
+fn in_effect(request: &Request, answer: &Answer, begin: Position, changes: &[Change], ledger: &Ledger) -> bool {
     let any = |is: &dyn Fn(&Change) -> bool| changes.iter().any(is);
     match (request, answer) {
         (Request::Put(definition), Answer::Put { uid, version, changed: true }) => any(&|change| {
@@ -69,14 +69,9 @@ fn in_effect(request: &Request, answer: &Answer, changes: &[Change], ledger: &Le
         }),
         // Its end is wanted, or has come.
         (Request::KillRun(key), Answer::Killed { .. }) => ledger.state.runs.get(key).is_none_or(|run| dying(run)),
-        (Request::KillJob(name), Answer::Killed { runs }) => {
-            let ended = any(&|change| match change {
-                Change::RemoveRun(_) => true,
-                Change::PutRun(run) => run.job == *name && dying(run),
-                _ => false,
-            });
-            // A second kill of the same runs changes nothing.
-            *runs == 0 || ended || !ledger.state.runs.values().any(|run| run.job == *name && !dying(run))
+        (Request::KillJob(name), Answer::Killed { .. }) => {
+            // Those that came to live later are others.
+            !ledger.live_since(begin).any(|run| run.job == *name && !dying(run))
         }
         (Request::MarkSuccess { .. }, Answer::Marked(key)) => any(&|change| {
             matches!(change, Change::Append(record) if matches!(&**record, Record::Run(run)
