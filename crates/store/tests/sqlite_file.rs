@@ -322,6 +322,26 @@ fn a_damaged_file_is_named_and_left_as_it_is() {
     }
 }
 
+/// Large tables are decoded by several threads, which must neither mix them up nor hide what they cannot read.
+#[tokio::test]
+async fn a_large_state_is_loaded_whole() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = open(dir.path());
+    let term = store.begin_term(&candidate("a")).await.expect("nobody leads");
+    let mut made = State { meta: store.load().await.expect("it can be loaded").0.meta, ..State::default() };
+    for n in 1..=21 {
+        let jobs = (n * 500..n * 500 + 500).map(|uid| Change::PutJob(Arc::new(samples::job(uid))));
+        let batch: Vec<Change> = jobs.collect();
+        store.commit(term.epoch, Seq(term.seq.0 + n), &batch).await.expect("it leads");
+        batch.iter().for_each(|change| made.apply(change));
+    }
+    assert!(store.load().await.expect("it can be loaded").0 == made);
+    let other = rusqlite::Connection::open(dir.path().join("chronos.db")).expect("it can be opened");
+    other.execute("UPDATE jobs SET value = 'x' WHERE uid IN (600, 10000)", []).expect("it can be written");
+    let error = store.load().await.expect_err("two jobs cannot be read");
+    assert!(matches!(&error, StoreError::Damaged(why) if why.contains("stored job")), "{error}");
+}
+
 #[tokio::test]
 async fn another_file_in_its_place_ends_the_term() {
     let (dir, file) = filled().await;

@@ -8,7 +8,7 @@ use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Re
 use scheduler::schedule::{DstPolicy, Fold, Gap};
 use serde::{Deserialize, Serialize};
 
-use super::value::{Ms, Name, Span, StoredCycle, StoredSlot, Text, Uid, is_default};
+use super::value::{Ms, Name, Shared, Span, StoredCycle, StoredSlot, Text, Uid, is_default};
 
 /// See [`Job`].
 #[derive(Serialize, Deserialize)]
@@ -36,9 +36,9 @@ pub(super) struct StoredJob {
 /// See [`Timetable`].
 #[derive(Serialize, Deserialize)]
 struct StoredTimetable {
-    text: Text,
+    text: Shared,
     #[serde(default, skip_serializing_if = "is_default")]
-    zone: Text,
+    zone: Shared,
     #[serde(default, skip_serializing_if = "is_default")]
     gap: StoredGap,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -266,8 +266,8 @@ impl TryFrom<StoredJob> for Job {
 impl From<&Timetable> for StoredTimetable {
     fn from(Timetable { text, zone, dst, anchor, plan }: &Timetable) -> Self {
         Self {
-            text: Text(text.clone()),
-            zone: Text(zone.clone()),
+            text: Shared(text.clone()),
+            zone: Shared(zone.clone()),
             gap: dst.gap.into(),
             fold: dst.fold.into(),
             anchor: Ms(*anchor),

@@ -8,7 +8,7 @@ use scheduler::run::{
 use scheduler::schedule::Slot;
 use serde::{Deserialize, Serialize};
 
-use super::value::{Key, Ms, Name, StoredCycle, StoredSlot, Task, Text, Uid, is_default};
+use super::value::{Key, Ms, Name, Shared, StoredCycle, StoredSlot, Task, Text, Uid, is_default};
 
 /// See [`Run`].
 #[derive(Serialize, Deserialize)]
@@ -49,7 +49,7 @@ struct StoredLive {
     attempt: u32,
     task: Task,
     launched: Ms,
-    node: Text,
+    node: Shared,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     started: Option<Ms>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,7 +76,7 @@ struct StoredAttempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     started: Option<Ms>,
     ended: Ms,
-    node: Text,
+    node: Shared,
     end: StoredAttemptEnd,
 }
 
@@ -231,7 +231,7 @@ impl From<&RunState> for StoredRunState {
                     attempt: *attempt,
                     task: Task(task.clone()),
                     launched: Ms(*launched),
-                    node: Text(node.clone()),
+                    node: Shared(node.clone()),
                     started: started.map(Ms),
                     unknown_since: unknown_since.map(Ms),
                     kill: kill.as_ref().map(StoredKillReason::from),
@@ -289,7 +289,7 @@ impl From<&Attempt> for StoredAttempt {
             launched: Ms(*launched),
             started: started.map(Ms),
             ended: Ms(*ended),
-            node: Text(node.clone()),
+            node: Shared(node.clone()),
             end: match end {
                 AttemptEnd::Succeeded => StoredAttemptEnd::Succeeded,
                 AttemptEnd::Failed { exit, signal, message } => {

@@ -1,7 +1,7 @@
 //! Questions to the file, each on a connection that cannot write.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
@@ -66,18 +66,90 @@ pub(super) fn load(connection: &Connection) -> Result<(State, Term), ReadError> 
     Ok((state, term))
 }
 
-/// A table as a map. It is collected first: a map is built of sorted pairs far faster than pair by pair.
-fn all<K: Ord, V>(
+/// A table as a map. Reading a million records is mostly decoding, so large tables are decoded by other threads.
+/// The pairs are collected first: a map is built of sorted pairs far faster than pair by pair.
+fn all<K: Ord + Send, V: Send>(
     connection: &Connection,
     sql: &str,
-    read: impl Fn(&[u8]) -> Result<(K, V), FormatError>,
+    read: impl Fn(&[u8]) -> Result<(K, V), FormatError> + Sync,
 ) -> Result<BTreeMap<K, V>, ReadError> {
-    let mut pairs = Vec::new();
-    each(connection, sql, |value| {
-        pairs.push(read(value)?);
-        Ok(())
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    let mut chunk = Chunk::default();
+    chunk.fill(&mut rows)?;
+    if chunk.ends.len() < CHUNK_ROWS {
+        return Ok(chunk.values().map(read).collect::<Result<_, _>>()?);
+    }
+    let (sender, receiver) = mpsc::sync_channel::<Chunk>(2 * DECODERS);
+    let receiver = Mutex::new(receiver);
+    let decode = || {
+        let mut decoded = Ok(Vec::new());
+        // After an error it goes on taking, so that the reader is not left waiting.
+        while let Ok(chunk) = next(&receiver) {
+            if let Ok(pieces) = &mut decoded {
+                match chunk.values().map(&read).collect::<Result<Vec<(K, V)>, _>>() {
+                    Ok(pairs) => pieces.push((chunk.number, pairs)),
+                    Err(error) => decoded = Err(error),
+                }
+            }
+        }
+        decoded
+    };
+    let mut pieces = std::thread::scope(|scope| {
+        let decoders = [(); DECODERS].map(|()| scope.spawn(decode));
+        let mut read_on = || {
+            while !chunk.ends.is_empty() {
+                let following = Chunk { number: chunk.number + 1, ..Chunk::default() };
+                // Refused only when no decoder is left, and then the error is theirs.
+                let _ = sender.send(std::mem::replace(&mut chunk, following));
+                chunk.fill(&mut rows)?;
+            }
+            Ok::<_, ReadError>(())
+        };
+        let all_read = read_on();
+        drop(sender);
+        let mut pieces = Vec::new();
+        for decoder in decoders {
+            pieces.extend(decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        all_read.map(|()| pieces)
     })?;
-    Ok(pairs.into_iter().collect())
+    pieces.sort_unstable_by_key(|(number, _)| *number);
+    Ok(pieces.into_iter().flat_map(|(_, pairs)| pairs).collect())
+}
+
+/// Threads that decode; the machine of the targets has two cores.
+const DECODERS: usize = 2;
+/// Records handed to a decoder at once.
+const CHUNK_ROWS: usize = 4096;
+
+/// Records as they are in the file.
+#[derive(Default)]
+struct Chunk {
+    number: usize,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Chunk {
+    fn fill(&mut self, rows: &mut rusqlite::Rows<'_>) -> rusqlite::Result<()> {
+        while self.ends.len() < CHUNK_ROWS
+            && let Some(row) = rows.next()?
+        {
+            self.bytes.extend_from_slice(bytes(row, 0)?);
+            self.ends.push(self.bytes.len());
+        }
+        Ok(())
+    }
+
+    fn values(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+}
+
+fn next(receiver: &Mutex<mpsc::Receiver<Chunk>>) -> Result<Chunk, mpsc::RecvError> {
+    receiver.lock().unwrap_or_else(PoisonError::into_inner).recv()
 }
 
 fn each(
