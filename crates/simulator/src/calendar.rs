@@ -101,7 +101,8 @@ impl Meaning {
                 (k >= 0).then(|| (Nominal::Index(k.unsigned_abs()), start + k * period))
             }
             Self::Calendar { .. } => {
-                let due = (0..).map_while(|k| self.on_calendar(k).filter(|due| *due <= until).map(|due| (k, due)));
+                let due =
+                    (0..).map_while(|k| self.on_calendar(k).filter(|due| *due <= until).map(|due| (k, due)));
                 due.last().map(|(k, due)| (Nominal::Index(k), due))
             }
             Self::Cron { .. } => None,
@@ -135,7 +136,8 @@ impl Written {
         let count_text = count.map_or(String::new(), |n| n.to_string());
         let start_text = start.map_or(String::new(), |at| instant(at).to_string());
         let seconds = period / 1000;
-        let period_text = if seconds % 60 == 0 { format!("PT{}M", seconds / 60) } else { format!("PT{seconds}S") };
+        let period_text =
+            if seconds % 60 == 0 { format!("PT{}M", seconds / 60) } else { format!("PT{seconds}S") };
         let text = format!("R{count_text}/{start_text}/{period_text}").into();
         Self { text, zone: "".into(), meaning: Meaning::Every { start, period, count } }
     }
@@ -161,11 +163,16 @@ impl Written {
         let days_ago = random.between(0, 40);
         let start = near.checked_sub(Span::new().days(days_ago)).unwrap_or(near);
         let start = start.with().subsec_nanosecond(0).build().unwrap_or(start);
-        let (months, days, period) = random.pick(&[(0, 1, "P1D"), (0, 1, "P1D"), (0, 7, "P1W"), (1, 0, "P1M")]);
+        let (months, days, period) =
+            random.pick(&[(0, 1, "P1D"), (0, 1, "P1D"), (0, 7, "P1W"), (1, 0, "P1M")]);
         let count = random.permille(200).then(|| random.below(5));
         let count_text = count.map_or(String::new(), |n| n.to_string());
         let text = format!("R{count_text}/{}Z/{period}", start.strftime("%Y-%m-%dT%H:%M:%S")).into();
-        Self { text, zone: zone.into(), meaning: Meaning::Calendar { start, zone: named, months, days, count } }
+        Self {
+            text,
+            zone: zone.into(),
+            meaning: Meaning::Calendar { start, zone: named, months, days, count },
+        }
     }
 
     fn cron(random: &mut Random) -> Self {
@@ -188,7 +195,16 @@ impl Written {
                 (format!("{minute} */{n} * * *"), vec![0], vec![minute], steps(n, 24))
             }
         };
-        let (zone, offset) = random.pick(&[("", 0), ("UTC", 0), ("Asia/Kolkata", 19_800_000), ("America/Phoenix", -25_200_000)]);
-        Self { text: text.into(), zone: zone.into(), meaning: Meaning::Cron { seconds, minutes, hours, offset } }
+        let (zone, offset) = random.pick(&[
+            ("", 0),
+            ("UTC", 0),
+            ("Asia/Kolkata", 19_800_000),
+            ("America/Phoenix", -25_200_000),
+        ]);
+        Self {
+            text: text.into(),
+            zone: zone.into(),
+            meaning: Meaning::Cron { seconds, minutes, hours, offset },
+        }
     }
 }

@@ -24,17 +24,45 @@ pub(crate) type Stage = u64;
 /// What is going to happen.
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
-    Node { node: NodeId, stage: Stage, message: Message },
-    Store { node: NodeId, stage: Stage, question: Question },
-    Engine { node: NodeId, stage: Stage, epoch: Epoch, order: Order },
-    TaskBegins { task: TaskId, epoch: Epoch },
-    TaskEnds { task: TaskId, at: Millis },
-    TaskKilled { task: TaskId, at: Millis },
+    Node {
+        node: NodeId,
+        stage: Stage,
+        message: Message,
+    },
+    Store {
+        node: NodeId,
+        stage: Stage,
+        question: Question,
+    },
+    Engine {
+        node: NodeId,
+        stage: Stage,
+        epoch: Epoch,
+        order: Order,
+    },
+    TaskBegins {
+        task: TaskId,
+        epoch: Epoch,
+    },
+    TaskEnds {
+        task: TaskId,
+        at: Millis,
+    },
+    TaskKilled {
+        task: TaskId,
+        at: Millis,
+    },
     /// The engine tells again what nobody has acknowledged.
-    Repeat { once: bool },
+    Repeat {
+        once: bool,
+    },
     User,
     /// A request reaches whoever thinks that it leads. The first ones are patient until someone does.
-    Ask { number: u64, request: Request, patient: bool },
+    Ask {
+        number: u64,
+        request: Request,
+        patient: bool,
+    },
     Fault,
     Restart(NodeId),
 }
@@ -114,7 +142,7 @@ impl Cluster {
             order: 0,
             nodes: [Node::new(1), Node::new(2)],
             stages: 2,
-                        engine: ModelEngine::default(),
+            engine: ModelEngine::default(),
             users: Users::new(mix),
             requests: 0,
             audit: Audit::new(store.core.state()),
@@ -137,7 +165,11 @@ impl Cluster {
             audit.finish(store.core.state(), engine);
         }
         Report {
-            violation: self.audit.violation.take().map(|Violation { promise, text }| format!("promise {promise}: {text}")),
+            violation: self
+                .audit
+                .violation
+                .take()
+                .map(|Violation { promise, text }| format!("promise {promise}: {text}")),
             trace: self.trace.take().unwrap_or_default(),
             hash: self.hash,
             events: self.events,
@@ -179,7 +211,10 @@ impl Cluster {
             match waits {
                 None => break,
                 Some(what) if self.now > healed + HEALING_MAX => {
-                    self.audit.blame("5, progress", format!("all has healed {} min ago, but {what}", HEALING_MAX / 60_000));
+                    self.audit.blame(
+                        "5, progress",
+                        format!("all has healed {} min ago, but {what}", HEALING_MAX / 60_000),
+                    );
                     return false;
                 }
                 Some(_) => {}
@@ -422,7 +457,14 @@ fn told(change: &Change) -> String {
         Change::RemoveJob(uid) => format!("job {uid} is gone"),
         Change::PutProgress(uid, progress) => format!("progress of {uid} {progress:?}"),
         Change::PutRun(run) => {
-            format!("run {} {} due {} {:?}, {} attempts", run.job, run.key, run.due, run.state, run.attempts.len())
+            format!(
+                "run {} {} due {} {:?}, {} attempts",
+                run.job,
+                run.key,
+                run.due,
+                run.state,
+                run.attempts.len()
+            )
         }
         Change::RemoveRun(key) => format!("run {key} is over"),
         Change::PutJoin(join) => format!("join {join:?}"),
@@ -430,7 +472,10 @@ fn told(change: &Change) -> String {
         Change::PutFanout(fanout) => format!("fan-out {fanout:?}"),
         Change::RemoveFanout(run) => format!("fan-out of {run} is over"),
         Change::Append(record) => match &**record {
-            Record::Run(run) => format!("ledger: {} {} due {} {:?} {:?}", run.job, run.key, run.due, run.outcome, run.attempts),
+            Record::Run(run) => format!(
+                "ledger: {} {} due {} {:?} {:?}",
+                run.job, run.key, run.due, run.outcome, run.attempts
+            ),
             Record::Range(range) => format!(
                 "ledger: {} {} slots from {} to {}: {:?}",
                 range.name, range.count, range.first_due, range.last_due, range.outcome

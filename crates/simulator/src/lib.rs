@@ -48,9 +48,11 @@ pub enum Trace {
 
 /// Plays the history of a seed. A panic of the scheduler is a broken promise like any other.
 pub fn play(seed: u64, profile: Profile, trace: Trace) -> Report {
-    let played = std::panic::catch_unwind(|| cluster::Cluster::new(seed, profile, trace == Trace::Kept).play());
+    let played =
+        std::panic::catch_unwind(|| cluster::Cluster::new(seed, profile, trace == Trace::Kept).play());
     played.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let text =
+            panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         let violation = Some(format!("promise 7, panic: {}", text.unwrap_or("without a message")));
         Report { violation, trace: Vec::new(), hash: 0, events: 0, runs: 0 }
     })

@@ -36,7 +36,15 @@ fn main() -> ExitCode {
 }
 
 fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut read = Arguments { seed: None, seeds: 0, from: 0, jobs: 2, profile: Profile::Small, quiet: false, first: false };
+    let mut read = Arguments {
+        seed: None,
+        seeds: 0,
+        from: 0,
+        jobs: 2,
+        profile: Profile::Small,
+        quiet: false,
+        first: false,
+    };
     while let Some(word) = words.next() {
         if word == "--quiet" {
             read.quiet = true;
@@ -111,7 +119,10 @@ fn many(arguments: &Arguments) -> ExitCode {
 
 fn verdict(seed: u64, profile: Profile) -> Option<String> {
     let report = play(seed, profile, Trace::Off);
-    if report.violation.is_none() && seed.is_multiple_of(TWICE) && play(seed, profile, Trace::Off).hash != report.hash {
+    if report.violation.is_none()
+        && seed.is_multiple_of(TWICE)
+        && play(seed, profile, Trace::Off).hash != report.hash
+    {
         return Some("not deterministic: two histories of one seed".into());
     }
     report.violation

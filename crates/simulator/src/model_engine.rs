@@ -132,9 +132,7 @@ impl Cluster {
                 self.engine_begins_term(node, stage, epoch);
                 Message::EngineFollows
             }
-            Order::Launch(launch) => {
-                Message::News(launch.task.clone(), self.engine_launches(epoch, launch))
-            }
+            Order::Launch(launch) => Message::News(launch.task.clone(), self.engine_launches(epoch, launch)),
             Order::Kill(task) => {
                 self.engine_kills(task);
                 Message::Killed
@@ -227,7 +225,8 @@ impl Cluster {
     /// The other tasks of the same job that run.
     fn alive_of(&self, order: &LaunchOrder) -> Vec<(RunKey, TaskId)> {
         let others = self.engine.open.iter().filter_map(|id| self.engine.tasks.get(id));
-        let others = others.filter(|task| task.phase == Phase::Running && task.order.run.job == order.run.job);
+        let others =
+            others.filter(|task| task.phase == Phase::Running && task.order.run.job == order.run.job);
         let others = others.filter(|task| task.order.task != order.task);
         others.map(|task| (task.order.run, task.order.task.clone())).collect()
     }
@@ -238,7 +237,8 @@ impl Cluster {
         if task.phase != Phase::Running || task.ends_at != at {
             return;
         }
-        let fails: u64 = task.order.job.body.split(' ').nth(2).and_then(|word| word.parse().ok()).unwrap_or(0);
+        let fails: u64 =
+            task.order.job.body.split(' ').nth(2).and_then(|word| word.parse().ok()).unwrap_or(0);
         let end = if self.random.below(100) < fails {
             AttemptEnd::Failed { exit: Some(1), signal: None, message: "exit status 1".into() }
         } else {
@@ -271,7 +271,8 @@ impl Cluster {
     }
 
     pub(crate) fn task_killed(&mut self, id: &TaskId, at: Millis) {
-        let still = self.engine.tasks.get(id).is_some_and(|task| task.phase == Phase::Running && task.ends_at == at);
+        let still =
+            self.engine.tasks.get(id).is_some_and(|task| task.phase == Phase::Running && task.ends_at == at);
         if still {
             let by_signal =
                 AttemptEnd::Failed { exit: None, signal: Some(15), message: "ended by signal 15".into() };
@@ -310,7 +311,9 @@ impl Cluster {
     /// Tells all ends again that nobody has acknowledged.
     pub(crate) fn engine_repeats(&mut self) {
         for id in self.engine.open.clone() {
-            if let Some(Task { phase: Phase::Ended(end), acknowledged: false, .. }) = self.engine.tasks.get(&id) {
+            if let Some(Task { phase: Phase::Ended(end), acknowledged: false, .. }) =
+                self.engine.tasks.get(&id)
+            {
                 let end = end.clone();
                 self.tell_listener(&id, News::Ended(end));
             }

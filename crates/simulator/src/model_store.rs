@@ -3,8 +3,8 @@
 
 use scheduler::ids::{Epoch, Seq};
 use scheduler::state::{Change, State};
-use store::memory::{MemoryCore, Refusal};
 use store::Term;
+use store::memory::{MemoryCore, Refusal};
 
 use crate::calendar::Millis;
 use crate::cluster::{Cluster, Happening, NodeId, Stage};
@@ -122,11 +122,20 @@ impl Cluster {
             Ok(()) => {
                 if self.store.core.term() != before {
                     self.mark(seq.0 ^ (changes.len() as u64) << 32);
-                    self.say(|| format!("store: applied batch {} of term {}, {} changes", seq.0, epoch.0, changes.len()));
+                    self.say(|| {
+                        format!(
+                            "store: applied batch {} of term {}, {} changes",
+                            seq.0,
+                            epoch.0,
+                            changes.len()
+                        )
+                    });
                     self.say_changes(&changes);
                     self.audit.applied(self.now, epoch, seq, steps, &self.users.phrases);
                     // Many children are told in many steps: that is where a leader shall fail more often than by chance.
-                    if changes.iter().any(|change| matches!(change, Change::PutFanout(_))) && self.unlucky(250) {
+                    if changes.iter().any(|change| matches!(change, Change::PutFanout(_)))
+                        && self.unlucky(250)
+                    {
                         let down = self.random.between(100, 5_000);
                         self.crash(node, down);
                     }

@@ -42,7 +42,11 @@ pub(crate) enum Message {
     Turn,
     /// Time to carry out the next effects.
     Release,
-    Verdict { epoch: Epoch, seq: Seq, verdict: Verdict },
+    Verdict {
+        epoch: Epoch,
+        seq: Seq,
+        verdict: Verdict,
+    },
     /// No verdict on this batch has come in time.
     VerdictSilent(Seq),
     /// Time to send a batch again whose predecessor was missing.
@@ -351,7 +355,12 @@ impl Cluster {
         self.plan_turn(node);
     }
 
-    fn step(&mut self, node: NodeId, wall: Millis, event: Event) -> (Vec<scheduler::state::Change>, Vec<Effect>) {
+    fn step(
+        &mut self,
+        node: NodeId,
+        wall: Millis,
+        event: Event,
+    ) -> (Vec<scheduler::state::Change>, Vec<Effect>) {
         let tick = event == Event::Tick;
         if self.trace.is_some() {
             let wakes = self.office(node).and_then(|office| office.core.wake_at());
@@ -373,7 +382,7 @@ impl Cluster {
         }
         self.audit.stepped(&office.core, &step, probe, office.idle_ticks);
         self.mark((step.changes.len() as u64) << 8 | step.effects.len() as u64);
-        
+
         if self.trace.is_some() {
             for effect in &step.effects {
                 self.say(|| format!("node {node}:   decides {}", short(effect)));
@@ -395,7 +404,9 @@ impl Cluster {
     fn send_batch(&mut self, node: NodeId, seq: Seq) {
         let stage = self.nodes[node].stage;
         let Some(office) = self.office(node) else { return };
-        let Some(batch) = office.in_flight.iter().find(|batch| batch.seq == seq && !batch.applied) else { return };
+        let Some(batch) = office.in_flight.iter().find(|batch| batch.seq == seq && !batch.applied) else {
+            return;
+        };
         let question = Question::Commit { epoch: office.epoch, seq, steps: batch.steps.clone() };
         self.ask_store(node, stage, question);
     }
@@ -477,7 +488,10 @@ impl Cluster {
     fn carry_out(&mut self, node: NodeId) {
         let some = 1 + self.random.below(40);
         for _ in 0..some {
-            let Some((effect, seq, sent)) = self.office(node).and_then(|office| office.outbox.pop_front()) else { return };
+            let Some((effect, seq, sent)) = self.office(node).and_then(|office| office.outbox.pop_front())
+            else {
+                return;
+            };
             self.effect(node, effect, seq, sent);
         }
         self.send_self(node, 1, Message::Release);
@@ -499,7 +513,9 @@ impl Cluster {
             Effect::Reconcile { tasks } => self.reconcile(node, tasks),
             Effect::Acknowledge { task } => self.order(node, Order::Acknowledge(task)),
             Effect::Answer { id, answer } => {
-                let Some(number) = self.office(node).and_then(|office| office.requests.remove(&id)) else { return };
+                let Some(number) = self.office(node).and_then(|office| office.requests.remove(&id)) else {
+                    return;
+                };
                 self.say(|| format!("user: request {number} is answered: {answer:?}"));
                 self.audit.answered(number, seq, &answer);
             }
@@ -534,7 +550,8 @@ impl Cluster {
         let mut unknown = Vec::new();
         for (task, news) in known {
             // Asked before the launch that is now under way, it says nothing about that.
-            let stale = self.office(node).is_some_and(|o| o.launched.get(&task).is_some_and(|at| *at > number));
+            let stale =
+                self.office(node).is_some_and(|o| o.launched.get(&task).is_some_and(|at| *at > number));
             if stale && news == News::NeverBegan {
                 continue;
             }

@@ -99,7 +99,8 @@ impl Users {
             // Near the end of the list, so that chains grow long; one or several of them.
             let count = random.pick(&[1, 1, 1, 2, 2, 3, 4]);
             let near = older.min(random.pick(&[3, 6, 100]));
-            let parents = (0..count).map(|_| name(&format!("job{}", older - 1 - random.below(near)))).collect();
+            let parents =
+                (0..count).map(|_| name(&format!("job{}", older - 1 - random.below(near)))).collect();
             (None, parents)
         } else {
             (Some(Written::any(random, now)), Vec::new())

@@ -40,7 +40,9 @@ impl Attempts {
             return Err(format!("{task} was started twice"));
         }
         if let Some(before) = self.started.insert((*key, *attempt), task.clone()) {
-            return Err(format!("attempt {attempt} of run {key} was started twice: as {before} and as {task}"));
+            return Err(format!(
+                "attempt {attempt} of run {key} was started twice: as {before} and as {task}"
+            ));
         }
         self.runs.insert(task.clone(), *key);
         let lost = |task: &TaskId, run: &RunKey| given_up_in(ledger, run, task);
@@ -61,14 +63,19 @@ impl Attempts {
             && self.clocks_right
             && now < ended + 900
         {
-            return Err(format!("{task} was started {} ms after the attempt before it: a storm", now - ended));
+            return Err(format!(
+                "{task} was started {} ms after the attempt before it: a storm",
+                now - ended
+            ));
         }
         self.in_time(order, ledger)
     }
 
     /// The first attempt of a slot's run must have been launched by its start deadline, as the leader's clock had it.
     fn in_time(&self, order: &LaunchOrder, ledger: &Ledger) -> Verdict {
-        let (Cause::Slot { .. }, Some(epsilon), 0) = (order.run.cause, order.job.rules.epsilon, order.attempt) else {
+        let (Cause::Slot { .. }, Some(epsilon), 0) =
+            (order.run.cause, order.job.rules.epsilon, order.attempt)
+        else {
             return Ok(());
         };
         let Some(run) = ledger.state.runs.get(&order.run) else { return Ok(()) };
@@ -76,7 +83,10 @@ impl Attempts {
         let late = live.launched.as_millisecond() - run.due.as_millisecond();
         let limit = i64::try_from(epsilon.as_millis()).unwrap_or(i64::MAX);
         if late > limit {
-            return Err(format!("{} was launched {late} ms after its due time; epsilon is {limit} ms", order.task));
+            return Err(format!(
+                "{} was launched {late} ms after its due time; epsilon is {limit} ms",
+                order.task
+            ));
         }
         Ok(())
     }

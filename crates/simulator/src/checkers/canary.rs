@@ -44,11 +44,16 @@ impl Canary {
                     self.due.entry(run.key).or_insert(run.due.as_millisecond());
                 }
                 Change::Append(record) if self.watching(now) => match &**record {
-                    Record::Run(run) if Some(run.key.job) == self.uid && run.outcome != Outcome::Succeeded => {
+                    Record::Run(run)
+                        if Some(run.key.job) == self.uid && run.outcome != Outcome::Succeeded =>
+                    {
                         return Err(format!("the canary's run {} ended: {:?}", run.key, run.outcome));
                     }
                     Record::Range(range) if Some(range.job) == self.uid => {
-                        return Err(format!("{} slots of the canary did not run: {:?}", range.count, range.outcome));
+                        return Err(format!(
+                            "{} slots of the canary did not run: {:?}",
+                            range.count, range.outcome
+                        ));
                     }
                     _ => {}
                 },

@@ -47,7 +47,9 @@ impl Failover {
         let dying = |run: &&std::sync::Arc<Run>| matches!(&run.state, RunState::Running(live) if self.wanted_dead.contains(&live.task));
         match state.runs.values().find(dying) {
             None => Ok(()),
-            Some(run) => Err(format!("run {} was to be killed before all healed, and is still live", run.key)),
+            Some(run) => {
+                Err(format!("run {} was to be killed before all healed, and is still live", run.key))
+            }
         }
     }
 
@@ -96,19 +98,21 @@ impl Failover {
         if live.is_some_and(|run| matches!(&run.state, RunState::Running(live) if live.task == *task)) {
             return Ok(());
         }
-        let attempts = live.map(|run| &run.attempts).or(ledger.ended.get(&key).map(|ended| &ended.run.attempts));
+        let attempts =
+            live.map(|run| &run.attempts).or(ledger.ended.get(&key).map(|ended| &ended.run.attempts));
         let Some(attempt) = attempts.and_then(|all| all.iter().find(|a| a.number == number)) else {
             return Err(format!("the engine had {task}, {phase:?}; the ledger does not know the attempt"));
         };
-        let same = given_up(&attempt.end) || match (phase, &attempt.end) {
-            (Phase::Ended(AttemptEnd::Succeeded), AttemptEnd::Succeeded)
-            | (Phase::Ended(AttemptEnd::Lost { .. }), AttemptEnd::Lost { .. }) => true,
-            (
-                Phase::Ended(AttemptEnd::Failed { .. } | AttemptEnd::Killed),
-                AttemptEnd::Failed { .. } | AttemptEnd::Killed | AttemptEnd::TimedOut,
-            ) => true,
-            _ => false,
-        };
+        let same = given_up(&attempt.end)
+            || match (phase, &attempt.end) {
+                (Phase::Ended(AttemptEnd::Succeeded), AttemptEnd::Succeeded)
+                | (Phase::Ended(AttemptEnd::Lost { .. }), AttemptEnd::Lost { .. }) => true,
+                (
+                    Phase::Ended(AttemptEnd::Failed { .. } | AttemptEnd::Killed),
+                    AttemptEnd::Failed { .. } | AttemptEnd::Killed | AttemptEnd::TimedOut,
+                ) => true,
+                _ => false,
+            };
         if same { Ok(()) } else { Err(format!("{task} is {phase:?}; the ledger says {:?}", attempt.end)) }
     }
 }
@@ -125,20 +129,27 @@ fn whole(ended: &Ended) -> Verdict {
     let marked = matches!(run.key.cause, Cause::Trigger(_)) && last.is_none();
     let fits = match &run.outcome {
         Outcome::Succeeded => marked || last.is_some_and(|a| a.end == AttemptEnd::Succeeded),
-        Outcome::Failed => last.is_some_and(|a| matches!(a.end, AttemptEnd::Failed { .. } | AttemptEnd::Killed)),
+        Outcome::Failed => {
+            last.is_some_and(|a| matches!(a.end, AttemptEnd::Failed { .. } | AttemptEnd::Killed))
+        }
         Outcome::TimedOut => last.is_some_and(|a| a.end == AttemptEnd::TimedOut),
         Outcome::Lost => last.is_some_and(|a| matches!(a.end, AttemptEnd::Lost { .. })),
         Outcome::Skipped(_) | Outcome::Missed(_) => last.is_none(),
         Outcome::Killed(_) => last.is_none_or(|a| a.end != AttemptEnd::Succeeded),
     };
-    if fits { Ok(()) } else { Err(format!("run {} ended {:?} after {:?}", run.key, run.outcome, run.attempts)) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("run {} ended {:?} after {:?}", run.key, run.outcome, run.attempts))
+    }
 }
 
 /// A run that failed has used up its retries.
 fn retried(ended: &Ended) -> Verdict {
     let (run, Some(job)) = (&ended.run, &ended.job) else { return Ok(()) };
     let failed = matches!(run.outcome, Outcome::Failed | Outcome::TimedOut | Outcome::Lost);
-    let patient = job.rules.guarantee == Guarantee::AtMostOnce && run.attempts.last().is_some_and(|a| given_up(&a.end));
+    let patient =
+        job.rules.guarantee == Guarantee::AtMostOnce && run.attempts.last().is_some_and(|a| given_up(&a.end));
     if failed && !patient && !job.rules.disabled && run.attempts.len() <= job.rules.retry.max as usize {
         return Err(format!(
             "run {} of {} ended {:?} after {} attempts; its job has {} retries",

@@ -37,7 +37,9 @@ impl Fencing {
     pub(crate) fn started(&self, epoch: Epoch, task: &TaskId) -> Verdict {
         if epoch < self.engine {
             let (ours, newest) = (epoch.0, self.engine.0);
-            return Err(format!("{task} was started for term {ours}, when the engine followed term {newest}"));
+            return Err(format!(
+                "{task} was started for term {ours}, when the engine followed term {newest}"
+            ));
         }
         Ok(())
     }

@@ -114,7 +114,8 @@ pub(crate) fn finish(state: &State, ledger: &Ledger, cycles: &BTreeSet<Cycle>) -
             let parts: Vec<JobUid> = if joins { part(&mut graph, child.uid, *cycle) } else { vec![*parent] };
             let ends: Option<Vec<bool>> =
                 parts.iter().map(|p| heard_of.get(&(*p, *cycle)).map(|ended| succeeded(ended))).collect();
-            let failed = parts.iter().any(|p| heard_of.get(&(*p, *cycle)).is_some_and(|ended| !succeeded(ended)));
+            let failed =
+                parts.iter().any(|p| heard_of.get(&(*p, *cycle)).is_some_and(|ended| !succeeded(ended)));
             let fires = if failed { Some(false) } else { ends.map(|_| true) };
             if let Some(fires) = fires {
                 outcome(child, *cycle, fires, again.contains(cycle), state, ledger)?;
@@ -153,7 +154,9 @@ fn outcome(child: &Job, cycle: Cycle, fires: bool, again: bool, state: &State, l
             "job {}, cycle {cycle:?}: its parents {what}, but it ended {:?}",
             child.name, ended.run.outcome
         )),
-        None => Err(format!("job {}, cycle {cycle:?}: its parents {what}, but it has no outcome", child.name)),
+        None => {
+            Err(format!("job {}, cycle {cycle:?}: its parents {what}, but it has no outcome", child.name))
+        }
     }
 }
 
@@ -162,9 +165,10 @@ fn flags(graph: &Graph<'_>, job: &Job, state: &State, ledger: &Ledger) -> Verdic
     let parents = graph.parents(job.uid);
     let since = ledger.unsettled.get(&job.uid).copied().unwrap_or(0);
     let ends = || ledger.ended.values().filter(|ended| parents.contains(&ended.run.key.job));
-    let still = graph.lineage(job.uid).iter().all(|above| *above == job.uid || ledger.settled_since(*above, since))
-        && job.version == 1
-        && !job.rules.disabled;
+    let still =
+        graph.lineage(job.uid).iter().all(|above| *above == job.uid || ledger.settled_since(*above, since))
+            && job.version == 1
+            && !job.rules.disabled;
     let marked = ledger.ended.values().any(|ended| {
         ended.run.key.job == job.uid && ended.created.is_none() && ended.run.outcome == Outcome::Succeeded
     });
@@ -174,7 +178,9 @@ fn flags(graph: &Graph<'_>, job: &Job, state: &State, ledger: &Ledger) -> Verdic
     }
     let told = |ended: &&Ended| ended.created.is_some() || ended.run.outcome == Outcome::Succeeded;
     let successes = ends().filter(told).filter(|ended| succeeded(ended)).count();
-    let own = |key: &RunKey| key.job == job.uid && matches!(key.cause, Cause::Join { cycle, .. } if cycle.origin == job.uid);
+    let own = |key: &RunKey| {
+        key.job == job.uid && matches!(key.cause, Cause::Join { cycle, .. } if cycle.origin == job.uid)
+    };
     let gave_way = |ended: &Ended| ended.run.outcome == Outcome::Skipped(Skipped::JoinSuperseded);
     let (superseded, fired): (Vec<&Ended>, Vec<&Ended>) =
         ledger.ended.values().filter(|ended| own(&ended.run.key)).partition(|ended| gave_way(ended));

@@ -58,9 +58,10 @@ impl Ledger {
         let verdict = match change {
             Change::PutJob(job) => {
                 let plan = |job: &Job| job.plan.clone();
-                let same = self.state.jobs.get(&job.uid).is_some_and(|old| {
-                    plan(old) == plan(job) && old.rules.disabled == job.rules.disabled
-                });
+                let same =
+                    self.state.jobs.get(&job.uid).is_some_and(|old| {
+                        plan(old) == plan(job) && old.rules.disabled == job.rules.disabled
+                    });
                 if !same {
                     self.unsettled.insert(job.uid, self.at);
                 }
@@ -84,7 +85,11 @@ impl Ledger {
             }
             Change::RemoveRun(key) => {
                 let told = |change: &Change| matches!(change, Change::Append(record) if matches!(&**record, Record::Run(run) if run.key == *key));
-                if step.iter().any(told) { Ok(()) } else { Err(format!("run {key} vanished without an outcome")) }
+                if step.iter().any(told) {
+                    Ok(())
+                } else {
+                    Err(format!("run {key} vanished without an outcome"))
+                }
             }
             Change::Append(record) => self.append(record, step),
             _ => Ok(()),
@@ -104,7 +109,8 @@ impl Ledger {
         let created = self.created.get(&run.key).copied();
         let ended = Ended { run: run.clone(), at: self.at, created, job };
         // An edit tells cycles under way from those to come by their due times, which a clock that steps confuses.
-        let edited = self.state.jobs.get(&run.key.job).is_some_and(|job| job.joins_from > Timestamp::UNIX_EPOCH);
+        let edited =
+            self.state.jobs.get(&run.key.job).is_some_and(|job| job.joins_from > Timestamp::UNIX_EPOCH);
         let confused = self.clocks_step && edited && matches!(run.key.cause, Cause::Join { .. });
         match self.ended.insert(run.key, ended) {
             None => Ok(()),
@@ -118,7 +124,10 @@ impl Ledger {
 
     /// Whether the log has an attempt of this name that has not ended.
     pub(crate) fn is_live(&self, task: &TaskId) -> bool {
-        self.state.runs.values().any(|run| matches!(&run.state, RunState::Running(live) if live.task == *task))
+        self.state
+            .runs
+            .values()
+            .any(|run| matches!(&run.state, RunState::Running(live) if live.task == *task))
     }
 
     /// The runs that came to live by then and still are.

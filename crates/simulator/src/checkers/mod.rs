@@ -107,7 +107,13 @@ impl Audit {
     }
 
     /// A task begins to run, beside these of the same job.
-    pub(crate) fn started(&mut self, now: Millis, epoch: Epoch, order: &LaunchOrder, alive: &[(RunKey, TaskId)]) {
+    pub(crate) fn started(
+        &mut self,
+        now: Millis,
+        epoch: Epoch,
+        order: &LaunchOrder,
+        alive: &[(RunKey, TaskId)],
+    ) {
         let fencing = self.fencing.started(epoch, &order.task);
         self.check("4, fencing", fencing);
         let attempts = self.attempts.started(now, order, alive, &self.ledger);

@@ -87,9 +87,15 @@ impl Track {
             None => return Err(format!("job {name}: slot {} does not exist: none is left", say(slot))),
             Some(next) if next == slot => {}
             Some(next) if slot.1 < next.1 => {
-                return Err(format!("job {name}: slot {} was taken after a later one, or twice; next was {}", say(slot), say(next)));
+                return Err(format!(
+                    "job {name}: slot {} was taken after a later one, or twice; next was {}",
+                    say(slot),
+                    say(next)
+                ));
             }
-            Some(next) => return Err(format!("job {name}: slot {} was left out; {} came", say(next), say(slot))),
+            Some(next) => {
+                return Err(format!("job {name}: slot {} was left out; {} came", say(next), say(slot)));
+            }
         }
         self.left = self.left.map(|left| left - 1);
         self.mark = Some(slot.1);
@@ -125,7 +131,8 @@ impl Slots {
         let enabled = !job.rules.disabled;
         let Some(track) = self.tracks.get_mut(&job.uid) else {
             let name = job.name.as_str().into();
-            let mut track = Track { name, enabled, plan: job.plan.clone(), next: None, left: None, mark: None };
+            let mut track =
+                Track { name, enabled, plan: job.plan.clone(), next: None, left: None, mark: None };
             track.begin(now, phrases);
             self.tracks.insert(job.uid, track);
             return Ok(());
@@ -169,7 +176,10 @@ impl Slots {
         };
         let present = timetable(&track.plan).map(|table| table.plan);
         if present != Some(plan) {
-            return Err(format!("job {}: slot {nominal:?} is of schedule {plan}, present is {present:?}", track.name));
+            return Err(format!(
+                "job {}: slot {nominal:?} is of schedule {plan}, present is {present:?}",
+                track.name
+            ));
         }
         track.consume((nominal, due), phrases)
     }
@@ -181,16 +191,23 @@ impl Slots {
         let bounds = ((range.first, range.first_due), (range.last, range.last_due));
         let mut slot: Option<Occurrence> = None;
         for n in 0..range.count {
-            let here = if n == 0 { Some((range.first, range.first_due.as_millisecond())) } else { track.next };
+            let here =
+                if n == 0 { Some((range.first, range.first_due.as_millisecond())) } else { track.next };
             let Some(here) = here else {
-                return Err(format!("job {}: a range of {} slots, but there are only {n}", track.name, range.count));
+                return Err(format!(
+                    "job {}: a range of {} slots, but there are only {n}",
+                    track.name, range.count
+                ));
             };
             track.consume(here, phrases)?;
             slot = Some(here);
         }
         let last: Option<(Nominal, Millis)> = Some((bounds.1.0, bounds.1.1.as_millisecond()));
         if slot != last {
-            return Err(format!("job {}: {} slots end with {slot:?}, not with {last:?}", track.name, range.count));
+            return Err(format!(
+                "job {}: {} slots end with {slot:?}, not with {last:?}",
+                track.name, range.count
+            ));
         }
         Ok(())
     }

@@ -21,7 +21,10 @@ pub(crate) fn check(core: &Scheduler, step: &Step, probe: bool, idle_ticks: u32)
     }
     if idle_ticks > 3 {
         let indices = core.check();
-        return Err(format!("the scheduler wants to wake at {:?}, again and again, and does nothing; {indices:?}", core.wake_at()));
+        return Err(format!(
+            "the scheduler wants to wake at {:?}, again and again, and does nothing; {indices:?}",
+            core.wake_at()
+        ));
     }
     if probe { core.check() } else { Ok(()) }
 }

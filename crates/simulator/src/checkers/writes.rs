@@ -32,26 +32,40 @@ impl Writes {
         let Ok(answer) = answer else { return Ok(()) };
         let request = self.asked.get(&number).ok_or("an answer to nothing")?;
         let Some((begin, changes)) = ledger.batches.get(&seq) else {
-            return Err(format!("request {number} was answered {answer:?}, and its batch {} is not applied", seq.0));
+            return Err(format!(
+                "request {number} was answered {answer:?}, and its batch {} is not applied",
+                seq.0
+            ));
         };
         self.told.push((number, seq));
         if in_effect(request, answer, *begin, changes, ledger) {
             return Ok(());
         }
-        Err(format!("request {number}, {request:?}, was answered {answer:?}; batch {} does not say so: {changes:?}", seq.0))
+        Err(format!(
+            "request {number}, {request:?}, was answered {answer:?}; batch {} does not say so: {changes:?}",
+            seq.0
+        ))
     }
 
     /// The log has all that was told.
     pub(crate) fn finish(&self, ledger: &Ledger) -> Verdict {
         match self.told.iter().find(|(_, seq)| !ledger.batches.contains_key(seq)) {
             None => Ok(()),
-            Some((number, seq)) => Err(format!("request {number} was answered, and its batch {} is lost", seq.0)),
+            Some((number, seq)) => {
+                Err(format!("request {number} was answered, and its batch {} is lost", seq.0))
+            }
         }
     }
 }
 
 /// Whether the batch does what the answer says, or, where nothing had to change, the state was so already.
-fn in_effect(request: &Request, answer: &Answer, begin: Position, changes: &[Change], ledger: &Ledger) -> bool {
+fn in_effect(
+    request: &Request,
+    answer: &Answer,
+    begin: Position,
+    changes: &[Change],
+    ledger: &Ledger,
+) -> bool {
     let any = |is: &dyn Fn(&Change) -> bool| changes.iter().any(is);
     match (request, answer) {
         (Request::Put(definition), Answer::Put { uid, version, changed: true }) => any(&|change| {
@@ -68,7 +82,9 @@ fn in_effect(request: &Request, answer: &Answer, begin: Position, changes: &[Cha
             _ => false,
         }),
         // Its end is wanted, or has come.
-        (Request::KillRun(key), Answer::Killed { .. }) => ledger.state.runs.get(key).is_none_or(|run| dying(run)),
+        (Request::KillRun(key), Answer::Killed { .. }) => {
+            ledger.state.runs.get(key).is_none_or(|run| dying(run))
+        }
         (Request::KillJob(name), Answer::Killed { .. }) => {
             // Those that came to live later are others.
             !ledger.live_since(begin).any(|run| run.job == *name && !dying(run))
