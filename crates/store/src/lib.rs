@@ -2,7 +2,7 @@
 //!
 //! A store keeps the hot [`State`] and the history of ended runs. Only the leader of the present term writes, in
 //! batches that apply in order or not at all. Start at [`Store`]; `conformance` (feature `testing`) says in tests
-//! what every implementation must do. [`projection`] is what answers reads; [`format`] is what is on disk.
+//! what every implementation must do. [`projection`] is what answers reads; [`mod@format`] is what is on disk.
 //! **Invariant:** knows nothing of engines or HTTP, and decides nothing: what a change means is said by
 //! [`State::apply`].
 
@@ -14,7 +14,6 @@ pub mod projection;
 pub mod sqlite;
 
 #[cfg(feature = "testing")]
-/// What every store must do, as tests.
 pub mod conformance;
 #[cfg(feature = "testing")]
 pub mod samples;

@@ -1,7 +1,7 @@
 //! One machine: a SQLite file in the data folder, and a lock beside it.
 //!
 //! Several servers may open the same folder; one leads, the others follow through the file. Writing is done by one
-//! thread ([`writer`]), reading by a few connections that cannot write.
+//! thread (`writer.rs`), reading by a few connections that cannot write.
 
 mod history;
 mod lock;
