@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Known, Readiness, TaskEvent};
+use engine::{Readiness, TaskEvent};
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
@@ -17,12 +17,12 @@ use scheduler::ids::Seq;
 use scheduler::request::RequestId;
 use scheduler::run::{Outcome, Record};
 use scheduler::state::{Change, State};
-use scheduler::{Effect, Event, Scheduler, Settings, TaskNews};
+use scheduler::{Effect, Event, Scheduler, Settings};
 use store::{Applied, Deposed, Term};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use super::effects::{Effects, Report};
+use super::effects::{Effects, Report, news_of};
 use super::life::{Life, stopped};
 use super::{Ask, AskError, Role};
 
@@ -132,7 +132,7 @@ impl Driver<'_> {
                     }
                 }
                 news = engine.events(), if room && self.engine_follows => {
-                    events.extend(news.into_iter().filter_map(event_of));
+                    events.extend(news.into_iter().map(event_of));
                 }
                 Some(ask) = self.life.asks.recv(), if room => events.push(self.request(ask)),
                 () = tokio::time::sleep(wait), if room => {}
@@ -278,18 +278,8 @@ fn now() -> Timestamp {
     Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default()
 }
 
-fn event_of(event: TaskEvent) -> Option<Event> {
-    let news = news_of(event.known);
-    Some(Event::Task { task: event.task, news })
-}
-
-pub(super) fn news_of(known: Known) -> TaskNews {
-    match known {
-        Known::Running => TaskNews::Running,
-        Known::Ended(end) => TaskNews::Ended(end),
-        Known::NeverBegan => TaskNews::NeverBegan,
-        Known::Unknown => TaskNews::Unknown,
-    }
+fn event_of(event: TaskEvent) -> Event {
+    Event::Task { task: event.task, news: news_of(event.known) }
 }
 
 /// About how many bytes a change takes in a batch; never less than it does, see the bound of a batch.

@@ -12,7 +12,6 @@ use scheduler::{Effect, TaskNews};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{info, warn};
 
-use super::driver::news_of;
 use crate::wire::task_spec;
 
 /// An order that has not reached its engine by then is stale: the leader that gave it may be deposed.
@@ -206,5 +205,15 @@ impl Effects {
 
     fn report(&self, report: Report) {
         let _ = self.reports.send(report); // Nobody listens once the term is over.
+    }
+}
+
+/// What an engine knows, as the scheduler hears it.
+pub(super) fn news_of(known: Known) -> TaskNews {
+    match known {
+        Known::Running => TaskNews::Running,
+        Known::Ended(end) => TaskNews::Ended(end),
+        Known::NeverBegan => TaskNews::NeverBegan,
+        Known::Unknown => TaskNews::Unknown,
     }
 }
