@@ -11,7 +11,7 @@ fn a_chain_runs_in_order_within_one_cycle() {
     let log = server.folder.path().join("log-of-jobs");
     let job = |name: &str| format!("echo {name} >> '{}'", log.display());
     let yaml = format!(
-        "name: c\nparents: [b]\ncommand: {}\n---\nname: b\nparents: [a]\ncommand: {}\n---\nname: a\nschedule: R1//P1D\ncommand: {}\n",
+        "name: c\nparents: [b]\ncommand: {}\n---\nname: b\nparents: [a]\ncommand: {}\n---\nname: a\nschedule: R1/2099-01-01T00:00:00Z/P1D\ncommand: {}\n",
         job("c"),
         job("b"),
         job("a"),
@@ -21,6 +21,7 @@ fn a_chain_runs_in_order_within_one_cycle() {
         .cli(["apply", "chain.yaml"])
         .stdout("created job `a`\ncreated job `b`\ncreated job `c`\n")
         .success();
+    server.cli(["run", "a"]).success();
     let last = server.wait_for("c", "succeeded");
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "a\nb\nc\n");
     assert_eq!(last["cycle"], server.wait_for("a", "succeeded")["cycle"]);
