@@ -72,7 +72,7 @@ pub(super) enum SweepOrder {
     /// Looks for these tasks' processes.
     Tasks { targets: Vec<(TaskId, Target)>, number: u64 },
     /// Ends those of all tasks but these.
-    Strays { living: HashSet<String> },
+    Strays { living: HashSet<String>, as_of: Duration },
 }
 
 /// Who waits for the answer to a launch.
@@ -279,7 +279,7 @@ impl Core {
             if self.strays_possible {
                 let living = self.tasks.iter().filter(|(_, task)| !matches!(task.phase, Phase::Ended { .. }));
                 let living = living.map(|(id, _)| id.to_string()).collect();
-                let _ = self.sweeper.send(SweepOrder::Strays { living });
+                let _ = self.sweeper.send(SweepOrder::Strays { living, as_of: since_boot() });
             }
         }
     }

@@ -391,7 +391,9 @@ fn start_sweeper(folder: String, orders: mpsc::Receiver<SweepOrder>, to_core: Un
                     let tasks = ids.into_iter().zip(processes::sweep(&folder, &targets)).collect();
                     let _ = to_core.send(Message::Swept { tasks, number });
                 }
-                SweepOrder::Strays { living } => processes::end_strays(&folder, &living, &mut seen),
+                SweepOrder::Strays { living, as_of } => {
+                    processes::end_strays(&folder, &living, as_of, &mut seen)
+                }
             }
         }
     });

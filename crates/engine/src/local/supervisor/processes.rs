@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -58,10 +59,17 @@ pub(super) fn sweep(folder: &str, targets: &[Target]) -> Vec<usize> {
 }
 
 /// Ends what tasks that are over have left behind. `seen` remembers whom TERM was sent: the next time it is KILL.
-pub(super) fn end_strays(folder: &str, living: &HashSet<String>, seen: &mut HashSet<(i32, u64)>) {
-    let ours = own_start();
+/// `living` was true `as_of` then, since boot: what started later belongs to a task that it does not know yet.
+pub(super) fn end_strays(
+    folder: &str,
+    living: &HashSet<String>,
+    as_of: Duration,
+    seen: &mut HashSet<(i32, u64)>,
+) {
+    let ticks = as_of.as_millis() * u128::from(rustix::param::clock_ticks_per_second()) / 1000;
+    let known = own_start()..u64::try_from(ticks).unwrap_or(u64::MAX);
     let mut now = HashSet::new();
-    for process in processes().filter(|process| process.start >= ours && !process.zombie) {
+    for process in processes().filter(|process| known.contains(&process.start) && !process.zombie) {
         if mark(process.pid, folder).is_some_and(|task| !living.contains(&task)) {
             let key = (process.pid, process.start);
             send(&process, if seen.contains(&key) { Signal::KILL } else { Signal::TERM });
