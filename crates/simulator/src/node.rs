@@ -152,10 +152,11 @@ impl Cluster {
         match message {
             Message::Poll => self.poll(node),
             Message::Start(start) => self.start(node, start),
-            Message::StartSilent => match self.nodes[node].role {
-                Role::Candidate(_) => self.step_down(node, "the store does not answer"),
-                _ => {}
-            },
+            Message::StartSilent => {
+                if matches!(self.nodes[node].role, Role::Candidate(_)) {
+                    self.step_down(node, "the store does not answer");
+                }
+            }
             Message::Turn => self.turn(node),
             Message::Release => self.carry_out(node),
             Message::Verdict { epoch, seq, verdict } => self.verdict(node, epoch, seq, verdict),
@@ -191,19 +192,22 @@ impl Cluster {
         self.at(self.now + after, Happening::Node { node, stage, message: Message::Poll });
         let holds = self.store.lock.is_some_and(|(holder, _)| holder == node);
         match self.nodes[node].role {
-            Role::Standby => {
-                if self.now >= self.nodes[node].not_before && self.store.take_lock(node, self.now) {
-                    self.advance_stage(node, Role::Candidate(None));
-                    self.ask_store(node, self.nodes[node].stage, Question::BeginTerm);
-                    self.send_self(node, 2 * PATIENCE, Message::StartSilent);
-                }
-            }
+            Role::Standby => self.stand(node),
             _ if holds => {
                 self.store.take_lock(node, self.now);
             }
             // It may take long until a leader hears that it is none any more.
             _ if self.healed || self.random.permille(200) => self.step_down(node, "the lock is gone"),
             _ => {}
+        }
+    }
+
+    /// Tries to lead.
+    fn stand(&mut self, node: NodeId) {
+        if self.now >= self.nodes[node].not_before && self.store.take_lock(node, self.now) {
+            self.advance_stage(node, Role::Candidate(None));
+            self.ask_store(node, self.nodes[node].stage, Question::BeginTerm);
+            self.send_self(node, 2 * PATIENCE, Message::StartSilent);
         }
     }
 

@@ -104,15 +104,15 @@ impl Failover {
             return Err(format!("the engine had {task}, {phase:?}; the ledger does not know the attempt"));
         };
         let same = given_up(&attempt.end)
-            || match (phase, &attempt.end) {
+            || matches!(
+                (phase, &attempt.end),
                 (Phase::Ended(AttemptEnd::Succeeded), AttemptEnd::Succeeded)
-                | (Phase::Ended(AttemptEnd::Lost { .. }), AttemptEnd::Lost { .. }) => true,
-                (
-                    Phase::Ended(AttemptEnd::Failed { .. } | AttemptEnd::Killed),
-                    AttemptEnd::Failed { .. } | AttemptEnd::Killed | AttemptEnd::TimedOut,
-                ) => true,
-                _ => false,
-            };
+                    | (Phase::Ended(AttemptEnd::Lost { .. }), AttemptEnd::Lost { .. })
+                    | (
+                        Phase::Ended(AttemptEnd::Failed { .. } | AttemptEnd::Killed),
+                        AttemptEnd::Failed { .. } | AttemptEnd::Killed | AttemptEnd::TimedOut,
+                    )
+            );
         if same { Ok(()) } else { Err(format!("{task} is {phase:?}; the ledger says {:?}", attempt.end)) }
     }
 }
