@@ -43,6 +43,9 @@ pub(crate) enum Start {
 /// The right to lead is a lease that whoever has lost it may not have heard of.
 pub(crate) const LEASE: Millis = 10_000;
 
+/// A batch of so many changes is part of something that takes several.
+const HERD: usize = 150;
+
 pub(crate) struct ModelStore {
     pub(crate) core: MemoryCore,
     /// Who may lead, and until when unless it renews.
@@ -133,9 +136,7 @@ impl Cluster {
                     self.say_changes(&changes);
                     self.audit.applied(self.now, epoch, seq, steps, &self.users.phrases);
                     // Many children are told in many steps: that is where a leader shall fail more often than by chance.
-                    if changes.iter().any(|change| matches!(change, Change::PutFanout(_)))
-                        && self.unlucky(250)
-                    {
+                    if changes.len() >= HERD && self.unlucky(250) {
                         let down = self.random.between(100, 5_000);
                         self.crash(node, down);
                     }

@@ -178,7 +178,12 @@ fn any_rules(random: &mut Random) -> Rules {
 
 /// What a task of the job is like, for the model engine: shortest and longest time in milliseconds, failures in a hundred.
 fn any_body(random: &mut Random) -> Arc<str> {
-    let (low, high) = random.pick(&[(0, 300), (100, 2_000), (100, 2_000), (1_000, 15_000), (20_000, 50_000)]);
+    // Some last so long that only a kill ends them in time: a kill that is forgotten shows.
+    let (low, high) = if random.permille(60) {
+        (600_000, 900_000)
+    } else {
+        random.pick(&[(0, 300), (100, 2_000), (100, 2_000), (1_000, 15_000), (20_000, 50_000)])
+    };
     let fails = random.pick(&[0, 0, 10, 30, 100]);
     format!("{low} {high} {fails}").into()
 }

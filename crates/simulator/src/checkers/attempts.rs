@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use scheduler::ids::{Cause, RunKey, TaskId};
-use scheduler::job::Overlap;
+use scheduler::job::{Job, Overlap};
 use scheduler::run::{Attempt, RunState};
 
 use super::Verdict;
@@ -51,16 +51,21 @@ impl Attempts {
                 return Err(format!("{task} was started while {other} of the same run was alive"));
             }
         }
-        let room = match job.rules.overlap {
-            Overlap::Allow { max } => max as usize,
-            _ => 1,
-        };
+        // The rules may have changed while the order was under way.
+        let now_allowed = ledger.state.jobs.get(&key.job).map_or(1, |job| room(job));
+        let room = room(job).max(now_allowed);
         let others: Vec<_> = alive.iter().filter(|(run, task)| run != key && !lost(task, run)).collect();
         if others.len() >= room {
             return Err(format!("{task} was started beside {others:?}; the job has room for {room}"));
         }
         if let Some(ended) = self.ended.get(key)
             && self.clocks_right
+            && !ledger
+                .state
+                .runs
+                .get(key)
+                .and_then(|run| run.attempts.last())
+                .is_some_and(|a| given_up(&a.end))
             && now < ended + 900
         {
             return Err(format!(
@@ -98,6 +103,14 @@ impl Attempts {
         {
             self.ended.insert(*run, now);
         }
+    }
+}
+
+/// How many runs of the job may be alive at once.
+fn room(job: &Job) -> usize {
+    match job.rules.overlap {
+        Overlap::Allow { max } => max as usize,
+        _ => 1,
     }
 }
 
