@@ -222,3 +222,15 @@ fn a_clock_that_goes_back_makes_no_retry_and_no_limit_wait_longer() {
     assert_eq!(w.launched_of("a"), "00:00:00 00:00:00#1");
     assert_eq!(w.kills.len(), 1);
 }
+
+#[test]
+fn a_kill_by_a_user_counts_also_for_an_attempt_that_has_timed_out() {
+    let mut w = World::new();
+    w.put("a", HOURLY, Rules { run_max: Some(seconds(30)), ..retries(1) });
+    w.until("00:00:30");
+    w.ask(Request::KillJob(job("a"))).unwrap();
+    w.end("a", AttemptEnd::Killed);
+    assert_eq!(w.ledger_of("a"), "killed asked");
+    w.until("00:10:00");
+    assert_eq!(w.launched_of("a"), "00:00:00");
+}
