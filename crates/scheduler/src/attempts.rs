@@ -90,8 +90,8 @@ impl Scheduler {
     }
 
     fn task_runs(&mut self, run: &Run, live: Live) {
-        // A kill that a former leader ordered may have been lost with it.
-        if live.kill.is_some() && self.kills.insert(live.task.clone()) {
+        // A kill that a former leader ordered may have been lost with it; one of ours may have overtaken the launch.
+        if live.kill.is_some() && (self.kills.insert(live.task.clone()) || live.started.is_none()) {
             self.effects.push(Effect::Kill { task: live.task.clone() });
         }
         if live.started.is_none() || live.unknown_since.is_some() {

@@ -234,3 +234,16 @@ fn a_kill_by_a_user_counts_also_for_an_attempt_that_has_timed_out() {
     w.until("00:10:00");
     assert_eq!(w.launched_of("a"), "00:00:00");
 }
+
+#[test]
+fn a_kill_that_may_have_overtaken_its_launch_is_ordered_again() {
+    let mut w = World::new();
+    w.put("a", HOURLY, retries(0));
+    w.ask(Request::KillJob(job("a"))).unwrap();
+    w.kills.clear();
+    w.news("a", TaskNews::Running); // the launch has reached the engine only now
+    assert_eq!(w.kills.len(), 1);
+    w.kills.clear();
+    w.news("a", TaskNews::Running);
+    assert!(w.kills.is_empty(), "once it runs, one order is enough");
+}
