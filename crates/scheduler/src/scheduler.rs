@@ -72,11 +72,6 @@ pub enum Effect {
         /// Which.
         task: TaskId,
     },
-    /// Ask the engine what is known of these tasks, and bring the answers as [`Event::Task`].
-    Reconcile {
-        /// Tasks that a former leader, or nobody, has launched.
-        tasks: Vec<TaskId>,
-    },
     /// The end of this task is durable; it need not be told again.
     Acknowledge {
         /// Which.

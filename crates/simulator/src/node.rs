@@ -514,7 +514,6 @@ impl Cluster {
                 self.order(node, Order::Launch(Box::new(order)));
             }
             Effect::Kill { task } => self.order(node, Order::Kill(task)),
-            Effect::Reconcile { tasks } => self.reconcile(node, tasks),
             Effect::Acknowledge { task } => self.order(node, Order::Acknowledge(task)),
             Effect::Answer { id, answer } => {
                 let Some(number) = self.office(node).and_then(|office| office.requests.remove(&id)) else {
@@ -591,7 +590,6 @@ pub(crate) fn short(effect: &Effect) -> String {
             _ => "launch of nothing".into(),
         },
         Effect::Kill { task } => format!("kill {task}"),
-        Effect::Reconcile { tasks } => format!("reconcile of {} tasks", tasks.len()),
         Effect::Acknowledge { task } => format!("acknowledge {task}"),
         Effect::Answer { id, answer } => format!("answer to request {}: {answer:?}", id.0),
     }

@@ -111,7 +111,6 @@ impl Effects {
                     }
                 });
             }
-            Effect::Reconcile { tasks } => self.order(move |this| async move { this.reconcile(tasks).await }),
             Effect::Answer { .. } => {}
         }
     }

@@ -77,7 +77,6 @@ impl World {
                     self.acknowledged.insert(task);
                 }
                 Effect::Answer { answer, .. } => self.answer = Some(answer),
-                Effect::Reconcile { .. } => {}
             }
         }
     }
