@@ -50,13 +50,13 @@ impl Cluster {
 
 /// Waits until it holds, with a bound, looking again after every change of nothing in particular.
 async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    for _ in 0..2000 {
+    for _ in 0..6000 {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("not within 10 s: {what}");
+    panic!("not within 30 s: {what}");
 }
 
 async fn leads(node: &Node) {

@@ -88,9 +88,9 @@ impl Effects {
         match effect {
             Effect::Launch { run, job } => {
                 let RunState::Running(live) = &run.state else { return };
-                let lag = Duration::try_from(live.launched.duration_since(run.due)).unwrap_or_default();
                 if live.attempt == 0 {
-                    let lag = Duration::try_from(Timestamp::now().duration_since(run.due)).unwrap_or(lag);
+                    let lag =
+                        Duration::try_from(Timestamp::now().duration_since(run.due)).unwrap_or_default();
                     histogram!("chronos_launch_lag_seconds").record(lag);
                 }
                 counter!("chronos_launches_total").increment(1);
@@ -127,12 +127,14 @@ impl Effects {
     }
 
     async fn launch(&self, launch: Launch) {
-        let task = launch.task.clone();
+        let (task, not_after) = (launch.task.clone(), launch.not_after);
         match self.engine.launch(self.epoch, launch).await {
             Ok(known) => self.report(Report::News(task, news_of(known))),
             Err(EngineError::Unknown(problem)) => {
                 warn!(%task, problem, "the engine did not answer to a launch");
-                tokio::spawn(self.clone().ask_later(vec![task], ENGINE_RETRY));
+                // The order may still arrive. Only once it is stale does "never began" mean that it never will.
+                let stale_in = not_after.saturating_sub(engine::since_boot());
+                tokio::spawn(self.clone().ask_later(vec![task], stale_in + ENGINE_RETRY));
             }
             Err(problem) => {
                 if !self.ends_term(&problem) {
