@@ -14,8 +14,9 @@ use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
 use scheduler::clock::ClockGuard;
 use scheduler::ids::Seq;
+use scheduler::job::Plan;
 use scheduler::request::RequestId;
-use scheduler::run::{Outcome, Record};
+use scheduler::run::{Outcome, Record, Skipped};
 use scheduler::state::{Change, State};
 use scheduler::{Effect, Event, Scheduler, Settings};
 use store::{Applied, Deposed, Term};
@@ -286,15 +287,31 @@ fn event_of(event: TaskEvent) -> Event {
 fn weight(change: &Change) -> usize {
     const ATTEMPT: usize = 300;
     match change {
-        Change::PutJob(job) => 1500 + job.body.len() * 2,
-        Change::PutRun(run) => 900 + attempts_weight(&run.attempts, ATTEMPT),
+        Change::PutJob(job) => {
+            let parents = if let Plan::Parents(parents) = &job.plan { parents.len() } else { 0 };
+            1500 + job.body.len() * 2 + parents * 24
+        }
+        Change::PutRun(run) => {
+            let arguments = run.arguments.as_ref().map_or(0, |text| text.len() * 2);
+            900 + arguments + attempts_weight(&run.attempts, ATTEMPT)
+        }
         Change::Append(record) => match &**record {
-            Record::Run(run) => 900 + attempts_weight(&run.attempts, ATTEMPT),
-            Record::Range(_) => 900,
+            Record::Run(run) => 900 + reason_weight(&run.outcome) + attempts_weight(&run.attempts, ATTEMPT),
+            Record::Range(range) => 900 + reason_weight(&range.outcome),
         },
         Change::PutJoin(join) => 400 + join.parents.len() * 40,
-        Change::PutProgress(_, progress) => 700 + progress.flags.len() * 80,
+        Change::PutProgress(_, progress) => {
+            let reason = progress.paused.as_ref().map_or(0, |pause| pause.reason.len() * 2);
+            700 + reason + progress.flags.len() * 80
+        }
         _ => 200,
+    }
+}
+
+fn reason_weight(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Skipped(Skipped::Paused { reason }) => reason.len() * 2,
+        _ => 0,
     }
 }
 
