@@ -14,6 +14,7 @@ use scheduler::ids::{JobName, RunKey, TaskId};
 use scheduler::run::{Record, RunState};
 use serde::Deserialize;
 use serde_json::json;
+use store::OutcomeKind;
 use tokio::sync::mpsc;
 use utoipa::IntoParams;
 
@@ -59,7 +60,7 @@ async fn look(ctx: &ApiContext, key: RunKey) -> Result<Look, ApiError> {
     match ctx.node.store.ended_run(key).await? {
         Some(Record::Run(run)) => {
             let last = run.attempts.last().map(|attempt| attempt.number);
-            Ok(Look { job: run.job, last, outcome: Some(view::word(view::kind(&run.outcome))) })
+            Ok(Look { job: run.job, last, outcome: Some(view::word(OutcomeKind::of(&run.outcome))) })
         }
         _ => Err(no_such_run(key)),
     }

@@ -42,19 +42,6 @@ pub(super) const KINDS: [OutcomeKind; 7] = [
     OutcomeKind::Missed,
 ];
 
-/// An outcome without its reason.
-pub(super) fn kind(outcome: &Outcome) -> OutcomeKind {
-    match outcome {
-        Outcome::Succeeded => OutcomeKind::Succeeded,
-        Outcome::Failed => OutcomeKind::Failed,
-        Outcome::Killed(_) => OutcomeKind::Killed,
-        Outcome::TimedOut => OutcomeKind::TimedOut,
-        Outcome::Lost => OutcomeKind::Lost,
-        Outcome::Skipped(_) => OutcomeKind::Skipped,
-        Outcome::Missed(_) => OutcomeKind::Missed,
-    }
-}
-
 /// The reason of an outcome, where it has one.
 pub(super) fn reason(outcome: &Outcome) -> Option<String> {
     Some(match outcome {
@@ -243,7 +230,7 @@ impl RunView {
             cycle: Some(instant(run.cycle.due)),
             created: Some(instant(run.created)),
             ended: Some(instant(run.ended)),
-            outcome: Some(word(kind(&run.outcome))),
+            outcome: Some(word(OutcomeKind::of(&run.outcome))),
             reason: reason(&run.outcome).or_else(|| run.attempts.last().and_then(failure)),
             attempts: run.attempts.iter().map(|a| AttemptView::ended(&run.job, run.key, a)).collect(),
             ..Self::default()
@@ -256,7 +243,7 @@ impl RunView {
             state: "ended",
             cause: "slot",
             ended: Some(instant(range.recorded)),
-            outcome: Some(word(kind(&range.outcome))),
+            outcome: Some(word(OutcomeKind::of(&range.outcome))),
             reason: reason(&range.outcome),
             count: Some(range.count),
             first_due: Some(instant(range.first_due)),
