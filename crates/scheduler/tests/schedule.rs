@@ -266,6 +266,12 @@ fn cron_fields_mean_what_they_say() {
     utc("0 0 LW * *", "2024-03-01T00:00:00Z", "2024-03-29T00:00:00Z 2024-04-30T00:00:00Z");
     utc("0 0 15W * *", "2024-06-01T00:00:00Z", "2024-06-14T00:00:00Z 2024-07-15T00:00:00Z");
     utc("0 0 1W * *", "2024-05-31T00:00:00Z", "2024-06-03T00:00:00Z"); // 1 June is a Saturday; W never leaves the month
+    utc("0 0 31W * *", "2025-07-31T00:00:00Z", "2025-08-29T00:00:00Z 2025-10-31T00:00:00Z"); // 31 August is a Sunday
+    utc("0 0 29W 2 *", "2025-01-01T00:00:00Z", "2028-02-29T00:00:00Z");
+    utc("0 0 L,15W * *", "2024-06-01T00:00:00Z", "2024-06-14T00:00:00Z 2024-06-30T00:00:00Z");
+    utc("0 0 * * SAT-SUN#1", "2024-06-02T00:00:00Z", "2024-07-06T00:00:00Z 2024-07-07T00:00:00Z");
+    utc("0 0 * * 5#5", "2024-05-01T00:00:00Z", "2024-05-31T00:00:00Z 2024-08-30T00:00:00Z");
+    utc("0 0 * * 7L,1#1", "2024-05-01T00:00:00Z", "2024-05-06T00:00:00Z 2024-05-26T00:00:00Z");
     utc("0 0 * * 5L", "2024-05-01T00:00:00Z", "2024-05-31T00:00:00Z 2024-06-28T00:00:00Z");
     utc("0 0 * * FRIL", "2024-05-01T00:00:00Z", "2024-05-31T00:00:00Z");
     utc("0 0 * * MON#2", "2024-05-01T00:00:00Z", "2024-05-13T00:00:00Z 2024-06-10T00:00:00Z");
@@ -295,7 +301,16 @@ fn cron_is_refused_with_the_field_and_the_reason() {
     refuse("* * * *", "4 fields; a cron expression has 5", "minute, hour");
     refuse("0 0 0 1 1 * 2024", "7 fields", "");
     refuse("hourly", "1 fields", "");
-    refuse("0 25 * * *", "hour `25`: number out of bounds", "0-23");
+    refuse("0 25 * * *", "hour `25`: 25 is not within 0-23", "0-23");
+    refuse("0 1,25 * * *", "hour `1,25`: 25 is not within 0-23", "0-23");
+    refuse("0 0 1-99 * *", "day of month `1-99`: 99 is not within 1-31", "");
+    refuse("0 0 L-3 * *", "L stands alone", "");
+    refuse("0 0 W * *", "W needs one day before it", "15W");
+    refuse("0 0 * 1#2 *", "# can only stand in day of week", "");
+    refuse("0 0 * 1JAN *", "month `1JAN`: `1JAN`: a month has its first three letters", "JAN-DEC");
+    refuse("0 0 * * FRI-MON", "the range FRI-MON ends before it begins", "");
+    refuse("0 0 * * 1#L#2", "after # comes the week of the month", "");
+    refuse("*,5 * * * *", "* stands alone", "");
     refuse("60 * * * *", "minute `60`", "0-59");
     refuse("0 0 0 * *", "day of month `0`", "1-31");
     refuse("0 0 * 13 *", "month `13`", "1-12");

@@ -7,8 +7,10 @@
 mod calendar;
 mod civil_set;
 mod cron;
+mod days;
 mod error;
 mod expression;
+mod fields;
 mod interval;
 mod iso;
 
