@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::graph::Graph;
-use crate::ids::{Cause, Cycle, JobName, JobUid, RunKey, TaskId};
+use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules};
 use crate::run::{Record, Run, RunState};
 use crate::state::{Change, Fanout, Join, Meta, State, ZoneData};
@@ -194,6 +194,13 @@ impl Book {
         let uid = JobUid(self.state.meta.next_uid);
         self.change(Change::Meta(Meta { next_uid: uid.0 + 1, ..self.state.meta }));
         uid
+    }
+
+    /// The parents of an existing job are about to change: cycles from now on are told from those under way.
+    pub(crate) fn next_graph(&mut self) -> GraphVersion {
+        let graph = GraphVersion(self.state.meta.graph.0 + 1);
+        self.change(Change::Meta(Meta { graph, ..self.state.meta }));
+        graph
     }
 
     pub(crate) fn note_zone_data(&mut self, zone_data: ZoneData) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ids::{Cause, Cycle, JobName, JobUid, RunKey};
+use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey};
 use crate::job::{Job, Pause, Plan, Progress, Timetable};
 use crate::request::{Answer, Definition, PlanText, Refusal, Request};
 use crate::run::{EndedRun, KillReason, Outcome, Record, RunState, Skipped};
@@ -111,7 +111,8 @@ impl Scheduler {
         let mut progress = Progress::new(self.now);
         self.begin_schedule(&definition.name, &plan, &mut progress)?;
         let Definition { name, rules, body, .. } = definition;
-        let (created, joins_from) = (self.now, Timestamp::UNIX_EPOCH);
+        // A new job takes part in the cycles that are under way: none of them can have fired it.
+        let (created, joins_from) = (self.now, GraphVersion::default());
         self.book.put_job(Job {
             uid,
             version: 1,
@@ -161,7 +162,10 @@ impl Scheduler {
             progress.next = table.schedule().ok().and_then(|schedule| schedule.first_after(floor));
         }
         let becomes_dependent = plan_changes && matches!(plan, Plan::Parents(_));
-        let joins_from = if becomes_dependent { self.now } else { old.joins_from };
+        // While it was disabled the cycles under way went on without it.
+        let comes_back = old.rules.disabled && !rules.disabled;
+        let joins_from =
+            if becomes_dependent || comes_back { self.book.next_graph() } else { old.joins_from };
         if rules.disabled || (plan_changes && !becomes_dependent) {
             progress.flags.clear();
             self.book.put_progress(old.uid, progress.clone());
@@ -256,7 +260,7 @@ impl Scheduler {
         let mut heir = heir.clone();
         heir.version += 1;
         heir.changed = self.now;
-        heir.joins_from = self.now;
+        heir.joins_from = self.book.next_graph();
         let mut progress = self.book.progress(heir.uid);
         if parents.is_empty()
             && let Plan::Schedule(table) = &gone.plan
@@ -295,7 +299,8 @@ impl Scheduler {
         let number = self.next_number(job.uid);
         let cycle = Cycle { due: self.now, origin: job.uid, seq: number };
         let cause = Cause::Trigger(number);
-        let key = self.spawn(&job, NewRun { cause, cycle, due: self.now, again: false, arguments });
+        let graph = self.graph_now();
+        let key = self.spawn(&job, NewRun { cause, cycle, graph, due: self.now, again: false, arguments });
         Ok(Answer::Triggered(key))
     }
 
@@ -342,7 +347,8 @@ impl Scheduler {
         progress.flags.clear();
         self.book.put_progress(job.uid, progress);
         self.count(&job, true);
-        self.fan_out(key, cycle, true, failed.is_some());
+        // Of a cycle that is marked nobody asks when it began: its joins are open, or not to be opened again.
+        self.fan_out(key, (cycle, self.graph_now()), true, failed.is_some());
         Ok(Answer::Marked(key))
     }
 

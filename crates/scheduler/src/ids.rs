@@ -15,6 +15,11 @@ pub struct Epoch(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
+/// How often the parents of existing jobs have changed since the store was made. A cycle carries the version it
+/// began in, so that what began before an edit is told from what began after it without a look at any clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GraphVersion(pub u32);
+
 /// One creation of a job: kept when its definition is replaced, new when a job of the same name is created again.
 ///
 /// The high bits are a salt of the store, so that task ids of a forgotten store are never met again.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ids::{Cycle, JobName, JobUid};
+use crate::ids::{Cycle, GraphVersion, JobName, JobUid};
 use crate::schedule::{DstPolicy, Nominal, Slot};
 
 /// A named definition of what to run, when, and with what.
@@ -19,8 +19,8 @@ pub struct Job {
     pub created: Timestamp,
     /// When it was last replaced.
     pub changed: Timestamp,
-    /// When its parents or its place in the graph last changed: cycles that began earlier open no joins.
-    pub joins_from: Timestamp,
+    /// The version of the graph that its parents came with: cycles that began in an earlier one open no joins of it.
+    pub joins_from: GraphVersion,
     /// Unique among the jobs of a store.
     pub name: JobName,
     /// What makes it run.

@@ -1,22 +1,29 @@
 //! Joins: what the end of a parent's run means to its children.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use crate::book::later;
-use crate::ids::{Cause, Cycle, JobUid, RunKey};
+use crate::ids::{Cause, Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Plan};
 use crate::run::{EndedRun, Outcome, Record, Skipped};
 use crate::scheduler::Scheduler;
 use crate::spawn::NewRun;
-use crate::state::{Arrival, Fanout, Join};
+use crate::state::{Arrival, Fanout, Join, Stage};
 
 /// Open joins of one child. Beyond it the oldest gives way: a parent that never ends must not fill the store.
 pub const JOINS_MAX: usize = 64;
 
+/// Joins of one child that gave way and whose late parents are still awaited. A parent may run a thousand cycles at
+/// once; whoever is later than that is not waited for.
+const SUPERSEDED_MAX: usize = 1024;
+
 /// How much of a step's bound it takes to tell a child: a join of many parents is a large change.
 fn cost(parents: usize) -> usize {
     1 + parents / 16
+}
+
+/// Whether nobody is awaited any more.
+fn is_whole(join: &Join) -> bool {
+    join.parents.iter().all(|(_, arrival)| *arrival != Arrival::Awaited)
 }
 
 impl Scheduler {
@@ -59,10 +66,10 @@ impl Scheduler {
         let Plan::Parents(parents) = &job.plan else { return };
         if job.rules.disabled {
             // It has no runs and so no outcomes, but those behind it must not wait for it. They are told once.
-            let first = self.open_join(&job, news.cycle).parents.first().map(|(parent, _)| *parent);
+            let first = self.open_join(&job, news).parents.first().map(|(parent, _)| *parent);
             if first == Some(news.run.job) && self.book.graph().single_root(child).is_some() {
                 let key = RunKey { job: child, cause: Cause::Join { cycle: news.cycle, round: 0 } };
-                self.fan_out(key, news.cycle, false, news.again);
+                self.fan_out(key, (news.cycle, news.graph), false, news.again);
             }
             return;
         }
@@ -79,9 +86,9 @@ impl Scheduler {
     /// A child of one parent: every success fires, every failure passes on.
     fn follow(&mut self, job: &Job, news: &Fanout) {
         // Once its parent has changed, a cycle may have fired it before.
-        let again = news.again || news.cycle.due < job.joins_from;
+        let again = news.again || news.graph < job.joins_from;
         let round = if again { self.next_number(job.uid) } else { 0 };
-        let new = self.joined(news.cycle, round, again);
+        let new = self.joined((news.cycle, news.graph), round, again);
         if news.succeeded {
             self.spawn(job, new);
         } else {
@@ -89,8 +96,8 @@ impl Scheduler {
         }
     }
 
-    fn joined(&self, cycle: Cycle, round: u32, again: bool) -> NewRun {
-        NewRun { cause: Cause::Join { cycle, round }, cycle, due: self.now, again, arguments: None }
+    fn joined(&self, (cycle, graph): (Cycle, GraphVersion), round: u32, again: bool) -> NewRun {
+        NewRun { cause: Cause::Join { cycle, round }, cycle, graph, due: self.now, again, arguments: None }
     }
 
     fn upstream(&self, parent: JobUid) -> Skipped {
@@ -113,10 +120,10 @@ impl Scheduler {
         let mut join = match kept {
             Some(join) => (*join).clone(),
             // A repeat of a cycle that has fired, or one that began before the child had these parents.
-            None if news.again || news.cycle.due < job.joins_from => return,
+            None if news.again || news.graph < job.joins_from => return,
             None => {
                 self.make_room(job);
-                self.open_join(job, news.cycle)
+                self.open_join(job, news)
             }
         };
         let Some((_, arrival)) = join.parents.iter_mut().find(|(parent, _)| *parent == news.run.job) else {
@@ -128,40 +135,48 @@ impl Scheduler {
     }
 
     /// In a cycle that began at a job in the middle of the graph, only what descends from there takes part.
-    fn open_join(&mut self, job: &Job, cycle: Cycle) -> Join {
+    fn open_join(&mut self, job: &Job, news: &Fanout) -> Join {
+        let (cycle, graph) = (news.cycle, news.graph);
         let from_root = self.book.graph().single_root(job.uid) == Some(cycle.origin);
         let parents = self.book.graph().parents(job.uid).to_vec();
-        let graph = self.book.graph();
-        let takes_part = |parent: &JobUid| from_root || graph.descends(*parent, cycle.origin);
+        let edges = self.book.graph();
+        let takes_part = |parent: &JobUid| from_root || edges.descends(*parent, cycle.origin);
         let parents =
             parents.into_iter().filter(takes_part).map(|parent| (parent, Arrival::Awaited)).collect();
-        Join { child: job.uid, cycle, opened: self.now, parents, skipped: false, again: false }
+        Join { child: job.uid, cycle, graph, opened: self.now, parents, stage: Stage::Open, again: false }
     }
 
     /// Fires the join, skips it, or keeps it waiting.
     fn settle(&mut self, job: &Job, mut join: Join) {
+        if join.stage == Stage::Superseded {
+            return if is_whole(&join) {
+                self.book.remove_join(job.uid, join.cycle);
+            } else {
+                self.book.put_join(join);
+            };
+        }
         let failed =
             join.parents.iter().find(|(_, arrival)| *arrival == Arrival::Failed).map(|(parent, _)| *parent);
         let complete = join.parents.iter().all(|(_, arrival)| *arrival == Arrival::Succeeded);
         if let Some(parent) = failed {
-            if !join.skipped {
-                join.skipped = true;
+            if join.stage == Stage::Open {
+                join.stage = Stage::Skipped;
                 let again = join.again;
-                let cycle = join.cycle;
+                let cycle = (join.cycle, join.graph);
                 let round = if again { self.next_number(job.uid) } else { 0 };
                 self.book.put_join(join);
                 let new = self.joined(cycle, round, again);
                 return self.skip(job, &new, self.upstream(parent));
             }
-        } else if join.skipped {
+        } else if join.stage == Stage::Skipped {
             // Reopened: its first skip is in the ledger, what comes now is another round.
-            join.skipped = false;
+            join.stage = Stage::Open;
             join.again = true;
         }
         if complete {
             self.book.remove_join(job.uid, join.cycle);
             let round = if join.again { self.next_number(job.uid) } else { 0 };
-            let new = self.joined(join.cycle, round, join.again);
+            let new = self.joined((join.cycle, join.graph), round, join.again);
             self.spawn(job, new);
         } else {
             self.book.put_join(join);
@@ -169,29 +184,31 @@ impl Scheduler {
     }
 
     /// Makes room for one more join: what nobody will arrive at any more is forgotten first, then the oldest gives way.
-    /// Late arrivals at that must not open it again, or its cycle would have two outcomes.
     fn make_room(&mut self, job: &Job) {
         let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
-        if joins.len() < JOINS_MAX {
+        let (gone, kept): (Vec<_>, Vec<_>) = joins.iter().partition(|join| join.stage == Stage::Superseded);
+        if kept.len() < JOINS_MAX {
             return;
         }
-        let whole = |join: &Join| join.parents.iter().all(|(_, arrival)| *arrival != Arrival::Awaited);
-        let settled = joins.iter().find(|join| join.skipped && whole(join));
-        let Some(victim) = settled.or(joins.first()) else { return };
+        if let Some(settled) = kept.iter().find(|join| join.stage == Stage::Skipped && is_whole(join)) {
+            return self.book.remove_join(job.uid, settled.cycle);
+        }
+        let Some(victim) = kept.first() else { return };
         self.close_join(job, victim, Skipped::JoinSuperseded);
-        if !whole(victim) {
-            let mut job = job.clone();
-            job.joins_from = job.joins_from.max(later(victim.cycle.due, Duration::from_millis(1)));
-            self.book.put_job(job);
+        self.book.put_join(Join { stage: Stage::Superseded, ..(***victim).clone() });
+        if gone.len() >= SUPERSEDED_MAX
+            && let Some(oldest) = gone.first()
+        {
+            self.book.remove_join(job.uid, oldest.cycle);
         }
     }
 
     /// Forgets a join; an open one gets its outcome.
     pub(crate) fn close_join(&mut self, job: &Job, join: &Join, why: Skipped) {
         self.book.remove_join(job.uid, join.cycle);
-        if !join.skipped {
+        if join.stage == Stage::Open {
             let round = if join.again { self.next_number(job.uid) } else { 0 };
-            let new = self.joined(join.cycle, round, join.again);
+            let new = self.joined((join.cycle, join.graph), round, join.again);
             self.skip(job, &new, why);
         }
     }
@@ -244,7 +261,7 @@ impl Scheduler {
         let cycle = Cycle { due: latest, origin: job.uid, seq: progress.sequence };
         progress.flags.clear();
         self.book.put_progress(job.uid, progress);
-        let new = self.joined(cycle, 0, false);
+        let new = self.joined((cycle, self.graph_now()), 0, false);
         self.spawn(job, new);
     }
 

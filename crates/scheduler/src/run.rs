@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ids::{Cycle, JobName, JobUid, RunKey, TaskId};
+use crate::ids::{Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::schedule::Nominal;
 
 /// What happens for one cause. Hot state: kept until it ends, then it becomes a [`Record`] in the history.
@@ -16,6 +16,8 @@ pub struct Run {
     pub job: JobName,
     /// The cycle its success or failure counts for.
     pub cycle: Cycle,
+    /// The version of the graph in which its cycle began.
+    pub graph: GraphVersion,
     /// When it should have started: the slot's due time, or when it was triggered or its parents completed.
     pub due: Timestamp,
     /// The commit that made it.

@@ -72,7 +72,8 @@ impl Scheduler {
         if let (Some(slot), Plan::Schedule(table)) = (wanted, &job.plan) {
             let cause = Cause::Slot { plan: table.plan, nominal: slot.nominal };
             let cycle = Cycle { due: slot.due, origin: uid, seq: 0 };
-            self.spawn(&job, NewRun { cause, cycle, due: slot.due, again: false, arguments: None });
+            let graph = self.graph_now();
+            self.spawn(&job, NewRun { cause, cycle, graph, due: slot.due, again: false, arguments: None });
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ids::{Cause, Cycle, JobUid, RunKey};
+use crate::ids::{Cause, Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Overlap};
 use crate::run::{EndedRun, KillReason, Outcome, Record, Run, RunState, Skipped};
 use crate::scheduler::Scheduler;
@@ -14,12 +14,19 @@ use crate::state::Fanout;
 pub(crate) struct NewRun {
     pub(crate) cause: Cause,
     pub(crate) cycle: Cycle,
+    /// The version of the graph in which the cycle began.
+    pub(crate) graph: GraphVersion,
     pub(crate) due: Timestamp,
     pub(crate) again: bool,
     pub(crate) arguments: Option<Arc<str>>,
 }
 
 impl Scheduler {
+    /// The version of the graph in which a cycle begins now.
+    pub(crate) fn graph_now(&self) -> GraphVersion {
+        self.book.state().meta.graph
+    }
+
     /// Makes the run, or records why a rule forbids it.
     pub(crate) fn spawn(&mut self, job: &Job, new: NewRun) -> RunKey {
         let key = RunKey { job: job.uid, cause: new.cause };
@@ -31,6 +38,7 @@ impl Scheduler {
             key,
             job: job.name.clone(),
             cycle: new.cycle,
+            graph: new.graph,
             due: new.due,
             created: self.now,
             again: new.again,
@@ -97,7 +105,7 @@ impl Scheduler {
         }));
         // The children of a skipped slot never hear of its cycle. Within a cycle that has begun, they must.
         if matches!(new.cause, Cause::Join { .. }) {
-            self.fan_out(key, new.cycle, false, new.again);
+            self.fan_out(key, (new.cycle, new.graph), false, new.again);
         }
     }
 
@@ -121,7 +129,12 @@ impl Scheduler {
         if succeeded || failed {
             self.count(&job, succeeded);
         }
-        self.fan_out(run.key, run.cycle, succeeded || (failed && job.rules.soft_error), run.again);
+        self.fan_out(
+            run.key,
+            (run.cycle, run.graph),
+            succeeded || (failed && job.rules.soft_error),
+            run.again,
+        );
     }
 
     /// Counts a success or an error, and disables a job that has failed too often.
@@ -174,9 +187,15 @@ impl Scheduler {
     }
 
     /// Lets the children of an ended run know, now or in the steps to come.
-    pub(crate) fn fan_out(&mut self, run: RunKey, cycle: Cycle, succeeded: bool, again: bool) {
+    pub(crate) fn fan_out(
+        &mut self,
+        run: RunKey,
+        (cycle, graph): (Cycle, GraphVersion),
+        succeeded: bool,
+        again: bool,
+    ) {
         if self.book.graph().has_children(run.job) {
-            self.fanouts.push_back(Fanout { run, cycle, succeeded, again, after: None });
+            self.fanouts.push_back(Fanout { run, cycle, graph, succeeded, again, after: None });
         }
     }
 }

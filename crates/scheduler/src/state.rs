@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ids::{Cycle, JobUid, RunKey};
+use crate::ids::{Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Progress};
 use crate::run::{Record, Run};
 
@@ -35,6 +35,8 @@ pub struct State {
 pub struct Meta {
     /// The uid of the next job. A new store begins with a random salt in its high bits, see [`JobUid`].
     pub next_uid: u64,
+    /// The present version of the graph.
+    pub graph: GraphVersion,
     /// The zone data that the stored due times were computed with.
     pub zone_data: ZoneData,
 }
@@ -75,14 +77,29 @@ pub struct Join {
     pub child: JobUid,
     /// For which cycle.
     pub cycle: Cycle,
+    /// The version of the graph in which the cycle began.
+    pub graph: GraphVersion,
     /// When the first parent arrived.
     pub opened: Timestamp,
     /// The parents that take part, as they were when it opened, sorted.
     pub parents: Vec<(JobUid, Arrival)>,
-    /// Whether its skip has been recorded: then it stays only to be reopened.
-    pub skipped: bool,
+    /// Whether it still waits.
+    pub stage: Stage,
     /// Whether a re-run took part, so that what fires is a new round.
     pub again: bool,
+}
+
+/// Whether a join still waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// It does.
+    #[default]
+    Open,
+    /// Its skip has been recorded: it stays only to be reopened.
+    Skipped,
+    /// It gave way to newer ones, which has been recorded: it stays only so that parents which arrive late do not
+    /// open it a second time.
+    Superseded,
 }
 
 /// What a join knows of one parent.
@@ -103,6 +120,8 @@ pub struct Fanout {
     pub run: RunKey,
     /// Its cycle.
     pub cycle: Cycle,
+    /// The version of the graph in which the cycle began.
+    pub graph: GraphVersion,
     /// Whether its children may go on.
     pub succeeded: bool,
     /// Whether it repeated something its cycle had already seen.

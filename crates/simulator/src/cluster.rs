@@ -179,7 +179,6 @@ impl Cluster {
 
     fn play_out(&mut self) -> bool {
         self.audit.attempts.clocks_right = !self.climate.clocks;
-        self.audit.ledger.clocks_step = self.climate.clocks;
         self.say_climate();
         let opening = self.users.opening(&mut self.random, self.now);
         let mut after = 3_000;

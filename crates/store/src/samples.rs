@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use scheduler::ids::{Cause, Cycle, JobName, JobUid, RunKey, TaskId};
+use scheduler::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Timetable};
 use scheduler::run::{
     Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped,
     SlotRange,
 };
 use scheduler::schedule::{DstPolicy, Fold, Gap, Nominal, Slot};
-use scheduler::state::{Arrival, Change, Fanout, Join, Meta, ZoneData};
+use scheduler::state::{Arrival, Change, Fanout, Join, Meta, Stage, ZoneData};
 
 /// An instant near 2025-01-01, this many milliseconds later.
 pub fn at(ms: i64) -> Timestamp {
@@ -39,7 +39,7 @@ pub fn job(uid: u64) -> Job {
         version: 1,
         created: at(0),
         changed: at(0),
-        joins_from: at(0),
+        joins_from: GraphVersion(0),
         name: name(uid),
         plan: Plan::Schedule(Timetable {
             text: "R//PT1H".into(),
@@ -60,6 +60,7 @@ pub fn run(uid: u64, k: u64) -> Run {
         key,
         job: name(uid),
         cycle: Cycle { due, origin: key.job, seq: 0 },
+        graph: GraphVersion(0),
         due,
         created: due,
         again: false,
@@ -82,7 +83,14 @@ pub type Titled = (&'static str, Change);
 /// One of every change, every arm of every enum, every field with and without a value.
 pub fn every_change() -> Vec<Titled> {
     let mut all = vec![
-        ("counters", Change::Meta(Meta { next_uid: (1 << 51) + 7, zone_data: ZoneData::named("2026f") })),
+        (
+            "counters",
+            Change::Meta(Meta {
+                next_uid: (1 << 51) + 7,
+                graph: GraphVersion(9),
+                zone_data: ZoneData::named("2026f"),
+            }),
+        ),
         ("job: defaults", put(job(1))),
         ("job: gone", Change::RemoveJob(JobUid(1))),
         ("progress: new", Change::PutProgress(JobUid(1), Arc::new(Progress::new(at(0))))),
@@ -158,7 +166,7 @@ fn jobs() -> Vec<(&'static str, Job)> {
             Job {
                 version: 4,
                 changed: at(5),
-                joins_from: at(6),
+                joins_from: GraphVersion(6),
                 rules,
                 body: "{\"command\":\"echo \\\"ü\\\" \u{1F600}\\n\"}".into(),
                 ..with(timetable(Gap::Shift, Fold::First))
@@ -193,7 +201,13 @@ fn runs() -> Vec<(&'static str, Run)> {
         ("run: slot of a later plan", keyed(Cause::Slot { plan: 2, nominal: Nominal::Index(0) })),
         (
             "run: trigger",
-            Run { again: true, arguments: Some("--now".into()), cycle: cycle(8), ..keyed(Cause::Trigger(8)) },
+            Run {
+                again: true,
+                arguments: Some("--now".into()),
+                cycle: cycle(8),
+                graph: GraphVersion(5),
+                ..keyed(Cause::Trigger(8))
+            },
         ),
         ("run: join", Run { cycle: cycle(4), ..keyed(Cause::Join { cycle: cycle(4), round: 2 }) }),
         ("run: running", running(Live { started: None, unknown_since: None, ..live(None) })),
@@ -237,19 +251,31 @@ fn attempts() -> Vec<Attempt> {
 fn joins() -> Vec<Titled> {
     let parents =
         vec![(JobUid(1), Arrival::Awaited), (JobUid(2), Arrival::Succeeded), (JobUid(4), Arrival::Failed)];
+    let (child, graph) = (JobUid(3), GraphVersion(0));
     let join =
-        Join { child: JobUid(3), cycle: cycle(0), opened: at(1), parents, skipped: false, again: false };
-    let fanout = Fanout { run: slot(1, 5), cycle: cycle(0), succeeded: false, again: false, after: None };
+        Join { child, cycle: cycle(0), graph, opened: at(1), parents, stage: Stage::Open, again: false };
+    let (run, cycle_0) = (slot(1, 5), cycle(0));
+    let fanout = Fanout { run, cycle: cycle_0, graph, succeeded: false, again: false, after: None };
     vec![
         ("join: open", Change::PutJoin(Arc::new(join.clone()))),
         (
             "join: skipped, again",
-            Change::PutJoin(Arc::new(Join { cycle: cycle(4), skipped: true, again: true, ..join })),
+            Change::PutJoin(Arc::new(Join {
+                cycle: cycle(4),
+                stage: Stage::Skipped,
+                again: true,
+                ..join.clone()
+            })),
+        ),
+        (
+            "join: superseded",
+            Change::PutJoin(Arc::new(Join { graph: GraphVersion(3), stage: Stage::Superseded, ..join })),
         ),
         ("fan-out: begins", Change::PutFanout(Arc::new(fanout.clone()))),
         (
             "fan-out: goes on",
             Change::PutFanout(Arc::new(Fanout {
+                graph: GraphVersion(2),
                 succeeded: true,
                 again: true,
                 after: Some(JobUid(77)),
@@ -383,7 +409,7 @@ fn any_job() -> impl Strategy<Value = Job> {
         },
     );
     let plan = prop_oneof![timetable, vec(any_uid(), 1..4).prop_map(Plan::Parents)];
-    let times = (any_at(), any_at(), any_at());
+    let times = (any_at(), any_at(), any_graph());
     (any_uid(), 1u32..5, times, plan, any_rules(), any_text()).prop_map(
         |(uid, version, (created, changed, joins_from), plan, rules, body)| Job {
             uid,
@@ -516,11 +542,12 @@ fn any_run() -> impl Strategy<Value = Run> {
     let waiting = (1u32..4, any_at()).prop_map(|(attempt, until)| RunState::Waiting { attempt, until });
     let state = prop_oneof![Just(RunState::Queued), live, waiting];
     let rest = (any::<bool>(), option::of(any_text()), state, vec(any_attempt(), 0..3));
-    (any_key(), any_cycle(), any_at(), any_at(), rest).prop_map(
-        |(key, cycle, due, created, (again, arguments, state, attempts))| Run {
+    (any_key(), any_cycle(), any_graph(), any_at(), any_at(), rest).prop_map(
+        |(key, cycle, graph, due, created, (again, arguments, state, attempts))| Run {
             key,
             job: name(key.job.0),
             cycle,
+            graph,
             due,
             created,
             again,
@@ -531,24 +558,31 @@ fn any_run() -> impl Strategy<Value = Run> {
     )
 }
 
+fn any_graph() -> impl Strategy<Value = GraphVersion> {
+    (0u32..4).prop_map(GraphVersion)
+}
+
 fn any_join() -> impl Strategy<Value = Join> {
     let arrival = prop::sample::select(vec![Arrival::Awaited, Arrival::Succeeded, Arrival::Failed]);
     let parents = vec((any_uid(), arrival), 0..4);
-    (any_uid(), any_cycle(), any_at(), parents, any::<bool>(), any::<bool>()).prop_map(
-        |(child, cycle, opened, parents, skipped, again)| Join {
+    let stage = prop::sample::select(vec![Stage::Open, Stage::Skipped, Stage::Superseded]);
+    (any_uid(), any_cycle(), any_graph(), any_at(), parents, stage, any::<bool>()).prop_map(
+        |(child, cycle, graph, opened, parents, stage, again)| Join {
             child,
             cycle,
+            graph,
             opened,
             parents,
-            skipped,
+            stage,
             again,
         },
     )
 }
 
 fn any_fanout() -> impl Strategy<Value = Fanout> {
-    (any_key(), any_cycle(), any::<bool>(), any::<bool>(), option::of(any_uid()))
-        .prop_map(|(run, cycle, succeeded, again, after)| Fanout { run, cycle, succeeded, again, after })
+    (any_key(), any_cycle(), any_graph(), any::<bool>(), any::<bool>(), option::of(any_uid())).prop_map(
+        |(run, cycle, graph, succeeded, again, after)| Fanout { run, cycle, graph, succeeded, again, after },
+    )
 }
 
 fn any_record() -> impl Strategy<Value = Record> {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use scheduler::ids::JobUid;
 use scheduler::job::{Job, Overlap, Plan, Progress};
 use scheduler::run::{Record, Run, RunState};
-use scheduler::state::{Arrival, Join, State};
+use scheduler::state::{Arrival, Join, Stage, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -238,7 +238,7 @@ impl Facts<'_> {
     }
 
     fn joins(&self, job: &Job, progress: &Progress, parents: &[JobUid]) -> Vec<Reason> {
-        let open = self.state.joins_of(job.uid).filter(|join| !join.skipped).take(EXPLAINED_MAX);
+        let open = self.state.joins_of(job.uid).filter(|join| join.stage == Stage::Open).take(EXPLAINED_MAX);
         let mut reasons: Vec<_> = open.map(|join| self.join(join)).collect();
         if reasons.is_empty() {
             let arrived: Vec<_> = progress.flags.iter().map(|(parent, _)| *parent).collect();
@@ -305,7 +305,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use scheduler::ids::{Cause, Cycle, Epoch, RunKey, TaskId};
+    use scheduler::ids::{Cause, Cycle, Epoch, GraphVersion, RunKey, TaskId};
     use scheduler::job::{Pause, Rules, Timetable};
     use scheduler::run::{KillReason, Live};
     use scheduler::schedule::{Nominal, Slot};
@@ -337,7 +337,7 @@ mod tests {
                 version: 1,
                 created: at(0),
                 changed: at(0),
-                joins_from: at(0),
+                joins_from: GraphVersion(0),
                 name: scheduler::ids::JobName::new(name).expect("a name"),
                 plan,
                 rules: Rules::default(),
@@ -360,6 +360,7 @@ mod tests {
             key,
             job: name,
             cycle,
+            graph: GraphVersion(0),
             due: at(0),
             created: at(0),
             again: false,
@@ -467,7 +468,8 @@ mod tests {
         check(&s, &WELL, 3, &["waiting_for_parents"], "waits until a has succeeded (arrived: b)");
         let cycle = Cycle { due: at(0), origin: JobUid(1), seq: 0 };
         let parents = vec![(JobUid(1), Arrival::Awaited), (JobUid(2), Arrival::Succeeded)];
-        let join = Join { child: JobUid(3), cycle, opened: at(2), parents, skipped: false, again: false };
+        let (child, graph) = (JobUid(3), GraphVersion(0));
+        let join = Join { child, cycle, graph, opened: at(2), parents, stage: Stage::Open, again: false };
         s.joins.insert((JobUid(3), cycle), Arc::new(join));
         with_rules(&mut s, 1, |r| r.disabled = true);
         check(

@@ -5,7 +5,7 @@ use scheduler::job::{Retry, Rules};
 use scheduler::request::{Refusal, Request};
 use scheduler::run::{Outcome, Record, Skipped};
 
-use crate::world::{World, job};
+use crate::world::{World, at, job};
 
 const MINUTELY: &str = "R/2030-01-01T00:00:00Z/PT1M";
 
@@ -174,7 +174,7 @@ fn open_joins_are_bounded_and_the_oldest_gives_way() {
         w.succeed("a");
         w.succeed("b"); // and c goes on running
     }
-    assert_eq!(w.stored.joins.len(), JOINS_MAX);
+    assert_eq!(w.stored.joins.len(), JOINS_MAX + 1, "the one that gave way is still known");
     assert_eq!(w.ledger_of("d"), "skipped joinsuperseded");
     w.audit();
 }
@@ -256,4 +256,85 @@ fn a_deleted_parent_takes_no_part_in_open_joins() {
     w.ask(Request::Delete(job("c"))).unwrap();
     assert_eq!(w.launched_of("d").split(' ').count(), 1);
     assert!(w.stored.joins.is_empty());
+}
+
+/// Runs a cycle of the diamond that a user begins now, all the way to `d`.
+fn manual_cycle(w: &mut World) {
+    w.trigger("a").unwrap();
+    for name in ["a", "b", "c"] {
+        w.succeed(name);
+    }
+}
+
+#[test]
+fn a_cycle_that_begins_after_an_edit_joins_even_if_the_clock_has_gone_back() {
+    let mut w = diamond();
+    w.succeed("a");
+    w.until("00:00:50");
+    w.put_child("d", &["c", "b", "a"], once());
+    w.now = at("00:00:10");
+    w.trigger("a").unwrap();
+    w.succeed("a");
+    for _cycle in 0..2 {
+        w.succeed("b");
+        w.succeed("c");
+    }
+    // The first cycle began before the edit, the second after it, though due earlier.
+    assert_eq!(w.tasks("d").len(), 1);
+    assert!(w.stored.joins.is_empty());
+    w.audit();
+}
+
+#[test]
+fn a_cycle_that_has_fired_opens_no_join_after_an_edit_even_if_the_clock_has_gone_back() {
+    let mut w = diamond();
+    w.put_child("e", &["a"], once());
+    w.until("00:00:50");
+    w.succeed("a");
+    manual_cycle(&mut w);
+    w.succeed("b");
+    w.succeed("c");
+    w.succeed("d");
+    w.now = at("00:00:10");
+    w.put_child("d", &["b", "c", "e"], once());
+    w.succeed("e");
+    w.succeed("e");
+    assert!(w.stored.joins.is_empty(), "nobody would ever arrive there");
+    w.audit();
+}
+
+#[test]
+fn a_child_that_is_enabled_again_begins_with_the_next_cycle() {
+    let mut w = diamond();
+    w.succeed("a");
+    w.succeed("b");
+    w.put_child("d", &["b", "c"], Rules { disabled: true, ..once() });
+    w.put_child("d", &["b", "c"], once());
+    w.succeed("c");
+    assert_eq!(w.ledger_of("d"), "skipped withdrawn");
+    assert!(w.stored.joins.is_empty());
+    manual_cycle(&mut w);
+    assert_eq!(w.tasks("d").len(), 1);
+    w.audit();
+}
+
+#[test]
+fn who_arrives_late_at_a_join_that_gave_way_does_not_open_it_again() {
+    let mut w = World::new();
+    let many = Rules { overlap: scheduler::job::Overlap::Allow { max: 1000 }, ..once() };
+    w.put("a", MINUTELY, once());
+    w.put_child("b", &["a"], once());
+    w.put_child("c", &["a"], many.clone());
+    w.put_child("d", &["b", "c"], many);
+    for minute in 0..=JOINS_MAX {
+        w.until(&format!("{:02}:{:02}:30", minute / 60, minute % 60));
+        w.succeed("a");
+        w.succeed("b");
+    }
+    w.succeed("c");
+    assert_eq!(w.ledger_of("d"), "skipped joinsuperseded");
+    assert_eq!(w.stored.joins.len(), JOINS_MAX, "what was awaited has come, and is forgotten");
+    w.succeed("c");
+    assert_eq!(w.tasks("d").len(), 1, "the next one fires as ever");
+    w.audit();
 }

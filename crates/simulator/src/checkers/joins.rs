@@ -101,11 +101,7 @@ pub(crate) fn finish(state: &State, ledger: &Ledger, cycles: &BTreeSet<Cycle>) -
             continue;
         }
         for child in children.get(parent).into_iter().flatten() {
-            // A cycle that seems to have begun before an edit opens no joins; clocks that are wrong make it seem so.
-            let stood = |job: &JobUid| {
-                let from = state.jobs.get(job).map(|job| job.joins_from);
-                ledger.settled_since(*job, since) && from.is_none_or(|from| from <= cycle.due)
-            };
+            let stood = |job: &JobUid| ledger.settled_since(*job, since);
             let still = graph.lineage(child.uid).iter().all(stood);
             let joins = graph.parents(child.uid).len() > 1;
             if !still || (joins && graph.single_root(child.uid).is_none()) {

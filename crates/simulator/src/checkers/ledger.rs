@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use scheduler::ids::{Cause, JobUid, RunKey, Seq, TaskId};
+use scheduler::ids::{JobUid, RunKey, Seq, TaskId};
 use scheduler::job::{Job, Plan};
 use scheduler::run::{EndedRun, Record, Run, RunState};
 use scheduler::state::{Change, State};
@@ -26,8 +25,6 @@ pub(crate) struct Ended {
 
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// Clocks step by hours in this history.
-    pub(crate) clocks_step: bool,
     pub(crate) at: Position,
     /// The log, played back.
     pub(crate) state: State,
@@ -108,13 +105,8 @@ impl Ledger {
         let job = self.state.jobs.get(&run.key.job).filter(|_| !step.iter().any(goes)).cloned();
         let created = self.created.get(&run.key).copied();
         let ended = Ended { run: run.clone(), at: self.at, created, job };
-        // An edit tells cycles under way from those to come by their due times, which a clock that steps confuses.
-        let edited =
-            self.state.jobs.get(&run.key.job).is_some_and(|job| job.joins_from > Timestamp::UNIX_EPOCH);
-        let confused = self.clocks_step && edited && matches!(run.key.cause, Cause::Join { .. });
         match self.ended.insert(run.key, ended) {
             None => Ok(()),
-            Some(_) if confused => Ok(()),
             Some(before) => Err(format!(
                 "run {} of {} has two outcomes: {:?} and {:?}",
                 run.key, run.job, before.run.outcome, run.outcome

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use scheduler::ids::{Cycle, JobUid};
+use scheduler::ids::{Cycle, GraphVersion, JobUid};
 use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Timetable};
 use scheduler::schedule::{DstPolicy, Fold, Gap};
 use serde::{Deserialize, Serialize};
@@ -18,11 +18,12 @@ pub(super) struct StoredJob {
     version: u32,
     name: Name,
     created: Ms,
-    /// Left out when it is `created`; so is `joins_from`.
+    /// Left out when it is `created`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     changed: Option<Ms>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    joins_from: Option<Ms>,
+    /// A version of the graph.
+    #[serde(default, skip_serializing_if = "is_default")]
+    graph: u32,
     /// Either this or `parents`. Two fields instead of a flattened enum, which would be read through a buffer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schedule: Option<StoredTimetable>,
@@ -229,7 +230,7 @@ impl From<&Job> for StoredJob {
             name: Name(name.clone()),
             created: Ms(*created),
             changed: unless_created(changed),
-            joins_from: unless_created(joins_from),
+            graph: joins_from.0,
             schedule,
             parents,
             rules: rules.into(),
@@ -242,7 +243,7 @@ impl TryFrom<StoredJob> for Job {
     type Error = &'static str;
 
     fn try_from(stored: StoredJob) -> Result<Self, Self::Error> {
-        let StoredJob { uid, version, name, created, changed, joins_from, schedule, parents, rules, body } =
+        let StoredJob { uid, version, name, created, changed, graph, schedule, parents, rules, body } =
             stored;
         let plan = match (schedule, parents) {
             (Some(timetable), None) => Plan::Schedule(timetable.into()),
@@ -254,7 +255,7 @@ impl TryFrom<StoredJob> for Job {
             version,
             created: created.0,
             changed: changed.unwrap_or(created).0,
-            joins_from: joins_from.unwrap_or(created).0,
+            joins_from: GraphVersion(graph),
             name: name.0,
             plan,
             rules: rules.into(),

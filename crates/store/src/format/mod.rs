@@ -13,7 +13,7 @@ mod value;
 use std::ops::Range;
 use std::sync::Arc;
 
-use scheduler::ids::RunKey;
+use scheduler::ids::{GraphVersion, RunKey};
 use scheduler::job::{Job, Progress};
 use scheduler::run::{Record, Run};
 use scheduler::state::{Change, Fanout, Join, Meta, ZoneData};
@@ -160,19 +160,21 @@ pub fn record_key(record: &Record) -> Option<RunKey> {
 #[derive(Serialize, Deserialize)]
 struct StoredMeta {
     next_uid: u64,
+    #[serde(default, skip_serializing_if = "value::is_default")]
+    graph: u32,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     zone_data: String,
 }
 
 impl From<&Meta> for StoredMeta {
-    fn from(Meta { next_uid, zone_data }: &Meta) -> Self {
-        Self { next_uid: *next_uid, zone_data: zone_data.name() }
+    fn from(Meta { next_uid, graph, zone_data }: &Meta) -> Self {
+        Self { next_uid: *next_uid, graph: graph.0, zone_data: zone_data.name() }
     }
 }
 
 impl From<StoredMeta> for Meta {
-    fn from(StoredMeta { next_uid, zone_data }: StoredMeta) -> Self {
-        Self { next_uid, zone_data: ZoneData::named(&zone_data) }
+    fn from(StoredMeta { next_uid, graph, zone_data }: StoredMeta) -> Self {
+        Self { next_uid, graph: GraphVersion(graph), zone_data: ZoneData::named(&zone_data) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Runs and records of the history, as stored.
 
-use scheduler::ids::{Cycle, RunKey};
+use scheduler::ids::{Cycle, GraphVersion, RunKey};
 use scheduler::run::{
     Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped,
     SlotRange,
@@ -18,6 +18,8 @@ pub(super) struct StoredRun {
     /// Left out when the run is the root of its own cycle, as every slot is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cycle: Option<StoredCycle>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    graph: u32,
     due: Ms,
     created: Ms,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -190,11 +192,12 @@ impl StoredRunState {
 }
 
 impl From<&Run> for StoredRun {
-    fn from(Run { key, job, cycle, due, created, again, arguments, state, attempts }: &Run) -> Self {
+    fn from(Run { key, job, cycle, graph, due, created, again, arguments, state, attempts }: &Run) -> Self {
         Self {
             key: Key(*key),
             name: Name(job.clone()),
             cycle: unless_own(cycle, *key, *due),
+            graph: graph.0,
             due: Ms(*due),
             created: Ms(*created),
             again: *again,
@@ -212,6 +215,7 @@ impl From<StoredRun> for Run {
             key,
             job: stored.name.0,
             cycle: stored.cycle.map_or_else(|| own_cycle(key, due), Cycle::from),
+            graph: GraphVersion(stored.graph),
             due,
             created: stored.created.0,
             again: stored.again,
