@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chains;
+mod clock_jumps;
 mod command_line;
 mod crash_audit;
 mod data_folder;

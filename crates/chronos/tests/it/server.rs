@@ -104,7 +104,14 @@ impl TestServer {
     /// In this folder, whether it leads or not, with more flags.
     #[track_caller]
     pub(crate) fn launch(folder: Arc<Folder>, flags: &[&str]) -> Self {
-        let mut child = server_command(&folder, flags).spawn().unwrap();
+        let command = server_command(&folder, flags);
+        Self::launch_command(folder, command)
+    }
+
+    /// By a command of [`server_command`] that was given more than flags.
+    #[track_caller]
+    pub(crate) fn launch_command(folder: Arc<Folder>, mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let Some(address) = line.trim().strip_prefix("listening on http://") else {
