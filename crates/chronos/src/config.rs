@@ -64,6 +64,16 @@ pub struct ConfigFile {
     /// How long a task that is told to end may take before it is ended by force [default: 10s]
     #[arg(long = "kill_grace", hide_env_values = true, env = "CHRONOS_KILL_GRACE", value_name = "DURATION")]
     pub kill_grace: Option<Length>,
+    /// Time zones: `bundled` with this program, or those of the `system`, read once at the start; the same on all nodes
+    /// [default: bundled]
+    #[arg(
+        hide_possible_values = true,
+        long = "tzdata",
+        hide_env_values = true,
+        env = "CHRONOS_TZDATA",
+        value_name = "SOURCE"
+    )]
+    pub tzdata: Option<Tzdata>,
     /// How the log on stderr looks: `text` for people, `json` for machines [default: text]
     #[arg(
         hide_possible_values = true,
@@ -97,6 +107,8 @@ pub struct Config {
     pub history_count_max: u64,
     /// Between the polite and the forceful end of a task.
     pub kill_grace: Duration,
+    /// Whose time zones are used.
+    pub tzdata: Tzdata,
     /// How the log looks.
     pub log_format: LogFormat,
     /// What is logged.
@@ -256,6 +268,7 @@ impl Config {
             kill_grace: layers
                 .pick("kill_grace", flags.kill_grace, file.kill_grace, Length(Duration::from_secs(10)))
                 .0,
+            tzdata: layers.pick("tzdata", flags.tzdata, file.tzdata, Tzdata::Bundled),
             log_format: layers.pick("log_format", flags.log_format, file.log_format, LogFormat::Text),
             log_level: layers.pick("log_level", flags.log_level, file.log_level, "info".into()),
             told: layers.told,
@@ -375,6 +388,25 @@ impl TryFrom<String> for Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Whose time zones are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tzdata {
+    /// Those compiled into this program: the same on all nodes that run it.
+    Bundled,
+    /// Those of the machine.
+    System,
+}
+
+impl fmt::Display for Tzdata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bundled => "bundled",
+            Self::System => "system",
+        })
     }
 }
 
@@ -511,6 +543,7 @@ mod tests {
         refused("examples: /nonexistent", "no such folder");
         refused("data_dir: ''", "name a folder");
         refused("log_level: loud=x", "not a level");
+        refused("tzdata: none", "unknown variant `none`");
         refused("log_format: xml", "unknown variant `xml`");
         assert!(meant("{http_address: 0.0.0.0, allow_unauthenticated: true}").is_ok());
     }

@@ -31,6 +31,7 @@ impl Cluster {
             identity: Candidate { node: name.into(), ..Candidate::default() },
             store: Arc::new(self.store.another()),
             engine: Arc::new(self.machine.engine()),
+            zones: scheduler::schedule::Zones::bundled(),
             retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,

@@ -61,7 +61,9 @@ impl Scheduler {
                 {
                     return Ok(Plan::Schedule(old.clone()));
                 }
-                table.schedule().map_err(|cause| Refusal::Schedule { job: job.clone(), cause })?;
+                table
+                    .schedule(&self.settings.zones, job)
+                    .map_err(|cause| Refusal::Schedule { job: job.clone(), cause })?;
                 Ok(Plan::Schedule(table))
             }
             PlanText::Parents(names) => self.parents(job, names, old).map(Plan::Parents),
@@ -133,7 +135,9 @@ impl Scheduler {
         progress.next = None;
         progress.remaining = None;
         if let Plan::Schedule(table) = plan {
-            let schedule = table.schedule().map_err(|cause| Refusal::Schedule { job: job.clone(), cause })?;
+            let schedule = table
+                .schedule(&self.settings.zones, job)
+                .map_err(|cause| Refusal::Schedule { job: job.clone(), cause })?;
             progress.remaining = schedule.repeats();
             progress.next = self.first_slot(&schedule, progress.mark.map(|mark| mark.due));
         }
@@ -159,7 +163,10 @@ impl Scheduler {
         {
             // Disabled jobs have no slots, so those that would have come meanwhile do not exist.
             let floor = progress.mark.map_or(self.now, |mark| mark.due.max(self.now));
-            progress.next = table.schedule().ok().and_then(|schedule| schedule.first_after(floor));
+            progress.next = table
+                .schedule(&self.settings.zones, &name)
+                .ok()
+                .and_then(|schedule| schedule.first_after(floor));
         }
         let becomes_dependent = plan_changes && matches!(plan, Plan::Parents(_));
         // While it was disabled the cycles under way went on without it.
@@ -268,8 +275,11 @@ impl Scheduler {
             heir.plan = Plan::Schedule(Timetable { plan: heir.version, ..table.clone() });
             // Disabled jobs have no slots, so those that would have come meanwhile do not exist.
             let after = gone_progress.mark.map_or(self.now, |mark| mark.due.max(self.now));
-            progress.next = if gone.rules.disabled && gone_progress.remaining != Some(0) {
-                table.schedule().ok().and_then(|schedule| schedule.first_after(after))
+            let schedule = table.schedule(&self.settings.zones, &heir.name).ok();
+            // Nor does the heir have the slots that `H` gave to another name.
+            let spread = schedule.as_ref().is_some_and(|schedule| schedule.resolved().is_some());
+            progress.next = if (gone.rules.disabled || spread) && gone_progress.remaining != Some(0) {
+                schedule.and_then(|schedule| schedule.first_after(after))
             } else {
                 gone_progress.next
             };

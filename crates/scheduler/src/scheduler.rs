@@ -11,7 +11,8 @@ use crate::ids::{JobUid, RunKey, TaskId};
 use crate::job::{Job, Plan};
 use crate::request::{Answer, Refusal, Request, RequestId};
 use crate::run::{AttemptEnd, Run, RunState};
-use crate::state::{Change, Fanout, State, ZoneData};
+use crate::schedule::Zones;
+use crate::state::{Change, Fanout, State};
 
 /// Everything that can happen in a term. Closed on purpose: this is the whole list.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,10 +105,12 @@ fn zoned(state: &State) -> Vec<JobUid> {
 }
 
 /// What a scheduler must be told once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The node that leads, whose engine gets the tasks.
     pub node: Arc<str>,
+    /// The zones in which schedules are read.
+    pub zones: Zones,
     /// A job that fails so often in a row is disabled; 0 for never.
     pub disable_after_failures: u64,
 }
@@ -139,7 +142,7 @@ impl Scheduler {
     pub fn new(state: State, settings: Settings) -> Self {
         let fanouts = state.fanouts.values().map(|fanout| (**fanout).clone()).collect();
         let clips = state.runs.keys().copied().collect();
-        let moves = if state.meta.zone_data == ZoneData::compiled_in() { Vec::new() } else { zoned(&state) };
+        let moves = if state.meta.zone_data == settings.zones.data() { Vec::new() } else { zoned(&state) };
         Self {
             book: Book::new(state),
             settings,
@@ -245,7 +248,7 @@ impl Scheduler {
             self.move_slot(uid);
             *budget -= 1;
         }
-        let zone_data = ZoneData::compiled_in();
+        let zone_data = self.settings.zones.data();
         if self.moves.is_empty() && self.book.state().meta.zone_data != zone_data {
             self.book.note_zone_data(zone_data);
         }

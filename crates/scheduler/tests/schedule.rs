@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
 use jiff::Timestamp;
-use scheduler::schedule::{DstPolicy, Fold, Gap, Lint, Nominal, Schedule, ScheduleError, Zone};
+use scheduler::schedule::{
+    DstPolicy, Fold, Gap, Lint, Nominal, Schedule, ScheduleError, Spread, Zone, Zones,
+};
 
 const POSTED: &str = "2024-05-01T12:00:00.250Z";
 
@@ -12,7 +14,11 @@ fn instant(text: &str) -> Timestamp {
 }
 
 fn parse(text: &str, zone: &str) -> Result<Schedule, ScheduleError> {
-    Schedule::parse(text, zone, DstPolicy::default(), instant(POSTED))
+    parse_dst(text, zone, DstPolicy::default())
+}
+
+fn parse_dst(text: &str, zone: &str, dst: DstPolicy) -> Result<Schedule, ScheduleError> {
+    Schedule::parse(&Zones::bundled(), text, zone, dst, instant(POSTED), Spread::of("job"))
 }
 
 /// The due times after `after` are `due`, separated by blanks; a closing `-` says that there is none after them.
@@ -23,7 +29,7 @@ fn check(text: &str, zone: &str, after: &str, due: &str) {
 
 #[track_caller]
 fn check_dst(text: &str, zone: &str, dst: DstPolicy, after: &str, due: &str) {
-    let schedule = Schedule::parse(text, zone, dst, instant(POSTED)).unwrap();
+    let schedule = parse_dst(text, zone, dst).unwrap();
     let mut upcoming = schedule.upcoming(instant(after)).map(|slot| slot.due.to_string());
     let found: Vec<String> =
         due.split_whitespace().map(|_| upcoming.next().unwrap_or_else(|| "-".into())).collect();
@@ -336,6 +342,48 @@ fn cron_is_refused_with_the_field_and_the_reason() {
     refuse("@fortnightly", "not supported", "@monthly");
 }
 
+/// What the schedule `text` means for the job `name`.
+#[track_caller]
+fn resolve(text: &str, name: &str) -> String {
+    let schedule =
+        Schedule::parse(&Zones::bundled(), text, "", DstPolicy::default(), instant(POSTED), Spread::of(name));
+    schedule.unwrap().resolved().unwrap_or("-").into()
+}
+
+/// These numbers are kept for ever: a job's schedule means what its name makes of it.
+#[test]
+fn h_follows_from_the_name_of_the_job() {
+    let report = |text: &str, resolved: &str| assert_eq!(resolve(text, "report"), resolved, "{text}");
+    report("H H * * *", "50 19 * * *");
+    report("H H H * * *", "34 50 19 * * *");
+    report("H * H H H", "50 * 2 11 1");
+    report("H/15 * * * *", "5-59/15 * * * *");
+    report("H(0-29) H(1-5) * * *", "20 4 * * *");
+    report("H(0-29)/10 * * * *", "0-29/10 * * * *");
+    report("0 0 H/7 * *", "0 0 2-28/7 * *");
+    report("0 0 * * H(MON-FRI)", "0 0 * * 1");
+    report("h,59 2 * * *", "50,59 2 * * *");
+    report("H/100 * * * *", "50-59/100 * * * *");
+    report("0 2 * * *", "-");
+    report("@daily", "-");
+    assert_eq!(resolve("H H * * *", "report2"), "25 5 * * *");
+    assert_eq!(resolve("H H * * *", ""), "22 11 * * *");
+}
+
+#[test]
+fn h_is_refused_where_it_says_nothing() {
+    refuse("H-5 * * * *", "minute `H-5`: `H-5`: H stands alone or as in H/15", "`H`");
+    refuse("H(5) * * * *", "H stands alone or as in", "");
+    refuse("H(5-1) * * * *", "the range 5-1 ends before it begins", "");
+    refuse("H(0-60) * * * *", "60 is not within 0-59", "");
+    refuse("H(0-29 * * * *", "H stands alone or as in", "");
+    refuse("H/0 * * * *", "step cannot be zero", "");
+    refuse("H/x * * * *", "the step `X` is not a number", "");
+    refuse("0 0 * * H#2", "H stands alone or as in", "");
+    refuse("0 0 HW * *", "H stands alone or as in", "");
+    refuse("1(2-3) * * * *", "a character cannot stand", "");
+}
+
 const fn dst(gap: Gap, fold: Fold) -> DstPolicy {
     DstPolicy { gap, fold }
 }
@@ -352,7 +400,7 @@ fn a_gap_moves_drops_or_joins_slots() {
     nightly(Gap::End, "2024-03-31T01:00:00Z 2024-04-01T00:30:00Z");
     nightly(Gap::Skip, "2024-04-01T00:30:00Z");
     for text in ["R/2024-01-01T02:30:00/P1D", "30 2 * * *"] {
-        let end = Schedule::parse(text, "Europe/Berlin", dst(Gap::End, Fold::Auto), instant(POSTED)).unwrap();
+        let end = parse_dst(text, "Europe/Berlin", dst(Gap::End, Fold::Auto)).unwrap();
         let last = end.last_until(instant("2024-03-31T01:10:00Z")).unwrap();
         assert_eq!(last.due, instant("2024-03-31T01:00:00Z"), "{text}");
     }
@@ -467,12 +515,7 @@ fn spans_count_without_counting() {
     assert_eq!(count("0 0 * * MON", "", from, until), 52);
     assert_eq!(count("@monthly", "", from, until), 12);
     assert_eq!(count("@monthly", "", from, from), 0);
-    let skip = Schedule::parse(
-        "R/2020-01-01T02:30:00/P1D",
-        "Europe/Berlin",
-        dst(Gap::Skip, Fold::Auto),
-        instant(POSTED),
-    );
+    let skip = parse_dst("R/2020-01-01T02:30:00/P1D", "Europe/Berlin", dst(Gap::Skip, Fold::Auto));
     assert_eq!(skip.unwrap().span_from(instant(from), instant(until)).unwrap().count, 365);
     let span = parse("R/2024-01-01T00:00:00Z/PT1H", "")
         .unwrap()
@@ -498,7 +541,7 @@ fn nothing_is_due_before_the_start() {
 
 #[test]
 fn zones_are_found_or_a_similar_one_is_named() {
-    let found = |name: &str| Zone::named(name).unwrap().to_string();
+    let found = |name: &str| Zones::bundled().named(name).unwrap().to_string();
     assert_eq!(found(""), "UTC");
     assert_eq!(found("Z"), "UTC");
     assert_eq!(found("utc"), "UTC");
@@ -507,7 +550,7 @@ fn zones_are_found_or_a_similar_one_is_named() {
     assert_eq!(found("-0800"), "-08");
     assert_eq!(found("GMT+05:30"), "+05:30");
     assert_eq!(found("UTC-3"), "-03");
-    let nearest = |name: &str| match Zone::named(name) {
+    let nearest = |name: &str| match Zones::bundled().named(name) {
         Err(ScheduleError::Zone { suggestion, .. }) => suggestion,
         other => panic!("{name}: {other:?}"),
     };
@@ -518,7 +561,7 @@ fn zones_are_found_or_a_similar_one_is_named() {
     assert_eq!(nearest("Atlantis/Poseidonis"), None);
     assert_eq!(nearest("+5"), None);
     assert_eq!(nearest("+24:00"), None);
-    assert!(Zone::named("Etc/Unknown").is_err());
+    assert!(Zones::bundled().named("Etc/Unknown").is_err());
     assert_eq!(Zone::classic("IST"), Some("Asia/Kolkata"));
     assert_eq!(Zone::classic("Europe/Berlin"), None);
     refuse_in(
@@ -542,4 +585,9 @@ fn advice_is_given_where_a_schedule_may_surprise() {
     assert_eq!(lints("0 0 13 * FRI", ""), [Lint::EitherDayMatches]);
     assert_eq!(lints("0 0 */2 * FRI", ""), [Lint::BothDaysMatch]);
     assert_eq!(lints("0 0 * * FRI", ""), []);
+    assert_eq!(lints("* H * * *", ""), [Lint::SpreadAfterEvery]);
+    assert_eq!(lints("0 * H * *", ""), [Lint::SpreadAfterEvery]);
+    assert_eq!(lints("H * * * *", ""), []);
+    assert_eq!(lints("H H/3 H * MON", ""), [Lint::EitherDayMatches]);
+    assert_eq!(lints("H H H/3 * MON", ""), [Lint::BothDaysMatch]);
 }

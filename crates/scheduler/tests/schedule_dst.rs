@@ -10,7 +10,7 @@ use std::path::Path;
 use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone, TimeZoneDatabase, TimeZoneTransition};
 use jiff::{SignedDuration, Timestamp};
-use scheduler::schedule::{DstPolicy, Fold, Gap, Schedule};
+use scheduler::schedule::{DstPolicy, Fold, Gap, Schedule, Spread, Zones};
 
 const ZONES: [&str; 10] = [
     "Europe/Berlin",
@@ -81,7 +81,15 @@ fn write_jump(text: &mut String, name: &str, zone: &TimeZone, jump: &TimeZoneTra
     for (policy, gap, fold) in policies {
         let mut row = |schedule: &str, hours_before: i64, hours_after: i64| {
             let dst = DstPolicy { gap: *gap, fold: *fold };
-            let parsed = Schedule::parse(schedule, name, dst, Timestamp::UNIX_EPOCH).unwrap();
+            let parsed = Schedule::parse(
+                &Zones::bundled(),
+                schedule,
+                name,
+                dst,
+                Timestamp::UNIX_EPOCH,
+                Spread::of(""),
+            )
+            .unwrap();
             let from = t.checked_sub(SignedDuration::from_hours(hours_before)).unwrap();
             let until = t.checked_add(SignedDuration::from_hours(hours_after)).unwrap();
             let slots = parsed.upcoming(from).take_while(|slot| slot.due <= until);

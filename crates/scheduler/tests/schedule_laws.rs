@@ -6,7 +6,7 @@ use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Span, Timestamp};
 use proptest::prelude::*;
-use scheduler::schedule::{DstPolicy, Fold, Gap, Nominal, Schedule, Slot, Zone};
+use scheduler::schedule::{DstPolicy, Fold, Gap, Nominal, Schedule, Slot, Spread, Zones};
 
 /// Zones whose clocks jump in unusual ways, and some usual ones.
 const ZONES: [&str; 18] = [
@@ -215,7 +215,7 @@ proptest! {
         days in 1..4_i64,
     ) {
         let dst = DstPolicy { gap, fold };
-        let schedule = Schedule::parse(&expression.text, zone, dst, Timestamp::UNIX_EPOCH).unwrap();
+        let schedule = Schedule::parse(&Zones::bundled(), &expression.text, zone, dst, Timestamp::UNIX_EPOCH, Spread::of("job")).unwrap();
         let from = instant.div_euclid(60) * 60;
         let until = from + days * 86_400;
         let slots = model(&expression, &zone_of(zone), dst, from, until);
@@ -247,7 +247,7 @@ proptest! {
             prop_assume!(start.year() > 1970);
         }
         let text = format!("R/{start}/P{months}M{days}DT{minutes}M");
-        let schedule = Schedule::parse(&text, name, DstPolicy { gap, fold }, Timestamp::UNIX_EPOCH).unwrap();
+        let schedule = Schedule::parse(&Zones::bundled(), &text, name, DstPolicy { gap, fold }, Timestamp::UNIX_EPOCH, Spread::of("job")).unwrap();
         let mut slots: Vec<Slot> = Vec::new();
         for k in 0..300_i64 {
             // Months first, then days: as one span jiff does the same.
@@ -281,7 +281,7 @@ proptest! {
     ) {
         let (seconds, fraction) = (millis / 1_000, millis % 1_000);
         let text = format!("R/{}/PT{seconds}.{fraction:03}S", at(instant));
-        let schedule = Schedule::parse(&text, "", DstPolicy::default(), Timestamp::UNIX_EPOCH).unwrap();
+        let schedule = Schedule::parse(&Zones::bundled(), &text, "", DstPolicy::default(), Timestamp::UNIX_EPOCH, Spread::of("job")).unwrap();
         let _ = zone;
         let slots: Vec<Slot> = (skip..skip + 20).map_while(|k| {
             let due = Timestamp::from_millisecond(instant * 1_000 + millis * k as i64).ok()?;
@@ -346,7 +346,7 @@ proptest! {
             .replace("{w}", &(n % 7).to_string())
             .replace("{k}", &(n % 4 + 1).to_string());
         let text = format!("0 0 {fields}");
-        let Ok(schedule) = Schedule::parse(&text, "", DstPolicy::default(), Timestamp::UNIX_EPOCH) else {
+        let Ok(schedule) = Schedule::parse(&Zones::bundled(), &text, "", DstPolicy::default(), Timestamp::UNIX_EPOCH, Spread::of("job")) else {
             // 31 April and the like.
             prop_assert!(n > 29 && month.is_some(), "{}", text);
             return Ok(());
@@ -461,7 +461,7 @@ proptest! {
 
     #[test]
     fn no_text_does_harm(text in any_text(), anchor in any_instant()) {
-        if let Err(error) = Schedule::parse(&text, "", DstPolicy::default(), anchor) {
+        if let Err(error) = Schedule::parse(&Zones::bundled(), &text, "", DstPolicy::default(), anchor, Spread::of("job")) {
             prop_assert!(!error.hint().is_empty());
             prop_assert!(error.to_string().len() < 1_500);
         }
@@ -474,7 +474,7 @@ proptest! {
 
     #[test]
     fn no_zone_does_harm(zone in prop_oneof![any::<String>(), "[A-Za-z/_+:0-9-]{0,80}", "(GMT|UTC)?[+-][0-9:]{1,5}"]) {
-        if let Err(error) = Zone::named(&zone) {
+        if let Err(error) = Zones::bundled().named(&zone) {
             prop_assert!(!error.hint().is_empty());
             prop_assert!(error.to_string().len() < 500);
         }
@@ -505,7 +505,7 @@ proptest! {
         gap in prop::sample::select(GAPS.to_vec()),
         fold in prop::sample::select(FOLDS.to_vec()),
     ) {
-        match Schedule::parse(&text, zone, DstPolicy { gap, fold }, anchor) {
+        match Schedule::parse(&Zones::bundled(), &text, zone, DstPolicy { gap, fold }, anchor, Spread::of("job")) {
             Err(error) => {
                 prop_assert!(!error.hint().is_empty());
                 prop_assert!(error.to_string().len() < 1_000);
@@ -530,5 +530,93 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// How unevenly `names` jobs fall into `buckets`: the chi-square statistic, whose mean is one less than the buckets.
+fn unevenness(
+    buckets: &std::collections::BTreeMap<u64, u32>,
+    bounds: std::ops::RangeInclusive<u64>,
+    names: u32,
+) -> f64 {
+    assert!(buckets.keys().all(|value| bounds.contains(value)), "{buckets:?}");
+    let expected = f64::from(names) / bounds.clone().count() as f64;
+    bounds.map(|value| (f64::from(*buckets.get(&value).unwrap_or(&0)) - expected).powi(2) / expected).sum()
+}
+
+#[test]
+fn ten_thousand_names_are_spread_evenly() {
+    let names: Vec<String> = (0..5_000)
+        .map(|n| format!("job{n}"))
+        .chain((0..5_000).map(|n| format!("etl.{n:05}.daily")))
+        .collect();
+    // The bounds are the statistic's 99.9th percentile for so many buckets.
+    for (text, field, bounds, most) in [
+        ("H * * * * *", 0, 0..=59, 98.3),
+        ("H * * * *", 0, 0..=59, 98.3),
+        ("0 H * * *", 1, 0..=23, 49.7),
+        ("0 0 H * *", 2, 1..=28, 55.5),
+        ("0 0 1 H *", 3, 1..=12, 31.3),
+        ("0 0 * * H", 4, 0..=6, 22.5),
+        ("H(10-19) * * * *", 0, 10..=19, 27.9),
+    ] {
+        let mut buckets = std::collections::BTreeMap::new();
+        for name in &names {
+            let schedule = spread(text, name);
+            let value = schedule.resolved().unwrap().split(' ').nth(field).unwrap();
+            *buckets.entry(value.parse().unwrap()).or_insert(0) += 1;
+        }
+        let found = unevenness(&buckets, bounds, 10_000);
+        assert!(found < most, "{text}: {found} {buckets:?}");
+    }
+    // Fields are drawn apart: minute and hour together fall anywhere in the day.
+    let mut buckets = std::collections::BTreeMap::new();
+    for name in &names {
+        let slot = spread("H H * * *", name).first_after(at(0)).unwrap();
+        *buckets.entry(u64::try_from(slot.due.as_second()).unwrap() % 86_400 / 900).or_insert(0) += 1;
+    }
+    assert!(unevenness(&buckets, 0..=95, 10_000) < 144.6, "{buckets:?}");
+}
+
+fn spread(text: &str, name: &str) -> Schedule {
+    Schedule::parse(
+        &Zones::bundled(),
+        text,
+        "",
+        DstPolicy::default(),
+        Timestamp::UNIX_EPOCH,
+        Spread::of(name),
+    )
+    .unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+proptest! {
+    /// Whatever the name and the bounds, an `H` names at least one value, all of them within its bounds.
+    #[test]
+    fn a_spread_is_never_empty_and_stays_in_bounds(
+        name in "[a-z0-9._-]{0,40}",
+        field in 0..6_usize,
+        (a, b) in (0..60_u8, 0..60_u8),
+        step in prop::option::of(1..100_u8),
+        bounded in any::<bool>(),
+    ) {
+        let (min, max) = [(0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 7)][field];
+        let (a, b) = (a.clamp(min, max).min(b.clamp(min, max)), a.clamp(min, max).max(b.clamp(min, max)));
+        let mut item = if bounded { format!("H({a}-{b})") } else { "H".into() };
+        if let Some(step) = step {
+            item += &format!("/{step}");
+        }
+        let mut fields = ["0", "0", "0", "*", "*", "*"].map(String::from);
+        fields[field] = item;
+        let schedule = spread(&fields.join(" "), &name);
+        let again = spread(&fields.join(" "), &name);
+        prop_assert_eq!(schedule.resolved(), again.resolved());
+        let resolved = schedule.resolved().unwrap().split(' ').nth(field).unwrap();
+        let first: u8 = resolved.split(['-', '/']).next().unwrap().parse().unwrap();
+        let free = [(0, 59), (0, 59), (0, 23), (1, 28), (1, 12), (0, 6)][field];
+        let (low, high) = if bounded { (a, b) } else { free };
+        prop_assert!((low..=high).contains(&first), "{} in {}", first, resolved);
+        prop_assert!(step.is_none_or(|step| first - low < step));
+        prop_assert!(schedule.first_after(at(0)).is_some());
     }
 }

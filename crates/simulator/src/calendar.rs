@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{Span, Timestamp};
 use scheduler::schedule::Nominal;
 
@@ -157,7 +157,7 @@ impl Written {
 
     fn calendar(random: &mut Random, now: Millis) -> Self {
         let zone = random.pick(&ZONES);
-        let named = TimeZone::get(zone).unwrap_or(TimeZone::UTC);
+        let named = TimeZoneDatabase::bundled().get(zone).unwrap_or(TimeZone::UTC);
         // Some minutes from now in the day, so that histories of an hour meet it.
         let near = named.to_datetime(instant(now + random.between(-20, 60) * 60_000));
         let days_ago = random.between(0, 40);

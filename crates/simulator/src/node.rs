@@ -9,6 +9,7 @@ use scheduler::clock::ClockGuard;
 use scheduler::ids::{Epoch, Seq, TaskId};
 use scheduler::request::{Request, RequestId};
 use scheduler::run::{AttemptEnd, RunState};
+use scheduler::schedule::Zones;
 use scheduler::state::State;
 use scheduler::{Effect, Event, Scheduler, Settings, TaskNews};
 use store::Term;
@@ -226,6 +227,7 @@ impl Cluster {
     fn take_office(&mut self, node: NodeId, state: State, term: Term) {
         let settings = Settings {
             node: format!("node{node}").into(),
+            zones: Zones::bundled(),
             disable_after_failures: self.disable_after_failures,
         };
         let office = Office {

@@ -108,7 +108,8 @@ async fn put(
     Params(manner): Params<Manner>,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
-    let Reading { definition, mut warnings, lints } = job::read(&body, door, Timestamp::now())?;
+    let Reading { definition, mut warnings, lints } =
+        job::read(&body, door, &ctx.node.zones, Timestamp::now())?;
     warnings.extend(lints.iter().map(ToString::to_string));
     let name = definition.name.to_string();
     let (answer, seq) = ctx.ask(Request::Put(definition)).await?;

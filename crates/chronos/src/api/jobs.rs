@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use scheduler::ids::JobName;
 use scheduler::job::{Job, Pause, Plan, Progress};
 use scheduler::request::Request;
-use scheduler::schedule::{Schedule, Slot};
+use scheduler::schedule::{Schedule, Slot, Zones};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::HistoryQuery;
@@ -177,31 +177,33 @@ pub(super) async fn show(
     let now = Timestamp::now();
     let (job, progress) = find(&ctx, &name)?;
     let mut view = JobView::of(&ctx.node.projection.read(), &job, &progress, now);
-    view.slots = upcoming(&job, &progress, now).take(LAST).collect();
+    view.slots = upcoming(&ctx.node.zones, &job, &progress, now).take(LAST).collect();
     let query = HistoryQuery { job: Some(job.uid), limit: LAST, ..HistoryQuery::default() };
     let (last, kept) = tokio::join!(ctx.node.store.history(&query), ctx.node.store.kept_since(job.uid));
     view.last = last?.records.iter().map(RunView::of).collect();
     if let Some(kept) = kept?.filter(|kept| *kept > progress.accounted_since) {
         view.accounted_since = crate::wire::job::instant(kept);
     }
-    view.warnings =
-        schedule(&job).map(|s| s.lints().iter().map(ToString::to_string).collect()).unwrap_or_default();
+    if let Some(schedule) = schedule(&ctx.node.zones, &job) {
+        view.warnings = schedule.lints().iter().map(ToString::to_string).collect();
+        view.schedule_resolved = schedule.resolved().map(Into::into);
+    }
     Ok(Json(view))
 }
 
 /// The schedule of a job; it was read when it was posted, so it can be read again.
-fn schedule(job: &Job) -> Option<Schedule> {
+fn schedule(zones: &Zones, job: &Job) -> Option<Schedule> {
     match &job.plan {
-        Plan::Schedule(timetable) => timetable.schedule().ok(),
+        Plan::Schedule(timetable) => timetable.schedule(zones, &job.name).ok(),
         Plan::Parents(_) => None,
     }
 }
 
 /// The slots that will be, as far as is known now.
-fn upcoming(job: &Job, progress: &Progress, now: Timestamp) -> impl Iterator<Item = SlotView> {
-    let schedule = schedule(job);
+fn upcoming(zones: &Zones, job: &Job, progress: &Progress, now: Timestamp) -> impl Iterator<Item = SlotView> {
+    let schedule = schedule(zones, job);
     let first = progress.next.filter(|_| !job.rules.disabled);
-    let zone = view::zone(job);
+    let zone = view::zone(zones, job);
     let remaining = progress.remaining.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let slots = std::iter::successors(first, move |slot: &Slot| schedule.as_ref()?.after(slot.nominal))
         .take(remaining);
@@ -228,7 +230,11 @@ pub(super) struct Count {
 
 /// Slots that are to come.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Slots {
+    /// Of one job whose schedule has an `H`: the schedule with each `H` replaced by what it stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule_resolved: Option<String>,
     /// In the order in which they are due.
     slots: Vec<SlotView>,
 }
@@ -248,9 +254,11 @@ pub(super) async fn next(
     let count = slots_limit(count.count)?;
     // The text of a time of one form compares like the time.
     let until = until.map(crate::wire::job::instant);
-    let slots = upcoming(&job, &progress, Timestamp::now());
+    let slots = upcoming(&ctx.node.zones, &job, &progress, Timestamp::now());
     let slots = slots.take_while(|slot| until.as_ref().is_none_or(|until| slot.due <= *until)).take(count);
-    Ok(Json(Slots { slots: slots.collect() }))
+    let schedule_resolved =
+        schedule(&ctx.node.zones, &job).and_then(|schedule| schedule.resolved().map(Into::into));
+    Ok(Json(Slots { schedule_resolved, slots: slots.collect() }))
 }
 
 fn slots_limit(count: Option<usize>) -> Result<usize, ApiError> {
@@ -281,13 +289,15 @@ pub(super) async fn fleet(
         });
         jobs.collect()
     };
-    let slots =
-        tokio::task::spawn_blocking(move || merged(&jobs, count, until)).await.map_err(|_| defect())?;
-    Ok(Json(Slots { slots }))
+    let zones = ctx.node.zones.clone();
+    let slots = tokio::task::spawn_blocking(move || merged(&zones, &jobs, count, until))
+        .await
+        .map_err(|_| defect())?;
+    Ok(Json(Slots { schedule_resolved: None, slots }))
 }
 
 /// The earliest `count` slots of all jobs. Schedules are read only of jobs that take part.
-fn merged(jobs: &[(Found, Slot)], count: usize, until: Timestamp) -> Vec<SlotView> {
+fn merged(zones: &Zones, jobs: &[(Found, Slot)], count: usize, until: Timestamp) -> Vec<SlotView> {
     let now = Timestamp::now();
     let mut heads: BinaryHeap<_> =
         jobs.iter().enumerate().map(|(i, (_, next))| Reverse((next.due, i))).collect();
@@ -295,9 +305,9 @@ fn merged(jobs: &[(Found, Slot)], count: usize, until: Timestamp) -> Vec<SlotVie
     let mut slots = Vec::new();
     while let Some(Reverse((_, i))) = heads.pop().filter(|_| slots.len() < count) {
         let ((job, progress), _) = &jobs[i];
-        let zone = view::zone(job);
+        let zone = view::zone(zones, job);
         let row = rows.entry(i).or_insert_with(|| {
-            let schedule = schedule(job);
+            let schedule = schedule(zones, job);
             let left = progress.remaining.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
             std::iter::successors(progress.next, move |slot| schedule.as_ref()?.after(slot.nominal))
                 .take(left)

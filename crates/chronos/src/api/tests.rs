@@ -59,6 +59,7 @@ impl Server {
             identity: candidate("here"),
             store: Arc::new(store),
             engine: Arc::new(machine.engine()),
+            zones: scheduler::schedule::Zones::bundled(),
             retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
@@ -195,6 +196,31 @@ async fn a_job_lives_from_creation_to_deletion() {
     assert_eq!((gone.status, &gone.json()["code"]), (StatusCode::NOT_FOUND, &json!("no_such_job")));
     let kept = server.get("/v1/runs?job=report").await.json();
     assert_eq!(kept["runs"][0]["key"], json!(key), "the history of a deleted job stays");
+}
+
+#[tokio::test]
+async fn what_h_stands_for_is_shown_and_stays() {
+    let server = Server::start(succeed).await;
+    let definition = json!({"name": "report", "command": "x", "schedule": "H H * * *"});
+    server.create(definition.clone()).await;
+    let view = server.get("/v1/jobs/report").await.json();
+    assert_eq!(
+        (&view["schedule"], &view["scheduleResolved"]),
+        (&json!("H H * * *"), &json!("50 19 * * *")),
+        "the text is kept as written"
+    );
+    let next = server.get("/v1/jobs/report/next?count=1").await.json();
+    assert_eq!(next["scheduleResolved"], json!("50 19 * * *"));
+    assert!(next["slots"][0]["due"].as_str().is_some_and(|due| due.contains("T19:50:00")), "{next}");
+    // Made anew under the same name, as by an import: the same minute.
+    server.change(Method::DELETE, "/v1/scheduler/job/report").await;
+    server.create(definition).await;
+    assert_eq!(server.get("/v1/jobs/report").await.json()["scheduleResolved"], json!("50 19 * * *"));
+    server.create(json!({"name": "plain", "command": "x", "schedule": "@daily"})).await;
+    assert_eq!(server.get("/v1/jobs/plain").await.json()["scheduleResolved"], Value::Null);
+    let every = json!({"name": "every", "command": "x", "schedule": "* H * * *"});
+    let answer = server.post("/v1/scheduler/iso8601", every).await;
+    assert!(answer.header("x-chronos-warnings").contains("write H there too"), "{}", answer.text);
 }
 
 #[tokio::test]

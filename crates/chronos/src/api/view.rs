@@ -8,7 +8,7 @@ use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Plan, Progress, Rules};
 use scheduler::run::{
     Attempt, AttemptEnd, EndedRun, KillReason, Missed, Outcome, Record, Run, RunState, Skipped, SlotRange,
 };
-use scheduler::schedule::Slot;
+use scheduler::schedule::{Slot, Zones};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use store::OutcomeKind;
@@ -572,6 +572,9 @@ pub struct JobView {
     pub definition: Map<String, Value>,
     /// The rules with all defaults filled in.
     pub effective: RulesView,
+    /// The schedule with each `H` replaced by what it stands for, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule_resolved: Option<String>,
     /// Slots left of `Rn`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remaining: Option<u64>,
@@ -605,6 +608,7 @@ impl JobView {
             changed: instant(job.changed),
             definition: crate::wire::job::write(job, progress, |uid| name_of(projection, uid)),
             effective: RulesView::of(&job.rules),
+            schedule_resolved: None,
             remaining: progress.remaining,
             accounted_since: instant(progress.accounted_since),
             slots: Vec::new(),
@@ -620,9 +624,9 @@ impl JobView {
 const LIVE_MAX: usize = 100;
 
 /// The zone in which people read the slots of a job.
-pub(super) fn zone(job: &Job) -> jiff::tz::TimeZone {
+pub(super) fn zone(zones: &Zones, job: &Job) -> jiff::tz::TimeZone {
     let named = match &job.plan {
-        Plan::Schedule(timetable) => jiff::tz::db().get(&timetable.zone).ok(),
+        Plan::Schedule(timetable) => zones.named(&timetable.zone).ok().map(|zone| zone.time_zone().clone()),
         Plan::Parents(_) => None,
     };
     named.unwrap_or(jiff::tz::TimeZone::UTC)

@@ -83,7 +83,11 @@ pub(crate) async fn next(client: &Client, args: &NextArgs) -> Result<(), Failure
         let job = args.job.clone().unwrap_or_else(|| text(&slot["job"]));
         table.row([time(&slot["due"]), job]);
     }
-    Ok(table.print()?)
+    table.print()?;
+    if let Some(resolved) = answer["scheduleResolved"].as_str() {
+        super::out(format!("each H stands for a value of its own: {}\n", printable(resolved)).as_bytes())?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn why(client: &Client, args: &TargetArgs) -> Result<(), Failure> {

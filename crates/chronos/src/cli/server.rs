@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 use engine::local::supervisor::{self, Supervise, SuperviseError};
 use engine::local::{LocalEngine, LocalOptions};
 use metrics_exporter_prometheus::PrometheusHandle;
+use scheduler::schedule::Zones;
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Candidate, Retention, StoreError};
 use tokio::net::TcpListener;
@@ -22,8 +23,9 @@ use super::failure::{Exit, Failure};
 use super::table::Table;
 use super::{ServerArgs, apply};
 use crate::api::{ApiContext, Settings};
-use crate::config::{Config, ConfigFile, LogFormat, Source};
+use crate::config::{Config, ConfigFile, LogFormat, Source, Tzdata};
 use crate::node::{self, Node, NodeOptions, NodeTask, Role};
+use crate::zoneinfo;
 
 /// For answers under way when the server is told to end; streams never end by themselves.
 const GOODBYE: Duration = Duration::from_millis(300);
@@ -35,12 +37,13 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: ServerArgs, matches: Option<&clap::ArgMatches>) -> Result<(), Failure> {
     let config = config(&args, matches)?;
+    let zones = zones(config.tzdata)?;
     if args.check_config {
-        return Ok(tell_config(&config)?);
+        return Ok(tell_config(&config, &zones)?);
     }
     start_log(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(serve(&config));
+    let done = runtime.block_on(serve(&config, zones));
     // Reads that are still under way change nothing.
     runtime.shutdown_background();
     done
@@ -67,10 +70,24 @@ fn config(args: &ServerArgs, matches: Option<&clap::ArgMatches>) -> Result<Confi
     })
 }
 
-fn tell_config(config: &Config) -> std::io::Result<()> {
+fn zones(tzdata: Tzdata) -> Result<Zones, Failure> {
+    match tzdata {
+        Tzdata::Bundled => Ok(Zones::bundled()),
+        Tzdata::System => zoneinfo::system(std::env::var_os("TZDIR")).map_err(|error| {
+            let hint = error.hint();
+            Failure::new(Exit::Usage, error).hint(hint)
+        }),
+    }
+}
+
+fn tell_config(config: &Config, zones: &Zones) -> std::io::Result<()> {
     let mut table = Table::new(&["setting", "value", "from"]);
     for told in &config.told {
-        table.row([told.name.into(), told.value.clone(), told.source.to_string()]);
+        let value = match told.name {
+            "tzdata" => format!("{} ({})", told.value, zones.data().name()),
+            _ => told.value.clone(),
+        };
+        table.row([told.name.into(), value, told.source.to_string()]);
     }
     table.print()
 }
@@ -87,13 +104,13 @@ fn start_log(config: &Config) {
     }
 }
 
-async fn serve(config: &Config) -> Result<(), Failure> {
+async fn serve(config: &Config, zones: Zones) -> Result<(), Failure> {
     // First of all, so that a signal that comes during the start is heard.
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
     let first_start = !config.data_dir.join("chronos.db").exists();
-    let (node, task) = start_node(config, address)?;
+    let (node, task) = start_node(config, address, zones.clone())?;
     let app = crate::api::router(ApiContext {
         node: node.clone(),
         metrics: metrics()?,
@@ -104,7 +121,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     let server = tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future());
     // What scripts read to learn the port.
     let _ = writeln!(std::io::stdout(), "listening on http://{address}");
-    info!(%address, data_dir = %config.data_dir.display(), pid = std::process::id(), "listening");
+    info!(%address, tzdata = zones.data().name(), data_dir = %config.data_dir.display(), pid = std::process::id(), "listening");
     let examples = config.examples.clone().filter(|_| first_start);
     let examples = async {
         if let Some(folder) = examples {
@@ -164,7 +181,7 @@ async fn bind(listen: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-fn start_node(config: &Config, address: SocketAddr) -> Result<(Node, NodeTask), Failure> {
+fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Node, NodeTask), Failure> {
     let options = SqliteOptions { dir: config.data_dir.clone(), force_network_fs: false };
     let store = SqliteStore::open(&options).map_err(|error| data_failure(config, error))?;
     let data_dir = config.data_dir.canonicalize()?;
@@ -184,6 +201,7 @@ fn start_node(config: &Config, address: SocketAddr) -> Result<(Node, NodeTask), 
         identity,
         store: Arc::new(store),
         engine: Arc::new(engine),
+        zones,
         retention: Retention { age_max: config.history_age_max, count_max: config.history_count_max },
         kill_grace: config.kill_grace,
         disable_after_failures: 0,

@@ -69,6 +69,7 @@ struct Driver<'a> {
 pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
     let settings = Settings {
         node: life.options.identity.node.as_str().into(),
+        zones: life.options.zones.clone(),
         disable_after_failures: life.options.disable_after_failures,
     };
     let core = Scheduler::new(state, settings);

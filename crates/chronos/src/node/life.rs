@@ -6,6 +6,7 @@ use std::time::Duration;
 use engine::Engine;
 use jiff::Timestamp;
 use scheduler::ids::{Epoch, Seq};
+use scheduler::schedule::Zones;
 use scheduler::state::State;
 use store::projection::{Projection, ProjectionHandle};
 use store::{Candidate, Retention, Store, StoreError, Term};
@@ -24,6 +25,8 @@ pub struct NodeOptions {
     pub store: Arc<dyn Store>,
     /// What runs tasks.
     pub engine: Arc<dyn Engine>,
+    /// The zones in which schedules are read.
+    pub zones: Zones,
     /// How much history is kept.
     pub retention: Retention,
     /// Time between the polite and the forced end of a killed task.
@@ -74,6 +77,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         projection: projection.clone(),
         store: options.store.clone(),
         engine: options.engine.clone(),
+        zones: options.zones.clone(),
         status: status_now,
         asks,
     };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use engine::Engine;
 use scheduler::ids::{Epoch, Seq};
 use scheduler::request::{Answer, Refusal, Request};
+use scheduler::schedule::Zones;
 use store::projection::ProjectionHandle;
 use store::{Candidate, Store};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,6 +25,8 @@ pub struct Node {
     pub projection: ProjectionHandle,
     /// Answers questions about the history.
     pub store: Arc<dyn Store>,
+    /// The zones in which schedules are read.
+    pub zones: Zones,
     /// Answers questions about output and readiness.
     pub engine: Arc<dyn Engine>,
     status: watch::Receiver<Status>,

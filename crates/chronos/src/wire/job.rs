@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use scheduler::ids::{JobName, JobUid};
 use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Plan, Progress, Retry, Rules};
 use scheduler::request::{Definition, PlanText};
-use scheduler::schedule::{DstPolicy, Fold, Gap, Lint, Schedule, ScheduleError, Zone};
+use scheduler::schedule::{DstPolicy, Fold, Gap, Lint, Schedule, ScheduleError, Spread, Zone, Zones};
 use serde_json::{Map, Value, json};
 
 use super::duration;
@@ -214,20 +214,20 @@ const ORDER: &[&str] = &[
 /// Reads a definition. `now` stands for an empty start while the schedule is checked.
 /// # Errors
 /// The first thing that is wrong with it, with the path of the field.
-pub fn read(document: &[u8], door: Door, now: Timestamp) -> Result<Reading, Problem> {
+pub fn read(document: &[u8], door: Door, zones: &Zones, now: Timestamp) -> Result<Reading, Problem> {
     let value = serde_json::from_slice(document).map_err(|e| Problem {
         kind: Kind::Malformed,
         field: String::new(),
         message: format!("the body is not valid JSON: {e}"),
         hint: "send one JSON object, at most 128 levels deep".into(),
     })?;
-    read_value(&value, door, now)
+    read_value(&value, door, zones, now)
 }
 
 /// Reads a definition that is JSON already.
 /// # Errors
 /// As [`read`].
-pub fn read_value(document: &Value, door: Door, now: Timestamp) -> Result<Reading, Problem> {
+pub fn read_value(document: &Value, door: Door, zones: &Zones, now: Timestamp) -> Result<Reading, Problem> {
     let Value::Object(document) = document else {
         let message = "the body is not a JSON object: expected the fields of one job";
         return Err(Problem::invalid("", message, "send one job at a time, as {\"name\": ..., ...}"));
@@ -237,7 +237,14 @@ pub fn read_value(document: &Value, door: Door, now: Timestamp) -> Result<Readin
     let mut warnings = reader.warnings;
 
     let name = name(&take_text(&mut fields, "name"), "name")?;
-    let (plan, lints) = plan(&mut fields, door, now, &mut warnings)?;
+    let (plan, lints) = match plan(&mut fields, door, &mut warnings)? {
+        text @ PlanText::Parents(_) => (text, Vec::new()),
+        PlanText::Schedule { text, zone, dst } => {
+            let schedule = Schedule::parse(zones, &text, &zone, dst, now, Spread::of(name.as_str()))
+                .map_err(|e| wrong_schedule(&e, &zone))?;
+            (PlanText::Schedule { text, zone, dst }, schedule.lints())
+        }
+    };
     let rules = rules(&mut fields, &mut warnings)?;
     normalise(&mut fields)?;
     let body = Value::Object(fields).to_string();
@@ -261,9 +268,8 @@ fn name(text: &str, path: &str) -> Result<JobName, Problem> {
 fn plan(
     fields: &mut Map<String, Value>,
     door: Door,
-    now: Timestamp,
     warnings: &mut Vec<String>,
-) -> Result<(PlanText, Vec<Lint>), Problem> {
+) -> Result<PlanText, Problem> {
     let listed = match fields.shift_remove("parents") {
         Some(Value::Array(parents)) => Some(parents),
         _ => None,
@@ -295,11 +301,10 @@ fn plan(
         }
         parents.sort();
         parents.dedup();
-        return Ok((PlanText::Parents(parents), Vec::new()));
+        return Ok(PlanText::Parents(parents));
     }
     let text = if schedule.is_empty() { ONCE } else { &schedule };
-    let lints = Schedule::parse(text, &zone, dst, now).map_err(|e| wrong_schedule(&e, &zone))?.lints();
-    Ok((PlanText::Schedule { text: text.into(), zone: zone.into(), dst }, lints))
+    Ok(PlanText::Schedule { text: text.into(), zone: zone.into(), dst })
 }
 
 /// A schedule or zone that cannot be read, as a problem of its field.

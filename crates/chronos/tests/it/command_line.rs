@@ -57,9 +57,32 @@ fn settings_that_make_no_sense_are_refused() {
         .says("run commands on this machine")
         .says("--allow_unauthenticated");
     chronos(&["server", "--kill_grace", "10"]).exit(2).says("duration");
+    chronos(&["server", "--tzdata", "none"]).exit(2).says("[possible values: bundled, system]");
     chronos(&["server", "--no-such-flag"]).exit(2);
     chronos(&["frobnicate"]).exit(2);
     chronos(&[]).exit(2);
+}
+
+#[test]
+fn the_time_zones_of_the_machine_are_found_or_it_is_said_what_to_install() {
+    let folder = Folder::new();
+    let check = |tzdir: &str| {
+        let mut command = client_command();
+        command
+            .args(["server", "--check_config", "--tzdata", "system"])
+            .env("TZDIR", folder.path().join(tzdir));
+        Ended::of(&mut command)
+    };
+    check("nowhere").exit(2).says("no time zones in").says("hint: install them (apt-get install tzdata)");
+    // One zone, always at UTC, as the first version of the format has it (RFC 8536).
+    let mut zone = b"TZif".to_vec();
+    zone.extend([0; 32]);
+    zone.extend([0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0]);
+    zone.extend(b"XXX\0");
+    std::fs::create_dir_all(folder.path().join("zones/Europe")).unwrap();
+    std::fs::write(folder.path().join("zones/Europe/Berlin"), zone).unwrap();
+    std::fs::write(folder.path().join("zones/tzdata.zi"), "# version 2031c\n").unwrap();
+    check("zones").success().says("system (2031c)");
 }
 
 #[test]

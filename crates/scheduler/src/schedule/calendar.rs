@@ -4,9 +4,7 @@
 //! 1970-01-01T00:00:00 on the wall clock, so that `instant = civil - offset`.
 
 use jiff::Timestamp;
-use jiff::tz::{AmbiguousOffset, Offset, TimeZone, TimeZoneDatabase};
-
-use super::ScheduleError;
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 
 pub(super) const DAY: i64 = 86_400;
 /// First and last civil second that is looked at: the years -9999 to 9999.
@@ -52,32 +50,22 @@ pub enum Fold {
     Both,
 }
 
-/// A time zone that is known to exist: an IANA zone or a fixed offset.
-///
-/// Zone data is the one compiled in, whatever the machine has: all nodes agree on every slot.
+/// A time zone that is known to exist: an IANA zone of some [`Zones`](super::Zones), or a fixed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Zone(TimeZone);
 
 impl Zone {
-    /// Looks `name` up, without regard to case. Empty, `Z` and `UTC` are UTC; `+05:30`, `-0800` and `+01` are fixed
-    /// offsets, with or without `UTC` or `GMT` before them.
-    /// # Errors
-    /// [`ScheduleError::Zone`] with the nearest known name.
-    pub fn named(name: &str) -> Result<Self, ScheduleError> {
-        if name.is_empty() || name.eq_ignore_ascii_case("z") || name.eq_ignore_ascii_case("utc") {
-            return Ok(Self(TimeZone::UTC));
-        }
-        if let Some(zone) = fixed_offset(name) {
-            return Ok(zone);
-        }
-        match TimeZoneDatabase::bundled().get(name) {
-            Ok(zone) if !zone.is_unknown() && name.is_ascii() => Ok(Self(zone)),
-            _ => Err(ScheduleError::Zone { name: clip(name).into(), suggestion: nearest(name) }),
-        }
+    pub(super) fn of(zone: TimeZone) -> Self {
+        Self(zone)
+    }
+
+    /// The zone as its library knows it, to write times in.
+    pub fn time_zone(&self) -> &TimeZone {
+        &self.0
     }
 
     /// What Java, and with it Chronos, understood by one of its three-letter ids: `PST` is America/Los_Angeles.
-    /// For the import of old jobs; [`Zone::named`] refuses most of these because others read them differently.
+    /// For the import of old jobs; [`Zones::named`](super::Zones::named) refuses most of these because others read them differently.
     pub fn classic(name: &str) -> Option<&'static str> {
         CLASSIC.iter().find(|(id, _)| *id == name).map(|(_, zone)| *zone)
     }
@@ -249,6 +237,14 @@ pub(super) fn days_in_month(year: i64, month: i64) -> i64 {
     }
 }
 
+/// UTC and offsets from it, which need no zone data.
+pub(super) fn fixed_zone(name: &str) -> Option<Zone> {
+    if name.is_empty() || name.eq_ignore_ascii_case("z") || name.eq_ignore_ascii_case("utc") {
+        return Some(Zone(TimeZone::UTC));
+    }
+    fixed_offset(name)
+}
+
 /// `+05:30`, `-0800`, `+01`, `UTC+5`, `GMT-03:30`. One digit of hours is read after a prefix only, as in Java.
 fn fixed_offset(name: &str) -> Option<Zone> {
     let prefix = name.get(..3).filter(|p| p.eq_ignore_ascii_case("utc") || p.eq_ignore_ascii_case("gmt"));
@@ -272,18 +268,17 @@ fn fixed_offset(name: &str) -> Option<Zone> {
 }
 
 /// The first 64 bytes, for messages.
-fn clip(name: &str) -> &str {
+pub(super) fn clip(name: &str) -> &str {
     (0..=64).rev().find_map(|end| name.get(..end.min(name.len()))).unwrap_or("")
 }
 
-/// The known zone whose name, or its last part, differs least from `name`; `None` if all differ by more than a third.
-fn nearest(name: &str) -> Option<String> {
+/// The one of `known` zones whose name, or its last part, differs least from `name`; `None` if all differ by more than a third.
+pub(super) fn nearest(name: &str, known: Vec<String>) -> Option<String> {
     if let Some(zone) = Zone::classic(&name.to_ascii_uppercase()) {
         return Some(zone.into());
     }
     let wanted: Vec<u8> =
         clip(name).bytes().map(|b| if b == b' ' { b'_' } else { b.to_ascii_lowercase() }).collect();
-    let zones = TimeZoneDatabase::bundled();
     let limit = wanted.len() / 3;
     let near = |name: &[u8]| {
         // The lengths alone rule most names out.
@@ -291,11 +286,11 @@ fn nearest(name: &str) -> Option<String> {
             .then(|| distance(&wanted, name))
             .filter(|score| *score <= limit)
     };
-    let scored = zones.available().filter_map(|zone| {
-        let full = zone.as_str().to_ascii_lowercase();
+    let scored = known.into_iter().filter_map(|zone| {
+        let full = zone.to_ascii_lowercase();
         let city = full.rsplit('/').next().unwrap_or(&full).len();
         let scores = near(full.as_bytes()).into_iter().chain(near(&full.as_bytes()[full.len() - city..]));
-        Some((scores.min()?, zone.as_str().to_owned()))
+        Some((scores.min()?, zone))
     });
     // Continents before the historic aliases at the top level, then by name: the answer must not depend on luck.
     let best = scored.min_by_key(|(score, zone)| (*score, !zone.contains('/'), zone.clone()))?;

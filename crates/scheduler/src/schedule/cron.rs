@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::calendar::{self, Fold, Gap, JUMP_MAX, Place, Resolved, Segment, Zone};
 use super::civil_set::CivilSet;
 use super::expression;
-use super::{DstPolicy, Lint, Nominal, ScheduleError, Slot};
+use super::{DstPolicy, Lint, Nominal, ScheduleError, Slot, Spread};
 
 /// A mark of a second time around that no longer exists is taken for this much later: no fold is longer in practice.
 const LOST_FOLD: i64 = 3 * 3_600;
@@ -19,13 +19,14 @@ pub(super) struct Cron {
     set: CivilSet,
     gap: Gap,
     fold: Fold,
-    lint: Option<Lint>,
+    lints: Vec<Lint>,
+    resolved: Option<String>,
 }
 
 impl Cron {
     /// Reads a cron expression or macro.
-    pub(super) fn parse(text: &str, dst: DstPolicy) -> Result<Self, ScheduleError> {
-        let expression::Read { set, hourly, lint } = expression::read(text)?;
+    pub(super) fn parse(text: &str, dst: DstPolicy, spread: Spread) -> Result<Self, ScheduleError> {
+        let expression::Read { set, hourly, lints, resolved } = expression::read(text, spread)?;
         if set.is_empty() {
             return Err(ScheduleError::Never { text: text.into() });
         }
@@ -33,11 +34,15 @@ impl Cron {
         let (gap, fold) = if hourly { (Gap::Skip, Fold::Both) } else { (Gap::Shift, Fold::First) };
         let gap = if dst.gap == Gap::Auto { gap } else { dst.gap };
         let fold = if dst.fold == Fold::Auto { fold } else { dst.fold };
-        Ok(Self { set, gap, fold, lint })
+        Ok(Self { set, gap, fold, lints, resolved })
     }
 
     pub(super) fn lints(&self) -> Vec<Lint> {
-        self.lint.into_iter().collect()
+        self.lints.clone()
+    }
+
+    pub(super) fn resolved(&self) -> Option<&str> {
+        self.resolved.as_deref()
     }
 
     pub(super) fn due(&self, zone: &Zone, civil: i64, fold: u8) -> Option<Timestamp> {

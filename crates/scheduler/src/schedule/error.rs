@@ -128,8 +128,12 @@ impl Field {
     /// What may stand in the field.
     fn grammar(self) -> &'static str {
         match self {
-            Self::Second | Self::Minute => "numbers 0-59, as in `*`, `*/15`, `0,30`, `10-20` or `10-20/2`",
-            Self::Hour => "numbers 0-23, as in `*`, `*/4`, `6,18`, `9-17` or `8-18/2`",
+            Self::Second | Self::Minute => {
+                "numbers 0-59, as in `*`, `*/15`, `0,30`, `10-20` or `10-20/2`, or `H` for one that the job's name picks"
+            }
+            Self::Hour => {
+                "numbers 0-23, as in `*`, `*/4`, `6,18`, `9-17` or `8-18/2`, or `H(0-5)` for one that the job's name picks"
+            }
             Self::Day => {
                 "numbers 1-31, `L` (last day), `LW` (last working day) or `15W` (working day nearest to the 15th)"
             }

@@ -129,9 +129,9 @@ fn special_weekday(item: &str) -> Result<Option<Special>, String> {
 
 /// The values `first`, `first + step` and so on until `last`.
 #[derive(Clone, Copy)]
-struct Steps {
-    first: u8,
-    last: u8,
+pub(super) struct Steps {
+    pub(super) first: u8,
+    pub(super) last: u8,
     step: u16,
 }
 
@@ -151,11 +151,7 @@ fn steps(field: Field, item: &str) -> Result<Steps, String> {
             None => value(field, item).map(|first| Steps { first, last: first, step: 1 }),
         };
     };
-    let step = match step.parse::<u16>() {
-        Ok(0) => return Err("step cannot be zero".into()),
-        Ok(step) => step,
-        Err(_) => return Err(format!("the step `{step}` is not a number")),
-    };
+    let step = self::step(step)?;
     let range = match range.split_once('-') {
         Some((first, last)) => self::range(field, first, last)?,
         None if range == "*" => Steps::all(field),
@@ -167,7 +163,15 @@ fn steps(field: Field, item: &str) -> Result<Steps, String> {
     Ok(Steps { step, ..range })
 }
 
-fn range(field: Field, first: &str, last: &str) -> Result<Steps, String> {
+pub(super) fn step(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(0) => Err("step cannot be zero".into()),
+        Ok(step) => Ok(step),
+        Err(_) => Err(format!("the step `{text}` is not a number")),
+    }
+}
+
+pub(super) fn range(field: Field, first: &str, last: &str) -> Result<Steps, String> {
     let (from, until) = (value(field, first)?, value(field, last)?);
     // A range that ends on Sunday ends the week.
     let until = if field == Field::Weekday && last == WEEKDAYS[0] { 7 } else { until };
@@ -207,7 +211,7 @@ fn number(field: Field, digits: &str) -> Result<u8, String> {
 }
 
 /// The least and the greatest number of a field; Sunday is both in day of week.
-fn bounds(field: Field) -> (u8, u8) {
+pub(super) fn bounds(field: Field) -> (u8, u8) {
     match field {
         Field::Second | Field::Minute => (0, 59),
         Field::Hour => (0, 23),

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::calendar::{self, DAY, Fold, Gap, Resolved, Zone};
 use super::iso::{self, Period, Start};
-use super::{DstPolicy, Lint, Nominal, Part, ScheduleError, Slot};
+use super::{DstPolicy, Lint, Nominal, Part, ScheduleError, Slot, Zones};
 
 const DAY_MS: i64 = DAY * 1_000;
 /// A twelfth of the mean Gregorian year, 365.2425 days.
@@ -36,6 +36,7 @@ enum Anchor {
 impl Interval {
     /// Reads an interval and finds its zone.
     pub(super) fn parse(
+        zones: &Zones,
         text: &str,
         zone: &str,
         dst: DstPolicy,
@@ -46,7 +47,7 @@ impl Interval {
         let start_offset = parts.start.and_then(|start| start.offset);
         let zone = match start_offset.filter(|_| !zone_given).and_then(Zone::fixed) {
             Some(fixed) => fixed,
-            None => Zone::named(zone)?,
+            None => zones.named(zone)?,
         };
         let gap = if dst.gap == Gap::Auto { Gap::Shift } else { dst.gap };
         let fold = if dst.fold == Fold::Second { Fold::Second } else { Fold::First };

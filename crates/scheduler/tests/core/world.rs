@@ -9,7 +9,7 @@ use scheduler::ids::{Cause, JobName, RunKey, TaskId};
 use scheduler::job::{Job, Rules};
 use scheduler::request::{Answer, Definition, PlanText, Refusal, Request, RequestId};
 use scheduler::run::{AttemptEnd, Outcome, Record, Run, RunState};
-use scheduler::schedule::DstPolicy;
+use scheduler::schedule::{DstPolicy, Zones};
 use scheduler::state::{Change, State};
 use scheduler::{Effect, Event, Scheduler, Settings, TaskNews};
 
@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) kills: BTreeSet<TaskId>,
     pub(crate) acknowledged: BTreeSet<TaskId>,
     answer: Option<Result<Answer, Refusal>>,
+    /// What the next leader has of zones.
+    pub(crate) zones: Zones,
 }
 
 pub(crate) fn at(text: &str) -> Timestamp {
@@ -36,15 +38,15 @@ pub(crate) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn settings() -> Settings {
-    Settings { node: "n1".into(), disable_after_failures: 0 }
+fn settings(zones: Zones) -> Settings {
+    Settings { node: "n1".into(), zones, disable_after_failures: 0 }
 }
 
 impl World {
     /// Midnight of 2030 in UTC, the engine ready.
     pub(crate) fn new() -> Self {
         let mut world = Self {
-            core: Scheduler::new(State::default(), settings()),
+            core: Scheduler::new(State::default(), settings(Zones::bundled())),
             now: at("00:00:00"),
             stored: State::default(),
             ledger: Vec::new(),
@@ -53,6 +55,7 @@ impl World {
             kills: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
             answer: None,
+            zones: Zones::bundled(),
         };
         world.event(Event::Engine { ready: true });
         world
@@ -110,7 +113,7 @@ impl World {
     /// An outage: the leader dies, time passes, the next one loads what was stored.
     pub(crate) fn fail_over(&mut self, time: &str) {
         self.now = at(time);
-        self.core = Scheduler::new(self.stored.clone(), settings());
+        self.core = Scheduler::new(self.stored.clone(), settings(self.zones.clone()));
         self.event(Event::Engine { ready: true });
     }
 

@@ -11,7 +11,7 @@ fn now() -> Timestamp {
 }
 
 fn reading(document: &str) -> Result<Reading, Problem> {
-    read(document.as_bytes(), Door::Any, now())
+    read(document.as_bytes(), Door::Any, &Zones::bundled(), now())
 }
 
 /// The job that the core makes of a definition.
@@ -53,12 +53,14 @@ fn written(definition: &Definition) -> Map<String, Value> {
 /// Reads `document`, writes it, reads that again: nothing may change, and all that was said is still said.
 #[track_caller]
 fn round_trip(document: &Value) {
-    let first = read_value(document, Door::Any, now()).unwrap_or_else(|e| panic!("{e}: {document}"));
+    let first = read_value(document, Door::Any, &Zones::bundled(), now())
+        .unwrap_or_else(|e| panic!("{e}: {document}"));
     let out = Value::Object(written(&first.definition));
     for (key, value) in document.as_object().expect("an object") {
         assert_eq!(out.get(key), Some(value), "field {key}");
     }
-    let second = read_value(&out, Door::Any, now()).unwrap_or_else(|e| panic!("{e}: {out}"));
+    let second =
+        read_value(&out, Door::Any, &Zones::bundled(), now()).unwrap_or_else(|e| panic!("{e}: {out}"));
     assert_eq!(second.definition.rules, first.definition.rules);
     assert_eq!(second.definition.plan, first.definition.plan);
     assert_eq!(Value::Object(written(&second.definition)), out);
@@ -171,7 +173,8 @@ fn both_forms_of_fetch_as_chronos_listed_them_are_one() {
 
 #[test]
 fn neither_schedule_nor_parents_means_once_now() {
-    let reading = read(br#"{"name":"a","command":"x"}"#, Door::Schedule, now()).expect("valid");
+    let reading =
+        read(br#"{"name":"a","command":"x"}"#, Door::Schedule, &Zones::bundled(), now()).expect("valid");
     assert!(matches!(reading.definition.plan, PlanText::Schedule { text, .. } if &*text == ONCE));
 }
 
@@ -289,7 +292,8 @@ fn impossible_names_plans_and_texts_are_refused() {
 
 #[test]
 fn each_door_takes_its_kind() {
-    let at = |door, document: &str| read(document.as_bytes(), door, now()).map_err(|e| e.field);
+    let at =
+        |door, document: &str| read(document.as_bytes(), door, &Zones::bundled(), now()).map_err(|e| e.field);
     assert_eq!(at(Door::Schedule, r#"{"name":"a","parents":["b"]}"#).err(), Some("parents".into()));
     assert_eq!(at(Door::Dependency, r#"{"name":"a","schedule":"R//PT1H"}"#).err(), Some("parents".into()));
     assert_eq!(at(Door::Dependency, r#"{"name":"a"}"#).err(), Some("parents".into()));
@@ -352,9 +356,9 @@ proptest! {
     fn what_is_accepted_comes_back(fields in prop::collection::btree_map(prop::sample::select(ORDER), any_json(), 0..6)) {
         let mut document: Map<String, Value> = fields.into_iter().map(|(k, v)| (k.into(), v)).collect();
         document.insert("name".into(), "a".into());
-        if let Ok(first) = read_value(&Value::Object(document), Door::Any, now()) {
+        if let Ok(first) = read_value(&Value::Object(document), Door::Any, &Zones::bundled(), now()) {
             let out = Value::Object(written(&first.definition));
-            let second = read_value(&out, Door::Any, now()).map_err(|e| TestCaseError::fail(format!("{e}: {out}")))?;
+            let second = read_value(&out, Door::Any, &Zones::bundled(), now()).map_err(|e| TestCaseError::fail(format!("{e}: {out}")))?;
             prop_assert_eq!(&second.definition.rules, &first.definition.rules);
             prop_assert_eq!(&second.definition.plan, &first.definition.plan);
             prop_assert_eq!(Value::Object(written(&second.definition)), out);
