@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chronos::node::{AskError, Node, NodeOptions, NodeTask, Role, start};
@@ -154,6 +155,51 @@ async fn a_launch_whose_order_or_answer_was_lost_is_settled_without_a_second_sta
     cluster.machine.script(|_| Behaviour::Run);
     eventually("the lost order is repeated", || async { cluster.machine.running().len() == 2 }).await;
     assert_eq!(cluster.machine.begun().len(), 2);
+    task.shutdown().await;
+}
+
+/// The order is refused by its age, so that "never began" may be believed, and the run is ordered anew.
+#[tokio::test]
+async fn a_launch_that_arrives_late_is_refused_and_the_run_is_started_once() {
+    let cluster = Cluster::new();
+    let late = Duration::from_millis(10_200);
+    let orders = Mutex::new(HashMap::new());
+    cluster.machine.script(move |launch| {
+        let mut orders = orders.lock().unwrap();
+        let number: &mut u32 = orders.entry(launch.task.clone()).or_default();
+        *number += 1;
+        match (*number, launch.task.as_str().starts_with("slow")) {
+            (1, true) => Behaviour::Late(late, Box::new(Behaviour::Run)),
+            // In time, but after the answer was given up: it runs, and that is found out.
+            (1, false) => Behaviour::Late(late / 20, Box::new(Behaviour::Run)),
+            _ => Behaviour::Run,
+        }
+    });
+    let (node, task) = cluster.start("n1");
+    leads(&node).await;
+    node.ask(put("slow", "R1//PT1H")).await.unwrap();
+    node.ask(put("fast", "R1//PT1H")).await.unwrap();
+    eventually("the late order arrives", || async { cluster.machine.too_late().len() == 1 }).await;
+    eventually("both run", || async { cluster.machine.running().len() == 2 }).await;
+    let begun = cluster.machine.begun();
+    assert_eq!(begun.len(), 2, "{begun:?}");
+    assert!(cluster.machine.too_late()[0].as_str().starts_with("slow"));
+    task.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_starts_anew_is_told_of_the_term_and_asked_for_its_tasks() {
+    let cluster = Cluster::new();
+    cluster.machine.script(|_| Behaviour::Run);
+    let (node, task) = cluster.start("n1");
+    leads(&node).await;
+    node.ask(put("a", "R1//PT1H")).await.unwrap();
+    eventually("it runs", || async { cluster.machine.running().len() == 1 }).await;
+    cluster.machine.restart_without_memory();
+    eventually("what never began is begun", || async { cluster.machine.running().len() == 1 }).await;
+    node.ask(put("b", "R1//PT1H")).await.unwrap();
+    eventually("later jobs run", || async { cluster.machine.running().len() == 2 }).await;
+    assert_eq!(cluster.machine.begun().len(), 3);
     task.shutdown().await;
 }
 

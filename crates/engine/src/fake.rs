@@ -34,6 +34,8 @@ pub enum Behaviour {
     LoseAnswer,
     /// The order arrives this much later, and then does as told. Its age is checked on arrival.
     Delay(Duration, Box<Behaviour>),
+    /// The caller learns nothing, at once; the order is still on its way and arrives this much later, as [`Behaviour::Delay`].
+    Late(Duration, Box<Behaviour>),
 }
 
 type Script = Box<dyn Fn(&Launch) -> Behaviour + Send + Sync>;
@@ -59,6 +61,8 @@ struct Machine {
     untold: BTreeMap<u64, TaskId>,
     sequence: u64,
     begun: Vec<(Epoch, TaskId)>,
+    too_late: Vec<TaskId>,
+    incarnation: u64,
     not_ready: Option<String>,
     handles: Vec<std::sync::Weak<Mailbox>>,
 }
@@ -138,6 +142,19 @@ impl FakeMachine {
     /// The ledger: every task that began, in order, with the epoch that launched it.
     pub fn begun(&self) -> Vec<(Epoch, TaskId)> {
         self.lock().begun.clone()
+    }
+
+    /// Orders that were refused because they arrived after their time.
+    pub fn too_late(&self) -> Vec<TaskId> {
+        self.lock().too_late.clone()
+    }
+
+    /// The engine starts anew and knows nothing of before, neither tasks nor epoch. Only its ledger stays.
+    pub fn restart_without_memory(&self) {
+        let mut machine = self.lock();
+        (machine.epoch, machine.incarnation) = (Epoch::default(), machine.incarnation + 1);
+        machine.tasks.clear();
+        machine.untold.clear();
     }
 
     /// The tasks that run now, in no order.
@@ -227,6 +244,7 @@ impl FakeEngine {
             return Ok(task.known.clone());
         }
         if self.machine.now() > launch.not_after {
+            machine.too_late.push(launch.task.clone());
             return Err(EngineError::TooLate);
         }
         match behaviour {
@@ -235,7 +253,7 @@ impl FakeEngine {
                 machine.end(&launch.task, end);
                 Ok(machine.tasks[&launch.task].known.clone())
             }
-            Behaviour::Run | Behaviour::Delay(..) => {
+            Behaviour::Run | Behaviour::Delay(..) | Behaviour::Late(..) => {
                 machine.begin(epoch, launch, false);
                 Ok(Known::Running)
             }
@@ -278,6 +296,14 @@ impl Engine for FakeEngine {
             }
         }
         let mut behaviour = lock(&self.machine.shared.script)(&launch);
+        if let Behaviour::Late(time, then) = behaviour {
+            let on_its_way = Self { machine: self.machine.clone(), mailbox: self.mailbox.clone() };
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                drop(on_its_way.arrive(epoch, &launch, *then));
+            });
+            return Err(EngineError::Unknown("the answer was lost, and the order is late".into()));
+        }
         while let Behaviour::Delay(time, then) = behaviour {
             tokio::time::sleep(time).await;
             behaviour = *then;
@@ -360,6 +386,10 @@ impl Engine for FakeEngine {
             None => Readiness::Ready,
             Some(reason) => Readiness::NotReady { reason },
         }
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.machine.lock().incarnation
     }
 }
 

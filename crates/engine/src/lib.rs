@@ -187,4 +187,16 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Whether tasks can be started now.
     fn readiness(&self) -> Readiness;
+
+    /// A number that changes whenever what is behind this handle may be another than before, having started anew or
+    /// having been out of reach. After a change [`Engine::begin_term`] and [`Engine::reconcile`] are due again: nobody
+    /// else would ever tell of a task that went with its engine. An engine that cannot start anew keeps to 0.
+    fn incarnation(&self) -> u64 {
+        0
+    }
+
+    /// What this engine cannot do where it is, though it is ready: one sentence each, with what to do about it.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

@@ -4,7 +4,7 @@
 //! as one batch, and releases the effects behind it once it is applied, while the next batch is being decided. A
 //! refused commit ends the term, and nothing after it is done.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use futures_util::stream::{FuturesOrdered, StreamExt};
 use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
 use scheduler::clock::ClockGuard;
-use scheduler::ids::Seq;
+use scheduler::ids::{Seq, TaskId};
 use scheduler::job::Plan;
 use scheduler::request::RequestId;
-use scheduler::run::{Outcome, Record, Skipped};
+use scheduler::run::{Outcome, Record, RunState, Skipped};
 use scheduler::state::{Change, State};
 use scheduler::{Effect, Event, Scheduler, Settings};
 use store::{Applied, Deposed, Term};
@@ -57,7 +57,8 @@ struct Driver<'a> {
     effects: Effects,
     clock: ClockGuard,
     clock_trusted: bool,
-    engine_follows: bool,
+    /// Which incarnation of the engine has joined this term.
+    engine_follows: Option<u64>,
     engine_ready: bool,
     replies: BTreeMap<RequestId, Reply>,
     last_request: u64,
@@ -81,7 +82,7 @@ pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
         effects,
         clock: ClockGuard::default(),
         clock_trusted: true,
-        engine_follows: false,
+        engine_follows: None,
         engine_ready: false,
         replies: BTreeMap::new(),
         last_request: 0,
@@ -133,7 +134,7 @@ impl Driver<'_> {
                         return ended;
                     }
                 }
-                news = engine.events(), if room && self.engine_follows => {
+                news = engine.events(), if room && self.engine_follows.is_some() => {
                     events.extend(news.into_iter().map(event_of));
                 }
                 Some(ask) = self.life.asks.recv(), if room => events.push(self.request(ask)),
@@ -213,12 +214,32 @@ impl Driver<'_> {
             events.insert(0, Event::Clock { trusted });
             warn!(trusted, "the wall clock has stepped");
         }
-        let ready = self.engine_follows && self.life.options.engine.readiness() == Readiness::Ready;
+        self.follow_engine();
+        let ready = self.engine_follows.is_some() && self.life.options.engine.readiness() == Readiness::Ready;
         if ready != self.engine_ready {
             self.engine_ready = ready;
             events.push(Event::Engine { ready });
         }
         self.say();
+    }
+
+    /// An engine that may have started anew is told of the term again, and asked for all tasks that it was known to have.
+    /// Launches that are still on their way are left out: see [`Effects::is_unanswered`].
+    fn follow_engine(&mut self) {
+        let incarnation = self.life.options.engine.incarnation();
+        if self.engine_follows.is_none_or(|followed| followed == incarnation) {
+            return;
+        }
+        warn!(
+            engine = self.life.options.engine.name(),
+            incarnation, "the engine may have started anew; asking it again"
+        );
+        self.engine_follows = None;
+        let mut open = self.core.open_tasks();
+        let coming: BTreeSet<&TaskId> =
+            self.pending.iter().flat_map(|batch| &batch.effects).filter_map(launched).collect();
+        open.retain(|task| !coming.contains(task) && !self.effects.is_unanswered(task));
+        self.effects.begin_term(open);
     }
 
     fn say(&self) {
@@ -231,7 +252,7 @@ impl Driver<'_> {
         }
         if let Readiness::NotReady { reason } = self.life.options.engine.readiness() {
             troubles.push(format!("the {} engine is not ready: {reason}", self.life.options.engine.name()));
-        } else if !self.engine_follows {
+        } else if self.engine_follows.is_none() {
             troubles
                 .push(format!("the {} engine has not joined this term yet", self.life.options.engine.name()));
         }
@@ -241,7 +262,7 @@ impl Driver<'_> {
 
     fn report(&mut self, report: Report, events: &mut Vec<Event>) -> Option<Ended> {
         match report {
-            Report::Follows => self.engine_follows = true,
+            Report::Follows { incarnation } => self.engine_follows = Some(incarnation),
             Report::News(task, news) => events.push(Event::Task { task, news }),
             Report::Deposed(reason) => return Some(Ended::Deposed(reason)),
         }
@@ -278,6 +299,17 @@ impl Driver<'_> {
 /// Times have whole milliseconds everywhere: what is decided is what is stored.
 fn now() -> Timestamp {
     Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
+/// The task that an effect launches.
+fn launched(effect: &Effect) -> Option<&TaskId> {
+    match effect {
+        Effect::Launch { run, .. } => match &run.state {
+            RunState::Running(live) => Some(&live.task),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn event_of(event: TaskEvent) -> Event {

@@ -1,6 +1,7 @@
 //! Effects: what a released decision does in the world, and what the world says to it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engine::{Engine, EngineError, Known, Launch};
@@ -27,8 +28,8 @@ const RECONCILE_MAX: usize = 256;
 
 /// What comes back from the world.
 pub(super) enum Report {
-    /// The engine follows this term.
-    Follows,
+    /// The engine, in this incarnation, follows this term.
+    Follows { incarnation: u64 },
     /// Something is known of a task.
     News(TaskId, TaskNews),
     /// The engine follows a later term.
@@ -43,6 +44,9 @@ pub(super) struct Effects {
     grace: Duration,
     reports: mpsc::UnboundedSender<Report>,
     orders: Arc<Semaphore>,
+    /// Launches that were released and whose fate is not known yet. Each is settled by who gave the order: to ask for it
+    /// while it may still be on its way would take "never began" for "never will".
+    unanswered: Arc<Mutex<BTreeSet<TaskId>>>,
 }
 
 impl Effects {
@@ -52,17 +56,32 @@ impl Effects {
         grace: Duration,
         reports: mpsc::UnboundedSender<Report>,
     ) -> Self {
-        Self { engine, epoch, grace, reports, orders: Arc::new(Semaphore::new(ORDERS_MAX)) }
+        let (orders, unanswered) = (Arc::new(Semaphore::new(ORDERS_MAX)), Arc::default());
+        Self { engine, epoch, grace, reports, orders, unanswered }
     }
 
-    /// Tells the engine of the new term, for as long as it takes, then asks for the tasks of former ones.
+    /// Whether a launch of this task was released and is not settled yet.
+    pub(super) fn is_unanswered(&self, task: &TaskId) -> bool {
+        self.unanswered().contains(task)
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, BTreeSet<TaskId>> {
+        // Nothing panics while it is held, so a poisoned one is still whole.
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the engine of the term, for as long as it takes, then asks for these tasks: those of former terms, or
+    /// after the engine has started anew, those whose launch was answered before.
     pub(super) fn begin_term(&self, open: Vec<TaskId>) {
         let this = self.clone();
         tokio::spawn(async move {
             while !this.reports.is_closed() {
+                let incarnation = this.engine.incarnation();
                 match this.engine.begin_term(this.epoch).await {
+                    // Who was told may have been followed by another, who was not.
+                    Ok(()) if this.engine.incarnation() != incarnation => {}
                     Ok(()) => {
-                        this.report(Report::Follows);
+                        this.report(Report::Follows { incarnation });
                         return this.reconcile(open).await;
                     }
                     Err(problem) => {
@@ -100,6 +119,7 @@ impl Effects {
                     spec: Arc::new(task_spec(&job, &run, live.attempt)),
                     not_after: engine::since_boot() + ORDER_VALID,
                 };
+                self.unanswered().insert(launch.task.clone());
                 self.order(move |this| async move { this.launch(launch).await });
             }
             Effect::Kill { task } => self.order(move |this| async move { this.kill(task).await }),
@@ -128,13 +148,21 @@ impl Effects {
 
     async fn launch(&self, launch: Launch) {
         let (task, not_after) = (launch.task.clone(), launch.not_after);
-        match self.engine.launch(self.epoch, launch).await {
+        let answer = self.engine.launch(self.epoch, launch).await;
+        if !matches!(answer, Err(EngineError::Unknown(_))) {
+            self.unanswered().remove(&task);
+        }
+        match answer {
             Ok(known) => self.report(Report::News(task, news_of(known))),
             Err(EngineError::Unknown(problem)) => {
                 warn!(%task, problem, "the engine did not answer to a launch");
                 // The order may still arrive. Only once it is stale does "never began" mean that it never will.
                 let stale_in = not_after.saturating_sub(engine::since_boot());
-                tokio::spawn(self.clone().ask_later(vec![task], stale_in + ENGINE_RETRY));
+                let this = self.clone();
+                tokio::spawn(async move {
+                    this.clone().ask_later(vec![task.clone()], stale_in + ENGINE_RETRY).await;
+                    this.unanswered().remove(&task);
+                });
             }
             Err(problem) => {
                 if !self.ends_term(&problem) {

@@ -51,6 +51,8 @@ pub(super) struct Client {
     /// Why nothing can be started.
     not_ready: Mutex<Option<String>>,
     next_id: std::sync::atomic::AtomicU64,
+    /// How many connections there were: behind another one may be another supervisor.
+    connections: std::sync::atomic::AtomicU64,
 }
 
 impl Client {
@@ -62,11 +64,16 @@ impl Client {
             arrived: Notify::new(),
             not_ready: Mutex::new(Some("the supervisor of local tasks is being started".into())),
             next_id: std::sync::atomic::AtomicU64::new(0),
+            connections: std::sync::atomic::AtomicU64::new(0),
         }
     }
 
     pub(super) fn not_ready(&self) -> Option<String> {
         lock(&self.not_ready).clone()
+    }
+
+    pub(super) fn connections(&self) -> u64 {
+        self.connections.load(std::sync::atomic::Ordering::Acquire)
     }
 
     /// Sends a request and waits for its answer.
@@ -170,6 +177,7 @@ impl Client {
         let (calls, queue) = mpsc::channel(QUEUE_MAX);
         let pending = Mutex::new(HashMap::new());
         *lock(&self.not_ready) = None;
+        self.connections.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         self.connection.send_replace(Some(calls));
         let outcome = tokio::select! {
             outcome = self.read_frames(&mut frames, &pending) => outcome,

@@ -183,6 +183,10 @@ impl Engine for LocalEngine {
             Some(reason) => Readiness::NotReady { reason },
         }
     }
+
+    fn incarnation(&self) -> u64 {
+        self.client.connections()
+    }
 }
 
 fn listed(entry: &std::fs::DirEntry) -> Option<Listed> {
