@@ -61,6 +61,22 @@ pub struct ConfigFile {
         value_name = "COUNT"
     )]
     pub history_count_max: Option<u64>,
+    /// How long output and working folder of a task are kept after its end [default: 30d]
+    #[arg(
+        long = "output_age_max",
+        hide_env_values = true,
+        env = "CHRONOS_OUTPUT_AGE_MAX",
+        value_name = "DURATION"
+    )]
+    pub output_age_max: Option<Length>,
+    /// How much they may take on the disk, all together; the oldest are removed first [default: 10GiB]
+    #[arg(
+        long = "output_bytes_max",
+        hide_env_values = true,
+        env = "CHRONOS_OUTPUT_BYTES_MAX",
+        value_name = "SIZE"
+    )]
+    pub output_bytes_max: Option<Size>,
     /// How long a task that is told to end may take before it is ended by force [default: 10s]
     #[arg(long = "kill_grace", hide_env_values = true, env = "CHRONOS_KILL_GRACE", value_name = "DURATION")]
     pub kill_grace: Option<Length>,
@@ -105,6 +121,10 @@ pub struct Config {
     pub history_age_max: Duration,
     /// Retention of the history, for each job.
     pub history_count_max: u64,
+    /// Retention of output and working folders.
+    pub output_age_max: Duration,
+    /// Retention of output and working folders, all together.
+    pub output_bytes_max: u64,
     /// Between the polite and the forceful end of a task.
     pub kill_grace: Duration,
     /// Whose time zones are used.
@@ -265,6 +285,12 @@ impl Config {
                 file.history_count_max,
                 1000,
             ),
+            output_age_max: layers
+                .pick("output_age_max", flags.output_age_max, file.output_age_max, Length::days(30))
+                .0,
+            output_bytes_max: layers
+                .pick("output_bytes_max", flags.output_bytes_max, file.output_bytes_max, Size(10 << 30))
+                .0,
             kill_grace: layers
                 .pick("kill_grace", flags.kill_grace, file.kill_grace, Length(Duration::from_secs(10)))
                 .0,
@@ -281,6 +307,9 @@ impl Config {
     const KILL_GRACE_MAX: Duration = Duration::from_secs(3600);
     /// Least age kept: enough to look at what just happened.
     const HISTORY_AGE_MIN: Duration = Duration::from_secs(60);
+
+    /// Least age of output: enough to look at what just failed.
+    const OUTPUT_AGE_MIN: Duration = Duration::from_secs(3600);
 
     fn check(&self) -> Result<(), ConfigError> {
         let bounds = |name, value, rule| Err(ConfigError::Bounds { name, value, rule });
@@ -309,6 +338,10 @@ impl Config {
         }
         if self.history_count_max == 0 {
             return bounds("history_count_max", "0".into(), "at least 1 is wanted");
+        }
+        if self.output_age_max < Self::OUTPUT_AGE_MIN {
+            let age = Length(self.output_age_max).to_string();
+            return bounds("output_age_max", age, "at least 1h is wanted");
         }
         if self.kill_grace > Self::KILL_GRACE_MAX {
             return bounds("kill_grace", Length(self.kill_grace).to_string(), "at most 1h is allowed");
@@ -462,6 +495,47 @@ impl fmt::Display for Length {
     }
 }
 
+/// A number of bytes as written, such as `10GiB`; a unit is wanted, so that nobody takes megabytes for bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Size(pub u64);
+
+impl Size {
+    const UNITS: [(&'static str, u64); 4] =
+        [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = |(unit, bytes): &(&str, u64)| {
+            let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+            number.checked_mul(*bytes)
+        };
+        let size = Self::UNITS.iter().find_map(read);
+        size.map(Self).ok_or_else(|| "not a size such as 500MiB or 10GiB".into())
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|why| format!("`{text}` is {why}"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fits = |(_, bytes): &&(&str, u64)| self.0 >= *bytes && self.0.is_multiple_of(*bytes);
+        match Self::UNITS.iter().find(fits) {
+            Some((unit, bytes)) => write!(f, "{}{unit}", self.0 / bytes),
+            None => write!(f, "{}KiB", self.0 / 1024),
+        }
+    }
+}
+
 fn is_host(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     !text.is_empty() && (text.parse::<IpAddr>().is_ok() || text.chars().all(plain))
@@ -514,6 +588,8 @@ mod tests {
         assert_eq!(config.hostname, ["a.example.org", "10.0.0.1"]);
         assert_eq!(config.history_age_max, Duration::from_secs(90 * 86_400));
         assert_eq!(config.history_count_max, 1000);
+        assert_eq!(config.output_bytes_max, 10 << 30);
+        assert_eq!(meant("output_bytes_max: 500MiB").unwrap().output_bytes_max, 500 << 20);
         let source = |name| config.told.iter().find(|told| told.name == name).unwrap().source.clone();
         assert_eq!(source("http_port"), Source::File("chronos.yaml".into()));
         assert_eq!(source("data_dir"), Source::Default);
@@ -539,6 +615,9 @@ mod tests {
         refused("kill_grace: 2h", "at most 1h");
         refused("history_age_max: 1s", "at least 1m");
         refused("history_count_max: 0", "at least 1");
+        refused("output_bytes_max: '10'", "`10` is not a size such as");
+        refused("output_bytes_max: 10MB", "`10MB` is not a size such as");
+        refused("output_age_max: 1s", "at least 1h");
         refused("hostname: ['http://a']", "without scheme");
         refused("examples: /nonexistent", "no such folder");
         refused("data_dir: ''", "name a folder");

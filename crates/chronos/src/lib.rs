@@ -8,5 +8,6 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod node;
+mod tls;
 pub mod wire;
 pub mod zoneinfo;

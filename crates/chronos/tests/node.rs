@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chronos::node::{AskError, Node, NodeOptions, NodeTask, Role, start};
-use engine::Readiness;
 use engine::fake::{Behaviour, FakeMachine};
+use engine::{Keep, Readiness};
 use scheduler::ids::JobName;
 use scheduler::job::Rules;
 use scheduler::request::{Answer, Definition, PlanText, Refusal, Request};
@@ -34,6 +34,7 @@ impl Cluster {
             engine: Arc::new(self.machine.engine()),
             zones: scheduler::schedule::Zones::bundled(),
             retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
+            output: Keep { age_min: Duration::MAX, age_max: Duration::MAX, bytes_max: u64::MAX },
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
         })

@@ -83,13 +83,8 @@ pub fn task(text: &str) -> TaskId {
 
 /// An order to run a shell command, good for a long time.
 pub fn order(id: &str, command: impl Into<String>) -> Launch {
-    let spec = TaskSpec {
-        command: command.into(),
-        shell: true,
-        arguments: Vec::new(),
-        environment: Vec::new(),
-        output_max: 64 * 1024,
-    };
+    let spec =
+        TaskSpec { command: command.into(), shell: true, output_max: 64 * 1024, ..TaskSpec::default() };
     Launch { task: task(id), spec: Arc::new(spec), not_after: since_boot() + LONG }
 }
 

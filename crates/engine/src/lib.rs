@@ -23,7 +23,7 @@ use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
 
 /// What to run. Everything an engine may need to know about an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskSpec {
     /// Command line for the shell, or the program where `shell` is false. No NUL; checked at the door.
     pub command: String,
@@ -35,6 +35,54 @@ pub struct TaskSpec {
     pub environment: Vec<(String, String)>,
     /// Bytes of output kept per stream; what comes after the bound is counted and dropped (head and tail are kept).
     pub output_max: u64,
+    /// The user it runs as; `None` for whom the engine runs as.
+    pub user: Option<String>,
+    /// What it may use.
+    pub limits: Limits,
+    /// Files that are there before its command begins, in order.
+    pub fetches: Vec<Fetch>,
+    /// Variables whose values the engine finds where the task begins. None is also in `environment`.
+    pub secrets: Vec<Secret>,
+}
+
+/// What a task may use, where the engine can see to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Thousandths of a processor: a share while there is not enough for all, and no ceiling.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of memory; a task that exceeds them is ended.
+    pub memory_max: Option<u64>,
+}
+
+/// A file for a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Where it comes from.
+    pub uri: String,
+    /// Whether it becomes executable; it is then not unpacked.
+    pub executable: bool,
+    /// Whether it is unpacked, if its name is that of an archive.
+    pub extract: bool,
+    /// Its path in the working directory; the last part of the URI if absent.
+    pub output_file: Option<String>,
+}
+
+/// A variable of a task's environment whose value is known only where the task begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// Its name.
+    pub name: String,
+    /// Where its value is.
+    pub source: SecretSource,
+}
+
+/// Where a secret value is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In this file, an absolute path; a newline at its end is not part of it.
+    File(String),
+    /// In this variable of the engine's environment.
+    Env(String),
 }
 
 /// One order to start a task.
@@ -91,6 +139,26 @@ pub struct Output {
     pub dropped: u64,
     /// Whether the task has ended and nothing follows after `next`.
     pub complete: bool,
+}
+
+/// What an engine keeps of tasks that have ended and whose end is acknowledged: output and working directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Nothing younger is removed, whatever it takes: orders for it may still be on their way, and someone may look.
+    pub age_min: Duration,
+    /// What is older is removed.
+    pub age_max: Duration,
+    /// What goes beyond, all together, is removed, the oldest first.
+    pub bytes_max: u64,
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// So many tasks.
+    pub tasks: u64,
+    /// About so many bytes.
+    pub bytes: u64,
 }
 
 /// Whether an engine can start tasks, and if not, why. Shown by `/ready` and `why`.
@@ -187,6 +255,14 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Whether tasks can be started now.
     fn readiness(&self) -> Readiness;
+
+    /// Removes what is kept of old tasks, a bounded part of it at once. An id of which nothing is kept is unknown.
+    /// Engines that keep nothing remove nothing.
+    /// # Errors
+    /// [`EngineError::Unknown`]: try again later.
+    async fn forget_old(&self, _keep: Keep) -> Result<Forgotten, EngineError> {
+        Ok(Forgotten::default())
+    }
 
     /// A number that changes whenever what is behind this handle may be another than before, having started anew or
     /// having been out of reach. After a change [`Engine::begin_term`] and [`Engine::reconcile`] are due again: nobody

@@ -491,13 +491,8 @@ impl Drop for SmallDisk {
 async fn rate() {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     const COUNT: usize = 3000;
-    let spec = TaskSpec {
-        command: "/bin/true".into(),
-        shell: false,
-        arguments: Vec::new(),
-        environment: Vec::new(),
-        output_max: 65536,
-    };
+    let spec =
+        TaskSpec { command: "/bin/true".into(), shell: false, output_max: 65536, ..TaskSpec::default() };
     let spec = std::sync::Arc::new(spec);
     let lab = LocalLab::new();
     let engine = std::sync::Arc::new(lab.first_term().await);

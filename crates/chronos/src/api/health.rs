@@ -43,6 +43,8 @@ pub(super) struct Ready {
     role: &'static str,
     /// Why it is not ready, one sentence each.
     reasons: Vec<String>,
+    /// What it does without although it is ready, and what to do about it; one sentence each.
+    notes: Vec<String>,
     /// `host:port` of the leader, if one is known.
     leader: Option<String>,
 }
@@ -66,7 +68,8 @@ async fn readiness(ctx: &ApiContext) -> Ready {
         }
     }
     let leader = leader.and_then(|leader| leader.addresses.first().cloned());
-    Ready { ready: reasons.is_empty(), role: role(&status.role), reasons, leader }
+    let notes = ctx.node.engine.notes();
+    Ready { ready: reasons.is_empty(), role: role(&status.role), reasons, notes, leader }
 }
 
 fn role(role: &Role) -> &'static str {

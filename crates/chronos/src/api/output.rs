@@ -137,7 +137,10 @@ async fn whole(
     binary: bool,
 ) -> Result<Response, ApiError> {
     let first = ctx.node.engine.output(&task, stream, offset).await.map_err(|e| match e {
-        EngineError::NoSuchTask(_) => no_output("the engine has none of this attempt, or no longer"),
+        EngineError::NoSuchTask(_) => no_output(
+            "this attempt has none here: it never began, or what it wrote was removed by retention (--output_age_max, \
+             --output_bytes_max)",
+        ),
         other => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", other.to_string()),
     })?;
     let dropped = first.dropped.to_string();

@@ -61,6 +61,7 @@ impl Server {
             engine: Arc::new(machine.engine()),
             zones: scheduler::schedule::Zones::bundled(),
             retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
+            output: engine::Keep { age_min: Duration::MAX, age_max: Duration::MAX, bytes_max: u64::MAX },
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
         });

@@ -42,6 +42,7 @@ impl Client {
             .tcp_keepalive(Self::ALIVE)
             // What is asked goes to the server that was named, as it was written.
             .no_proxy()
+            .tls_backend_preconfigured(crate::tls::unused())
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("chronos/", env!("CARGO_PKG_VERSION")))
             .build()

@@ -50,6 +50,9 @@ enum Command {
     /// Parent of all tasks of a data folder; started by the server
     #[command(hide = true)]
     Supervise(SuperviseArgs),
+    /// First stage of a task that is another user, has bounds, or needs files; started by the supervisor
+    #[command(hide = true)]
+    Launch,
 }
 
 /// What a server is asked to tell or do.
@@ -299,6 +302,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Server(args) => server::run(args, matches.subcommand_matches("server")),
         Command::Supervise(args) => server::supervise(&args.dir),
+        Command::Launch => return engine::local::launch::run(),
         Command::Ask(what) => client_runtime().and_then(|runtime| runtime.block_on(ask(what))),
     };
     match done {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::parser::ValueSource;
+use engine::Keep;
 use engine::local::supervisor::{self, Supervise, SuperviseError};
 use engine::local::{LocalEngine, LocalOptions};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -32,6 +33,9 @@ const GOODBYE: Duration = Duration::from_millis(300);
 /// For commits under way: a disk that takes longer is in trouble, and a commit that nobody saw is settled by the next leader.
 const COMMITS: Duration = Duration::from_secs(10);
 
+/// Younger output stays, whatever it takes: long beyond any order that is on its way, and enough to look at it.
+const OUTPUT_AGE_MIN: Duration = Duration::from_secs(600);
+
 /// How often what histograms hold is folded.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -51,7 +55,7 @@ pub(crate) fn run(args: ServerArgs, matches: Option<&clap::ArgMatches>) -> Resul
 
 /// The parent of all tasks of a folder; see [`supervisor`].
 pub(crate) fn supervise(dir: &Path) -> Result<(), Failure> {
-    match supervisor::run(&Supervise::new(dir)) {
+    match supervisor::run(&Supervise::new(dir, ["launch".into()])) {
         // Two servers have each started one: the other has the work.
         Ok(()) | Err(SuperviseError::AlreadyRuns { .. }) => Ok(()),
         Err(error) => Err(Failure::new(Exit::Failed, error)),
@@ -203,6 +207,11 @@ fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Nod
         engine: Arc::new(engine),
         zones,
         retention: Retention { age_max: config.history_age_max, count_max: config.history_count_max },
+        output: Keep {
+            age_min: OUTPUT_AGE_MIN,
+            age_max: config.output_age_max,
+            bytes_max: config.output_bytes_max,
+        },
         kill_grace: config.kill_grace,
         disable_after_failures: 0,
     }))

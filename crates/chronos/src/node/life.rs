@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::Engine;
+use engine::{Engine, Keep};
 use jiff::Timestamp;
 use scheduler::ids::{Epoch, Seq};
 use scheduler::schedule::Zones;
@@ -29,6 +29,8 @@ pub struct NodeOptions {
     pub zones: Zones,
     /// How much history is kept.
     pub retention: Retention,
+    /// How much of their output and working directories is kept.
+    pub output: Keep,
     /// Time between the polite and the forced end of a killed task.
     pub kill_grace: Duration,
     /// A job that fails so often in a row is disabled; 0 for never.
@@ -93,7 +95,12 @@ impl Life {
             self.say(Role::Preparing(term.epoch), Vec::new());
             let ended = match self.load(term).await {
                 Some((state, term)) => {
-                    let pruning = tokio::spawn(prune(self.options.store.clone(), self.options.retention));
+                    let pruning = tokio::spawn(prune(
+                        self.options.store.clone(),
+                        self.options.retention,
+                        self.options.engine.clone(),
+                        self.options.output,
+                    ));
                     let ended = driver::lead(&mut self, state, term).await;
                     pruning.abort();
                     ended
@@ -228,8 +235,8 @@ async fn follow(store: Arc<dyn Store>, projection: ProjectionHandle) {
     }
 }
 
-/// Removes old history now and then, while this node leads.
-async fn prune(store: Arc<dyn Store>, retention: Retention) {
+/// Removes old history and old output now and then, while this node leads.
+async fn prune(store: Arc<dyn Store>, retention: Retention, engine: Arc<dyn Engine>, output: Keep) {
     let mut every = tokio::time::interval(PRUNE_EVERY);
     loop {
         every.tick().await;
@@ -237,6 +244,13 @@ async fn prune(store: Arc<dyn Store>, retention: Retention) {
             Ok(0) => {}
             Ok(removed) => info!(removed, "removed old history"),
             Err(problem) => warn!(%problem, "cannot remove old history"),
+        }
+        match engine.forget_old(output).await {
+            Ok(forgotten) if forgotten.tasks == 0 => {}
+            Ok(forgotten) => {
+                info!(tasks = forgotten.tasks, bytes = forgotten.bytes, "removed old output");
+            }
+            Err(problem) => warn!(engine = engine.name(), %problem, "cannot remove old output"),
         }
     }
 }

@@ -63,6 +63,12 @@ const FETCH: Shape = Shape::Object(&[
     optional("extract", Shape::Bool),
     optional("output_file", Shape::Text),
 ]);
+const VALUE_FROM: Shape = Shape::Closed(&[optional("file", Shape::Text), optional("env", Shape::Text)]);
+const VARIABLE: Shape = Shape::Object(&[
+    required("name", Shape::Text),
+    optional("value", Shape::Text),
+    optional("valueFrom", VALUE_FROM),
+]);
 const PORT: Shape = Shape::Object(&[
     required("hostPort", Shape::Whole(0, 65535)),
     required("containerPort", Shape::Whole(0, 65535)),
@@ -131,10 +137,7 @@ const FIELDS: &[Field] = &[
     optional("dataProcessingJobType", Shape::Bool),
     optional("fetch", Shape::List(&FETCH)),
     optional("uris", Shape::List(&Shape::Text)),
-    optional(
-        "environmentVariables",
-        Shape::List(&Shape::Object(&[required("name", Shape::Text), required("value", Shape::Text)])),
-    ),
+    optional("environmentVariables", Shape::List(&VARIABLE)),
     optional("arguments", Shape::List(&Shape::Text)),
     optional("highPriority", Shape::Bool),
     optional("runAsUser", Shape::Text),
@@ -432,12 +435,10 @@ fn normalise(fields: &mut Map<String, Value>) -> Result<(), Problem> {
         return Err(Problem::invalid("uris", message, "`uris` is the old form of `fetch`: keep `fetch`"));
     }
     for (i, variable) in list(fields, "environmentVariables").iter().enumerate() {
-        let name = variable.get("name").and_then(Value::as_str).unwrap_or_default();
-        if name.is_empty() || name.contains('=') {
-            let path = format!("environmentVariables[{i}].name");
-            let message = format!("`{path}`: a variable's name must not be empty and must not contain `=`");
-            return Err(Problem::invalid(&path, message, ""));
-        }
+        self::variable(variable, &format!("environmentVariables[{i}]"))?;
+    }
+    for (i, fetch) in list(fields, "fetch").iter().enumerate() {
+        output_file(fetch, &format!("fetch[{i}].output_file"))?;
     }
     for fetch in list_mut(fields, "fetch") {
         fill(fetch, &[("executable", json!(false)), ("cache", json!(false)), ("extract", json!(true))]);
@@ -468,6 +469,69 @@ fn normalise(fields: &mut Map<String, Value>) -> Result<(), Problem> {
                 fill(external, &[("options", json!([]))]);
             }
         }
+    }
+    Ok(())
+}
+
+/// A variable has a value or says where one is found when a task begins; the value itself is then never here.
+fn variable(variable: &Value, path: &str) -> Result<(), Problem> {
+    let name = variable.get("name").and_then(Value::as_str).unwrap_or_default();
+    if name.is_empty() || name.contains('=') {
+        let path = format!("{path}.name");
+        let message = format!("`{path}`: a variable's name must not be empty and must not contain `=`");
+        return Err(Problem::invalid(&path, message, ""));
+    }
+    let from = match (variable.get("value"), variable.get("valueFrom")) {
+        (Some(_), None) => return Ok(()),
+        (None, Some(from)) => from,
+        (None, None) => {
+            let path = format!("{path}.value");
+            return Err(Problem::invalid(&path, format!("`{path}` is missing"), "give it, or `valueFrom`"));
+        }
+        (Some(_), Some(_)) => {
+            let path = format!("{path}.valueFrom");
+            let message = format!("`{path}`: `value` and `valueFrom` are both given");
+            return Err(Problem::invalid(&path, message, "remove one of the two"));
+        }
+    };
+    let text = |key| from.get(key).and_then(Value::as_str);
+    let (key, wrong) = match (text("file"), text("env")) {
+        (Some(file), None) => {
+            ("file", (!file.starts_with('/')).then_some("the path of the file must begin with `/`"))
+        }
+        (None, Some(env)) if env.is_empty() || env.contains('=') => {
+            ("env", Some("a variable's name must not be empty and must not contain `=`"))
+        }
+        (None, Some(env)) if env.starts_with("CHRONOS_") && !env.starts_with("CHRONOS_SECRET_") => {
+            ("env", Some("variables that set up the server are not for jobs; name it `CHRONOS_SECRET_...`"))
+        }
+        (None, Some(_)) => ("env", None),
+        _ => {
+            let path = format!("{path}.valueFrom");
+            let message = format!("`{path}`: expected either \"file\" or \"env\"");
+            return Err(Problem::invalid(
+                &path,
+                message,
+                r#"write {"file": "/run/secrets/x"} or {"env": "CHRONOS_SECRET_X"}"#,
+            ));
+        }
+    };
+    match wrong {
+        Some(wrong) => {
+            let path = format!("{path}.valueFrom.{key}");
+            Err(Problem::invalid(&path, format!("`{path}`: {wrong}"), ""))
+        }
+        None => Ok(()),
+    }
+}
+
+fn output_file(fetch: &Value, path: &str) -> Result<(), Problem> {
+    let Some(name) = fetch.get("output_file").and_then(Value::as_str).filter(|name| !name.is_empty()) else {
+        return Ok(());
+    };
+    if name.starts_with('/') || name.split('/').any(|part| part == "..") {
+        let message = format!("`{path}`: `{name}` leads out of the working directory of the task");
+        return Err(Problem::invalid(path, message, "give a relative path without `..`"));
     }
     Ok(())
 }

@@ -84,6 +84,8 @@ pub enum Shape {
     Row(&'static [Shape]),
     /// An object with these keys.
     Object(&'static [Field]),
+    /// Likewise, and with no other: to leave one out would change what the rest means.
+    Closed(&'static [Field]),
     /// An object with any keys, all of one shape.
     Dictionary(&'static Shape),
     /// The first shape whose JSON type fits.
@@ -110,7 +112,7 @@ impl Shape {
             }
             Self::List(_) => "a list".into(),
             Self::Row(items) => format!("a list of exactly {}", items.len()),
-            Self::Object(fields) => {
+            Self::Object(fields) | Self::Closed(fields) => {
                 format!(
                     "an object with {}",
                     fields.iter().map(|f| format!("\"{}\"", f.name)).collect::<Vec<_>>().join(", ")
@@ -190,6 +192,15 @@ impl Reader {
                 let object = value.as_object().ok_or_else(wrong)?;
                 self.read_object(object, fields, &[], path).map(Value::Object)
             }
+            Shape::Closed(fields) => {
+                let object = value.as_object().ok_or_else(wrong)?;
+                if let Some(key) = object.keys().find(|key| !fields.iter().any(|field| field.name == **key)) {
+                    let at = join(path, &clip(key));
+                    let message = format!("`{at}`: unknown field; expected {}", shape.expected());
+                    return Err(Problem::invalid(&at, message, ""));
+                }
+                self.read_object(object, fields, &[], path).map(Value::Object)
+            }
             Shape::Dictionary(item) => {
                 let mut entries: Vec<_> =
                     value.as_object().ok_or_else(wrong)?.iter().filter(|(_, v)| !v.is_null()).collect();
@@ -200,7 +211,7 @@ impl Reader {
             }
             Shape::Either(shapes) => {
                 let fitting = shapes.iter().find(|s| match s {
-                    Shape::Object(_) | Shape::Dictionary(_) => value.is_object(),
+                    Shape::Object(_) | Shape::Closed(_) | Shape::Dictionary(_) => value.is_object(),
                     Shape::List(_) | Shape::Row(_) => value.is_array(),
                     _ => !value.is_object() && !value.is_array(),
                 });

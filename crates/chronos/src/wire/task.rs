@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use engine::TaskSpec;
+use engine::{Fetch, Limits, Secret, SecretSource, TaskSpec};
 use scheduler::ids::TaskId;
 use scheduler::job::Job;
 use scheduler::run::Run;
@@ -25,12 +25,39 @@ struct Body {
     cpus: Option<f64>,
     mem: Option<f64>,
     disk: Option<f64>,
+    run_as_user: String,
+    fetch: Vec<FetchBody>,
+    uris: Vec<String>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Variable {
     name: String,
-    value: String,
+    value: Option<String>,
+    value_from: Option<ValueFrom>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum ValueFrom {
+    File(String),
+    Env(String),
+}
+
+#[derive(Deserialize)]
+struct FetchBody {
+    uri: String,
+    #[serde(default)]
+    executable: bool,
+    #[serde(default = "yes")]
+    extract: bool,
+    #[serde(default)]
+    output_file: String,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What to run for attempt number `attempt` of `run`, with the environment that Chronos gave its tasks.
@@ -41,7 +68,9 @@ struct Variable {
 /// an argument is ever read by the shell.
 pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
     let body: Body = serde_json::from_str(&job.body).unwrap_or_default();
-    let environment = environment(job, run, attempt, &body);
+    let (environment, secrets) = environment(job, run, attempt, &body);
+    let (limits, fetches) = (limits(&body), fetches(&body));
+    let user = Some(body.run_as_user).filter(|user| !user.is_empty());
     let arguments = match &run.arguments {
         Some(words) if !words.trim().is_empty() => words.split_whitespace().map(String::from).collect(),
         _ => body.arguments,
@@ -54,10 +83,45 @@ pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
             command.push_str(&quoted(argument));
         }
     }
-    TaskSpec { command, shell, arguments, environment, output_max: OUTPUT_MAX }
+    let output_max = OUTPUT_MAX;
+    TaskSpec { command, shell, arguments, environment, output_max, user, limits, fetches, secrets }
 }
 
-fn environment(job: &Job, run: &Run, attempt: u32, body: &Body) -> Vec<(String, String)> {
+/// What the job states itself. The defaults of Chronos are in every job that it ever wrote, and nobody chose them:
+/// they bound nothing.
+fn limits(body: &Body) -> Limits {
+    let chosen = |stated: Option<f64>, default: f64| stated.filter(|stated| (stated - default).abs() > 1e-9);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cast from a float saturates"
+    )]
+    Limits {
+        cpu_millis: chosen(body.cpus, CPUS).map(|cpus| (cpus * 1000.0).round() as u32),
+        memory_max: chosen(body.mem, MEM).map(|mem| (mem * 1024.0 * 1024.0) as u64),
+    }
+}
+
+/// What is listed in `fetch`, then what is listed in its old form.
+fn fetches(body: &Body) -> Vec<Fetch> {
+    let listed = body.fetch.iter().map(|fetch| Fetch {
+        uri: fetch.uri.clone(),
+        executable: fetch.executable,
+        extract: fetch.extract,
+        output_file: Some(fetch.output_file.clone()).filter(|name| !name.is_empty()),
+    });
+    let old = body.uris.iter().map(|uri| Fetch {
+        uri: uri.clone(),
+        executable: false,
+        extract: true,
+        output_file: None,
+    });
+    listed.chain(old).collect()
+}
+
+type Environment = (Vec<(String, String)>, Vec<Secret>);
+
+fn environment(job: &Job, run: &Run, attempt: u32, body: &Body) -> Environment {
     let task = TaskId::of(&run.job, run.key, attempt).to_string();
     let number = |given: Option<f64>, default: f64| format!("{:?}", given.unwrap_or(default));
     let ours = [
@@ -75,13 +139,23 @@ fn environment(job: &Job, run: &Run, attempt: u32, body: &Body) -> Vec<(String, 
         ("CHRONOS_JOB_RUN_ATTEMPT", attempt.to_string()),
     ];
     let mut all: Vec<(String, String)> = ours.into_iter().map(|(name, value)| (name.into(), value)).collect();
-    for Variable { name, value } in &body.environment_variables {
+    let mut secrets: Vec<Secret> = Vec::new();
+    for Variable { name, value, value_from } in &body.environment_variables {
         // The first wins, as in Chronos: a job cannot take another task's name.
-        if !all.iter().any(|(taken, _)| taken == name) {
-            all.push((name.clone(), value.clone()));
+        if all.iter().any(|(taken, _)| taken == name) || secrets.iter().any(|secret| secret.name == *name) {
+            continue;
+        }
+        match value_from {
+            None => all.push((name.clone(), value.clone().unwrap_or_default())),
+            Some(ValueFrom::File(path)) => {
+                secrets.push(Secret { name: name.clone(), source: SecretSource::File(path.clone()) });
+            }
+            Some(ValueFrom::Env(variable)) => {
+                secrets.push(Secret { name: name.clone(), source: SecretSource::Env(variable.clone()) });
+            }
         }
     }
-    all
+    (all, secrets)
 }
 
 /// The argument as one word of a POSIX shell.

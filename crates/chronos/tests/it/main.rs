@@ -16,4 +16,5 @@ mod limits;
 mod runs;
 mod server;
 mod skip;
+mod tasks;
 mod wait;

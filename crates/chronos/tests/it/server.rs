@@ -71,11 +71,21 @@ impl Drop for Folder {
         for _ in 0..100 {
             let left = self.processes();
             if left.is_empty() {
-                return;
+                return remove_control_groups(&self.data());
             }
             left.into_iter().for_each(|pid| signal_process(pid, "-KILL"));
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+    }
+}
+
+/// What the supervisor would have removed, had it not been killed.
+fn remove_control_groups(data: &Path) {
+    for place in std::fs::read_to_string(data.join("engine/cgroups")).unwrap_or_default().lines() {
+        for group in std::fs::read_dir(place).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(group.path());
+        }
+        let _ = std::fs::remove_dir(place);
     }
 }
 

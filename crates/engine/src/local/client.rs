@@ -50,6 +50,8 @@ pub(super) struct Client {
     arrived: Notify,
     /// Why nothing can be started.
     not_ready: Mutex<Option<String>>,
+    /// What the supervisor cannot do although all is well.
+    notes: Mutex<Vec<String>>,
     next_id: std::sync::atomic::AtomicU64,
     /// How many connections there were: behind another one may be another supervisor.
     connections: std::sync::atomic::AtomicU64,
@@ -63,6 +65,7 @@ impl Client {
             events: Mutex::default(),
             arrived: Notify::new(),
             not_ready: Mutex::new(Some("the supervisor of local tasks is being started".into())),
+            notes: Mutex::default(),
             next_id: std::sync::atomic::AtomicU64::new(0),
             connections: std::sync::atomic::AtomicU64::new(0),
         }
@@ -70,6 +73,10 @@ impl Client {
 
     pub(super) fn not_ready(&self) -> Option<String> {
         lock(&self.not_ready).clone()
+    }
+
+    pub(super) fn notes(&self) -> Vec<String> {
+        lock(&self.notes).clone()
     }
 
     pub(super) fn connections(&self) -> u64 {
@@ -210,7 +217,8 @@ impl Client {
                     lock(&self.events).extend(ends);
                     self.arrived.notify_one();
                 }
-                FromSupervisor::Health { reason } => {
+                FromSupervisor::Health { reason, notes } => {
+                    *lock(&self.notes) = notes;
                     let place = |reason| format!("{reason} (in {})", self.dir.display());
                     *lock(&self.not_ready) = reason.map(place);
                 }
@@ -270,10 +278,8 @@ impl Starter {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        // Our configuration may hold secrets, and tasks can read the environment of their supervisor.
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"CHRONOS_"))
-        {
+        // Our configuration may hold secrets that are none of the tasks'.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name.as_encoded_bytes())) {
             command.env_remove(name);
         }
         match command.spawn() {
@@ -302,6 +308,11 @@ impl Starter {
         }
         state.failure.clone()
     }
+}
+
+/// Whether a variable is configuration of the server. Those named `CHRONOS_SECRET_...` are for tasks that ask for them.
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(b"CHRONOS_") && !name.starts_with(b"CHRONOS_SECRET_")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -70,7 +70,7 @@ pub(super) enum Record {
 #[serde(rename_all = "camelCase")]
 pub(super) enum Request {
     BeginTerm { epoch: u64 },
-    Launch { epoch: u64, task: String, spec: Spec, not_after: Duration },
+    Launch { epoch: u64, task: String, spec: Box<Spec>, not_after: Duration },
     Kill { epoch: u64, task: String, grace: Duration, not_after: Duration },
     Reconcile { epoch: u64, tasks: Vec<String> },
     Acknowledge { tasks: Vec<String> },
@@ -104,9 +104,10 @@ pub(super) enum FromSupervisor {
     },
     /// Ends that nobody has acknowledged.
     Ends(Vec<(String, End)>),
-    /// Why nothing can be started, or `None`.
+    /// Why nothing can be started, or `None`; and what cannot be done although all is well.
     Health {
         reason: Option<String>,
+        notes: Vec<String>,
     },
 }
 
@@ -151,6 +152,44 @@ pub(super) struct Spec {
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) output_max: u64,
+    pub(super) user: Option<String>,
+    pub(super) limits: Limits,
+    pub(super) fetches: Vec<Fetch>,
+    pub(super) secrets: Vec<Secret>,
+}
+
+/// What a task may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Limits {
+    pub(super) cpu_millis: Option<u32>,
+    pub(super) memory_max: Option<u64>,
+}
+
+/// A file to fetch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Fetch {
+    pub(super) uri: String,
+    pub(super) executable: bool,
+    pub(super) extract: bool,
+    pub(super) output_file: Option<String>,
+}
+
+/// A variable, and where its value is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Secret {
+    pub(super) name: String,
+    pub(super) from: Source,
+}
+
+/// Where a secret value is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Source {
+    File(String),
+    Env(String),
 }
 
 impl Spec {
@@ -166,13 +205,44 @@ impl Spec {
 
 impl Request {
     pub(super) fn launch(epoch: Epoch, launch: &Launch) -> Self {
-        let TaskSpec { command, shell, arguments, environment, output_max } = (*launch.spec).clone();
-        let spec = Spec { command, shell, arguments, environment, output_max };
+        let spec = Box::new(Spec::from((*launch.spec).clone()));
         Self::Launch { epoch: epoch.0, task: launch.task.to_string(), spec, not_after: launch.not_after }
     }
 
     pub(super) fn output(task: &TaskId, stream: Stream, offset: u64) -> Self {
         Self::Output { task: task.to_string(), stderr: stream == Stream::Stderr, offset }
+    }
+}
+
+impl From<TaskSpec> for Spec {
+    fn from(spec: TaskSpec) -> Self {
+        let TaskSpec { command, shell, arguments, environment, output_max, user, limits, fetches, secrets } =
+            spec;
+        let crate::Limits { cpu_millis, memory_max } = limits;
+        let fetch = |crate::Fetch { uri, executable, extract, output_file }| Fetch {
+            uri,
+            executable,
+            extract,
+            output_file,
+        };
+        let secret = |crate::Secret { name, source }| {
+            let from = match source {
+                crate::SecretSource::File(path) => Source::File(path),
+                crate::SecretSource::Env(variable) => Source::Env(variable),
+            };
+            Secret { name, from }
+        };
+        Self {
+            command,
+            shell,
+            arguments,
+            environment,
+            output_max,
+            user,
+            limits: Limits { cpu_millis, memory_max },
+            fetches: fetches.into_iter().map(fetch).collect(),
+            secrets: secrets.into_iter().map(secret).collect(),
+        }
     }
 }
 
@@ -267,8 +337,7 @@ mod tests {
     fn the_first_of_a_name_wins() {
         let pairs = [("A", "1"), ("B", "2"), ("A", "3")];
         let environment = pairs.map(|(n, v)| (n.into(), v.into())).to_vec();
-        let spec =
-            Spec { command: String::new(), shell: true, arguments: vec![], environment, output_max: 0 };
+        let spec = Spec::from(TaskSpec { environment, ..TaskSpec::default() });
         assert_eq!(spec.variables().collect::<Vec<_>>(), [("A", "1"), ("B", "2")]);
     }
 }

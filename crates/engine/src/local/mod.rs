@@ -14,7 +14,9 @@
 
 mod client;
 mod formats;
+pub mod launch;
 mod layout;
+mod retention;
 pub mod supervisor;
 mod wire;
 
@@ -28,7 +30,7 @@ use scheduler::ids::{Epoch, TaskId};
 
 use self::client::Client;
 use self::formats::{Answer, Request};
-use crate::{Engine, EngineError, Known, Launch, Output, Readiness, Stream, TaskEvent};
+use crate::{Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent};
 
 /// Most ids in one message; a message is at most 1 MiB, an id at most 63 bytes.
 const IDS_MAX: usize = 4096;
@@ -184,8 +186,16 @@ impl Engine for LocalEngine {
         }
     }
 
+    async fn forget_old(&self, keep: Keep) -> Result<Forgotten, EngineError> {
+        retention::forget_old(self, keep).await
+    }
+
     fn incarnation(&self) -> u64 {
         self.client.connections()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.client.notes()
     }
 }
 

@@ -107,7 +107,9 @@ fn every_field_is_kept() {
         "taskInfoData": "data", "retries": 7, "owner": "a@example.org", "ownerName": "A", "description": "d\nd",
         "cpus": 1.5, "disk": 1.0, "mem": 2048.0, "disabled": true, "softError": true, "dataProcessingJobType": true,
         "fetch": [{"uri": "u", "executable": true, "cache": true, "extract": false, "output_file": "o"}],
-        "environmentVariables": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}], "arguments": ["-v", "a b", ""],
+        "environmentVariables": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"},
+            {"name": "S", "valueFrom": {"file": "/run/secrets/s"}}, {"name": "T", "valueFrom": {"env": "CHRONOS_SECRET_T"}}],
+        "arguments": ["-v", "a b", ""],
         "highPriority": true, "runAsUser": "", "concurrent": true, "maxCompletionTime": 3600,
         "container": {"type": "MESOS", "image": "busybox", "network": "USER", "networkName": "n",
             "networkInfos": [{"name": "n", "protocol": "IPv4", "labels": [{"key": "k", "value": "v"}],
@@ -225,6 +227,19 @@ fn wrong_types_name_the_field_and_what_was_expected() {
         "environmentVariables[0].name",
         "must not contain",
     );
+    let from = |from: &str, field: &str, says: &str| {
+        let field = format!("environmentVariables[0].{field}");
+        refused(&format!(r#""environmentVariables":[{{"name":"A",{from}}}]"#), &field, says);
+    };
+    from(r#""value":"","valueFrom":{"env":"B"}"#, "valueFrom", "both given");
+    from(r#""valueFrom":{}"#, "valueFrom", "either \"file\" or \"env\"");
+    from(r#""valueFrom":{"file":"/a","env":"B"}"#, "valueFrom", "either \"file\" or \"env\"");
+    from(r#""valueFrom":{"file":"/a","key":"b"}"#, "valueFrom.key", "unknown field");
+    from(r#""valueFrom":{"file":"a"}"#, "valueFrom.file", "must begin with `/`");
+    from(r#""valueFrom":{"env":""}"#, "valueFrom.env", "must not be empty");
+    from(r#""valueFrom":{"env":"CHRONOS_HTTP_PORT"}"#, "valueFrom.env", "not for jobs");
+    refused(r#""fetch":[{"uri":"/a","output_file":"../a"}]"#, "fetch[0].output_file", "leads out");
+    refused(r#""fetch":[{"uri":"/a","output_file":"/a"}]"#, "fetch[0].output_file", "leads out");
     refused(r#""environmentVariables":{"A":"B"}"#, "environmentVariables", "expected a list");
     refused(r#""constraints":[["a","EQUALS"]]"#, "constraints[0]", "a list of exactly 3");
     refused(r#""constraints":[["a","IS","b"]]"#, "constraints[0][1]", "\"EQUALS\" or \"LIKE\" or \"UNLIKE\"");

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
@@ -137,7 +138,7 @@ impl Replayed {
 pub(super) fn rewrite(root: &Path, records: &[Record]) -> io::Result<(File, u64)> {
     let (path, new) = (root.join(JOURNAL), root.join("journal.new"));
     let bytes = encode(records)?;
-    let mut file = File::create(&new)?;
+    let mut file = private(&new)?;
     file.write_all(&bytes)?;
     rustix::fs::syncfs(&file)?;
     file.sync_all()?;
@@ -152,13 +153,19 @@ fn put_end(root: &Path, task: &TaskId, end: &EndFile) -> io::Result<()> {
     let folder = task_folder(root, task);
     let text = serde_json::to_vec(end).map_err(io::Error::other)?;
     let path = folder.join("end");
-    match fs::write(&path, &text) {
+    let write = || private(&path)?.write_all(&text);
+    match write() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             fs::create_dir_all(&folder)?;
-            fs::write(&path, &text)
+            write()
         }
         outcome => outcome,
     }
+}
+
+/// Makes a file for our user's eyes only: other users may go through the folders to their tasks' working directories.
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn encode(records: &[Record]) -> io::Result<Vec<u8>> {

@@ -7,12 +7,15 @@
 //! If it dies with tasks running, they are ended by the next one, which the server starts at once, and settled as
 //! lost. Threads: this one decides; one writes the journal; some spawn; one looks at `/proc`.
 
+mod cgroup;
 mod core;
 mod journal;
 mod output;
 mod processes;
+mod secrets;
 mod spawn;
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
@@ -31,6 +34,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
+use self::cgroup::{Cgroups, TaskCgroup};
 use self::core::{Core, Message, Outgoing, Parts, SweepOrder, ended_without_output, log};
 use self::journal::{Replayed, Writer};
 use self::spawn::{SpawnOrder, Spawner};
@@ -58,6 +62,8 @@ pub struct Supervise {
     pub dir: PathBuf,
     /// How long to stay without tasks and without a server.
     pub idle_exit: Duration,
+    /// The arguments with which this very program calls [`super::launch::run`].
+    pub launcher_args: Vec<OsString>,
 }
 
 /// Why there is no supervisor.
@@ -84,8 +90,9 @@ pub enum SuperviseError {
 
 impl Supervise {
     /// A supervisor of this folder that stays idle for a minute.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), idle_exit: Duration::from_secs(60) }
+    pub fn new(dir: impl Into<PathBuf>, launcher_args: impl IntoIterator<Item = OsString>) -> Self {
+        let launcher_args = launcher_args.into_iter().collect();
+        Self { dir: dir.into(), idle_exit: Duration::from_secs(60), launcher_args }
     }
 }
 
@@ -110,14 +117,16 @@ pub fn run(supervise: &Supervise) -> Result<(), SuperviseError> {
     let replayed = journal::replay(root).map_err(at("reading the journal"))?;
     let epoch = replayed.epoch;
     let ended = settle(replayed, &folder, &boot);
+    let cgroups = Cgroups::detect(root, &folder);
     let journal =
         journal::rewrite(root, &records_of(&boot, epoch, &ended)).map_err(at("writing the journal"))?;
     let writer = Writer::new(root.to_owned(), journal);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(at("starting the runtime"))?;
-    let start = Start { folder, boot, epoch, ended, writer, descriptors };
+    let start = Start { folder, boot, epoch, ended, writer, descriptors, cgroups: cgroups.clone() };
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, serve(supervise, start)).map_err(at("listening"))?;
+    cgroups.leave();
     drop(lock);
     Ok(())
 }
@@ -130,12 +139,17 @@ struct Start {
     ended: Vec<(TaskId, EndFile)>,
     writer: Writer,
     descriptors: Rlimit,
+    cgroups: Cgroups,
 }
 
 /// Makes the folder, goes there and opens the lock. Being there also makes the socket's path short enough.
 fn enter(dir: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     std::env::set_current_dir(dir)?;
+    if rustix::process::geteuid().is_root() {
+        // Tasks of other users must get to their working directories: they may go through, and not look around.
+        fs::set_permissions(".", fs::Permissions::from_mode(0o711))?;
+    }
     fs::create_dir_all(TASKS)?;
     fs::create_dir_all(TRASH)?;
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(LOCK)
@@ -281,7 +295,10 @@ async fn serve(supervise: &Supervise, start: Start) -> io::Result<()> {
     let inherited = Spawner::inherited();
     let folder = start.folder.clone();
     let descriptors = start.descriptors;
-    start_spawners(Spawner { root: root.clone(), folder, inherited, descriptors }, spawn_orders, &to_core);
+    let notes = start.cgroups.notes().to_vec();
+    let (cgroups, launcher_args) = (start.cgroups, supervise.launcher_args.clone());
+    let spawner_of = Spawner { root: root.clone(), folder, inherited, descriptors, cgroups, launcher_args };
+    start_spawners(spawner_of, spawn_orders, &to_core);
     start_sweeper(start.folder, sweep_orders, to_core.clone());
     let mut core = Core::new(Parts {
         root,
@@ -293,14 +310,11 @@ async fn serve(supervise: &Supervise, start: Start) -> io::Result<()> {
         sweeper,
         to_self: to_core.clone(),
         descriptors: getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS_MAX),
+        notes,
+        trash: start_trash(),
     });
     listen(to_core)?;
     log(&format!("supervisor {} is ready", std::process::id()));
-    std::thread::spawn(|| {
-        for entry in fs::read_dir(TRASH).into_iter().flatten().flatten() {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    });
     let reason = main_loop(supervise, &mut core, &mut messages, &mut children, &mut terminate).await;
     log(reason);
     let _ = fs::remove_file(SOCKET);
@@ -362,6 +376,18 @@ fn start_journal(writer: Writer, orders: mpsc::Receiver<journal::Order>, to_core
     std::thread::spawn(move || writer.run(&orders, |report| drop(to_core.send(Message::Journal(report)))));
 }
 
+/// Removes what an earlier supervisor left in the trash, then what it is sent.
+fn start_trash() -> mpsc::Sender<PathBuf> {
+    let (trash, folders) = mpsc::channel::<PathBuf>();
+    std::thread::spawn(move || {
+        let left = fs::read_dir(TRASH).into_iter().flatten().flatten().map(|entry| entry.path());
+        for folder in left.chain(folders) {
+            let _ = fs::remove_dir_all(folder);
+        }
+    });
+    trash
+}
+
 /// More than one, since a spawn waits for the kernel most of its time; few, since more only get into each other's way.
 fn start_spawners(spawner: Spawner, orders: mpsc::Receiver<SpawnOrder>, to_core: &UnboundedSender<Message>) {
     let (spawner, orders) = (Arc::new(spawner), Arc::new(Mutex::new(orders)));
@@ -384,6 +410,7 @@ fn start_spawners(spawner: Spawner, orders: mpsc::Receiver<SpawnOrder>, to_core:
 fn start_sweeper(folder: String, orders: mpsc::Receiver<SweepOrder>, to_core: UnboundedSender<Message>) {
     std::thread::spawn(move || {
         let mut seen = std::collections::HashSet::new();
+        let mut full: Vec<TaskCgroup> = Vec::new();
         while let Ok(order) = orders.recv() {
             match order {
                 SweepOrder::Tasks { targets, number } => {
@@ -394,7 +421,10 @@ fn start_sweeper(folder: String, orders: mpsc::Receiver<SweepOrder>, to_core: Un
                 SweepOrder::Strays { living, as_of } => {
                     processes::end_strays(&folder, &living, as_of, &mut seen)
                 }
+                // What could not be ended at once is tried again with the next.
+                SweepOrder::Remove(cgroup) => full.push(cgroup),
             }
+            full.retain(|cgroup| !cgroup.remove());
         }
     });
 }

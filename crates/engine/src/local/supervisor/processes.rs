@@ -1,8 +1,8 @@
 //! Which processes belong to which task, and how they are ended.
 //!
 //! A task's processes are those of its process group; those whose environment bears its mark, whatever group or
-//! session they made; and their descendants. Not found is a process that left its group, cleared its environment and
-//! lost its parent: only a cgroup holds that one.
+//! session they made; their descendants; and those of its control group, where there is one. Without one, a process is
+//! not found that left its group, cleared its environment and lost its parent.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use super::cgroup::TaskCgroup;
 use super::journal::SpawnRecord;
 
 /// The variable that marks the processes of a folder's tasks: `<id of the folder>/<task>`.
@@ -30,6 +31,8 @@ struct Process {
 pub(super) struct Target {
     pub(super) task: String,
     pub(super) leader: i32,
+    /// Holds all its processes, where there is one.
+    pub(super) cgroup: TaskCgroup,
     /// Sent to all its processes outside of its group, which others see to.
     pub(super) signal: Option<Signal>,
 }
@@ -40,10 +43,15 @@ pub(super) fn sweep(folder: &str, targets: &[Target]) -> Vec<usize> {
         targets.iter().enumerate().map(|(n, target)| (target.leader, n)).collect();
     let names: HashMap<&str, usize> = targets.iter().enumerate().map(|(n, t)| (t.task.as_str(), n)).collect();
     let all: HashMap<i32, Process> = processes().map(|process| (process.pid, process)).collect();
+    let held = targets
+        .iter()
+        .enumerate()
+        .flat_map(|(n, target)| target.cgroup.pids().into_iter().map(move |pid| (pid, n)));
+    let held: HashMap<i32, usize> = held.collect();
     let ours = own_start();
     let mut owners: HashMap<i32, Option<usize>> = HashMap::new();
     for process in all.values().filter(|process| process.start >= ours) {
-        let owner = leaders.get(&process.group).copied();
+        let owner = held.get(&process.pid).or_else(|| leaders.get(&process.group)).copied();
         let marked = || mark(process.pid, folder).and_then(|task| names.get(task.as_str()).copied());
         owners.insert(process.pid, owner.or_else(marked));
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Asked, Core, Message, Phase, Running, Stopping, SweepOrder, Task, ended_without_output};
 use crate::local::formats::{Answer, End, EndFile, Record, What};
+use crate::local::launch;
 use crate::local::layout::task_folder;
 use crate::local::supervisor::journal::{SpawnRecord, Waiting};
 use crate::local::supervisor::output::Capture;
@@ -92,7 +93,9 @@ impl Core {
         let both =
             capture(spawned.stdout, "stdout").and_then(|out| Ok([out, capture(spawned.stderr, "stderr")?]));
         let captures = both.inspect_err(|_| {
+            spawned.cgroup.kill();
             let _ = kill_process_group(leader, Signal::KILL);
+            let _ = self.sweeper.send(SweepOrder::Remove(spawned.cgroup.clone()));
         })?;
         let followers = [0, 1].map(|stream: usize| {
             let (capture, buffer, to_self) =
@@ -101,8 +104,17 @@ impl Core {
                 capture.follow(&buffer, |error| drop(to_self.send(Message::DiskFull(error)))).await;
             })
         });
-        let running =
-            Running { record: spawned.record, pid: leader, captures, followers, exit: None, stopping: None };
+        let Spawned { record, cgroup, first_stage, .. } = spawned;
+        let running = Running {
+            record,
+            pid: leader,
+            captures,
+            followers,
+            exit: None,
+            stopping: None,
+            cgroup,
+            first_stage,
+        };
         self.tasks.insert(id.clone(), Task { output_max, phase: Phase::Running(Box::new(running)) });
         match self.early.remove(&pid) {
             Some(status) => self.exited(id, status),
@@ -118,12 +130,13 @@ impl Core {
         self.strays_possible = true;
         let Some(running) = running_mut(&mut self.tasks, id) else { return };
         running.exit = Some(status);
-        let empty = is_empty(running.pid);
+        let empty = is_empty(running);
         if running.stopping.is_none() && empty {
             return self.finish(id);
         }
         if running.stopping.is_none() {
             signal(running.pid, Signal::TERM);
+            running.cgroup.signal(Signal::TERM);
             let force_at = Instant::now() + LEFTOVER_GRACE;
             let stopping = Stopping { ordered: false, force_at, offered: true, gone_at_sweep: None };
             running.stopping = Some(stopping);
@@ -165,15 +178,18 @@ impl Core {
         let forced = Instant::now() >= stopping.force_at;
         if forced {
             signal(running.pid, Signal::KILL);
+            running.cgroup.kill();
         }
         if running.exit.is_none() {
             return;
         }
         // KILL reaches all of a group at once, forks included; who has got it runs no more.
-        if !stopping.ordered && (forced || is_empty(running.pid)) {
+        let over = forced || is_empty(running);
+        let Some(stopping) = &mut running.stopping else { return };
+        if !stopping.ordered && over {
             return self.finish(id);
         }
-        if stopping.ordered && stopping.gone_at_sweep.is_none() && (forced || is_empty(running.pid)) {
+        if stopping.ordered && stopping.gone_at_sweep.is_none() && over {
             stopping.gone_at_sweep = Some(self.sweeps + 1);
         }
         if Instant::now() >= stopping.force_at + UNKILLABLE {
@@ -195,7 +211,8 @@ impl Core {
             let forced = Instant::now() >= stopping.force_at;
             let offer = !std::mem::replace(&mut stopping.offered, true);
             let signal = if forced { Some(Signal::KILL) } else { offer.then_some(Signal::TERM) };
-            targets.push((id.clone(), Target { task: id.to_string(), leader: running.record.pid, signal }));
+            let (leader, cgroup) = (running.record.pid, running.cgroup.clone());
+            targets.push((id.clone(), Target { task: id.to_string(), leader, cgroup, signal }));
         }
         if !targets.is_empty() {
             self.sweeps += 1;
@@ -223,9 +240,10 @@ impl Core {
         let killed = running.stopping.as_ref().is_some_and(|stopping| stopping.ordered);
         let end = match running.exit {
             Some(_) if killed => End::Killed,
-            Some(status) => end_of(status),
+            Some(status) => end_of(status, running),
             None => End::Killed,
         };
+        let _ = self.sweeper.send(SweepOrder::Remove(running.cgroup.clone()));
         let on_full = |error| drop(self.to_self.send(Message::DiskFull(error)));
         let [stdout, stderr] =
             [0, 1].map(|stream: usize| running.captures[stream].drain(&self.buffer, on_full));
@@ -249,20 +267,28 @@ fn running_mut<'a>(tasks: &'a mut HashMap<TaskId, Task>, id: &TaskId) -> Option<
     }
 }
 
-/// Whether nobody is left in the group. Asked in one breath with the reaping of its leader, and then without a pause:
+/// Whether nobody is left in the process group, nor in the control group. Asked in one breath with the reaping of its leader, and then without a pause:
 /// the number is not given away as long as one member lives, and not soon after.
-fn is_empty(group: Pid) -> bool {
-    test_kill_process_group(group) == Err(rustix::io::Errno::SRCH)
+fn is_empty(running: &Running) -> bool {
+    test_kill_process_group(running.pid) == Err(rustix::io::Errno::SRCH) && running.cgroup.pids().is_empty()
 }
 
 fn signal(group: Pid, signal: Signal) {
     let _ = kill_process_group(group, signal);
 }
 
-fn end_of(status: WaitStatus) -> End {
+/// A task whose first stage failed never began its program; one that has lost processes for want of memory and did not
+/// succeed failed for that.
+fn end_of(status: WaitStatus, running: &Running) -> End {
+    if let Some(reason) = running.first_stage.as_ref().and_then(launch::failure) {
+        return End::failed(reason);
+    }
     let (exit, signal) = (status.exit_status(), status.terminating_signal());
     let message = match (exit, signal) {
         (Some(0), _) => return End::Succeeded,
+        _ if let Some(limit) = running.cgroup.exceeded() => {
+            format!("out of memory: exceeded {} MiB", limit >> 20)
+        }
         (Some(exit), _) => format!("exit status {exit}"),
         (None, Some(signal)) => format!("ended by signal {signal}"),
         (None, None) => "ended in an unknown way".into(),

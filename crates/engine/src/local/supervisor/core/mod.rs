@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
@@ -22,6 +23,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::cgroup::TaskCgroup;
 use super::journal::{Order, Report, SpawnRecord, Waiting};
 use super::output::Capture;
 use super::processes::{Target, has_other_children};
@@ -33,8 +35,8 @@ use crate::since_boot;
 const STOPPING_TICK: Duration = Duration::from_millis(10);
 /// How often the rest is: a broken journal, a full disk, strays.
 const TICK: Duration = Duration::from_secs(1);
-/// Descriptors that a task needs here: two pipes, two files, two in passing.
-const DESCRIPTORS_PER_TASK: u64 = 6;
+/// Descriptors that a task needs here: two pipes, two files, the socket of its first stage, two in passing.
+const DESCRIPTORS_PER_TASK: u64 = 7;
 
 /// A frame for a server.
 pub(super) struct Outgoing {
@@ -67,6 +69,8 @@ pub(super) enum SweepOrder {
     Tasks { targets: Vec<(TaskId, Target)>, number: u64 },
     /// Ends those of all tasks but these.
     Strays { living: HashSet<String>, as_of: Duration },
+    /// Removes the control group of a task that is over.
+    Remove(TaskCgroup),
 }
 
 /// Who waits for the answer to a launch.
@@ -95,6 +99,9 @@ struct Running {
     followers: [JoinHandle<()>; 2],
     exit: Option<WaitStatus>,
     stopping: Option<Stopping>,
+    cgroup: TaskCgroup,
+    /// Where its first stage says why it failed, if it has one.
+    first_stage: Option<UnixStream>,
 }
 
 /// A task that is being ended, or whose main process has left others behind.
@@ -138,6 +145,9 @@ pub(super) struct Core {
     to_self: UnboundedSender<Message>,
     buffer: Rc<RefCell<Vec<u8>>>,
     tasks_max: usize,
+    notes: Vec<String>,
+    /// Removes folders, one after the other, in a thread of its own.
+    trash: Sender<PathBuf>,
 }
 
 /// What the core is made of.
@@ -151,6 +161,8 @@ pub(super) struct Parts {
     pub(super) sweeper: Sender<SweepOrder>,
     pub(super) to_self: UnboundedSender<Message>,
     pub(super) descriptors: u64,
+    pub(super) notes: Vec<String>,
+    pub(super) trash: Sender<PathBuf>,
 }
 
 impl Core {
@@ -186,6 +198,8 @@ impl Core {
             buffer: Rc::new(RefCell::new(vec![0; 64 * 1024])),
             tasks_max: usize::try_from(parts.descriptors.saturating_sub(64) / DESCRIPTORS_PER_TASK)
                 .unwrap_or(1),
+            notes: parts.notes,
+            trash: parts.trash,
         }
     }
 
@@ -233,7 +247,7 @@ impl Core {
         if health != self.told_health {
             log(health.as_deref().unwrap_or("all is well again"));
             self.told_health.clone_from(&health);
-            self.broadcast(&FromSupervisor::Health { reason: health });
+            self.broadcast(&FromSupervisor::Health { reason: health, notes: self.notes.clone() });
         }
     }
 

@@ -18,7 +18,11 @@ use crate::{Output, since_boot};
 impl Core {
     pub(super) fn opened(&mut self, connection: u64, out: UnboundedSender<Outgoing>) {
         self.connections.insert(connection, out);
-        self.send(connection, &FromSupervisor::Health { reason: self.told_health.clone() }, &[]);
+        self.send(
+            connection,
+            &FromSupervisor::Health { reason: self.told_health.clone(), notes: self.notes.clone() },
+            &[],
+        );
         self.tell_all(connection);
     }
 
@@ -26,7 +30,7 @@ impl Core {
         let answer = match request {
             Request::BeginTerm { epoch } => self.begin_term(asked, epoch),
             Request::Launch { epoch, task, spec, not_after } => {
-                valid(&task).and_then(|task| self.launch(asked, epoch, task, spec, not_after))
+                valid(&task).and_then(|task| self.launch(asked, epoch, task, *spec, not_after))
             }
             Request::Kill { epoch, task, grace, not_after } => {
                 valid(&task).and_then(|task| self.kill(epoch, &task, grace, not_after)).map(Some)
@@ -178,7 +182,7 @@ impl Core {
             Ok(()) => {}
         }
         self.write(Record::Forgotten(id.to_string()), None);
-        std::thread::spawn(move || fs::remove_dir_all(trash));
+        let _ = self.trash.send(trash);
         Ok(Answer::Done)
     }
 

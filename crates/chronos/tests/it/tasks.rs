@@ -1,0 +1,154 @@
+//! What a job may state beside its command, with the real binary: bounds, secrets, files, a time limit.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::server::{Folder, TestServer, by_hand, is_alive, server_command};
+use crate::skip::skip;
+use crate::wait;
+
+fn with(mut job: Value, fields: Value) -> Value {
+    for (key, value) in fields.as_object().expect("an object") {
+        job[key] = value.clone();
+    }
+    job
+}
+
+fn run(server: &TestServer, job: Value, outcome: &str) -> Value {
+    let name = job["name"].as_str().expect("named").to_owned();
+    server.put(job);
+    server.cli(["run", &name]).success();
+    server.wait_for(&name, outcome)
+}
+
+/// Whether the supervisor says that it goes without this.
+fn goes_without(server: &TestServer, what: &str) -> bool {
+    server.get_json("/ready")["notes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .any(|note| note.to_string().contains(what))
+}
+
+#[test]
+fn a_job_that_exceeds_its_memory_fails_and_says_so() {
+    let server = TestServer::start();
+    if goes_without(&server, "memory") {
+        return skip("memory-limit", "no memory control group can be made");
+    }
+    let greedy = with(by_hand("greedy", "head -c 200000000 /dev/zero | tail"), json!({ "mem": 64 }));
+    let run = run(&server, greedy, "failed");
+    assert_eq!(run["attempts"][0]["message"], "out of memory: exceeded 64 MiB", "{run}");
+    server.cli(["why", "greedy"]).success().says("out of memory: exceeded 64 MiB");
+    // What Chronos wrote into every job bounds nothing.
+    let modest = with(
+        by_hand("modest", "head -c 200000000 /dev/zero | tail | wc -c"),
+        json!({ "mem": 128, "cpus": 0.1 }),
+    );
+    self::run(&server, modest, "succeeded");
+}
+
+#[test]
+fn a_time_limit_ends_all_of_a_task() {
+    let server = TestServer::start();
+    let pid = server.folder.path().join("pid");
+    let command = format!("setsid sh -c 'echo $$ > {}; exec sleep 1000' & sleep 1000", pid.display());
+    let run = run(&server, with(by_hand("endless", &command), json!({ "maxCompletionTime": 1 })), "timedOut");
+    assert_eq!(run["attempts"].as_array().map(Vec::len), Some(1), "{run}");
+    let pid = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+    assert!(!is_alive(pid));
+    server.cli(["why", "endless"]).success().says("maxCompletionTime");
+}
+
+#[test]
+fn files_are_fetched_and_a_failure_names_the_uri() {
+    let server = TestServer::start();
+    let tool = server.folder.file("tool", "#!/bin/sh\necho fetched\n");
+    let fetch = json!([{ "uri": format!("file://{}", tool.display()), "executable": true }]);
+    run(&server, with(by_hand("good", "./tool"), json!({ "fetch": fetch })), "succeeded");
+    server.cli(["logs", "good"]).stdout("fetched\n").success();
+    let run =
+        run(&server, with(by_hand("bad", "true"), json!({ "uris": ["file:///no/such/file"] })), "failed");
+    let message = run["attempts"][0]["message"].as_str().unwrap();
+    assert!(message.starts_with("cannot fetch file:///no/such/file: No such file"), "{message}");
+    server.cli(["logs", "bad", "--stderr"]).success().says("cannot fetch file:///no/such/file");
+}
+
+/// By way of a file and of the server's environment, on both ways to start a task.
+#[test]
+fn a_secret_is_in_the_environment_of_its_task_and_nowhere_else() {
+    const IN_FILE: &str = "correct-horse-battery";
+    const IN_ENV: &str = "staple-4711-unique";
+    let folder = Folder::new();
+    let file = folder.file("secret", &format!("{IN_FILE}\n"));
+    let mut command = server_command(&folder, &[]);
+    command.env("CHRONOS_SECRET_TOKEN", IN_ENV);
+    let server = TestServer::launch_command(folder.clone(), command);
+    server.wait_ready();
+    let tool = folder.file("tool", "");
+    let go = folder.path().join("go");
+    let variables = json!([
+        { "name": "PASSWORD", "valueFrom": { "file": file } },
+        { "name": "TOKEN", "valueFrom": { "env": "CHRONOS_SECRET_TOKEN" } },
+    ]);
+    let command =
+        format!("echo ${{#PASSWORD}} ${{#TOKEN}}; until [ -e '{}' ]; do sleep 0.05; done", go.display());
+    let plain = with(by_hand("plain", &command), json!({ "environmentVariables": variables }));
+    let staged = with(
+        by_hand("staged", &command),
+        json!({ "environmentVariables": variables, "fetch": [{ "uri": tool }] }),
+    );
+    for job in [plain, staged] {
+        let name = job["name"].as_str().unwrap().to_owned();
+        server.put(job.clone());
+        let shown = server.get_json(&format!("/v1/scheduler/job/{name}"));
+        assert_eq!(shown["environmentVariables"], variables, "sources come back as they were given");
+        server.cli(["run", &name]).success();
+        wait::until("it has its secrets", || {
+            server.cli(["logs", &name]).stdout_text().starts_with("21 18\n").then_some(())
+        });
+    }
+    // While they run: command lines of all processes.
+    for pid in folder.processes() {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(!holds(&line, IN_FILE) && !holds(&line, IN_ENV), "process {pid}");
+    }
+    std::fs::write(go, "").unwrap();
+    server.wait_for("plain", "succeeded");
+    server.wait_for("staged", "succeeded");
+    for path in [
+        "/v1/scheduler/jobs",
+        "/v1/runs",
+        "/v1/status",
+        "/metrics",
+        "/v1/scheduler/job/plain",
+        "/v1/jobs/plain/why",
+    ] {
+        let body = server.get(path).map(|answer| answer.body).unwrap_or_default();
+        assert!(!holds(&body, IN_FILE) && !holds(&body, IN_ENV), "{path}");
+    }
+    std::fs::remove_file(folder.path().join("secret")).unwrap();
+    let (folder, _) = server.terminate();
+    // The log is among the files; so are store, journal and output.
+    for secret in [IN_FILE, IN_ENV] {
+        assert_eq!(files_with(folder.path(), secret), Vec::<PathBuf>::new());
+    }
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(files_with(&entry.path(), text));
+        } else if kind.is_file() && holds(&std::fs::read(entry.path()).unwrap_or_default(), text) {
+            found.push(entry.path());
+        }
+    }
+    found
+}
