@@ -87,11 +87,13 @@ impl Book {
         let runs: Vec<Arc<Run>> = book.state.runs.values().cloned().collect();
         runs.iter().for_each(|run| book.index_run(run));
         let jobs: Vec<JobUid> = book.state.jobs.keys().copied().collect();
-        for uid in jobs {
-            book.index_pause(uid);
-            book.admit(uid);
-            book.refresh_due(uid);
+        for uid in &jobs {
+            book.index_pause(*uid);
+            book.admit(*uid);
         }
+        // At once, not one by one: a tree that is built of sorted pairs is built faster, and half the size.
+        book.due_of = jobs.iter().filter_map(|uid| Some((*uid, book.slot_to_take(*uid)?))).collect();
+        book.due = book.due_of.iter().map(|(uid, at)| (*at, *uid)).collect();
         book
     }
 
@@ -143,8 +145,8 @@ impl Book {
     }
 
     /// The rules of a job; of a deleted one the defaults, for the runs that outlive it.
-    pub(crate) fn rules(&self, uid: JobUid) -> Rules {
-        self.job(uid).map_or_else(Rules::default, |job| job.rules.clone())
+    pub(crate) fn rules(&self, uid: JobUid) -> Arc<Rules> {
+        self.job(uid).map_or_else(|| Rules::default().shared(), |job| job.rules.clone())
     }
 
     /// The first job whose next slot is due at or before `now`.

@@ -123,7 +123,7 @@ impl Scheduler {
             joins_from,
             name,
             plan,
-            rules,
+            rules: rules.shared(),
             body,
         });
         self.book.put_progress(uid, progress);
@@ -146,7 +146,7 @@ impl Scheduler {
 
     fn replace(&mut self, old: &Job, definition: Definition, plan: Plan) -> Result<Answer, Refusal> {
         let Definition { name, rules, body, .. } = definition;
-        if (&old.plan, &old.rules, &old.body) == (&plan, &rules, &body) {
+        if (&old.plan, &*old.rules, &old.body) == (&plan, &rules, &body) {
             return Ok(Answer::Put { uid: old.uid, version: old.version, changed: false });
         }
         let mut progress = self.book.progress(old.uid);
@@ -190,7 +190,17 @@ impl Scheduler {
             };
         }
         let (uid, version, created, changed) = (old.uid, old.version + 1, old.created, self.now);
-        self.book.put_job(Job { uid, version, created, changed, joins_from, name, plan, rules, body });
+        self.book.put_job(Job {
+            uid,
+            version,
+            created,
+            changed,
+            joins_from,
+            name,
+            plan,
+            rules: rules.shared(),
+            body,
+        });
         self.book.put_progress(uid, progress);
         Ok(Answer::Put { uid, version, changed: true })
     }
@@ -380,7 +390,7 @@ impl Scheduler {
         }
         let mut progress = self.book.progress(job.uid);
         let since = progress.paused.as_ref().map_or(self.now, |pause| pause.since);
-        progress.paused = Some(Pause { since, reason, until });
+        progress.paused = Some(Box::new(Pause { since, reason, until }));
         self.book.put_progress(job.uid, progress);
         Ok(Answer::Paused)
     }

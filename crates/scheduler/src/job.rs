@@ -1,6 +1,6 @@
 //! What a job is: its definition as the scheduler sees it, and how far it has come.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -25,8 +25,8 @@ pub struct Job {
     pub name: JobName,
     /// What makes it run.
     pub plan: Plan,
-    /// How it runs.
-    pub rules: Rules,
+    /// How it runs. Most jobs have the rules of others, so copies are shared where they are met: see [`Rules::shared`].
+    pub rules: Arc<Rules>,
     /// The rest of the definition, which the scheduler keeps but never reads.
     pub body: Arc<str>,
 }
@@ -78,6 +78,15 @@ pub struct Rules {
     pub run_max: Option<Duration>,
     /// A failure counts as a success for the children.
     pub soft_error: bool,
+}
+
+impl Rules {
+    /// These rules in a place of their own, or, where they are the defaults, in one that all such jobs share.
+    pub fn shared(self) -> Arc<Self> {
+        static DEFAULTS: OnceLock<Arc<Rules>> = OnceLock::new();
+        let defaults = DEFAULTS.get_or_init(Arc::default);
+        if self == **defaults { defaults.clone() } else { Arc::new(self) }
+    }
 }
 
 impl Default for Rules {
@@ -208,8 +217,8 @@ pub struct Progress {
     pub remaining: Option<u64>,
     /// Every slot since then is in the ledger, as far as retention goes.
     pub accounted_since: Timestamp,
-    /// Set while paused.
-    pub paused: Option<Pause>,
+    /// Set while paused. In a place of its own, because hardly any job is.
+    pub paused: Option<Box<Pause>>,
     /// The last number given to a trigger or a reopened join.
     pub sequence: u32,
     /// For a dependent with several roots: the parents that have succeeded since it last fired, sorted.

@@ -164,7 +164,7 @@ impl Scheduler {
         progress.flags.clear();
         self.book.put_progress(job.uid, progress);
         let mut disabled = job.clone();
-        disabled.rules.disabled = true;
+        Arc::make_mut(&mut disabled.rules).disabled = true;
         disabled.version += 1;
         disabled.changed = self.now;
         // First of all, so that runs that end as failures now do not disable it once more.

@@ -48,7 +48,7 @@ pub fn job(uid: u64) -> Job {
             anchor,
             plan: 1,
         }),
-        rules: Rules::default(),
+        rules: Rules::default().shared(),
         body: r#"{"command":"date"}"#.into(),
     }
 }
@@ -120,7 +120,11 @@ fn busy_progress() -> Progress {
         next: Some(Slot { nominal: Nominal::Civil { second: 1_735_693_200, fold: 1 }, due: at(3_600_000) }),
         remaining: Some(9),
         accounted_since: at(-1),
-        paused: Some(Pause { since: at(10), reason: "moving \"house\"".into(), until: Some(at(20)) }),
+        paused: Some(Box::new(Pause {
+            since: at(10),
+            reason: "moving \"house\"".into(),
+            until: Some(at(20)),
+        })),
         sequence: 3,
         flags: vec![(JobUid(1), cycle(0)), (JobUid(2), cycle(7))],
         successes: 100,
@@ -159,7 +163,7 @@ fn jobs() -> Vec<(&'static str, Job)> {
         soft_error: true,
     };
     let with = |plan| Job { plan, ..job(2) };
-    let ruled = |rules| Job { rules, ..job(2) };
+    let ruled = |rules: Rules| Job { rules: rules.shared(), ..job(2) };
     vec![
         (
             "job: all fields",
@@ -167,7 +171,7 @@ fn jobs() -> Vec<(&'static str, Job)> {
                 version: 4,
                 changed: at(5),
                 joins_from: GraphVersion(6),
-                rules,
+                rules: rules.shared(),
                 body: "{\"command\":\"echo \\\"ü\\\" \u{1F600}\\n\"}".into(),
                 ..with(timetable(Gap::Shift, Fold::First))
             },
@@ -419,7 +423,7 @@ fn any_job() -> impl Strategy<Value = Job> {
             joins_from,
             name: name(uid.0),
             plan,
-            rules,
+            rules: rules.shared(),
             body,
         },
     )
@@ -472,11 +476,8 @@ fn any_rules() -> impl Strategy<Value = Rules> {
 }
 
 fn any_progress() -> impl Strategy<Value = Progress> {
-    let paused = (any_at(), any_text(), option::of(any_at())).prop_map(|(since, reason, until)| Pause {
-        since,
-        reason,
-        until,
-    });
+    let paused = (any_at(), any_text(), option::of(any_at()))
+        .prop_map(|(since, reason, until)| Box::new(Pause { since, reason, until }));
     let slots = (option::of(any_slot()), option::of(any_slot()), option::of(0u64..9));
     let counts = (any::<u32>(), 0u64..9, 0u64..9, 0u64..9);
     let times = (any_at(), option::of(any_at()), option::of(any_at()));

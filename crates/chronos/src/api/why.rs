@@ -340,7 +340,7 @@ mod tests {
                 joins_from: GraphVersion(0),
                 name: scheduler::ids::JobName::new(name).expect("a name"),
                 plan,
-                rules: Rules::default(),
+                rules: Rules::default().shared(),
                 body: "{}".into(),
             };
             let next = Slot { nominal: Nominal::Index(1), due: at(3600) };
@@ -398,7 +398,7 @@ mod tests {
 
     fn with_rules(state: &mut State, job: u64, change: impl FnOnce(&mut Rules)) {
         let mut changed = Job::clone(&state.jobs[&JobUid(job)]);
-        change(&mut changed.rules);
+        change(Arc::make_mut(&mut changed.rules));
         state.jobs.insert(JobUid(job), Arc::new(changed));
     }
 
@@ -416,11 +416,11 @@ mod tests {
         check(&s, &held, 1, &["not_due", "cluster"], "nothing is launched: the clock jumped");
         check(&s, &Status { role: Role::Standby, ..WELL }, 1, &["not_due", "not_leading"], "does not lead");
         with_progress(&mut s, 1, |p| {
-            p.paused = Some(Pause { since: at(1), reason: "move".into(), until: Some(at(99)) })
+            p.paused = Some(Box::new(Pause { since: at(1), reason: "move".into(), until: Some(at(99)) }))
         });
         check(&s, &WELL, 1, &["paused", "not_due"], "the job is paused: move");
         with_progress(&mut s, 1, |p| {
-            p.paused = Some(Pause { since: at(1), reason: "move".into(), until: Some(at(9)) })
+            p.paused = Some(Box::new(Pause { since: at(1), reason: "move".into(), until: Some(at(9)) }))
         });
         check(&s, &WELL, 1, &["not_due"], "due at");
         with_progress(&mut s, 1, |p| p.next = Some(Slot { nominal: Nominal::Index(0), due: at(5) }));

@@ -70,7 +70,7 @@ fn in_effect(
     match (request, answer) {
         (Request::Put(definition), Answer::Put { uid, version, changed: true }) => any(&|change| {
             matches!(change, Change::PutJob(job) if job.uid == *uid && job.version == *version
-                && job.name == definition.name && job.body == definition.body && job.rules == definition.rules)
+                && job.name == definition.name && job.body == definition.body && *job.rules == definition.rules)
         }),
         (Request::Put(_), Answer::Put { uid, changed: false, .. }) => {
             ledger.state.jobs.contains_key(uid) || ledger.removed.contains(uid)

@@ -233,7 +233,7 @@ impl From<&Job> for StoredJob {
             graph: joins_from.0,
             schedule,
             parents,
-            rules: rules.into(),
+            rules: (&**rules).into(),
             body: Text(body.clone()),
         }
     }
@@ -258,7 +258,7 @@ impl TryFrom<StoredJob> for Job {
             joins_from: GraphVersion(graph),
             name: name.0,
             plan,
-            rules: rules.into(),
+            rules: Rules::from(rules).shared(),
             body: body.0,
         })
     }
@@ -424,7 +424,7 @@ impl StoredProgress {
             next: next.map(StoredSlot),
             remaining: *remaining,
             accounted_since: Ms(*accounted_since),
-            paused: paused.as_ref().map(|Pause { since, reason, until }| StoredPause {
+            paused: paused.as_deref().map(|Pause { since, reason, until }| StoredPause {
                 since: Ms(*since),
                 reason: Text(reason.clone()),
                 until: until.map(Ms),
@@ -446,10 +446,8 @@ impl StoredProgress {
             next: self.next.map(|slot| slot.0),
             remaining: self.remaining,
             accounted_since: self.accounted_since.0,
-            paused: self.paused.map(|StoredPause { since, reason, until }| Pause {
-                since: since.0,
-                reason: reason.0,
-                until: until.map(|at| at.0),
+            paused: self.paused.map(|StoredPause { since, reason, until }| {
+                Box::new(Pause { since: since.0, reason: reason.0, until: until.map(|at| at.0) })
             }),
             sequence: self.sequence,
             flags: self.flags.into_iter().map(flag).collect(),

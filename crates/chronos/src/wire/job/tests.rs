@@ -31,7 +31,7 @@ fn job(definition: &Definition) -> Job {
         joins_from: scheduler::ids::GraphVersion(0),
         name: definition.name.clone(),
         plan,
-        rules: definition.rules.clone(),
+        rules: definition.rules.clone().shared(),
         body: definition.body.clone(),
     }
 }
