@@ -55,6 +55,9 @@ impl NodeTask {
 
 /// How long to wait before a question is put again to a store that did not answer.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Most elections are won at once, and then what a follower would load is loaded for nothing, beside what the leader
+/// loads. A server that stays standby can wait for so long.
+const FOLLOW_AFTER: Duration = Duration::from_millis(250);
 /// How often old history is removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
@@ -210,6 +213,7 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 /// Keeps a standby's projection warm.
 async fn follow(store: Arc<dyn Store>, projection: ProjectionHandle) {
+    tokio::time::sleep(FOLLOW_AFTER).await;
     let mut loaded = false;
     loop {
         if !loaded {
