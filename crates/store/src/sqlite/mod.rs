@@ -3,6 +3,7 @@
 //! Several servers may open the same folder; one leads, the others follow through the file. Writing is done by one
 //! thread (`writer.rs`), reading by a few connections that cannot write.
 
+mod checkpoints;
 mod history;
 mod lock;
 mod mounts;
@@ -23,6 +24,7 @@ use scheduler::run::Record;
 use scheduler::state::{Change, State};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use self::checkpoints::Checkpoints;
 use self::history::ReadError;
 use self::lock::LeaderLock;
 use self::open::{Place, Schema};
@@ -98,7 +100,8 @@ impl SqliteStore {
             idle_readers: Mutex::new(Vec::new()),
             readers: Semaphore::new(READERS_MAX),
         });
-        let writer = writer::start(shared.clone(), connection)
+        let checkpoints = Checkpoints::start(&shared.place)?;
+        let writer = writer::start(shared.clone(), connection, checkpoints)
             .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
         Ok(Self { shared, writer: Some(writer) })
     }

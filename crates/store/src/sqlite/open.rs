@@ -28,8 +28,11 @@ pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
 /// Another process may be making a checkpoint, or looking at the file with SQLite's shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A log this long is copied into the database: 32 MiB, so that a page that changes often is copied once.
-const CHECKPOINT_PAGES: u32 = 8192;
+/// A log this long, 256 MiB, is copied into the database by whoever commits. Only a bound: `checkpoints.rs` copies long
+/// before.
+const CHECKPOINT_PAGES: u32 = 65_536;
+/// Of a file of the log that begins anew, so much is kept, to be written over.
+const LOG_KEPT: u32 = 32 * 1024 * 1024;
 
 /// Where the file is, and which file it was when it was opened.
 #[derive(Clone, Debug)]
@@ -97,7 +100,7 @@ impl Place {
             // Every commit waits for the disk: an acknowledged batch survives the loss of power.
             connection.pragma_update(None, "synchronous", "full")?;
             connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-            connection.pragma_update(None, "journal_size_limit", 4 * 1024 * CHECKPOINT_PAGES)?;
+            connection.pragma_update(None, "journal_size_limit", LOG_KEPT)?;
             // At most 64 MiB; given back when there is nothing to do.
             connection.pragma_update(None, "cache_size", -65536)?;
             connection.set_prepared_statement_cache_capacity(64);
@@ -108,6 +111,20 @@ impl Place {
             return Err(self.not_writable("it, or its folder, is read-only"));
         }
         Ok(connection)
+    }
+
+    /// The connection that copies the log into the database, see `checkpoints.rs`.
+    pub(super) fn copier(&self) -> Result<Connection, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let setup = || {
+            let connection = Connection::open_with_flags(&self.path, flags)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            // The copy is safe on the disk before the log may be written over.
+            connection.pragma_update(None, "synchronous", "full")?;
+            connection.pragma_update(None, "cache_size", -256)?;
+            Ok(connection)
+        };
+        setup().map_err(|error| self.meaning(&error))
     }
 
     /// Refuses a newer version; says whether this one is older and waits for a leader to migrate it.

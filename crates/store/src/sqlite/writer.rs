@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Shared;
+use super::checkpoints::Checkpoints;
 use super::lock::LeaderLock;
 use super::open::{Schema, migrate};
 use super::rows::{Batch, Ledger, RowWriter, forget_jobs, remove_records};
@@ -94,14 +95,16 @@ impl Inbox {
 pub(super) fn start(
     shared: Arc<Shared>,
     connection: Connection,
+    checkpoints: Checkpoints,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let writer = Writer { shared, connection, waiting: BTreeMap::new(), ledger: None };
+    let writer = Writer { shared, connection, checkpoints, waiting: BTreeMap::new(), ledger: None };
     std::thread::Builder::new().name("store-writer".into()).spawn(|| writer.run())
 }
 
 struct Writer {
     shared: Arc<Shared>,
     connection: Connection,
+    checkpoints: Checkpoints,
     /// By seq; a batch may be sent twice.
     waiting: BTreeMap<u64, Vec<Commit>>,
     /// `None` after a transaction that was rolled back: to be read again.
@@ -142,6 +145,7 @@ impl Writer {
                 }
             }
             self.flush();
+            self.checkpoints.copy_rest(&self.connection);
         }
     }
 
@@ -216,6 +220,7 @@ impl Writer {
         if batches > 0 {
             record.advance(&transaction, last)?;
             transaction.commit()?;
+            self.checkpoints.committed(bytes);
             self.shared.applied.send_replace(last);
         } else {
             drop(transaction);
