@@ -12,6 +12,7 @@ pub mod conformance;
 pub mod fake;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod yardstick;
 
 pub use clock::since_boot;
 

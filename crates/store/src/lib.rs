@@ -12,6 +12,8 @@ pub mod memory;
 pub mod projection;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "sqlite")]
+pub mod yardstick;
 
 #[cfg(feature = "testing")]
 pub mod conformance;
