@@ -1,6 +1,7 @@
 //! The command line: one binary that is server, client and supervisor.
 
 mod apply;
+mod bench;
 mod client;
 mod failure;
 mod logs;
@@ -47,6 +48,9 @@ enum Command {
     Server(ServerArgs),
     #[command(flatten)]
     Ask(Ask),
+    /// Measure in 20 seconds what this machine and the disk of a data folder can do
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArgs),
     /// Parent of all tasks of a data folder; started by the server
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -102,6 +106,14 @@ Examples:
   chronos server --http_port 4401 --data_dir /var/lib/chronos --examples examples
   chronos server --config /etc/chronos.yaml --check-config";
 
+const BENCH_HELP: &str = "\
+Works in a folder of its own below the data folder, which goes with it; the data are not touched, and a
+server may run beside it, at the price of both.
+
+Examples:
+  chronos bench --data_dir /var/lib/chronos
+  chronos bench --output json";
+
 const APPLY_HELP: &str = "\
 A file holds one job, an array of jobs, or, in YAML, several documents. A folder means all files in it and
 below that end in .json, .yaml or .yml. `-` is the standard input.
@@ -138,6 +150,22 @@ struct ServerArgs {
     /// Tell each effective setting and where it came from, and exit
     #[arg(long = "check_config")]
     check_config: bool,
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    /// The folder whose disk is measured
+    #[arg(
+        long = "data_dir",
+        env = "CHRONOS_DATA_DIR",
+        hide_env_values = true,
+        value_name = "FOLDER",
+        default_value = "data"
+    )]
+    data_dir: PathBuf,
+    /// `table` is for people, `json` for scripts
+    #[arg(long, hide_possible_values = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
 }
 
 /// Where the server is and how to answer.
@@ -303,6 +331,7 @@ pub fn main() -> ExitCode {
         Command::Server(args) => server::run(args, matches.subcommand_matches("server")),
         Command::Supervise(args) => server::supervise(&args.dir),
         Command::Launch => return engine::local::launch::run(),
+        Command::Bench(args) => client_runtime().and_then(|runtime| runtime.block_on(bench::run(args))),
         Command::Ask(what) => client_runtime().and_then(|runtime| runtime.block_on(ask(what))),
     };
     match done {

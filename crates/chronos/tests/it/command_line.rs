@@ -25,6 +25,7 @@ fn help_of_every_command() {
         "why",
         "next",
         "mark-success",
+        "bench",
     ];
     golden("help.txt", &chronos(&["--help"]).success().stdout_text());
     for command in commands {
@@ -243,4 +244,19 @@ fn a_server_with_two_signals_ends_once() {
     crate::server::signal_process(child.id(), "-TERM");
     crate::server::signal_process(child.id(), "-INT");
     wait::until("it has ended", || child.try_wait().unwrap());
+}
+
+/// The figures are the machine's business; that jobs ran, and that nothing is left behind, is ours.
+#[test]
+fn bench_measures_beside_the_data_and_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let data = folder.data();
+    let figures = chronos(&["bench", "--output", "json", "--data_dir", data.to_str().unwrap()]);
+    let figures: serde_json::Value = serde_json::from_str(&figures.success().stdout_text()).unwrap();
+    for name in ["fdatasyncPerSecond", "sqliteCommitsPerSecond", "spawnsPerSecond", "lagP50Ms"] {
+        assert!(figures[name].as_f64().is_some_and(|value| value > 0.0), "{name}: {figures}");
+    }
+    assert!(figures["launches"].as_u64().is_some_and(|launches| launches > 0), "{figures}");
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
+    assert_eq!(folder.processes(), [0; 0]);
 }
