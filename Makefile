@@ -1,19 +1,21 @@
 # The front door. ARGS is handed on: `make run ARGS='--http_port 4401'`, `make test ARGS='-p store'`.
 .DEFAULT_GOAL := help
-.PHONY: help run check test bench soak planted deps
+.PHONY: help run check test bench bench-peers soak planted deps
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 run: ## build and start the server on 127.0.0.1:4400, state in ./data, examples applied on the first start
 	@testing/prerequisites && exec cargo run --release -p chronos -- server --data_dir data --examples examples $(ARGS)
 check: ## the inner loop, under two minutes: format, lints, layers, tests of the core
 	@testing/prerequisites lints && cargo fmt --all --check && cargo clippy --workspace --all-targets --all-features -- -D warnings && testing/layers && cargo test -p scheduler $(ARGS)
 test: ## every test; ends with a table of what was skipped
 	@testing/test $(ARGS)
-bench: ## what there is of benchmarks: commits and launches a second of the SQLite store, beside what the disk can do
-	@testing/prerequisites && cargo run --release -p store --example commit_rate $(ARGS)
-soak: ## an hour or more under faults: 200,000 seeds of the simulator, then 500 kills of the server under 200 jobs
-	@testing/prerequisites && cargo run --release -p simulator -- --seeds 200000 && cargo build --release -p chronos && python3 testing/checker/crash_audit.py target/release/chronos --kills 500 $(ARGS)
+bench: ## the targets that one machine can measure, beside what the machine can do; about ten minutes, ARGS names parts
+	@testing/prerequisites && cargo run --release -p bench -- $(ARGS)
+bench-peers: ## the same work by Chronos, mcron, APScheduler and cron, in one run, as ratios; about six minutes
+	@testing/prerequisites && cargo build --release -p chronos && testing/peers/run $(ARGS)
+soak: ## an hour of mixed load with memory and files watched, then 200,000 seeds of the simulator and 500 kills of the server; ARGS goes to the first
+	@testing/prerequisites && cargo build --release -p chronos && python3 testing/soak/soak.py target/release/chronos $(ARGS) && cargo run --release -p simulator -- --seeds 200000 && python3 testing/checker/crash_audit.py target/release/chronos --kills 500
 planted: ## show that the simulator finds every planted defect
 	@testing/prerequisites && testing/planted/run $(ARGS)
 deps: ## install from Debian what tests need; lists it first, replaces nothing (needs root: sudo make deps)
