@@ -342,6 +342,37 @@ async fn a_large_state_is_loaded_whole() {
     assert!(matches!(&error, StoreError::Damaged(why) if why.contains("stored job")), "{error}");
 }
 
+/// The log is copied while batches keep coming, and begins anew: it does not grow with what is written.
+#[tokio::test]
+async fn the_log_stays_short_under_load() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = open(dir.path());
+    let term = store.begin_term(&candidate("one")).await.expect("it may lead");
+    let mut written = 0;
+    let mut seq = term.seq;
+    while written < 32 * 1024 * 1024 {
+        seq = Seq(seq.0 + 1);
+        let batch = large_batch_of(seq);
+        written += batch
+            .iter()
+            .map(|change| if let Change::PutJob(job) = change { job.body.len() } else { 0 })
+            .sum::<usize>();
+        store.commit(term.epoch, seq, &batch).await.expect("it leads");
+    }
+    let log = dir.path().join("chronos.db-wal").metadata().expect("there is a log").len();
+    assert!(log < 64 * 1024 * 1024, "{log} bytes of log");
+    drop(store);
+    let (state, loaded) = load_again(dir.path()).await;
+    assert_eq!(loaded.seq.0, seq.0 + 1);
+    assert!(!state.jobs.is_empty());
+}
+
+async fn load_again(dir: &Path) -> (State, store::Term) {
+    let store = open(dir);
+    store.begin_term(&candidate("two")).await.expect("it may lead");
+    store.load().await.expect("it can be loaded")
+}
+
 #[tokio::test]
 async fn another_file_in_its_place_ends_the_term() {
     let (dir, file) = filled().await;
