@@ -273,7 +273,7 @@ def main():
             rows[name] = measure(name, start, period, args)
         except Absent as reason:
             absent[name] = str(reason)
-    print("| scheduler | slots | missed | before their time | lag p50, ms | lag p99, ms | own CPU, µs a slot | memory, MiB "
+    print("| scheduler | slots | missed | early or twice | lag p50, ms | lag p99, ms | own CPU, µs a slot | memory, MiB "
           "| lag p99 : Chronos | CPU : Chronos | memory : Chronos |")
     print("| --- |" + " --- |" * 10)
     ours = rows.get("chronos")
