@@ -121,8 +121,10 @@ async fn start(dir: &std::path::Path, engine: Arc<NoopEngine>) -> anyhow::Result
         engine,
         zones: Zones::bundled(),
         retention: Retention { age_max: Duration::from_secs(86_400), count_max: 1000 },
+        output: engine::Keep::EVERYTHING,
         kill_grace: Duration::from_secs(1),
         disable_after_failures: 0,
+        limits: scheduler::limits::Limits::default(),
     });
     let leads = async {
         let mut status = node.watch_status();

@@ -9,6 +9,7 @@ use anyhow::Context;
 use chronos::wire::{Door, job};
 use jiff::Timestamp;
 use scheduler::ids::Seq;
+use scheduler::limits::Limits;
 use scheduler::request::{Definition, Request, RequestId};
 use scheduler::schedule::Zones;
 use scheduler::{Event, Scheduler, Settings};
@@ -61,7 +62,12 @@ pub(crate) async fn fill(
     let store = Arc::new(open(dir)?);
     let term = store.begin_term(&Candidate::default()).await?;
     let (state, _) = store.load().await?;
-    let settings = Settings { node: "bench".into(), zones: Zones::bundled(), disable_after_failures: 0 };
+    let settings = Settings {
+        node: "bench".into(),
+        zones: Zones::bundled(),
+        disable_after_failures: 0,
+        limits: Limits::default(),
+    };
     let mut core = Scheduler::new(state, settings);
     let mut seq = term.seq.0;
     let mut commits: JoinSet<Result<(), store::Deposed>> = JoinSet::new();

@@ -51,13 +51,7 @@ async fn launch_for(program: &Path, dir: &Path, time: Duration) -> anyhow::Resul
     };
     tokio::time::timeout(Duration::from_secs(10), ready).await.context("no supervisor has come")?;
     engine.begin_term(Epoch(1)).await?;
-    let spec = Arc::new(TaskSpec {
-        command: PROGRAM.into(),
-        shell: false,
-        arguments: Vec::new(),
-        environment: Vec::new(),
-        output_max: 1024 * 1024,
-    });
+    let spec = Arc::new(TaskSpec { command: PROGRAM.into(), output_max: 1024 * 1024, ..TaskSpec::default() });
     let name = JobName::new("bench")?;
     let mut open: BTreeSet<TaskId> = BTreeSet::new();
     let (mut number, mut ended) = (0, 0_u32);

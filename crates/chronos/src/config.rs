@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use scheduler::limits::{LabelLimit, Limits};
 use serde::Deserialize;
 
 use crate::wire::duration;
@@ -90,6 +92,35 @@ pub struct ConfigFile {
         value_name = "SOURCE"
     )]
     pub tzdata: Option<Tzdata>,
+    /// Disable a job after so many failed runs in a row; 0 for never [default: 0]
+    #[arg(
+        long = "disable_after_failures",
+        hide_env_values = true,
+        env = "CHRONOS_DISABLE_AFTER_FAILURES",
+        value_name = "COUNT"
+    )]
+    pub disable_after_failures: Option<u64>,
+    /// How many tasks may run at once; 0 for any number [default: 0]
+    #[arg(long = "running_max", hide_env_values = true, env = "CHRONOS_RUNNING_MAX", value_name = "COUNT")]
+    pub running_max: Option<u32>,
+    /// How many tasks of jobs with a label may run at once: `team=etl:8` for one value, `team:4` for each value by
+    /// itself; may be given several times
+    #[arg(
+        long = "running_max_by_label",
+        hide_env_values = true,
+        env = "CHRONOS_RUNNING_MAX_BY_LABEL",
+        value_name = "LABEL:COUNT",
+        value_delimiter = ','
+    )]
+    pub running_max_by_label: Option<Vec<LabelMax>>,
+    /// How many tasks may be launched in a second, on average; 0 for any number [default: 0]
+    #[arg(
+        long = "launch_rate_max",
+        hide_env_values = true,
+        env = "CHRONOS_LAUNCH_RATE_MAX",
+        value_name = "COUNT"
+    )]
+    pub launch_rate_max: Option<u32>,
     /// How the log on stderr looks: `text` for people, `json` for machines [default: text]
     #[arg(
         hide_possible_values = true,
@@ -129,6 +160,10 @@ pub struct Config {
     pub kill_grace: Duration,
     /// Whose time zones are used.
     pub tzdata: Tzdata,
+    /// A job that fails so often in a row is disabled; 0 for never.
+    pub disable_after_failures: u64,
+    /// What bounds launches.
+    pub limits: Limits,
     /// How the log looks.
     pub log_format: LogFormat,
     /// What is logged.
@@ -295,6 +330,37 @@ impl Config {
                 .pick("kill_grace", flags.kill_grace, file.kill_grace, Length(Duration::from_secs(10)))
                 .0,
             tzdata: layers.pick("tzdata", flags.tzdata, file.tzdata, Tzdata::Bundled),
+            disable_after_failures: layers.pick(
+                "disable_after_failures",
+                flags.disable_after_failures,
+                file.disable_after_failures,
+                0,
+            ),
+            limits: Limits {
+                running_max: NonZeroU32::new(layers.pick(
+                    "running_max",
+                    flags.running_max,
+                    file.running_max,
+                    0,
+                )),
+                running_max_by_label: layers
+                    .pick(
+                        "running_max_by_label",
+                        flags.running_max_by_label.map(LabelMaxima),
+                        file.running_max_by_label.map(LabelMaxima),
+                        LabelMaxima(Vec::new()),
+                    )
+                    .0
+                    .into_iter()
+                    .map(|limit| limit.0)
+                    .collect(),
+                launch_rate_max: NonZeroU32::new(layers.pick(
+                    "launch_rate_max",
+                    flags.launch_rate_max,
+                    file.launch_rate_max,
+                    0,
+                )),
+            },
             log_format: layers.pick("log_format", flags.log_format, file.log_format, LogFormat::Text),
             log_level: layers.pick("log_level", flags.log_level, file.log_level, "info".into()),
             told: layers.told,
@@ -345,6 +411,21 @@ impl Config {
         }
         if self.kill_grace > Self::KILL_GRACE_MAX {
             return bounds("kill_grace", Length(self.kill_grace).to_string(), "at most 1h is allowed");
+        }
+        let labels = &self.limits.running_max_by_label;
+        if labels.len() > Limits::LABELS_MAX {
+            return bounds(
+                "running_max_by_label",
+                format!("a list of {}", labels.len()),
+                "at most 64 limits are allowed",
+            );
+        }
+        let same = |a: &LabelLimit, b: &LabelLimit| (&a.key, &a.value) == (&b.key, &b.value);
+        let mut twice =
+            labels.iter().enumerate().filter(|(n, limit)| labels[..*n].iter().any(|l| same(l, limit)));
+        if let Some((_, limit)) = twice.next() {
+            let value = LabelMax(limit.clone()).to_string();
+            return bounds("running_max_by_label", value, "there is another limit for the same label");
         }
         tracing_subscriber::EnvFilter::try_new(&self.log_level)
             .map_err(|cause| ConfigError::Level { text: self.log_level.clone(), cause })?;
@@ -536,6 +617,48 @@ impl fmt::Display for Size {
     }
 }
 
+/// A limit of tasks by label as written: `key=value:N`, or `key:N` for each value by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct LabelMax(pub LabelLimit);
+
+impl FromStr for LabelMax {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "not a label and a count above 0, such as team=etl:8 or team:4".to_owned();
+        let (label, max) = text.rsplit_once(':').ok_or_else(expected)?;
+        let (key, value) = label.split_once('=').map_or((label, None), |(key, value)| (key, Some(value)));
+        let max = max.parse().map_err(|_| expected())?;
+        if key.is_empty() {
+            return Err(expected());
+        }
+        Ok(Self(LabelLimit { key: key.into(), value: value.map(Into::into), max }))
+    }
+}
+
+impl TryFrom<String> for LabelMax {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|why| format!("`{text}` is {why}"))
+    }
+}
+
+impl fmt::Display for LabelMax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+struct LabelMaxima(Vec<LabelMax>);
+
+impl fmt::Display for LabelMaxima {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.iter().map(LabelMax::to_string).collect::<Vec<_>>().join(","))
+    }
+}
+
 fn is_host(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     !text.is_empty() && (text.parse::<IpAddr>().is_ok() || text.chars().all(plain))
@@ -596,6 +719,16 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_read_and_0_is_none() {
+        let config =
+            meant("{running_max: 8, launch_rate_max: 0, running_max_by_label: ['team=a:b:2', 'zone:1']}")
+                .unwrap();
+        let text: Vec<_> = config.limits.running_max_by_label.iter().map(ToString::to_string).collect();
+        assert_eq!((config.limits.running_max, config.limits.launch_rate_max), (NonZeroU32::new(8), None));
+        assert_eq!(text, ["team=a:b:2", "zone:1"]);
+    }
+
+    #[test]
     fn a_flag_wins_over_the_file() {
         let flags = ConfigFile { http_port: Some(1), ..ConfigFile::default() };
         let file = ConfigFile { http_port: Some(2), ..ConfigFile::default() };
@@ -619,6 +752,14 @@ mod tests {
         refused("output_bytes_max: 10MB", "`10MB` is not a size such as");
         refused("output_age_max: 1s", "at least 1h");
         refused("hostname: ['http://a']", "without scheme");
+        refused("running_max_by_label: ['team']", "`team` is not a label and a count");
+        refused("running_max_by_label: ['team:0']", "`team:0` is not a label and a count");
+        refused("running_max_by_label: ['=a:1']", "is not a label and a count");
+        refused(
+            "running_max_by_label: ['a:1', 'b=c:2', 'a:3']",
+            "`running_max_by_label` is a:3; there is another",
+        );
+        refused("running_max: -1", "expected u32");
         refused("examples: /nonexistent", "no such folder");
         refused("data_dir: ''", "name a folder");
         refused("log_level: loud=x", "not a level");

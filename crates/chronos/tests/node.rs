@@ -11,6 +11,7 @@ use engine::fake::{Behaviour, FakeMachine};
 use engine::{Keep, Readiness};
 use scheduler::ids::JobName;
 use scheduler::job::Rules;
+use scheduler::limits::Limits;
 use scheduler::request::{Answer, Definition, PlanText, Refusal, Request};
 use scheduler::run::{AttemptEnd, Outcome, Record};
 use scheduler::schedule::DstPolicy;
@@ -34,9 +35,10 @@ impl Cluster {
             engine: Arc::new(self.machine.engine()),
             zones: scheduler::schedule::Zones::bundled(),
             retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
-            output: Keep { age_min: Duration::MAX, age_max: Duration::MAX, bytes_max: u64::MAX },
+            output: Keep::EVERYTHING,
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
+            limits: Limits::default(),
         })
     }
 

@@ -153,6 +153,11 @@ pub struct Keep {
     pub bytes_max: u64,
 }
 
+impl Keep {
+    /// Nothing is ever removed.
+    pub const EVERYTHING: Self = Self { age_min: Duration::MAX, age_max: Duration::MAX, bytes_max: u64::MAX };
+}
+
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forgotten {

@@ -6,6 +6,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use jiff::{Timestamp, ToSpan};
 use scheduler::ids::{JobName, TaskId};
 use scheduler::job::Rules;
+use scheduler::limits::Limits;
 use scheduler::request::{Definition, PlanText, Request, RequestId};
 use scheduler::run::AttemptEnd;
 use scheduler::schedule::{DstPolicy, Zones};
@@ -22,7 +23,12 @@ impl Term {
     fn new(state: State) -> Self {
         let core = Scheduler::new(
             state,
-            Settings { node: "n1".into(), zones: Zones::bundled(), disable_after_failures: 0 },
+            Settings {
+                node: "n1".into(),
+                zones: Zones::bundled(),
+                disable_after_failures: 0,
+                limits: Limits::default(),
+            },
         );
         let mut term = Self { core, now: "2030-01-01T00:00:00Z".parse().expect("an instant") };
         let _ = term.step(Event::Engine { ready: true });

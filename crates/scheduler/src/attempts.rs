@@ -35,13 +35,16 @@ impl Run {
 impl Scheduler {
     /// Launches what may start, in the order of the queue.
     pub(crate) fn launch_ready(&mut self, budget: &mut usize) {
-        while *budget > 0 {
-            let Some(key) = self.book.first_ready() else { break };
+        while let Some(key) = self.book.next_ready(self.now, budget) {
             let Some(run) = self.book.state().runs.get(&key).cloned() else { break };
             let Some(job) = self.book.job(key.job).cloned() else { break };
             *budget -= 1;
             if Book::deadline(&run, &job.rules).is_some_and(|deadline| deadline < self.now) {
                 self.finish(&run, Outcome::Missed(Missed::Epsilon));
+                continue;
+            }
+            if let Some(state) = self.jitter(&job, &run) {
+                self.book.put_run(Run { state, ..(*run).clone() });
                 continue;
             }
             let attempt = run.attempts.len().try_into().unwrap_or(u32::MAX);
@@ -58,6 +61,7 @@ impl Scheduler {
             };
             let run = Run { state: RunState::Running(live), ..(*run).clone() };
             self.book.put_run(run.clone());
+            self.book.spend_launch(self.now);
             self.effects.push(Effect::Launch { run: run.into(), job });
         }
     }
@@ -135,6 +139,7 @@ impl Scheduler {
             (AttemptEnd::Killed, None) => AttemptEnd::failed("killed from outside"),
             (end, _) => end,
         };
+        self.watch_for_loop(run.key.job, &live, &end);
         let attempt = Attempt {
             number: live.attempt,
             launched: live.launched,
@@ -181,12 +186,17 @@ impl Scheduler {
 
     /// Cuts what a run waits for to what it may be from now on.
     pub(crate) fn clip_wait(&mut self, key: RunKey) {
+        self.clip_loop_pause(key.job);
         let Some(run) = self.book.state().runs.get(&key).cloned() else { return };
         let now = self.now;
         let state = match &run.state {
             RunState::Queued => return,
             RunState::Waiting { attempt, until } => {
-                let delay = self.book.rules(key.job).retry.delay_before(*attempt).unwrap_or_default();
+                let rules = self.book.rules(key.job);
+                let delay = match run.attempts.is_empty() {
+                    true => rules.offset_of(key),
+                    false => rules.retry.delay_before(*attempt).unwrap_or_default(),
+                };
                 let until = (*until).min(later(now, delay.max(RELAUNCH_DELAY)));
                 RunState::Waiting { attempt: *attempt, until }
             }

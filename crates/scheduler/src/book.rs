@@ -9,9 +9,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::graph::Graph;
 use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
-use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules};
+use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules, Tags};
+use crate::limits::Limits;
+use crate::queue::{Class, Queue, Rank};
 use crate::run::{Record, Run, RunState};
 use crate::state::{Change, Fanout, Join, Meta, State, ZoneData};
+
+/// Tags kept for sharing. There are more owners than that, but not in one import.
+const TAGS_MAX: usize = 1024;
 
 /// What a moment may be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,15 +25,8 @@ pub(crate) enum Timer {
     Run(RunKey),
     /// The end of a job's pause.
     Pause(JobUid),
-}
-
-/// Place in the queue: priority, then due time.
-type Place = (Rank, Timestamp, RunKey);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Rank {
-    High,
-    Normal,
+    /// The end of a pause between launches of a job in a launch loop.
+    Loop(JobUid),
 }
 
 /// How busy a job is. Kept only while it has live runs.
@@ -50,9 +48,11 @@ pub(crate) struct Book {
     due: BTreeSet<(Timestamp, JobUid)>,
     due_of: BTreeMap<JobUid, Timestamp>,
     timers: BTreeSet<(Timestamp, Timer)>,
-    queue: BTreeSet<Place>,
+    queue: Queue,
     busy: BTreeMap<JobUid, Busy>,
     tasks: BTreeMap<TaskId, RunKey>,
+    /// Tags that came lately, so that jobs which agree in them share one copy. A cache: it decides nothing.
+    tags: BTreeSet<Arc<Tags>>,
     changes: Vec<Change>,
     /// Where in `changes` the present value of a run or a progress stands: a step keeps only the last of each.
     put_at: BTreeMap<PutKey, usize>,
@@ -70,16 +70,17 @@ pub(crate) fn later(at: Timestamp, by: Duration) -> Timestamp {
 }
 
 impl Book {
-    pub(crate) fn new(state: State) -> Self {
+    pub(crate) fn new(state: State, limits: Limits) -> Self {
         let mut book = Self {
             graph: Graph::new(&state.jobs),
             by_name: state.jobs.values().map(|job| (job.name.clone(), job.uid)).collect(),
             due: BTreeSet::new(),
             due_of: BTreeMap::new(),
             timers: BTreeSet::new(),
-            queue: BTreeSet::new(),
+            queue: Queue::new(limits),
             busy: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            tags: BTreeSet::new(),
             changes: Vec::new(),
             put_at: BTreeMap::new(),
             state,
@@ -88,7 +89,7 @@ impl Book {
         runs.iter().for_each(|run| book.index_run(run));
         let jobs: Vec<JobUid> = book.state.jobs.keys().copied().collect();
         for uid in &jobs {
-            book.index_pause(*uid);
+            book.index_holds(*uid);
             book.admit(*uid);
         }
         // At once, not one by one: a tree that is built of sorted pairs is built faster, and half the size.
@@ -136,8 +137,12 @@ impl Book {
         (busy.ready.len() + busy.waiting.len(), first)
     }
 
-    /// How many runs of the job may be active at once.
+    /// How many runs of the job may be active at once: in a launch loop, one.
     pub(crate) fn room(&self, uid: JobUid) -> usize {
+        let quick_failures = self.state.progress.get(&uid).and_then(|p| p.quick_failures.as_ref());
+        if quick_failures.is_some_and(|quick_failures| quick_failures.is_loop()) {
+            return 1;
+        }
         match self.rules(uid).overlap {
             Overlap::Allow { max } => max as usize,
             Overlap::Queue | Overlap::Skip | Overlap::Replace => 1,
@@ -158,18 +163,26 @@ impl Book {
         self.timers.first().copied()
     }
 
-    /// The first queued run that may start.
-    pub(crate) fn first_ready(&self) -> Option<RunKey> {
-        self.queue.first().map(|(_, _, key)| *key)
+    /// The queued runs that may start, under the limits of the server.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// See [`Queue::next`].
+    pub(crate) fn next_ready(&mut self, now: Timestamp, budget: &mut usize) -> Option<RunKey> {
+        self.queue.next(now, budget)
+    }
+
+    /// See [`Queue::spend`].
+    pub(crate) fn spend_launch(&mut self, now: Timestamp) {
+        self.queue.spend(now);
     }
 
     /// When the run must be looked at again: start deadline, retry, run limit, or the end of patience.
     pub(crate) fn deadline(run: &Run, rules: &Rules) -> Option<Timestamp> {
         match &run.state {
-            RunState::Queued => {
-                let in_time = rules.epsilon.filter(|_| run.attempts.is_empty() && Self::has_epsilon(run.key));
-                in_time.map(|epsilon| later(run.due, epsilon))
-            }
+            RunState::Queued if run.attempts.is_empty() => rules.start_deadline(run),
+            RunState::Queued => None,
             RunState::Waiting { until, .. } => Some(*until),
             RunState::Running(live) => {
                 let begun = live.started.unwrap_or(live.launched);
@@ -178,11 +191,6 @@ impl Book {
                 limit.into_iter().chain(patience).min()
             }
         }
-    }
-
-    /// Only slots have a start deadline: what a user or a parent starts is wanted whenever it can be had.
-    pub(crate) fn has_epsilon(key: RunKey) -> bool {
-        matches!(key.cause, Cause::Slot { .. })
     }
 
     // ---- changing
@@ -209,8 +217,11 @@ impl Book {
         self.change(Change::Meta(Meta { zone_data, ..self.state.meta }));
     }
 
-    pub(crate) fn put_job(&mut self, job: Job) {
+    pub(crate) fn put_job(&mut self, mut job: Job) {
         let uid = job.uid;
+        if let Some(tags) = job.rules.tags.clone() {
+            Arc::make_mut(&mut job.rules).tags = Some(self.shared(tags));
+        }
         let runs: Vec<Arc<Run>> = self.state.runs_of(uid).cloned().collect();
         runs.iter().for_each(|run| self.unindex_run(run));
         if let Some(old) = self.state.jobs.get(&uid) {
@@ -224,12 +235,23 @@ impl Book {
         self.refresh_due(uid);
     }
 
+    fn shared(&mut self, tags: Arc<Tags>) -> Arc<Tags> {
+        if let Some(known) = self.tags.get(&tags) {
+            return known.clone();
+        }
+        if self.tags.len() >= TAGS_MAX {
+            self.tags.clear();
+        }
+        self.tags.insert(tags.clone());
+        tags
+    }
+
     /// The job's queued runs must have ended before.
     pub(crate) fn remove_job(&mut self, uid: JobUid) {
         let Some(job) = self.state.jobs.get(&uid).cloned() else { return };
         let runs: Vec<Arc<Run>> = self.state.runs_of(uid).cloned().collect();
         runs.iter().for_each(|run| self.unindex_run(run));
-        self.unindex_pause(uid);
+        self.unindex_holds(uid);
         self.graph.remove(&job);
         self.by_name.remove(&job.name);
         self.change(Change::RemoveJob(uid));
@@ -239,13 +261,14 @@ impl Book {
 
     pub(crate) fn put_progress(&mut self, uid: JobUid, progress: Progress) {
         let old = self.state.progress.get(&uid);
-        let pause_changes = old.is_some_and(|old| old.paused != progress.paused) || progress.paused.is_some();
-        if pause_changes {
-            self.unindex_pause(uid);
+        let holds = |of: &Progress| (of.paused.clone(), of.quick_failures.clone());
+        let holds_change = old.is_none_or(|old| holds(old) != holds(&progress));
+        if holds_change {
+            self.unindex_holds(uid);
         }
         self.change(Change::PutProgress(uid, Arc::new(progress)));
-        if pause_changes {
-            self.index_pause(uid);
+        if holds_change {
+            self.index_holds(uid);
             self.withdraw_ready(uid);
             self.admit(uid);
         }
@@ -320,7 +343,7 @@ impl Book {
     /// Says where the indices differ from those that a new leader would build of the same state. Of the queued runs
     /// which are ready may differ, as it depends on the order in which they came; how many may not.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let fresh = Self::new(self.state.clone());
+        let fresh = Self::new(self.state.clone(), self.queue.limits().clone());
         let same =
             |what: &str, same: bool| if same { Ok(()) } else { Err(format!("index of {what} is wrong")) };
         let queued = |busy: &Busy| -> (usize, usize, Vec<(Timestamp, RunKey)>) {
@@ -333,17 +356,26 @@ impl Book {
         same("due slots", self.due == fresh.due && self.due_of == fresh.due_of)?;
         same("timers", self.timers == fresh.timers)?;
         same("busy jobs", busy(self) == busy(&fresh))?;
-        same(
-            "the queue",
-            self.queue.len() == self.busy.values().map(|busy| busy.ready.len()).sum::<usize>(),
-        )?;
+        self.queue.check(&fresh.queue)?;
         same("tasks", self.tasks == fresh.tasks)?;
         same("the graph", self.graph.edges() == fresh.graph.edges())
     }
 
-    fn rank(&self, uid: JobUid) -> Rank {
-        let high = self.job(uid).is_some_and(|job| job.rules.high_priority);
-        if high { Rank::High } else { Rank::Normal }
+    fn enqueue(&mut self, (due, key): (Timestamp, RunKey)) {
+        let (rank, class) = self.place(key);
+        self.queue.insert(rank, class, due, key);
+    }
+
+    fn dequeue(&mut self, (due, key): (Timestamp, RunKey)) {
+        let (rank, class) = self.place(key);
+        self.queue.remove(rank, class, due, key);
+    }
+
+    /// What tells a run's place in the queue, besides its due time. It follows from the job as it is now.
+    fn place(&self, key: RunKey) -> (Rank, Arc<Class>) {
+        let Some(job) = self.job(key.job) else { return (Rank::Normal, self.queue.class(&Rules::default())) };
+        let rank = if job.rules.high_priority { Rank::High } else { Rank::Normal };
+        (rank, self.queue.class(&job.rules))
     }
 
     fn index_run(&mut self, run: &Run) {
@@ -359,6 +391,7 @@ impl Book {
             RunState::Running(live) => {
                 busy.active += 1;
                 self.tasks.insert(live.task.clone(), run.key);
+                self.queue.started(&self.place(run.key).1);
             }
         }
     }
@@ -368,75 +401,78 @@ impl Book {
         if let Some(at) = Self::deadline(run, &self.rules(uid)) {
             self.timers.remove(&(at, Timer::Run(run.key)));
         }
-        let rank = self.rank(uid);
+        let place = (run.due, run.key);
+        match &run.state {
+            RunState::Queued if self.busy.get(&uid).is_some_and(|busy| busy.ready.contains(&place)) => {
+                self.dequeue(place);
+            }
+            RunState::Queued | RunState::Waiting { .. } => {}
+            RunState::Running(live) => {
+                self.tasks.remove(&live.task);
+                self.queue.ended(&self.place(run.key).1);
+            }
+        }
         let Some(busy) = self.busy.get_mut(&uid) else { return };
         match &run.state {
             RunState::Queued => {
-                busy.waiting.remove(&(run.due, run.key));
-                if busy.ready.remove(&(run.due, run.key)) {
-                    self.queue.remove(&(rank, run.due, run.key));
-                }
+                busy.waiting.remove(&place);
+                busy.ready.remove(&place);
             }
-            RunState::Waiting { .. } => busy.active -= 1,
-            RunState::Running(live) => {
-                busy.active -= 1;
-                self.tasks.remove(&live.task);
-            }
+            RunState::Waiting { .. } | RunState::Running(_) => busy.active -= 1,
         }
         if busy.active == 0 && busy.ready.is_empty() && busy.waiting.is_empty() {
             self.busy.remove(&uid);
         }
     }
 
-    /// Lets queued runs into the queue as far as the job has room. A pause holds back all but manual runs.
+    /// Lets queued runs into the queue as far as the job has room. A pause holds back all but manual runs, a launch loop
+    /// those too.
     fn admit(&mut self, uid: JobUid) {
         let room = self.room(uid);
-        let rank = self.rank(uid);
-        let paused = self.state.progress.get(&uid).is_some_and(|p| p.paused.is_some());
-        let Some(busy) = self.busy.get_mut(&uid) else { return };
-        let mut next = busy.waiting.first().copied();
-        while let Some(place) = next {
-            if busy.active + busy.ready.len() >= room {
-                break;
-            }
-            next = busy
-                .waiting
-                .range((std::ops::Bound::Excluded(place), std::ops::Bound::Unbounded))
-                .next()
-                .copied();
-            if paused && !matches!(place.1.cause, Cause::Trigger(_)) {
-                continue;
-            }
-            busy.waiting.remove(&place);
-            busy.ready.insert(place);
-            self.queue.insert((rank, place.0, place.1));
+        let progress = self.state.progress.get(&uid);
+        let paused = progress.is_some_and(|p| p.paused.is_some());
+        let slowed = |p: &Arc<Progress>| p.quick_failures.as_ref().is_some_and(|loops| loops.until.is_some());
+        if progress.is_some_and(slowed) {
+            return;
         }
+        let Some(busy) = self.busy.get_mut(&uid) else { return };
+        let free = room.saturating_sub(busy.active + busy.ready.len());
+        let held = |key: RunKey| paused && !matches!(key.cause, Cause::Trigger(_));
+        let admitted: Vec<_> =
+            busy.waiting.iter().filter(|(_, key)| !held(*key)).take(free).copied().collect();
+        for place in &admitted {
+            busy.waiting.remove(place);
+            busy.ready.insert(*place);
+        }
+        admitted.into_iter().for_each(|place| self.enqueue(place));
     }
 
     /// Puts ready runs back among the waiting, so that they are admitted anew.
     fn withdraw_ready(&mut self, uid: JobUid) {
-        let rank = self.rank(uid);
         let Some(busy) = self.busy.get_mut(&uid) else { return };
-        for place in std::mem::take(&mut busy.ready) {
-            self.queue.remove(&(rank, place.0, place.1));
-            busy.waiting.insert(place);
+        let ready = std::mem::take(&mut busy.ready);
+        busy.waiting.extend(&ready);
+        ready.into_iter().for_each(|place| self.dequeue(place));
+    }
+
+    fn unindex_holds(&mut self, uid: JobUid) {
+        for timer in self.ends_of_holds(uid) {
+            self.timers.remove(&timer);
         }
     }
 
-    fn unindex_pause(&mut self, uid: JobUid) {
-        if let Some(until) = self.pause_end(uid) {
-            self.timers.remove(&(until, Timer::Pause(uid)));
-        }
+    fn index_holds(&mut self, uid: JobUid) {
+        let ends = self.ends_of_holds(uid);
+        self.timers.extend(ends);
     }
 
-    fn index_pause(&mut self, uid: JobUid) {
-        if let Some(until) = self.pause_end(uid) {
-            self.timers.insert((until, Timer::Pause(uid)));
-        }
-    }
-
-    fn pause_end(&self, uid: JobUid) -> Option<Timestamp> {
-        self.state.progress.get(&uid)?.paused.as_ref()?.until
+    /// When a pause or a launch loop lets go of the job.
+    fn ends_of_holds(&self, uid: JobUid) -> Vec<(Timestamp, Timer)> {
+        let Some(progress) = self.state.progress.get(&uid) else { return Vec::new() };
+        let pause = progress.paused.as_ref().and_then(|pause| pause.until);
+        let slowed = progress.quick_failures.as_ref().and_then(|loops| loops.until);
+        let pause = pause.map(|until| (until, Timer::Pause(uid)));
+        pause.into_iter().chain(slowed.map(|until| (until, Timer::Loop(uid)))).collect()
     }
 
     /// Under `catchUp: all` slots wait while a run of the job is queued, so its runs move its place.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::ids::{Cycle, GraphVersion, JobName, JobUid};
+use crate::launch_loop::QuickFailures;
+use crate::limits::Label;
 use crate::schedule::{DstPolicy, Nominal, Slot};
 
 /// A named definition of what to run, when, and with what.
@@ -64,8 +66,10 @@ pub struct Rules {
     pub high_priority: bool,
     /// What becomes of slots that passed while nobody could start them.
     pub catch_up: CatchUp,
-    /// Start deadline of a run, from its due time.
+    /// Start deadline of a run, from its due time and the part of its jitter that falls to it.
     pub epsilon: Option<Duration>,
+    /// Each slot starts up to so much later than due; at most [`Rules::JITTER_MAX`].
+    pub jitter: Option<Duration>,
     /// What a new run does while an earlier one is busy.
     pub overlap: Overlap,
     /// What a failed attempt leads to.
@@ -78,6 +82,36 @@ pub struct Rules {
     pub run_max: Option<Duration>,
     /// A failure counts as a success for the children.
     pub soft_error: bool,
+    /// Whose it is and what it is called by, if anybody has said so.
+    pub tags: Option<Arc<Tags>>,
+}
+
+/// Whose a job is, and its labels. Shared by jobs that agree in them, as a million jobs have few owners.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tags {
+    /// Who answers for it; empty for nobody.
+    pub owner: Arc<str>,
+    /// As the user wrote them; no key twice.
+    pub labels: Box<[Label]>,
+}
+
+impl Tags {
+    /// The tags as they are kept: none where they say nothing.
+    pub fn kept(self) -> Option<Arc<Self>> {
+        (self != Self::default()).then(|| Arc::new(self))
+    }
+}
+
+impl Rules {
+    /// Who answers for the job; empty for nobody.
+    pub fn owner(&self) -> Arc<str> {
+        self.tags.as_ref().map_or_else(Arc::default, |tags| tags.owner.clone())
+    }
+
+    /// The job's labels.
+    pub fn labels(&self) -> &[Label] {
+        self.tags.as_ref().map_or(&[], |tags| &tags.labels)
+    }
 }
 
 impl Rules {
@@ -97,12 +131,14 @@ impl Default for Rules {
             high_priority: false,
             catch_up: CatchUp::Latest,
             epsilon: None,
+            jitter: None,
             overlap: Overlap::Queue,
             retry: Retry::default(),
             guarantee: Guarantee::AtMostOnce,
             lost_after: Duration::from_secs(3600),
             run_max: None,
             soft_error: false,
+            tags: None,
         }
     }
 }
@@ -233,6 +269,8 @@ pub struct Progress {
     pub last_success: Option<Timestamp>,
     /// When a run last failed.
     pub last_error: Option<Timestamp>,
+    /// Set while its attempts fail as soon as they are launched. Boxed, because hardly any job is like that.
+    pub quick_failures: Option<Box<QuickFailures>>,
 }
 
 impl Progress {
@@ -251,6 +289,7 @@ impl Progress {
             errors_in_a_row: 0,
             last_success: None,
             last_error: None,
+            quick_failures: None,
         }
     }
 

@@ -39,7 +39,7 @@ pub enum RunState {
     Queued,
     /// Recorded as launched, so possibly on an engine. From here only the engine knows how it ends.
     Running(Live),
-    /// An attempt failed; the next may start at `until`.
+    /// The next attempt may start at `until`: one has failed, or it is the first and its jitter has not passed.
     Waiting {
         /// Number of the attempt to come.
         attempt: u32,

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use crate::book::{Book, Timer, later};
 use crate::ids::{JobUid, RunKey, TaskId};
 use crate::job::{Job, Plan};
+use crate::limits::Limits;
 use crate::request::{Answer, Refusal, Request, RequestId};
 use crate::run::{AttemptEnd, Run, RunState};
 use crate::schedule::Zones;
@@ -113,6 +114,8 @@ pub struct Settings {
     pub zones: Zones,
     /// A job that fails so often in a row is disabled; 0 for never.
     pub disable_after_failures: u64,
+    /// What bounds the launches of the node's engine.
+    pub limits: Limits,
 }
 
 /// Decides, for one term of one leader: a deposed node drops it, the next loads anew.
@@ -144,7 +147,7 @@ impl Scheduler {
         let clips = state.runs.keys().copied().collect();
         let moves = if state.meta.zone_data == settings.zones.data() { Vec::new() } else { zoned(&state) };
         Self {
-            book: Book::new(state),
+            book: Book::new(state, settings.limits.clone()),
             settings,
             now: Timestamp::UNIX_EPOCH,
             effects: Vec::new(),
@@ -203,11 +206,9 @@ impl Scheduler {
 
     /// When to send the next [`Event::Tick`]; `None` when there is nothing to wait for.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        let can_launch = self.engine_ready && self.clock_trusted;
         if !self.fanouts.is_empty()
             || !self.moves.is_empty()
             || (self.clock_trusted && !self.clips.is_empty())
-            || (can_launch && self.book.first_ready().is_some())
         {
             return Some(self.now);
         }
@@ -216,7 +217,8 @@ impl Scheduler {
         }
         let due = self.book.first_due().map(|(at, _)| at);
         let timer = self.book.first_timer().map(|(at, _)| at);
-        due.into_iter().chain(timer).min()
+        let launch = self.book.queue().wake_at(self.now).filter(|_| self.engine_ready);
+        due.into_iter().chain(timer).chain(launch).min()
     }
 
     /// Does what is due, within the bound of one step.
@@ -270,6 +272,7 @@ impl Scheduler {
             match timer {
                 Timer::Run(key) => self.pass_deadline(key),
                 Timer::Pause(uid) => self.end_pause(uid),
+                Timer::Loop(uid) => self.end_loop_pause(uid),
             }
             *budget -= 1;
         }

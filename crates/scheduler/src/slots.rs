@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::book::later;
 use crate::ids::{Cause, Cycle, JobName, JobUid};
 use crate::job::{CatchUp, Job, Plan, Progress, Timetable};
 use crate::run::{Missed, Outcome, Record, Skipped, SlotRange};
@@ -94,7 +95,8 @@ impl Scheduler {
 
     /// The slot among the due ones that shall run, if any.
     fn wanted(&self, job: &Job, due: &Due) -> Option<Slot> {
-        let in_time = |slot: &Slot, limit: Duration| slot.due >= earlier(self.now, limit);
+        let start = |slot: &Slot| later(slot.due, job.rules.offset(job.uid, slot.nominal));
+        let in_time = |slot: &Slot, limit: Duration| start(slot) >= earlier(self.now, limit);
         let epsilon = job.rules.epsilon.unwrap_or(Duration::MAX);
         match job.rules.catch_up {
             CatchUp::Latest => Some(due.span.last).filter(|slot| in_time(slot, epsilon)),
@@ -103,6 +105,8 @@ impl Scheduler {
                 Some(due.span.last).filter(|slot| in_time(slot, punctual))
             }
             CatchUp::All { count_max, age_max } => {
+                // Which of them are too late for their part of the jitter is seen when they have become runs.
+                let epsilon = epsilon.saturating_add(job.rules.jitter.unwrap_or_default());
                 let from = before(earlier(self.now, epsilon.min(age_max))).max(before(due.span.first.due));
                 let from = newest(&due.schedule, from, due.span.last.due, count_max);
                 due.schedule.first_after(from).filter(|slot| slot.due <= due.span.last.due)
@@ -116,7 +120,9 @@ impl Scheduler {
         if last < first {
             return 0;
         }
-        let epsilon_passed = job.rules.epsilon.map(|epsilon| before(earlier(self.now, epsilon)));
+        let jitter = job.rules.jitter.unwrap_or_default();
+        let epsilon = job.rules.epsilon.map(|epsilon| epsilon.saturating_add(jitter));
+        let epsilon_passed = epsilon.map(|epsilon| before(earlier(self.now, epsilon)));
         let mut count = 0;
         let mut from = before(first);
         let why = match job.rules.catch_up {

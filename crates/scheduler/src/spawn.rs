@@ -34,7 +34,7 @@ impl Scheduler {
             self.skip(job, &new, why);
             return key;
         }
-        let run = Run {
+        let mut run = Run {
             key,
             job: job.name.clone(),
             cycle: new.cycle,
@@ -49,8 +49,22 @@ impl Scheduler {
         if job.rules.overlap == Overlap::Replace {
             self.make_way(job.uid, key);
         }
+        self.clip_loop_pause(job.uid);
+        // While it waits the job is busy. Where the job is busy anyway, its turn comes before its jitter is looked at.
+        let room = self.book.active(job.uid) + self.book.queued(job.uid).0 < self.book.room(job.uid);
+        if let Some(wait) = self.jitter(job, &run).filter(|_| room) {
+            run.state = wait;
+        }
         self.book.put_run(run);
         key
+    }
+
+    /// The state of a run that has to wait until its part of the jitter has passed. A run that was made later than now,
+    /// by a clock that has gone back since, has waited enough.
+    pub(crate) fn jitter(&self, job: &Job, run: &Run) -> Option<RunState> {
+        let until = job.rules.starts_at(run);
+        let waits = run.attempts.is_empty() && until > self.now && run.created <= self.now;
+        waits.then_some(RunState::Waiting { attempt: 0, until })
     }
 
     /// The rule that forbids another run of the job now, if any.

@@ -2,8 +2,10 @@
 //! history.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use scheduler::ids::{Cycle, Epoch, JobName, RunKey, TaskId};
+use scheduler::limits::{LabelLimit, Limits};
 use scheduler::request::Request;
 use scheduler::run::{Outcome, Record};
 use scheduler::state::Change;
@@ -81,6 +83,7 @@ pub(crate) struct Cluster {
     requests: u64,
     pub(crate) audit: Audit,
     pub(crate) disable_after_failures: u64,
+    pub(crate) limits: Limits,
     climate: Climate,
     pub(crate) healed: bool,
     pub(crate) trace: Option<Vec<String>>,
@@ -125,6 +128,9 @@ impl Cluster {
             herd: random.permille(if big { 300 } else { 20 }).then(|| 257 + random.below(150)),
             canary: if clocks { 20_000 } else { random.pick(&[1_000, 3_000, 5_000]) },
         };
+        // A stream of its own, so that what came later does not turn every older seed into another history.
+        let mut herds = Random::new(seed ^ 0x6865_7264);
+        let limits = any_limits(&mut herds, big);
         let minutes = if big { random.between(10, 60) } else { random.between(2, 15) };
         let climate = Climate {
             length: minutes * 60_000,
@@ -143,11 +149,12 @@ impl Cluster {
             nodes: [Node::new(1), Node::new(2)],
             stages: 2,
             engine: ModelEngine::default(),
-            users: Users::new(mix),
+            users: Users::new(mix, herds),
             requests: 0,
             audit: Audit::new(store.core.state()),
             store,
             disable_after_failures,
+            limits,
             climate,
             healed: false,
             trace: traced.then(Vec::new),
@@ -179,6 +186,9 @@ impl Cluster {
 
     fn play_out(&mut self) -> bool {
         self.audit.attempts.clocks_right = !self.climate.clocks;
+        self.audit.limits.begin(self.limits.clone(), !self.climate.clocks);
+        self.audit.canary.may_wait =
+            self.limits.running_max.is_some() || self.limits.launch_rate_max.is_some();
         self.say_climate();
         let opening = self.users.opening(&mut self.random, self.now);
         let mut after = 3_000;
@@ -224,7 +234,8 @@ impl Cluster {
 
     fn say_climate(&mut self) {
         let (climate, mix) = (self.climate, self.users.mix);
-        self.say(|| format!("{climate:?} {mix:?}"));
+        let limits = self.limits.clone();
+        self.say(|| format!("{climate:?} {mix:?} {limits:?}"));
     }
 
     /// False when a promise has been broken.
@@ -445,6 +456,23 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Limits that bind now and then, and still let everything end.
+fn any_limits(random: &mut Random, big: bool) -> Limits {
+    let mut limit =
+        |permille, of: &[u32]| random.permille(permille).then(|| random.pick(of)).and_then(NonZeroU32::new);
+    let running_max = limit(200, if big { &[16, 40] } else { &[4, 8, 20] });
+    let launch_rate_max = limit(150, &[5, 20]);
+    let labels = [
+        ("team", None, limit(250, &[2, 5])),
+        ("team", Some("a"), limit(150, &[2, 3])),
+        ("zone", None, limit(250, &[2, 4])),
+    ];
+    let labels = labels.into_iter().filter_map(|(key, value, max)| {
+        Some(LabelLimit { key: key.into(), value: value.map(Into::into), max: max? })
+    });
+    Limits { running_max, launch_rate_max, running_max_by_label: labels.collect() }
 }
 
 fn told(change: &Change) -> String {

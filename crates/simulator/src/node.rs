@@ -229,6 +229,7 @@ impl Cluster {
             node: format!("node{node}").into(),
             zones: Zones::bundled(),
             disable_after_failures: self.disable_after_failures,
+            limits: self.limits.clone(),
         };
         let office = Office {
             epoch: term.epoch,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scheduler::ids::{Cycle, JobName, RunKey};
-use scheduler::job::{CatchUp, Guarantee, Overlap, Retry, Rules};
+use scheduler::job::{CatchUp, Guarantee, Overlap, Retry, Rules, Tags};
 use scheduler::request::{Definition, PlanText, Request};
 use scheduler::schedule::DstPolicy;
 
@@ -32,6 +32,7 @@ pub(crate) struct Mix {
 pub(crate) struct Users {
     pub(crate) mix: Mix,
     names: u64,
+    herds: Random,
     pub(crate) phrases: Phrasebook,
 }
 
@@ -40,14 +41,16 @@ pub(crate) fn name(text: &str) -> JobName {
 }
 
 impl Users {
-    pub(crate) fn new(mix: Mix) -> Self {
-        Self { mix, names: 0, phrases: Phrasebook::new() }
+    pub(crate) fn new(mix: Mix, herds: Random) -> Self {
+        Self { mix, names: 0, herds, phrases: Phrasebook::new() }
     }
 
     /// What is asked for before anything else.
     pub(crate) fn opening(&mut self, random: &mut Random, now: Millis) -> Vec<Request> {
         let canary = Written::every(Some(now - now.rem_euclid(1000)), self.mix.canary, None);
-        let rules = Rules { retry: Retry { max: 0, ..Retry::default() }, ..Rules::default() };
+        // An owner of its own, whom the others must leave a share of every limit.
+        let tags = Tags { owner: CANARY.into(), ..Tags::default() }.kept();
+        let rules = Rules { retry: Retry { max: 0, ..Retry::default() }, tags, ..Rules::default() };
         let body = "100 300 0".into();
         let mut opening = vec![self.put(name(CANARY), Some(canary), Vec::new(), rules, body)];
         for _ in 0..self.mix.jobs {
@@ -61,7 +64,10 @@ impl Users {
             opening.push(self.put(root.clone(), Some(written), Vec::new(), rules, "500 2000 10".into()));
             for n in 0..children {
                 let child = name(&format!("sheep{n}"));
-                opening.push(self.put(child, None, vec![root.clone()], Rules::default(), "100 900 5".into()));
+                let tags =
+                    Tags { owner: "shepherd".into(), labels: [("team".into(), "sheep".into())].into() };
+                let rules = Rules { tags: tags.kept(), ..Rules::default() };
+                opening.push(self.put(child, None, vec![root.clone()], rules, "100 900 5".into()));
             }
         }
         opening
@@ -106,6 +112,7 @@ impl Users {
             (Some(Written::any(random, now)), Vec::new())
         };
         let (rules, body) = (any_rules(random), any_body(random));
+        let rules = Rules { tags: any_tags(&mut self.herds), jitter: any_jitter(&mut self.herds), ..rules };
         self.put(own, written, parents, rules, body)
     }
 
@@ -173,7 +180,23 @@ fn any_rules(random: &mut Random) -> Rules {
         lost_after: seconds(random.pick(&[20, 60, 300])),
         run_max: random.permille(250).then(|| seconds(random.pick(&[2, 10, 40]))),
         soft_error: random.permille(150),
+        jitter: None,
+        tags: None,
     }
+}
+
+fn any_tags(random: &mut Random) -> Option<Arc<Tags>> {
+    let mut labels = Vec::new();
+    for (key, value) in [("team", random.pick(&["a", "b"])), ("zone", random.pick(&["1", "2", "3"]))] {
+        if random.permille(500) {
+            labels.push((key.into(), value.into()));
+        }
+    }
+    Tags { owner: random.pick(&["", "ann", "bob"]).into(), labels: labels.into() }.kept()
+}
+
+fn any_jitter(random: &mut Random) -> Option<Duration> {
+    random.permille(150).then(|| seconds(random.pick(&[1, 5, 30, 120])))
 }
 
 /// What a task of the job is like, for the model engine: shortest and longest time in milliseconds, failures in a hundred.

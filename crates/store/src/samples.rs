@@ -7,8 +7,11 @@ use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use scheduler::QuickFailures;
 use scheduler::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
-use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Timetable};
+use scheduler::job::{
+    CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Tags, Timetable,
+};
 use scheduler::run::{
     Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped,
     SlotRange,
@@ -132,6 +135,7 @@ fn busy_progress() -> Progress {
         errors_in_a_row: 2,
         last_success: Some(at(-50)),
         last_error: Some(at(-20)),
+        quick_failures: Some(Box::new(QuickFailures { count: 6, last: at(30), until: Some(at(2030)) })),
     }
 }
 
@@ -161,6 +165,8 @@ fn jobs() -> Vec<(&'static str, Job)> {
         lost_after: Duration::from_secs(60),
         run_max: Some(Duration::from_secs(7200)),
         soft_error: true,
+        jitter: Some(Duration::from_secs(300)),
+        tags: Tags { owner: "o\"ps".into(), labels: [("team".into(), "etl".into())].into() }.kept(),
     };
     let with = |plan| Job { plan, ..job(2) };
     let ruled = |rules: Rules| Job { rules: rules.shared(), ..job(2) };
@@ -450,7 +456,11 @@ fn any_rules() -> impl Strategy<Value = Rules> {
     let guarantee = prop::sample::select(vec![Guarantee::AtMostOnce, Guarantee::AtLeastOnce]);
     let flags = any::<(bool, bool, bool)>();
     let spans = (option::of(any_span()), any_span(), option::of(any_span()));
-    (flags, catch_up, overlap, retry, guarantee, spans).prop_map(
+    let label = ("[a-z]{0,3}", "[a-z\"]{0,3}").prop_map(|(key, value)| (key.into(), value.into()));
+    let jitter = option::of(any_span());
+    let tags = ("[a-z@]{0,5}", vec(label, 0..3))
+        .prop_map(|(owner, labels)| Tags { owner: owner.into(), labels: labels.into() }.kept());
+    (flags, catch_up, overlap, retry, guarantee, spans, (jitter, tags)).prop_map(
         |(
             (disabled, high_priority, soft_error),
             catch_up,
@@ -458,6 +468,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
             retry,
             guarantee,
             (epsilon, lost_after, run_max),
+            (jitter, tags),
         )| {
             Rules {
                 disabled,
@@ -470,6 +481,8 @@ fn any_rules() -> impl Strategy<Value = Rules> {
                 lost_after,
                 run_max,
                 soft_error,
+                jitter,
+                tags,
             }
         },
     )
@@ -481,8 +494,12 @@ fn any_progress() -> impl Strategy<Value = Progress> {
     let slots = (option::of(any_slot()), option::of(any_slot()), option::of(0u64..9));
     let counts = (any::<u32>(), 0u64..9, 0u64..9, 0u64..9);
     let times = (any_at(), option::of(any_at()), option::of(any_at()));
-    (slots, counts, times, option::of(paused), vec((any_uid(), any_cycle()), 0..3)).prop_map(
-        |((mark, next, remaining), counts, (accounted_since, last_success, last_error), paused, flags)| {
+    let quick_failures = (any::<u32>(), any_at(), option::of(any_at()))
+        .prop_map(|(count, last, until)| Box::new(QuickFailures { count, last, until }));
+    let holds = (option::of(paused), option::of(quick_failures));
+    (slots, counts, times, holds, vec((any_uid(), any_cycle()), 0..3)).prop_map(
+        |((mark, next, remaining), counts, (accounted_since, last_success, last_error), holds, flags)| {
+            let (paused, quick_failures) = holds;
             let (sequence, successes, errors, errors_in_a_row) = counts;
             Progress {
                 mark,
@@ -497,6 +514,7 @@ fn any_progress() -> impl Strategy<Value = Progress> {
                 errors_in_a_row,
                 last_success,
                 last_error,
+                quick_failures,
             }
         },
     )

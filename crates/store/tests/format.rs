@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use scheduler::state::Change;
 use store::format::{read_batch, read_change, write_batch, write_change};
 use store::samples::{any_change, every_change};
 
-fn line(change: &scheduler::state::Change) -> String {
+fn line(change: &Change) -> String {
     let mut out = Vec::new();
     write_change(&mut out, change);
     String::from_utf8(out).expect("JSON is UTF-8")
@@ -47,6 +48,17 @@ fn unknown_fields_are_ignored() {
             assert_eq!(read, change, "{title}");
         }
     }
+}
+
+/// As the first version of this format had it: the scheduler did not read them yet.
+#[test]
+fn owner_and_labels_are_found_in_an_old_body() {
+    let old = r#"{"job":{"uid":1,"name":"a","created":0,"parents":[2],"body":"{\"command\":\"x\",\"owner\":\"o\",\"labels\":{\"team\":\"etl\"}}"}}"#;
+    let Change::PutJob(job) = read_change(old.as_bytes()).expect("an old line") else {
+        panic!("it is a job")
+    };
+    assert_eq!((&*job.rules.owner(), &*job.body), ("o", r#"{"command":"x"}"#));
+    assert_eq!(job.rules.labels(), [("team".into(), "etl".into())]);
 }
 
 #[test]

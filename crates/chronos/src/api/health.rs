@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::ApiContext;
+use super::load::Load;
 use crate::node::Role;
 
 /// Answers here, always.
@@ -166,6 +167,10 @@ pub(super) async fn metrics(State(ctx): State<ApiContext>) -> Response {
     let count = |n: usize| n as f64;
     for (state, n) in [("queued", live.queued), ("running", live.running), ("waiting", live.waiting)] {
         gauge!("chronos_live_runs", "state" => state).set(count(n));
+    }
+    let held = Load::of(ctx.node.projection.read().state(), &ctx.settings.limits).held();
+    for (limit, n) in held {
+        gauge!("chronos_held_runs", "limit" => limit).set(count(n));
     }
     gauge!("chronos_jobs").set(count(ctx.node.projection.read().state().jobs.len()));
     #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]

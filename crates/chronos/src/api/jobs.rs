@@ -348,7 +348,8 @@ pub(super) async fn why(
     let last = ctx.node.store.history(&query).await?.records;
     let status = ctx.node.status();
     let projection = ctx.node.projection.read();
-    let facts = Facts { now: Timestamp::now(), state: projection.state(), status: &status, last: &last };
+    let (state, limits) = (projection.state(), &ctx.settings.limits);
+    let facts = Facts { now: Timestamp::now(), state, status: &status, limits, last: &last };
     Ok(Json(Why { job: name.to_string(), run: None, reasons: facts.of_job(&job, &progress) }))
 }
 

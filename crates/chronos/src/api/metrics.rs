@@ -35,6 +35,8 @@ fn describe() {
     describe_counter!("chronos_launches_total", "Attempts launched by this node");
     describe_counter!("chronos_runs_total", "Runs and slots that ended while this node led, by outcome");
     describe_counter!("chronos_http_requests_total", "HTTP requests");
+    describe_counter!("chronos_launch_loops_total", "Jobs that began to fail as soon as they were launched");
+    describe_gauge!("chronos_held_runs", "Queued runs that a limit of this server holds back, by limit");
     describe_gauge!("chronos_jobs", "Jobs");
     describe_gauge!("chronos_live_runs", "Runs that have not ended, by state");
     describe_gauge!("chronos_leader", "1 where this node leads");

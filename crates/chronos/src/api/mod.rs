@@ -11,6 +11,7 @@ mod extract;
 mod guard;
 mod health;
 mod jobs;
+mod load;
 pub mod metrics;
 mod output;
 mod page;
@@ -28,6 +29,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::ids::Seq;
+use scheduler::limits::Limits;
 use scheduler::request::{Answer, Request};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -55,6 +57,8 @@ pub struct Settings {
     pub loopback: bool,
     /// Further names, without port, that requests may come by.
     pub hosts: Vec<String>,
+    /// What bounds the launches of this node where it leads; for `why` and the metrics.
+    pub limits: Limits,
 }
 
 /// How long a write may take. The store tries for ever; a client does not.

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use engine::Stream;
 use engine::fake::{Behaviour, FakeMachine};
 use scheduler::ids::TaskId;
+use scheduler::limits::Limits;
 use scheduler::run::AttemptEnd;
 use serde_json::{Value, json};
 use store::memory::{MemoryCore, MemoryStore};
@@ -61,11 +62,16 @@ impl Server {
             engine: Arc::new(machine.engine()),
             zones: scheduler::schedule::Zones::bundled(),
             retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
-            output: engine::Keep { age_min: Duration::MAX, age_max: Duration::MAX, bytes_max: u64::MAX },
+            output: engine::Keep::EVERYTHING,
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
+            limits: Limits::default(),
         });
-        let settings = Arc::new(Settings { loopback: true, hosts: vec!["known.example".into()] });
+        let settings = Arc::new(Settings {
+            loopback: true,
+            hosts: vec!["known.example".into()],
+            limits: Limits::default(),
+        });
         let app = router(ApiContext { node: node.clone(), metrics: metrics::detached(), settings });
         Self { app, node, machine, _task: task }
     }

@@ -16,7 +16,7 @@ use store::projection::{Projection, ProjectionHandle};
 use utoipa::ToSchema;
 
 use crate::wire::duration;
-use crate::wire::job::{body, instant, is_exhausted};
+use crate::wire::job::{instant, is_exhausted};
 
 /// The word for an outcome in URLs, events and pages.
 pub(super) fn word(kind: OutcomeKind) -> &'static str {
@@ -549,6 +549,9 @@ pub struct SlotView {
     pub due: String,
     /// The same instant on the wall clock of the job's zone.
     pub local: String,
+    /// When it will start, where the job's jitter makes that another instant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starts: Option<String>,
     /// What will keep it from running, as far as is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -635,7 +638,9 @@ pub(super) fn zone(zones: &Zones, job: &Job) -> jiff::tz::TimeZone {
 /// A slot as people see it.
 pub(super) fn slot(job: &Job, zone: &jiff::tz::TimeZone, slot: &Slot, note: Option<String>) -> SlotView {
     let local = slot.due.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string();
-    SlotView { job: job.name.to_string(), due: instant(slot.due), local, note }
+    let offset = job.rules.offset(job.uid, slot.nominal);
+    let starts = slot.due.checked_add(offset).ok().filter(|_| !offset.is_zero()).map(instant);
+    SlotView { job: job.name.to_string(), due: instant(slot.due), local, starts, note }
 }
 
 /// Whether the text, which is in lower case, may occur in what is stored of a job: a cheap look before an exact one.
@@ -644,19 +649,16 @@ pub(super) fn may_mention(job: &Job, text: &str) -> bool {
     text.contains(|c: char| c == '"' || c == '\\' || c.is_control()) || job.body.to_lowercase().contains(text)
 }
 
+/// Whether the text, which is in lower case, occurs in the owner or the labels of a job, without regard to case.
+fn tags_mention(job: &Job, text: &str) -> bool {
+    let has = |tag: &str| tag.to_lowercase().contains(text);
+    // As they are written, so that a key may be searched for together with its value.
+    has(&job.rules.owner())
+        || job.rules.labels().iter().any(|(key, value)| has(&format!("\"{key}\":\"{value}\"")))
+}
+
 /// Whether the text, which is in lower case, occurs in the name, command, owner or labels of a job, without regard to
 /// case.
 pub(super) fn mentions(job: &Job, text: &str) -> bool {
-    if job.name.as_str().to_lowercase().contains(text) {
-        return true;
-    }
-    if !may_mention(job, text) {
-        return false;
-    }
-    let body = body(job);
-    let has = |value: Option<&Value>| {
-        value.and_then(Value::as_str).is_some_and(|value| value.to_lowercase().contains(text))
-    };
-    let labels = || body.get("labels").is_some_and(|labels| labels.to_string().to_lowercase().contains(text));
-    has(body.get("command")) || has(body.get("owner")) || labels()
+    job.name.as_str().to_lowercase().contains(text) || tags_mention(job, text) || command_mentions(job, text)
 }

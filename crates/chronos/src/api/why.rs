@@ -1,16 +1,22 @@
 //! Why a job or a run is not running, or what became of it: one pure function of what is known.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use scheduler::QuickFailures;
 use scheduler::ids::JobUid;
 use scheduler::job::{Job, Overlap, Plan, Progress};
+use scheduler::limits::Limits;
 use scheduler::run::{Record, Run, RunState};
 use scheduler::state::{Arrival, Join, Stage, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::node::{Role, Status};
+use crate::wire::duration;
 use crate::wire::job::{instant, is_exhausted};
 
+use super::load::{Hold, Load};
 use super::view;
 
 /// One reason, the most telling first.
@@ -49,6 +55,8 @@ pub(super) struct Facts<'a> {
     pub(super) now: Timestamp,
     pub(super) state: &'a State,
     pub(super) status: &'a Status,
+    /// What bounds launches, where this node leads.
+    pub(super) limits: &'a Limits,
     /// What ended last, newest first.
     pub(super) last: &'a [Record],
 }
@@ -107,6 +115,7 @@ impl Facts<'_> {
                     ));
                 }
             }
+            RunState::Waiting { attempt: 0, until } => reasons.push(self.not_begun(run, job, *until)),
             RunState::Waiting { attempt, until } => {
                 let message = format!(
                     "run {}: an attempt failed; attempt {attempt} may start at {}",
@@ -124,9 +133,8 @@ impl Facts<'_> {
                         .since(run.created),
                 );
                 reasons.extend(self.held(run, job));
-                let deadline = job
-                    .and_then(|job| job.rules.epsilon)
-                    .and_then(|epsilon| run.due.checked_add(epsilon).ok());
+                let deadline =
+                    job.filter(|_| run.attempts.is_empty()).and_then(|job| job.rules.start_deadline(run));
                 if let Some(deadline) = deadline {
                     let message = format!(
                         "run {} is missed unless it starts by {} (epsilon)",
@@ -179,9 +187,37 @@ impl Facts<'_> {
                 ),
             };
             reasons.push(Reason::new("overlap", message).since(other.created));
+        } else if let Some(job) = job {
+            reasons.extend(self.limit(run, job));
         }
         reasons.extend(self.cluster());
         reasons
+    }
+
+    /// The limit of the server that a run waits for.
+    fn limit(&self, run: &Run, job: &Job) -> Option<Reason> {
+        let Hold { flag, what, before } = Load::of(self.state, self.limits).hold(run, job)?;
+        let others = match before {
+            0 => String::new(),
+            1 => "; 1 run is before it".into(),
+            n => format!("; {n} runs are before it"),
+        };
+        Some(Reason::new("limit", format!("run {} waits: {what} (--{flag}){others}", run.key)))
+    }
+
+    /// A first attempt that may not start yet: because of jitter, or because the engine did not take it.
+    fn not_begun(&self, run: &Run, job: Option<&Job>, until: Timestamp) -> Reason {
+        let jitter = job.filter(|job| job.rules.starts_at(run) == until).and_then(|job| job.rules.jitter);
+        let message = match jitter {
+            Some(jitter) => {
+                let part =
+                    Duration::try_from(until.duration_since(run.due.max(run.created))).unwrap_or_default();
+                let (part, jitter) = (duration::text(part), duration::text(jitter));
+                format!("run {} starts at {}: {part} of its jitter of {jitter}", run.key, instant(until))
+            }
+            None => format!("run {} did not begin on the engine; it is launched again", run.key),
+        };
+        Reason::new(if jitter.is_some() { "jitter" } else { "relaunch" }, message).until(until)
     }
 
     /// What keeps every job from running.
@@ -217,6 +253,19 @@ impl Facts<'_> {
             let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
             let reason = Reason::new("paused", format!("the job is paused{why}")).since(pause.since);
             reasons.push(match pause.until {
+                Some(until) => reason.until(until),
+                None => reason,
+            });
+        }
+        if let Some(failures) = progress.quick_failures.as_ref().filter(|failures| failures.is_loop()) {
+            let message = format!(
+                "the last {} attempts failed within {} of their launch, so launches are {} apart until one succeeds or lives longer",
+                failures.count,
+                duration::text(QuickFailures::WITHIN),
+                duration::text(failures.pause())
+            );
+            let reason = Reason::new("launch_loop", message).since(failures.last);
+            reasons.push(match failures.until {
                 Some(until) => reason.until(until),
                 None => reason,
             });
@@ -306,7 +355,8 @@ mod tests {
     use std::time::Duration;
 
     use scheduler::ids::{Cause, Cycle, Epoch, GraphVersion, RunKey, TaskId};
-    use scheduler::job::{Pause, Rules, Timetable};
+    use scheduler::job::{Pause, Rules, Tags, Timetable};
+    use scheduler::limits::LabelLimit;
     use scheduler::run::{KillReason, Live};
     use scheduler::schedule::{Nominal, Slot};
 
@@ -389,7 +439,12 @@ mod tests {
     /// The codes of the reasons, and that one of the messages says so.
     #[track_caller]
     fn check(state: &State, status: &Status, job: u64, codes: &[&str], says: &str) {
-        let facts = Facts { now: at(10), state, status, last: &[] };
+        check_limited(state, &Limits::default(), status, job, codes, says);
+    }
+
+    #[track_caller]
+    fn check_limited(state: &State, limits: &Limits, status: &Status, job: u64, codes: &[&str], says: &str) {
+        let facts = Facts { now: at(10), state, status, limits, last: &[] };
         let reasons = facts.of_job(&state.jobs[&JobUid(job)], &state.progress[&JobUid(job)]);
         let found: Vec<_> = reasons.iter().map(|r| r.code).collect();
         assert_eq!(found, codes, "{reasons:#?}");
@@ -449,13 +504,82 @@ mod tests {
         with_rules(&mut s, 1, |r| {
             (r.overlap, r.epsilon) = (Overlap::Allow { max: 2 }, Some(Duration::from_secs(60)))
         });
-        check(&s, &WELL, 1, &["running", "queued", "deadline", "not_due"], "is missed unless it starts by");
+        check(&s, &WELL, 1, &["running", "queued", "not_due"], "is waiting to be started");
+        let slot = RunKey { job: JobUid(1), cause: Cause::Slot { plan: 1, nominal: Nominal::Index(0) } };
+        s.runs.insert(slot, Arc::new(Run { key: slot, ..Run::clone(&run(1, 2, RunState::Queued)) }));
+        let codes = ["queued", "deadline", "running", "queued", "not_due"];
+        check(&s, &WELL, 1, &codes, "is missed unless it starts by");
+        s.runs.remove(&slot);
         let waiting = run(1, 2, RunState::Waiting { attempt: 1, until: at(70) });
         s.runs.insert(waiting.key, waiting);
         check(&s, &WELL, 1, &["running", "retry", "not_due"], "attempt 1 may start at");
         let unknown = live(1, 1, Some(at(5)), Some(KillReason::Asked));
         s.runs.insert(unknown.key, unknown);
         check(&s, &WELL, 1, &["running", "unknown_fate", "killing", "retry", "not_due"], "nobody can tell");
+    }
+
+    #[test]
+    fn a_run_that_a_limit_holds_names_it() {
+        let mut s = state();
+        let labels = |value: &str| {
+            let labels = [("team".into(), value.into())].into();
+            Tags { owner: "o".into(), labels }.kept()
+        };
+        with_rules(&mut s, 1, |r| r.tags = labels("etl"));
+        with_rules(&mut s, 2, |r| r.tags = labels("etl"));
+        s.runs.insert(live(1, 1, None, None).key, live(1, 1, None, None));
+        for number in [1, 2] {
+            let queued = run(2, number, RunState::Queued);
+            s.runs.insert(queued.key, queued);
+        }
+        let one = std::num::NonZeroU32::MIN;
+        let by_label = LabelLimit { key: "team".into(), value: None, max: one };
+        let label = Limits { running_max_by_label: vec![by_label], ..Limits::default() };
+        let codes = ["queued", "limit", "queued", "limit", "not_due"];
+        let says = "run 2-t2 waits: 1 of 1 tasks with label team=etl are running (--running_max_by_label team:1); 1 run is before it";
+        check_limited(&s, &label, &WELL, 2, &codes, says);
+        let server = Limits { running_max: Some(one), ..label };
+        check_limited(
+            &s,
+            &server,
+            &WELL,
+            2,
+            &codes,
+            "run 2-t1 waits: 1 of 1 tasks are running (--running_max 1)",
+        );
+        let rate = Limits { launch_rate_max: Some(one), ..Limits::default() };
+        check_limited(
+            &s,
+            &rate,
+            &WELL,
+            2,
+            &codes,
+            "no more than 1 tasks are launched in a second (--launch_rate_max 1)",
+        );
+        let held = Load::of(&s, &server).held();
+        assert_eq!(
+            held.into_iter().collect::<Vec<_>>(),
+            [("running_max 1".into(), 2), ("running_max_by_label team:1".into(), 0)]
+        );
+    }
+
+    #[test]
+    fn jitter_and_launch_loops_say_until_when() {
+        let mut s = state();
+        with_rules(&mut s, 1, |r| r.jitter = Some(Duration::from_secs(300)));
+        let slot = Nominal::Index(1);
+        let key = RunKey { job: JobUid(1), cause: Cause::Slot { plan: 1, nominal: slot } };
+        let mut waiting = Run { key, ..Run::clone(&run(1, 1, RunState::Queued)) };
+        let until = s.jobs[&JobUid(1)].rules.starts_at(&waiting);
+        waiting.state = RunState::Waiting { attempt: 0, until };
+        s.runs.insert(key, Arc::new(waiting));
+        check(&s, &WELL, 1, &["jitter", "not_due"], "of its jitter of 5m");
+        with_progress(&mut s, 2, |p| {
+            let failures = QuickFailures { count: 7, last: at(8), until: Some(at(12)) };
+            p.quick_failures = Some(Box::new(failures));
+        });
+        let says = "the last 7 attempts failed within 1s of their launch, so launches are 4s apart";
+        check(&s, &WELL, 2, &["launch_loop", "not_due"], says);
     }
 
     #[test]

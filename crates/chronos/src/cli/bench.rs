@@ -124,8 +124,10 @@ async fn lags(folder: &Path) -> anyhow::Result<Vec<f64>> {
         })),
         zones: Zones::bundled(),
         retention: Retention { age_max: Duration::from_secs(86_400), count_max: 1000 },
+        output: engine::Keep::EVERYTHING,
         kill_grace: Duration::from_secs(1),
         disable_after_failures: 0,
+        limits: scheduler::limits::Limits::default(),
     });
     let ran = run_jobs(&node, &*store).await;
     task.shutdown().await;

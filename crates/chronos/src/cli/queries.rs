@@ -78,10 +78,17 @@ pub(crate) async fn next(client: &Client, args: &NextArgs) -> Result<(), Failure
     if args.client.output == Format::Json {
         return Ok(super::out_json(&answer)?);
     }
-    let mut table = Table::new(&["due", "job"]);
-    for slot in answer["slots"].as_array().into_iter().flatten() {
+    let slots = answer["slots"].as_array().map_or(&[][..], Vec::as_slice);
+    let jittered = slots.iter().any(|slot| !slot["starts"].is_null());
+    let mut table = Table::new(if jittered { &["due", "starts", "job"] } else { &["due", "job"] });
+    for slot in slots {
         let job = args.job.clone().unwrap_or_else(|| text(&slot["job"]));
-        table.row([time(&slot["due"]), job]);
+        let starts = if slot["starts"].is_null() { &slot["due"] } else { &slot["starts"] };
+        if jittered {
+            table.row([time(&slot["due"]), time(starts), job]);
+        } else {
+            table.row([time(&slot["due"]), job]);
+        }
     }
     table.print()?;
     if let Some(resolved) = answer["scheduleResolved"].as_str() {

@@ -118,7 +118,11 @@ async fn serve(config: &Config, zones: Zones) -> Result<(), Failure> {
     let app = crate::api::router(ApiContext {
         node: node.clone(),
         metrics: metrics()?,
-        settings: Arc::new(Settings { loopback: address.ip().is_loopback(), hosts: config.hostname.clone() }),
+        settings: Arc::new(Settings {
+            loopback: address.ip().is_loopback(),
+            hosts: config.hostname.clone(),
+            limits: config.limits.clone(),
+        }),
     });
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
     let stopped = async { drop(stopping.await) };
@@ -213,7 +217,8 @@ fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Nod
             bytes_max: config.output_bytes_max,
         },
         kill_grace: config.kill_grace,
-        disable_after_failures: 0,
+        disable_after_failures: config.disable_after_failures,
+        limits: config.limits.clone(),
     }))
 }
 

@@ -14,11 +14,11 @@ use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
 use scheduler::clock::ClockGuard;
 use scheduler::ids::{Seq, TaskId};
-use scheduler::job::Plan;
+use scheduler::job::{Plan, Progress, Rules};
 use scheduler::request::RequestId;
 use scheduler::run::{Outcome, Record, RunState, Skipped};
 use scheduler::state::{Change, State};
-use scheduler::{Effect, Event, Scheduler, Settings};
+use scheduler::{Effect, Event, QuickFailures, Scheduler, Settings};
 use store::{Applied, Deposed, Term};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
@@ -72,6 +72,7 @@ pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
         node: life.options.identity.node.as_str().into(),
         zones: life.options.zones.clone(),
         disable_after_failures: life.options.disable_after_failures,
+        limits: life.options.limits.clone(),
     };
     let core = Scheduler::new(state, settings);
     let (reports, mut reported) = mpsc::unbounded_channel();
@@ -269,10 +270,31 @@ impl Driver<'_> {
         None
     }
 
+    /// Says once of each launch loop that it has begun, before readers see it.
+    fn tell_of_loops(&self, changes: &[Change]) {
+        let in_loop =
+            |progress: &Progress| progress.quick_failures.as_ref().is_some_and(|failures| failures.is_loop());
+        for change in changes {
+            let Change::PutProgress(uid, progress) = change else { continue };
+            if !in_loop(progress) {
+                continue;
+            }
+            let projection = self.life.projection.read();
+            let state = projection.state();
+            if let (Some(job), Some(before)) = (state.jobs.get(uid), state.progress.get(uid))
+                && !in_loop(before)
+            {
+                counter!("chronos_launch_loops_total").increment(1);
+                warn!(job = %job.name, failures = QuickFailures::LOOP, "the job fails as soon as it is launched; it is slowed down");
+            }
+        }
+    }
+
     /// The oldest batch in flight has its verdict: show it to readers, release what waited for it.
     fn applied(&mut self, verdict: Result<(), Deposed>) -> Result<(), Deposed> {
         verdict?;
         let Some(Pending { applied, effects }) = self.pending.pop_front() else { return Ok(()) };
+        self.tell_of_loops(&applied.changes);
         if let Err(gap) = self.life.projection.apply(&applied) {
             return Err(Deposed { reason: format!("the projection has a gap: {gap}") });
         }
@@ -322,7 +344,7 @@ fn weight(change: &Change) -> usize {
     match change {
         Change::PutJob(job) => {
             let parents = if let Plan::Parents(parents) = &job.plan { parents.len() } else { 0 };
-            1500 + job.body.len() * 2 + parents * 24
+            1500 + job.body.len() * 2 + parents * 24 + tags_weight(&job.rules)
         }
         Change::PutRun(run) => {
             let arguments = run.arguments.as_ref().map_or(0, |text| text.len() * 2);
@@ -339,6 +361,11 @@ fn weight(change: &Change) -> usize {
         }
         _ => 200,
     }
+}
+
+fn tags_weight(rules: &Rules) -> usize {
+    let labels: usize = rules.labels().iter().map(|(key, value)| key.len() + value.len() + 8).sum();
+    (rules.owner().len() + labels) * 2
 }
 
 fn reason_weight(outcome: &Outcome) -> usize {

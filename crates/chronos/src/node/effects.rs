@@ -108,8 +108,9 @@ impl Effects {
             Effect::Launch { run, job } => {
                 let RunState::Running(live) = &run.state else { return };
                 if live.attempt == 0 {
-                    let lag =
-                        Duration::try_from(Timestamp::now().duration_since(run.due)).unwrap_or_default();
+                    // What the job's jitter asks for is no lag.
+                    let starts = job.rules.starts_at(&run);
+                    let lag = Duration::try_from(Timestamp::now().duration_since(starts)).unwrap_or_default();
                     histogram!("chronos_launch_lag_seconds").record(lag);
                 }
                 counter!("chronos_launches_total").increment(1);

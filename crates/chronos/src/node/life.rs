@@ -6,6 +6,7 @@ use std::time::Duration;
 use engine::{Engine, Keep};
 use jiff::Timestamp;
 use scheduler::ids::{Epoch, Seq};
+use scheduler::limits::Limits;
 use scheduler::schedule::Zones;
 use scheduler::state::State;
 use store::projection::{Projection, ProjectionHandle};
@@ -35,6 +36,8 @@ pub struct NodeOptions {
     pub kill_grace: Duration,
     /// A job that fails so often in a row is disabled; 0 for never.
     pub disable_after_failures: u64,
+    /// What bounds its launches.
+    pub limits: Limits,
 }
 
 /// A started node, for whoever ends it.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use scheduler::ids::{JobName, JobUid};
-use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Plan, Progress, Retry, Rules};
+use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Plan, Progress, Retry, Rules, Tags};
+use scheduler::limits::Label;
 use scheduler::request::{Definition, PlanText};
 use scheduler::schedule::{DstPolicy, Fold, Gap, Lint, Schedule, ScheduleError, Spread, Zone, Zones};
 use serde_json::{Map, Value, json};
@@ -152,6 +153,7 @@ const FIELDS: &[Field] = &[
     optional("maxConcurrent", Shape::Whole(1, Overlap::CONCURRENT_MAX as i64)),
     optional("catchUp", CATCH_UP),
     optional("epsilon", SPAN),
+    optional("jitter", Shape::Span(Duration::ZERO, Rules::JITTER_MAX)),
     optional("retryDelay", Shape::Span(Retry::DELAY_MIN, SPAN_MAX)),
     optional("retryBackoff", Shape::Real(1.0, 10.0)),
     optional("retryDelayMax", Shape::Span(Retry::DELAY_MIN, SPAN_MAX)),
@@ -205,6 +207,7 @@ const ORDER: &[&str] = &[
     "maxConcurrent",
     "catchUp",
     "epsilon",
+    "jitter",
     "retryDelay",
     "retryBackoff",
     "retryDelayMax",
@@ -252,7 +255,7 @@ pub fn read_value(document: &Value, door: Door, zones: &Zones, now: Timestamp) -
     normalise(&mut fields)?;
     let body = Value::Object(fields).to_string();
 
-    let size = body.len() + plan_bytes(&plan);
+    let size = body.len() + plan_bytes(&plan) + tags_bytes(&rules);
     if size > Definition::BYTES_MAX {
         let message = format!("the definition has {size} bytes; at most {} are kept", Definition::BYTES_MAX);
         let hint = "put the script into a file or an image, and call it from the command".into();
@@ -362,13 +365,25 @@ fn rules(fields: &mut Map<String, Value>, warnings: &mut Vec<String>) -> Result<
         high_priority: take_bool(fields, "highPriority"),
         catch_up: catch_up(fields.get("catchUp")),
         epsilon: span(fields, "epsilon"),
+        jitter: span(fields, "jitter").filter(|jitter| !jitter.is_zero()),
         overlap,
         retry,
         guarantee,
         lost_after: span(fields, "lostAfter").unwrap_or(default.lost_after),
         run_max: take_whole(fields, "maxCompletionTime").filter(|n| *n > 0).map(Duration::from_secs),
         soft_error: take_bool(fields, "softError"),
+        tags: tags(fields).kept(),
     })
+}
+
+fn tags(fields: &mut Map<String, Value>) -> Tags {
+    let labels = match fields.shift_remove("labels") {
+        Some(Value::Object(labels)) => labels,
+        _ => Map::new(),
+    };
+    let label = |(key, value): (String, Value)| Some((key.into(), value.as_str()?.into()));
+    let labels = labels.into_iter().filter_map(label).collect();
+    Tags { owner: take_text(fields, "owner").into(), labels }
 }
 
 fn factor(fields: &Map<String, Value>) -> Option<u32> {
@@ -578,6 +593,10 @@ fn plan_bytes(plan: &PlanText) -> usize {
     }
 }
 
+fn tags_bytes(rules: &Rules) -> usize {
+    rules.owner().len() + rules.labels().iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+}
+
 /// An instant as Chronos writes it: UTC, with milliseconds.
 pub fn instant(t: Timestamp) -> String {
     format!("{t:.3}")
@@ -614,6 +633,8 @@ pub fn write(
             "errorsSinceLastSuccess" => Some(json!(progress.errors_in_a_row)),
             "lastSuccess" => Some(time(progress.last_success)),
             "lastError" => Some(time(progress.last_error)),
+            "owner" => Some(json!(*rules.owner())),
+            "labels" => labels(rules.labels()),
             "disabled" => Some(json!(rules.disabled || is_exhausted(job, progress))),
             "softError" => Some(json!(rules.soft_error)),
             "highPriority" => Some(json!(rules.high_priority)),
@@ -639,12 +660,15 @@ fn default(key: &str) -> Option<Value> {
         "disk" => json!(DISK),
         "runAsUser" => json!(USER),
         "dataProcessingJobType" => json!(false),
-        "command" | "executor" | "executorFlags" | "taskInfoData" | "owner" | "ownerName" | "description" => {
-            json!("")
-        }
+        "command" | "executor" | "executorFlags" | "taskInfoData" | "ownerName" | "description" => json!(""),
         "fetch" | "uris" | "environmentVariables" | "arguments" | "constraints" => json!([]),
         _ => return None,
     })
+}
+
+fn labels(labels: &[Label]) -> Option<Value> {
+    let written = labels.iter().map(|(key, value)| (key.to_string(), json!(**value))).collect();
+    (!labels.is_empty()).then(|| Value::Object(written))
 }
 
 fn timetable(job: &Job) -> Option<&scheduler::job::Timetable> {

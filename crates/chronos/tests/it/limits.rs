@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::server::{TestServer, by_hand};
+use crate::server::{Folder, TestServer, by_hand};
 use crate::wait;
 
 #[test]
@@ -60,6 +60,28 @@ fn a_thousand_slots_at_one_instant_all_run() {
             .json();
         (runs.as_array().map(Vec::len) == Some(1000)).then_some(())
     });
+}
+
+#[test]
+fn a_limit_holds_runs_and_says_so() {
+    let server = TestServer::launch(Folder::new(), &["--running_max", "2"]);
+    server.wait_ready();
+    for name in ["a", "b", "c"] {
+        server.put(by_hand(name, "sleep 600"));
+    }
+    for name in ["a", "b"] {
+        server.cli(["run", name]).success();
+        server.wait_for_run(name, "running", |run| run["state"] == "running");
+    }
+    server.cli(["run", "c"]).success();
+    wait::until("the limit is named", || {
+        let why = server.cli(["why", "c"]).success().stdout_text();
+        why.contains("waits: 2 of 2 tasks are running (--running_max 2)").then_some(())
+    });
+    let metrics = String::from_utf8(server.get("/metrics").expect("an answer").body).expect("text");
+    assert!(metrics.contains("chronos_held_runs{limit=\"running_max 2\"} 1"), "{metrics}");
+    server.cli(["kill", "a"]).success();
+    server.wait_for_run("c", "running", |run| run["state"] == "running");
 }
 
 fn disk_use(path: &std::path::Path) -> u64 {

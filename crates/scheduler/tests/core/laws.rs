@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use scheduler::job::{CatchUp, Guarantee, Overlap, Retry, Rules};
+use scheduler::limits::Limits;
 use scheduler::request::{PlanText, Request};
 use scheduler::run::AttemptEnd;
 use scheduler::schedule::{DstPolicy, Zones};
@@ -156,7 +157,12 @@ proptest! {
         }
         w.audit();
         prop_assert!(w.stored.fanouts.is_empty());
-        let settings = Settings { node: "n1".into(), zones: Zones::bundled(), disable_after_failures: 0 };
+        let settings = Settings {
+            node: "n1".into(),
+            zones: Zones::bundled(),
+            disable_after_failures: 0,
+            limits: Limits::default(),
+        };
         let mut fresh = Scheduler::new(w.stored.clone(), settings);
         let _ = fresh.step(w.now, Event::Engine { ready: true });
         prop_assert_eq!(fresh.state(), w.core.state());

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod herd;
+mod jitter;
 mod joins;
+mod launch_loop;
 mod laws;
 mod runs;
 mod slots;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use scheduler::ids::{Cause, JobName, RunKey, TaskId};
 use scheduler::job::{Job, Rules};
+use scheduler::limits::Limits;
 use scheduler::request::{Answer, Definition, PlanText, Refusal, Request, RequestId};
 use scheduler::run::{AttemptEnd, Outcome, Record, Run, RunState};
 use scheduler::schedule::{DstPolicy, Zones};
@@ -28,6 +29,7 @@ pub(crate) struct World {
     answer: Option<Result<Answer, Refusal>>,
     /// What the next leader has of zones.
     pub(crate) zones: Zones,
+    limits: Limits,
 }
 
 pub(crate) fn at(text: &str) -> Timestamp {
@@ -38,15 +40,20 @@ pub(crate) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn settings(zones: Zones) -> Settings {
-    Settings { node: "n1".into(), zones, disable_after_failures: 0 }
+fn settings(zones: Zones, limits: Limits) -> Settings {
+    Settings { node: "n1".into(), zones, disable_after_failures: 0, limits }
 }
 
 impl World {
     /// Midnight of 2030 in UTC, the engine ready.
     pub(crate) fn new() -> Self {
+        Self::limited(Limits::default())
+    }
+
+    /// The same under limits.
+    pub(crate) fn limited(limits: Limits) -> Self {
         let mut world = Self {
-            core: Scheduler::new(State::default(), settings(Zones::bundled())),
+            core: Scheduler::new(State::default(), settings(Zones::bundled(), limits.clone())),
             now: at("00:00:00"),
             stored: State::default(),
             ledger: Vec::new(),
@@ -56,6 +63,7 @@ impl World {
             acknowledged: BTreeSet::new(),
             answer: None,
             zones: Zones::bundled(),
+            limits,
         };
         world.event(Event::Engine { ready: true });
         world
@@ -113,7 +121,7 @@ impl World {
     /// An outage: the leader dies, time passes, the next one loads what was stored.
     pub(crate) fn fail_over(&mut self, time: &str) {
         self.now = at(time);
-        self.core = Scheduler::new(self.stored.clone(), settings(self.zones.clone()));
+        self.core = Scheduler::new(self.stored.clone(), settings(self.zones.clone(), self.limits.clone()));
         self.event(Event::Engine { ready: true });
     }
 

@@ -86,10 +86,11 @@ impl Attempts {
         let Some(run) = ledger.state.runs.get(&order.run) else { return Ok(()) };
         let RunState::Running(live) = &run.state else { return Ok(()) };
         let late = live.launched.as_millisecond() - run.due.as_millisecond();
-        let limit = i64::try_from(epsilon.as_millis()).unwrap_or(i64::MAX);
+        let jitter = order.job.rules.jitter.unwrap_or_default();
+        let limit = i64::try_from((epsilon + jitter).as_millis()).unwrap_or(i64::MAX);
         if late > limit {
             return Err(format!(
-                "{} was launched {late} ms after its due time; epsilon is {limit} ms",
+                "{} was launched {late} ms after its due time; epsilon and jitter are {limit} ms",
                 order.task
             ));
         }

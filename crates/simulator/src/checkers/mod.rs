@@ -7,6 +7,7 @@ mod failover;
 mod fencing;
 mod joins;
 mod ledger;
+mod limits;
 mod slots;
 mod steps;
 mod writes;
@@ -38,7 +39,8 @@ pub(crate) struct Audit {
     pub(crate) writes: writes::Writes,
     fencing: fencing::Fencing,
     failover: failover::Failover,
-    canary: canary::Canary,
+    pub(crate) canary: canary::Canary,
+    pub(crate) limits: limits::Checker,
 }
 
 /// What a checker says: nothing, or what is wrong.
@@ -56,6 +58,7 @@ impl Audit {
             fencing: fencing::Fencing::default(),
             failover: failover::Failover::default(),
             canary: canary::Canary::default(),
+            limits: limits::Checker::default(),
         }
     }
 
@@ -92,10 +95,13 @@ impl Audit {
             self.check("1, slots", slots);
             let canary = self.canary.step(now, changes);
             self.check("7, canary", canary);
+            let launched = limits::launched(&self.ledger.state, changes);
             for change in changes {
                 let ledger = self.ledger.apply(change, changes);
                 self.check("1, ledger", ledger);
             }
+            let limits = self.limits.step(&self.ledger.state, &launched);
+            self.check("7, limits", limits);
         }
         self.ledger.batch(seq, steps);
     }

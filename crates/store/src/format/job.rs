@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use scheduler::QuickFailures;
 use scheduler::ids::{Cycle, GraphVersion, JobUid};
-use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Timetable};
+use scheduler::job::{
+    CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Tags, Timetable,
+};
+use scheduler::limits::Label;
 use scheduler::schedule::{DstPolicy, Fold, Gap};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::value::{Ms, Name, Shared, Span, StoredCycle, StoredSlot, Text, Uid, is_default};
 
@@ -95,6 +100,12 @@ struct StoredRules {
     run_max: Option<Span>,
     #[serde(skip_serializing_if = "is_default")]
     soft_error: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jitter: Option<Span>,
+    #[serde(skip_serializing_if = "is_default")]
+    owner: Shared,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    labels: Vec<(Shared, Shared)>,
 }
 
 /// See [`CatchUp`].
@@ -168,6 +179,17 @@ pub(super) struct StoredProgress {
     last_success: Option<Ms>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_error: Option<Ms>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quick_failures: Option<StoredQuickFailures>,
+}
+
+/// See [`QuickFailures`].
+#[derive(Serialize, Deserialize)]
+struct StoredQuickFailures {
+    count: u32,
+    last: Ms,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Ms>,
 }
 
 /// See [`Pause`].
@@ -205,6 +227,9 @@ impl Default for StoredRules {
             lost_after: Span(Duration::from_secs(3600)),
             run_max: None,
             soft_error: false,
+            jitter: None,
+            owner: Shared::default(),
+            labels: Vec::new(),
         }
     }
 }
@@ -250,6 +275,7 @@ impl TryFrom<StoredJob> for Job {
             (None, Some(parents)) => Plan::Parents(parents.into_iter().map(|uid| uid.0).collect()),
             _ => return Err("a job has either `schedule` or `parents`"),
         };
+        let (rules, body) = lift(rules.into(), body.0);
         Ok(Self {
             uid: uid.0,
             version,
@@ -258,9 +284,26 @@ impl TryFrom<StoredJob> for Job {
             joins_from: GraphVersion(graph),
             name: name.0,
             plan,
-            rules: Rules::from(rules).shared(),
-            body: body.0,
+            rules: rules.shared(),
+            body,
         })
+    }
+}
+
+/// Jobs that were stored before the scheduler read owner and labels have them in their body.
+fn lift(rules: Rules, body: Arc<str>) -> (Rules, Arc<str>) {
+    let may_have = body.contains("\"owner\":") || body.contains("\"labels\":");
+    let fields = may_have.then(|| serde_json::from_str::<Map<String, Value>>(&body).ok()).flatten();
+    let Some(mut fields) = fields.filter(|_| rules.tags.is_none()) else { return (rules, body) };
+    let owner = fields.remove("owner").and_then(|owner| owner.as_str().map(Arc::from)).unwrap_or_default();
+    let labels = match fields.remove("labels") {
+        Some(Value::Object(labels)) => labels,
+        _ => Map::new(),
+    };
+    let label = |(key, value): (String, Value)| Some((key.into(), value.as_str()?.into()));
+    match (Tags { owner, labels: labels.into_iter().filter_map(label).collect() }).kept() {
+        None => (rules, body),
+        tags => (Rules { tags, ..rules }, Value::Object(fields).to_string().into()),
     }
 }
 
@@ -335,14 +378,18 @@ impl From<&Rules> for StoredRules {
             high_priority,
             catch_up,
             epsilon,
+            jitter,
             overlap,
             retry,
             guarantee,
             lost_after,
             run_max,
             soft_error,
+            ref tags,
         } = *rules;
         let Retry { max, delay, factor_percent, delay_max } = retry;
+        let tags = tags.as_deref().cloned().unwrap_or_default();
+        let label = |(key, value): &Label| (Shared(key.clone()), Shared(value.clone()));
         Self {
             disabled,
             high_priority,
@@ -368,6 +415,9 @@ impl From<&Rules> for StoredRules {
             lost_after: Span(lost_after),
             run_max: run_max.map(Span),
             soft_error,
+            jitter: jitter.map(Span),
+            owner: Shared(tags.owner),
+            labels: tags.labels.iter().map(label).collect(),
         }
     }
 }
@@ -398,6 +448,12 @@ impl From<StoredRules> for Rules {
             lost_after: stored.lost_after.0,
             run_max: stored.run_max.map(|span| span.0),
             soft_error: stored.soft_error,
+            jitter: stored.jitter.map(|span| span.0),
+            tags: Tags {
+                owner: stored.owner.0,
+                labels: stored.labels.into_iter().map(|(key, value)| (key.0, value.0)).collect(),
+            }
+            .kept(),
         }
     }
 }
@@ -417,6 +473,7 @@ impl StoredProgress {
             errors_in_a_row,
             last_success,
             last_error,
+            quick_failures,
         } = &**progress;
         Self {
             job: Uid(job),
@@ -436,6 +493,9 @@ impl StoredProgress {
             errors_in_a_row: *errors_in_a_row,
             last_success: last_success.map(Ms),
             last_error: last_error.map(Ms),
+            quick_failures: quick_failures.as_deref().map(|QuickFailures { count, last, until }| {
+                StoredQuickFailures { count: *count, last: Ms(*last), until: until.map(Ms) }
+            }),
         }
     }
 
@@ -456,6 +516,9 @@ impl StoredProgress {
             errors_in_a_row: self.errors_in_a_row,
             last_success: self.last_success.map(|at| at.0),
             last_error: self.last_error.map(|at| at.0),
+            quick_failures: self.quick_failures.map(|StoredQuickFailures { count, last, until }| {
+                Box::new(QuickFailures { count, last: last.0, until: until.map(|at| at.0) })
+            }),
         };
         (self.job.0, progress)
     }
