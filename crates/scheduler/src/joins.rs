@@ -69,7 +69,9 @@ impl Scheduler {
             let first = self.open_join(&job, news).parents.first().map(|(parent, _)| *parent);
             if first == Some(news.run.job) && self.book.graph().single_root(child).is_some() {
                 let key = RunKey { job: child, cause: Cause::Join { cycle: news.cycle, round: 0 } };
-                self.fan_out(key, (news.cycle, news.graph), false, news.again);
+                // Its parents may have changed since, and a former one may have had it tell them already.
+                let again = news.again || news.graph < job.joins_from;
+                self.fan_out(key, (news.cycle, news.graph), false, again);
             }
             return;
         }

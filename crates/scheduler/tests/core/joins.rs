@@ -338,3 +338,18 @@ fn who_arrives_late_at_a_join_that_gave_way_does_not_open_it_again() {
     assert_eq!(w.tasks("d").len(), 1, "the next one fires as ever");
     w.audit();
 }
+
+#[test]
+fn a_disabled_child_with_other_parents_tells_a_cycle_under_way_as_a_repeat() {
+    let mut w = World::new();
+    w.put("a", MINUTELY, once());
+    w.put_child("b", &["a"], once());
+    w.put_child("c", &["a"], Rules { disabled: true, ..once() });
+    w.put_child("d", &["c"], once());
+    w.succeed("a");
+    assert_eq!(w.ledger_of("d"), "skipped upstream");
+    w.put_child("c", &["b"], Rules { disabled: true, ..once() });
+    w.succeed("b");
+    assert_eq!(w.ledger_of("d"), "skipped upstream, skipped upstream");
+    w.audit();
+}
