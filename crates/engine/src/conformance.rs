@@ -278,6 +278,9 @@ pub mod contract {
         let ends = ends_of(&*engine, &["a-0", "b-0"]).await;
         assert_eq!(ends[0], AttemptEnd::Succeeded);
         engine.acknowledge(&[task("a-0")]).await.expect("acknowledged");
+        // An engine may write an acknowledgement at leisure, and be killed before; but not after what comes behind it.
+        engine.launch(Epoch(1), order("d-0", lab.command("true"))).await.expect("launched");
+        ends_of(&*engine, &["d-0"]).await;
         drop(engine);
         lab.restart().await;
 
