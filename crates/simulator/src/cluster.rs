@@ -121,16 +121,17 @@ impl Cluster {
         let began = days * 86_400_000 + random.between(0, 86_399) * 1000 + random.between(0, 999);
         let big = profile == Profile::Big;
         let clocks = random.permille(200);
+        // A stream of its own, so that what came later does not turn every older seed into another history.
+        let mut herds = Random::new(seed ^ 0x6865_7264);
+        let limits = any_limits(&mut herds, big);
         let mix = Mix {
             jobs: if big { 25 + random.below(25) } else { 3 + random.below(9) },
             busy: random.permille(800).then(|| random.pick(&[4_000, 15_000, 40_000])),
             edits: random.permille(600),
             herd: random.permille(if big { 300 } else { 20 }).then(|| 257 + random.below(150)),
             canary: if clocks { 20_000 } else { random.pick(&[1_000, 3_000, 5_000]) },
+            limited: limits != Limits::default(),
         };
-        // A stream of its own, so that what came later does not turn every older seed into another history.
-        let mut herds = Random::new(seed ^ 0x6865_7264);
-        let limits = any_limits(&mut herds, big);
         let minutes = if big { random.between(10, 60) } else { random.between(2, 15) };
         let climate = Climate {
             length: minutes * 60_000,

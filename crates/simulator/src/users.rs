@@ -27,6 +27,8 @@ pub(crate) struct Mix {
     pub(crate) herd: Option<u64>,
     /// Period of the canary.
     pub(crate) canary: Millis,
+    /// Whether limits hold runs back.
+    pub(crate) limited: bool,
 }
 
 pub(crate) struct Users {
@@ -113,6 +115,8 @@ impl Users {
         };
         let (rules, body) = (any_rules(random), any_body(random));
         let rules = Rules { tags: any_tags(&mut self.herds), jitter: any_jitter(&mut self.herds), ..rules };
+        // Priority is strict: an important job that is always late keeps all others of its label waiting for ever.
+        let rules = Rules { high_priority: rules.high_priority && !self.mix.limited, ..rules };
         self.put(own, written, parents, rules, body)
     }
 
