@@ -23,6 +23,7 @@ pub mod ids;
 pub mod job;
 pub mod limits;
 pub mod request;
+pub mod restore;
 pub mod run;
 pub mod schedule;
 pub mod state;

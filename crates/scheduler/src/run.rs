@@ -78,6 +78,8 @@ pub enum KillReason {
     Replaced,
     /// Its job was deleted.
     Deleted,
+    /// A backup was restored that does not know this run.
+    Restored,
 }
 
 /// One ended attempt.

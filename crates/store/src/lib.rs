@@ -6,6 +6,7 @@
 //! **Invariant:** knows nothing of engines or HTTP, and decides nothing: what a change means is said by
 //! [`State::apply`].
 
+pub mod backup;
 mod facts;
 pub mod format;
 pub mod memory;
@@ -29,6 +30,9 @@ use jiff::Timestamp;
 use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
 use scheduler::run::Record;
 use scheduler::state::{Change, State};
+use tokio::sync::mpsc;
+
+use crate::backup::{Extent, StageError, Staged};
 
 /// Who leads or wants to. Shown to users and to the other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -181,6 +185,15 @@ pub struct Retention {
     pub count_max: u64,
 }
 
+/// What a store occupies on a disk of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its own bytes.
+    pub used: u64,
+    /// Bytes that may still be written.
+    pub free: u64,
+}
+
 /// Where state lives. Only the leader writes to it.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -245,6 +258,35 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// See [`StoreError`]; [`StoreError::Deposed`] on a node that does not lead.
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// Hands a backup to whoever reads the other end, piece by piece: everything as of one moment, however many
+    /// batches are applied meanwhile. Without its last line it is not whole; see [`backup`].
+    /// # Errors
+    /// See [`StoreError`]; [`StoreError::Unavailable`] also when nobody takes the pieces.
+    async fn backup(&self, extent: Extent, to: mpsc::Sender<Vec<u8>>) -> Result<(), StoreError>;
+
+    /// Reads a backup whole and keeps it beside the store, where nobody sees it. Pieces may be cut anywhere.
+    /// # Errors
+    /// [`StageError`]; nothing is kept then.
+    async fn stage(&self, from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError>;
+
+    /// As batch `seq` of term `epoch`, as [`Store::commit`] would apply it: makes the staged content the content of the
+    /// store, then applies `changes` to it; all of that or nothing, and not before all batches up to `seq - 1`.
+    /// Followers are told [`StoreError::Gone`]. The id of the store and its term stay; the leader loads anew.
+    /// # Errors
+    /// [`StoreError::Deposed`], [`StoreError::Unavailable`] where the disk is full or failing: nothing has changed.
+    async fn restore(
+        &self,
+        epoch: Epoch,
+        seq: Seq,
+        staged: Staged,
+        changes: &[Change],
+    ) -> Result<(), StoreError>;
+
+    /// How much the store occupies, and how much room is left; `None` where nobody on this machine can tell.
+    fn disk(&self) -> Option<Disk> {
+        None
+    }
 
     /// What keeps commits from being applied just now, such as a full disk; for `/ready`. `None`: nothing.
     fn trouble(&self) -> Option<String> {

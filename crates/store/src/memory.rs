@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
+use scheduler::ids::{Epoch, JobName, JobUid, RunKey, Seq};
 use scheduler::run::Record;
 use scheduler::state::{Change, State};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use crate::backup::{
+    BackupError, Content, Extent, Header, Line, Reader, ReaderGone, StageError, Staged, Writer,
+};
 use crate::facts::{Facts, first_uid};
 use crate::{
     Applied, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Retention, Store, StoreError, Term,
@@ -47,6 +51,15 @@ pub enum Refusal {
     },
 }
 
+/// Whether a batch of the present term is the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// It has been applied.
+    Past,
+    /// It comes now.
+    Now,
+}
+
 impl MemoryCore {
     /// An empty store. The salt (20 bits) tells its uids from those of other stores.
     pub fn new(salt: u32) -> Self {
@@ -82,6 +95,16 @@ impl MemoryCore {
     /// # Errors
     /// [`Refusal`].
     pub fn commit(&mut self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Refusal> {
+        if self.turn(epoch, seq)? == Turn::Now {
+            self.term.seq = seq;
+            self.make(changes);
+            self.log(changes.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Whether a batch is the next one.
+    fn turn(&self, epoch: Epoch, seq: Seq) -> Result<Turn, Refusal> {
         if epoch != self.term.epoch || seq <= self.began {
             let Term { epoch: present, seq: last } = self.term;
             let reason = format!(
@@ -91,21 +114,10 @@ impl MemoryCore {
             return Err(Refusal::Deposed(Deposed { reason }));
         }
         if seq <= self.term.seq {
-            return Ok(());
+            return Ok(Turn::Past);
         }
         let next = Seq(self.term.seq.0 + 1);
-        if seq != next {
-            return Err(Refusal::Early { next });
-        }
-        self.term.seq = seq;
-        for change in changes {
-            self.state.apply(change);
-            if let Change::Append(record) = change {
-                self.append(record);
-            }
-        }
-        self.log(changes.to_vec());
-        Ok(())
+        if seq == next { Ok(Turn::Now) } else { Err(Refusal::Early { next }) }
     }
 
     /// Everything, as of the last applied batch.
@@ -174,6 +186,83 @@ impl MemoryCore {
         self.kept_since.get(&job).copied()
     }
 
+    /// A backup, see [`Store::backup`]. To be called on a thread for blocking work.
+    fn backup(&self, extent: Extent, to: &mpsc::Sender<Vec<u8>>) -> Result<(), ReaderGone> {
+        if extent == Extent::WithoutHistory {
+            let mut without = self.clone();
+            without.prune(Retention { age_max: Duration::MAX, count_max: 0 }, Timestamp::now());
+            return without.write_backup(extent, to);
+        }
+        self.write_backup(extent, to)
+    }
+
+    fn write_backup(&self, extent: Extent, to: &mpsc::Sender<Vec<u8>>) -> Result<(), ReaderGone> {
+        // Named one by one: whoever adds a field is asked here whether it belongs into a backup.
+        let Self {
+            term,
+            began: _,
+            state,
+            log: _,
+            records,
+            records_of: _,
+            by_key: _,
+            kept_since,
+            next_record: _,
+        } = self;
+        let changes = changes_of(state);
+        let lines = changes.len() + records.len() + kept_since.len();
+        let header = Header {
+            format: crate::format::VERSION,
+            kind: "memory".into(),
+            term: *term,
+            taken: Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default(),
+            program: env!("CARGO_PKG_VERSION").into(),
+            lines: lines as u64,
+            extent,
+        };
+        let mut writer = Writer::begin(&header, to)?;
+        for change in &changes {
+            writer.change(change)?;
+        }
+        for (_, record) in records.values() {
+            writer.change(&Change::Append(record.clone()))?;
+        }
+        for (job, since) in kept_since {
+            let named =
+                || records.values().find(|(facts, _)| facts.job == *job).map(|(facts, _)| facts.name.clone());
+            let name = state.jobs.get(job).map(|job| job.name.clone()).or_else(named);
+            writer.kept(*job, name.as_ref().map_or("unnamed", JobName::as_str), since.as_millisecond())?;
+        }
+        writer.end()
+    }
+
+    /// Takes the content of another store, see [`Store::restore`].
+    fn replace(&mut self, content: Self, seq: Seq, changes: &[Change]) {
+        let (term, began) = (Term { epoch: self.term.epoch, seq }, self.began);
+        *self = Self { term, began, log: VecDeque::new(), ..content };
+        self.make(changes);
+    }
+
+    /// Makes changes to state and history.
+    fn make(&mut self, changes: &[Change]) {
+        for change in changes {
+            self.state.apply(change);
+            if let Change::Append(record) = change {
+                self.append(record);
+            }
+        }
+    }
+
+    /// Adds a line of a backup.
+    fn add(&mut self, line: Line) {
+        match line {
+            Line::Record(change) => self.make(std::slice::from_ref(&change)),
+            Line::Kept(job, _, since) => {
+                self.kept_since.insert(job, since);
+            }
+        }
+    }
+
     /// See [`Store::prune`].
     pub fn prune(&mut self, retention: Retention, now: Timestamp) -> u64 {
         let oldest = now.checked_sub(retention.age_max).unwrap_or(Timestamp::MIN);
@@ -223,6 +312,19 @@ impl MemoryCore {
             self.log.pop_front();
         }
     }
+}
+
+/// All of a state, as the changes that make it of nothing.
+fn changes_of(state: &State) -> Vec<Change> {
+    // Named one by one: whoever adds a field is asked here to add it.
+    let State { meta, jobs, progress, runs, joins, fanouts } = state;
+    let mut changes = vec![Change::Meta(*meta)];
+    changes.extend(jobs.values().cloned().map(Change::PutJob));
+    changes.extend(progress.iter().map(|(uid, progress)| Change::PutProgress(*uid, progress.clone())));
+    changes.extend(runs.values().cloned().map(Change::PutRun));
+    changes.extend(joins.values().cloned().map(Change::PutJoin));
+    changes.extend(fanouts.values().cloned().map(Change::PutFanout));
+    changes
 }
 
 /// One node's handle on a store in memory. Several handles contend as several nodes do.
@@ -374,6 +476,63 @@ impl Store for MemoryStore {
 
     async fn kept_since(&self, job: JobUid) -> Result<Option<Timestamp>, StoreError> {
         Ok(self.inner().core.kept_since(job))
+    }
+
+    async fn backup(&self, extent: Extent, to: mpsc::Sender<Vec<u8>>) -> Result<(), StoreError> {
+        let core = self.inner().core.clone();
+        let work = tokio::task::spawn_blocking(move || core.backup(extent, &to));
+        let done =
+            work.await.map_err(|error| StoreError::Unavailable(format!("reading stopped: {error}")))?;
+        Ok(done?)
+    }
+
+    async fn stage(&self, mut from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
+        let mut content = MemoryCore::new(0);
+        let mut reader = Reader::default();
+        while let Some(piece) = from.recv().await {
+            reader.feed(&piece, |_, line| {
+                content.add(line);
+                Ok::<_, BackupError>(())
+            })?;
+        }
+        let header = reader.finish()?;
+        let records = content.records.len() as u64;
+        Ok(Staged { header, records, content: Content::Memory(Box::new(content)) })
+    }
+
+    async fn restore(
+        &self,
+        epoch: Epoch,
+        seq: Seq,
+        staged: Staged,
+        changes: &[Change],
+    ) -> Result<(), StoreError> {
+        let content = match staged.content {
+            Content::Memory(content) => content,
+            #[cfg(feature = "sqlite")]
+            Content::Sqlite(_) => {
+                return Err(StoreError::Unavailable("this was staged beside another store".into()));
+            }
+        };
+        let mut content = Some(content);
+        let verdict = self
+            .when(|inner| {
+                if inner.leader.as_ref().is_none_or(|(node, _)| *node != self.node) {
+                    return Some(Err(Deposed { reason: "the right to lead is gone".into() }));
+                }
+                match inner.core.turn(epoch, seq) {
+                    Ok(Turn::Past) => Some(Ok(())),
+                    Ok(Turn::Now) => {
+                        inner.core.replace(*content.take()?, seq, changes);
+                        Some(Ok(()))
+                    }
+                    Err(Refusal::Deposed(deposed)) => Some(Err(deposed)),
+                    Err(Refusal::Early { .. }) => None,
+                }
+            })
+            .await;
+        self.announce();
+        Ok(verdict?)
     }
 
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {

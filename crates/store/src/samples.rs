@@ -225,6 +225,7 @@ fn runs() -> Vec<(&'static str, Run)> {
         ("run: kill timed out", running(live(Some(KillReason::TimedOut)))),
         ("run: kill replaced", running(live(Some(KillReason::Replaced)))),
         ("run: kill deleted", running(live(Some(KillReason::Deleted)))),
+        ("run: kill restored", running(live(Some(KillReason::Restored)))),
         (
             "run: waiting",
             Run {
@@ -336,7 +337,13 @@ pub fn outcomes() -> Vec<Outcome> {
         Skipped::Withdrawn,
         Skipped::Cancelled,
     ];
-    let killed = [KillReason::Asked, KillReason::TimedOut, KillReason::Replaced, KillReason::Deleted];
+    let killed = [
+        KillReason::Asked,
+        KillReason::TimedOut,
+        KillReason::Replaced,
+        KillReason::Deleted,
+        KillReason::Restored,
+    ];
     let missed = [Missed::Epsilon, Missed::GaveWay, Missed::NoCatchUp, Missed::CatchUpBound];
     let mut all = vec![Outcome::Succeeded, Outcome::Failed, Outcome::TimedOut, Outcome::Lost];
     all.extend(killed.into_iter().map(Outcome::Killed));
@@ -526,6 +533,7 @@ fn any_kill() -> impl Strategy<Value = KillReason> {
         KillReason::TimedOut,
         KillReason::Replaced,
         KillReason::Deleted,
+        KillReason::Restored,
     ])
 }
 

@@ -53,6 +53,7 @@ pub(super) fn reason(outcome: &Outcome) -> Option<String> {
             KillReason::TimedOut => "it ran longer than maxCompletionTime".into(),
             KillReason::Replaced => "a newer run took its place".into(),
             KillReason::Deleted => "its job was deleted".into(),
+            KillReason::Restored => "a backup was restored that does not know it".into(),
         },
         Outcome::Skipped(rule) => match rule {
             Skipped::Overlaps(run) => format!("run {run} was still busy"),
@@ -259,6 +260,7 @@ fn killing(reason: &KillReason) -> &'static str {
         KillReason::TimedOut => "timedOut",
         KillReason::Replaced => "replaced",
         KillReason::Deleted => "deleted",
+        KillReason::Restored => "restored",
     }
 }
 

@@ -7,6 +7,7 @@ mod jitter;
 mod joins;
 mod launch_loop;
 mod laws;
+mod restore;
 mod runs;
 mod slots;
 mod world;

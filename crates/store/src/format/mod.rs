@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use self::value::{Key, Uid};
 
 /// The version of the format. It grows when an older binary would misread what a newer one writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Stored bytes that are not what this version writes.
 #[derive(Debug, thiserror::Error)]

@@ -68,6 +68,8 @@ enum StoredKillReason {
     TimedOut,
     Replaced,
     Deleted,
+    /// Since version 2.
+    Restored,
 }
 
 /// See [`Attempt`].
@@ -271,6 +273,7 @@ impl From<&KillReason> for StoredKillReason {
             KillReason::TimedOut => Self::TimedOut,
             KillReason::Replaced => Self::Replaced,
             KillReason::Deleted => Self::Deleted,
+            KillReason::Restored => Self::Restored,
         }
     }
 }
@@ -282,6 +285,7 @@ impl From<StoredKillReason> for KillReason {
             StoredKillReason::TimedOut => Self::TimedOut,
             StoredKillReason::Replaced => Self::Replaced,
             StoredKillReason::Deleted => Self::Deleted,
+            StoredKillReason::Restored => Self::Restored,
         }
     }
 }

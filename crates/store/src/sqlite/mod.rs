@@ -4,12 +4,18 @@
 //! thread (`writer.rs`), reading by a few connections that cannot write.
 
 mod checkpoints;
+mod backup;
+mod disk;
 mod history;
+mod inspect;
 mod lock;
 mod mounts;
 mod open;
 mod rows;
 mod writer;
+
+pub(crate) use self::backup::StagedFile;
+pub use self::inspect::{Inspection, inspect};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,22 +28,25 @@ use rusqlite::Connection;
 use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
 use scheduler::run::Record;
 use scheduler::state::{Change, State};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::checkpoints::Checkpoints;
 use self::history::ReadError;
 use self::lock::LeaderLock;
 use self::open::{Place, Schema};
 use self::rows::Batch;
-use self::writer::{Command, Commit, Inbox};
+use self::writer::{Command, Commit, Inbox, Restore};
+use crate::backup::{Content, Extent, StageError, Staged};
 use crate::{
-    Applied, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Retention, Store, StoreError, Term,
+    Applied, Candidate, Deposed, Disk, HistoryPage, HistoryQuery, LastRun, Retention, Store, StoreError, Term,
 };
 
 /// How often a candidate looks whether the lock is free, and a follower whether another process has written.
 const POLL: Duration = Duration::from_millis(200);
 /// Questions answered at the same time; more wait. Two cores need no more, and each costs up to 2 MiB.
 const READERS_MAX: usize = 4;
+/// Backups taken at the same time; more wait.
+const BACKUPS_MAX: usize = 2;
 /// Connections kept open between questions.
 const READERS_IDLE: usize = 2;
 /// Records removed in one transaction: some milliseconds, so that commits hardly notice.
@@ -70,6 +79,8 @@ struct Shared {
     trouble: Mutex<Option<String>>,
     idle_readers: Mutex<Vec<Connection>>,
     readers: Semaphore,
+    /// Backups that are being taken. Each keeps the log from being copied into the database for as long.
+    backups: Semaphore,
 }
 
 /// This handle's term.
@@ -99,6 +110,7 @@ impl SqliteStore {
             trouble: Mutex::new(None),
             idle_readers: Mutex::new(Vec::new()),
             readers: Semaphore::new(READERS_MAX),
+            backups: Semaphore::new(BACKUPS_MAX),
         });
         let checkpoints = Checkpoints::start(&shared.place)?;
         let writer = writer::start(shared.clone(), connection, checkpoints)
@@ -167,6 +179,19 @@ impl Shared {
     fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, StoreError> {
         let idle = self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = idle.map_or_else(|| self.place.reader(), Ok)?;
+        let (answer, connection) = self.read_with(connection, question)?;
+        let mut idle = self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < READERS_IDLE {
+            idle.push(connection);
+        }
+        Ok(answer)
+    }
+
+    fn read_with<T>(
+        &self,
+        connection: Connection,
+        question: impl FnOnce(&Connection) -> Result<T, ReadError>,
+    ) -> Result<(T, Connection), StoreError> {
         if self.place.check(&connection)? == Schema::Older {
             let why = "the store has an older format; it is converted when a node of this version leads";
             return Err(StoreError::Unavailable(why.into()));
@@ -177,11 +202,7 @@ impl Shared {
             ReadError::Store(StoreError::Damaged(why)) => self.place.damaged(&why),
             ReadError::Store(error) => error,
         })?;
-        let mut idle = self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < READERS_IDLE {
-            idle.push(connection);
-        }
-        Ok(answer)
+        Ok((answer, connection))
     }
 }
 
@@ -288,6 +309,42 @@ impl Store for SqliteStore {
         // Also with nothing to do: it says whether this node leads.
         self.ask(|reply| Command::Remove { ids: Vec::new(), forget, reply }).await??;
         Ok(removed)
+    }
+
+    async fn backup(&self, extent: Extent, to: mpsc::Sender<Vec<u8>>) -> Result<(), StoreError> {
+        let _permit = self.shared.backups.acquire().await.expect("the semaphore is never closed");
+        let shared = self.shared.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            // A connection of its own: the others answer questions meanwhile.
+            shared.read_with(shared.place.reader()?, |connection| backup::write(connection, extent, &to))?;
+            Ok(())
+        });
+        work.await.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("reading stopped: {error}"))))
+    }
+
+    async fn stage(&self, from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
+        let place = self.shared.place.clone();
+        let work = tokio::task::spawn_blocking(move || backup::stage(&place, from));
+        work.await
+            .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("reading stopped: {error}")).into()))
+    }
+
+    async fn restore(
+        &self,
+        epoch: Epoch,
+        seq: Seq,
+        staged: Staged,
+        changes: &[Change],
+    ) -> Result<(), StoreError> {
+        let Content::Sqlite(staged) = staged.content else {
+            return Err(StoreError::Unavailable("this was staged beside another store".into()));
+        };
+        let batch = Batch::encode(changes);
+        self.ask(|reply| Command::Restore(Restore { epoch, seq, staged, batch, reply })).await?
+    }
+
+    fn disk(&self) -> Option<Disk> {
+        disk::of(&self.shared.place.dir)
     }
 
     fn trouble(&self) -> Option<String> {

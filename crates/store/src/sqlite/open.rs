@@ -65,6 +65,12 @@ impl Place {
         if !path.try_exists().map_err(|error| cannot_open(&path, &error))? {
             create(dir, &path)?;
         }
+        Self::existing(dir)
+    }
+
+    /// The database in `dir`, which is there.
+    pub(super) fn existing(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join(FILE);
         check_header(&path)?;
         let found = path.metadata().map_err(|error| cannot_open(&path, &error))?;
         let place = Self { dir: dir.into(), device: found.dev(), inode: found.ino(), path };
@@ -222,7 +228,8 @@ fn create(dir: &Path, path: &Path) -> Result<(), StoreError> {
     made.map_err(|error| cannot_open(path, &error))
 }
 
-fn fill(draft: &Path, id: &str, salt: u32) -> rusqlite::Result<()> {
+/// Makes an empty database.
+pub(super) fn fill(draft: &Path, id: &str, salt: u32) -> rusqlite::Result<()> {
     let mut connection = Connection::open(draft)?;
     connection.pragma_update(None, "application_id", APPLICATION)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
-use scheduler::ids::{Cycle, JobUid};
+use scheduler::ids::{Cycle, JobName, JobUid};
 use scheduler::state::Change;
 
 use crate::facts::Facts;
@@ -135,6 +135,7 @@ impl Ledger {
 
 /// Writes batches within one transaction.
 pub(super) struct RowWriter<'c> {
+    connection: &'c Connection,
     ledger: &'c mut Ledger,
     block: Option<Block>,
     counters: CachedStatement<'c>,
@@ -155,6 +156,7 @@ impl<'c> RowWriter<'c> {
     pub(super) fn new(connection: &'c Connection, ledger: &'c mut Ledger) -> rusqlite::Result<Self> {
         let sql = |text| connection.prepare_cached(text);
         Ok(Self {
+            connection,
             ledger,
             block: None,
             counters: sql("UPDATE meta SET value = ?1 WHERE name = 'counters'")?,
@@ -186,6 +188,15 @@ impl<'c> RowWriter<'c> {
 
     /// Writes one batch and its entry in the log.
     pub(super) fn write(&mut self, seq: i64, epoch: i64, batch: &Batch) -> rusqlite::Result<()> {
+        self.write_rows(batch)?;
+        self.log.execute(params![seq, epoch, batch.text.as_bytes()])?;
+        self.ledger.log.push_back((seq, batch.text.len()));
+        self.ledger.log_bytes += batch.text.len();
+        Ok(())
+    }
+
+    /// Writes one batch that followers do not hear of.
+    pub(super) fn write_rows(&mut self, batch: &Batch) -> rusqlite::Result<()> {
         for row in &batch.rows {
             match row {
                 Row::Counters(value) => self.counters.execute(params![&batch.text[value.clone()]])?,
@@ -205,9 +216,15 @@ impl<'c> RowWriter<'c> {
                 Row::Append(entry) => self.append(entry, batch)?,
             };
         }
-        self.log.execute(params![seq, epoch, batch.text.as_bytes()])?;
-        self.ledger.log.push_back((seq, batch.text.len()));
-        self.ledger.log_bytes += batch.text.len();
+        Ok(())
+    }
+
+    /// Notes since when the history of a job is whole.
+    pub(super) fn keep(&self, job: JobUid, name: &JobName, since: Timestamp) -> rusqlite::Result<()> {
+        let sql =
+            "INSERT INTO history_jobs VALUES (?1, ?2, ?3) ON CONFLICT (job) DO UPDATE SET kept_since = ?3";
+        let values = params![integer(job), name.as_str(), since.as_millisecond()];
+        self.connection.prepare_cached(sql)?.execute(values)?;
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::Shared;
 use super::checkpoints::Checkpoints;
+use super::backup::{self, StagedFile};
 use super::lock::LeaderLock;
 use super::open::{Schema, migrate};
 use super::rows::{Batch, Ledger, RowWriter, forget_jobs, remove_records};
@@ -38,6 +39,8 @@ pub(super) enum Command {
     Raise { lock: LeaderLock, reply: oneshot::Sender<Result<(Term, LeaderLock), StoreError>> },
     /// Remove records of the history.
     Remove { ids: Vec<i64>, forget: Vec<i64>, reply: oneshot::Sender<Result<u64, StoreError>> },
+    /// Put staged content in the place of everything.
+    Restore(Restore),
     /// End the term after everything that came before.
     Resign { reply: oneshot::Sender<()> },
     /// The store is being dropped.
@@ -50,6 +53,15 @@ pub(super) struct Commit {
     pub(super) seq: Seq,
     pub(super) batch: Batch,
     pub(super) reply: oneshot::Sender<Result<(), Deposed>>,
+}
+
+/// Staged content, and the batch that makes it current.
+pub(super) struct Restore {
+    pub(super) epoch: Epoch,
+    pub(super) seq: Seq,
+    pub(super) staged: StagedFile,
+    pub(super) batch: Batch,
+    pub(super) reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
 /// What waits for the writer.
@@ -128,6 +140,12 @@ impl Writer {
                         self.flush();
                         // Whoever asked may have gone; the records are removed all the same.
                         let _ = reply.send(self.remove(&ids, &forget));
+                    }
+                    Command::Restore(order) => {
+                        self.flush();
+                        let done = self.restore(&order);
+                        // Whoever asked may have gone; it is done all the same.
+                        let _ = order.reply.send(done);
                     }
                     Command::Resign { reply } => {
                         self.flush();
@@ -340,6 +358,33 @@ impl Writer {
             self.ledger = None;
         }
         Ok(removed.ok_or_else(gone)?)
+    }
+
+    /// One transaction: all of the old content goes, all of the staged one comes, and the term record moves.
+    fn restore(&mut self, order: &Restore) -> Result<(), StoreError> {
+        let epoch = self.shared.leads().filter(|epoch| *epoch == order.epoch);
+        let epoch = epoch.ok_or_else(|| Deposed { reason: "only the leader restores".into() })?;
+        let place = self.shared.place.clone();
+        self.ledger = None;
+        let done = backup::swap(&mut self.connection, &order.staged, |transaction| {
+            let record = TermRecord::read(transaction)?;
+            let next = Seq(record.seq + 1);
+            if record.epoch != epoch.0 || order.seq != next {
+                return Ok(Err(Deposed {
+                    reason: format!("batch {} of epoch {} is not the next one", order.seq.0, epoch.0),
+                }));
+            }
+            backup::copy(transaction)?;
+            let mut ledger = Ledger::read(transaction)?;
+            let mut writer = RowWriter::new(transaction, &mut ledger)?;
+            writer.write_rows(&order.batch)?;
+            writer.finish()?;
+            record.advance(transaction, next.0)?;
+            Ok(Ok(()))
+        });
+        done.map_err(|error: rusqlite::Error| place.meaning(&error))??;
+        self.shared.applied.send_replace(order.seq.0);
+        Ok(())
     }
 
     /// Makes use of a quiet moment. What fails here is tried again at the next one.
