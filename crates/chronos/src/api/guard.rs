@@ -77,7 +77,9 @@ fn form(request: &Request) -> Result<(), ApiError> {
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     let needed = has_body || essence.is_some() || request.method() == Method::POST;
-    if !needed || essence == Some("application/json") {
+    // Neither can be sent by a page of another site without asking first.
+    let lines = essence == Some(super::backup::LINES) && request.uri().path() == "/v1/restore";
+    if !needed || lines || essence == Some("application/json") {
         return Ok(());
     }
     let found = essence.map_or_else(|| "nothing".into(), |t| format!("`{t}`"));

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engine::Readiness;
+use jiff::Timestamp;
 use scheduler::run::RunState;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -12,6 +13,7 @@ use utoipa::ToSchema;
 use super::ApiContext;
 use super::load::Load;
 use crate::node::Role;
+use crate::wire::job::instant;
 
 /// Answers here, always.
 #[utoipa::path(get, path = "/ping", tag = "node", responses((status = 200, body = String)))]
@@ -131,6 +133,17 @@ pub(super) struct StatusView {
     store: &'static str,
     /// Kind of the engine.
     engine: &'static str,
+    /// What its clock says.
+    time: String,
+    /// The zone data that due times are computed with.
+    #[serde(rename = "zoneData")]
+    zone_data: String,
+    /// What the store occupies on a disk of this machine, in bytes.
+    #[serde(rename = "storeBytes")]
+    store_bytes: Option<u64>,
+    /// Bytes that are free on that disk.
+    #[serde(rename = "diskFree")]
+    disk_free: Option<u64>,
 }
 
 /// This node and what it knows of the cluster.
@@ -142,6 +155,7 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
         Role::Starting | Role::Standby => None,
     };
     let node = &ctx.node;
+    let disk = node.store.disk();
     Json(StatusView {
         node: node.identity.node.clone(),
         version: node.identity.version.clone(),
@@ -153,6 +167,10 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
         runs: Live::of(&ctx),
         store: node.store.kind(),
         engine: node.engine.name(),
+        time: instant(Timestamp::now()),
+        zone_data: node.zones.data().name(),
+        store_bytes: disk.map(|disk| disk.used),
+        disk_free: disk.map(|disk| disk.free),
     })
 }
 

@@ -4,7 +4,9 @@
 //! a group of endpoints, but for [`error`], [`view`], [`why`] and what `guard` does for all of them.
 //! **Invariant:** every answer that is not 2xx is JSON of the form [`error::ErrorBody`].
 
+mod backup;
 mod classic;
+mod definitions;
 pub mod error;
 mod events;
 mod extract;
@@ -19,6 +21,7 @@ mod runs;
 pub mod view;
 pub mod why;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +62,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// What bounds the launches of this node where it leads; for `why` and the metrics.
     pub limits: Limits,
+    /// Where the server keeps what is its own.
+    pub data_dir: Option<PathBuf>,
 }
 
 /// How long a write may take. The store tries for ever; a client does not.
@@ -137,11 +142,14 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(jobs::why))
         .routes(routes!(jobs::pause))
         .routes(routes!(jobs::resume))
+        .routes(routes!(definitions::list))
         .routes(routes!(runs::list))
         .routes(routes!(runs::show, runs::kill))
         .routes(routes!(runs::why))
         .routes(routes!(output::read))
         .routes(routes!(events::stream))
+        .routes(routes!(backup::take))
+        .routes(routes!(backup::restore))
         .routes(routes!(health::status))
         .routes(routes!(health::ping))
         .routes(routes!(health::health))

@@ -1,5 +1,7 @@
 //! The API over a real node with a store in memory and an engine without processes.
 
+mod backup;
+
 use std::time::Duration;
 
 use axum::Router;
@@ -71,6 +73,7 @@ impl Server {
             loopback: true,
             hosts: vec!["known.example".into()],
             limits: Limits::default(),
+            data_dir: None,
         });
         let app = router(ApiContext { node: node.clone(), metrics: metrics::detached(), settings });
         Self { app, node, machine, _task: task }

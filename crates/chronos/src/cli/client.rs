@@ -77,6 +77,24 @@ impl Client {
         Ok(piece.map(Into::into))
     }
 
+    /// Sends bytes that may take long, and waits as long for what comes of them. Never repeated.
+    pub(crate) async fn send(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        content_type: &str,
+        body: reqwest::Body,
+    ) -> Result<Answer, Failure> {
+        let request = self.http.post(self.url(path)).query(query).header("content-type", content_type);
+        let response = request.body(body).send().await.map_err(|e| self.lost(e))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|e| self.lost(e))?;
+        if !status.is_success() {
+            return Err(refused(status, &body));
+        }
+        Ok(Answer { body: serde_json::from_slice(&body).unwrap_or_default() })
+    }
+
     async fn accepted(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
         let response = request.send().await.map_err(|e| self.unreachable(e))?;
         let status = response.status();

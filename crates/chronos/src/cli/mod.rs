@@ -1,10 +1,16 @@
 //! The command line: one binary that is server, client and supervisor.
 
 mod apply;
+mod backup;
 mod bench;
 mod client;
+mod completions;
+mod crontab;
+mod doctor;
+mod export;
 mod failure;
 mod logs;
+mod progress;
 mod queries;
 mod requests;
 mod server;
@@ -51,6 +57,9 @@ enum Command {
     /// Measure in 20 seconds what this machine and the disk of a data folder can do
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
+    /// Print a script that completes the command line
+    #[command(after_help = completions::HELP)]
+    Completions(completions::CompletionsArgs),
     /// Parent of all tasks of a data folder; started by the server
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -92,6 +101,20 @@ enum Ask {
     Next(NextArgs),
     /// Let the children of a job go on as if it had succeeded
     MarkSuccess(JobArgs),
+    /// Write everything that the server keeps into a file, while it goes on
+    #[command(after_help = backup::BACKUP_HELP)]
+    Backup(backup::BackupArgs),
+    /// Put a backup in the place of everything that the server keeps, while it runs
+    #[command(after_help = backup::RESTORE_HELP)]
+    Restore(backup::RestoreArgs),
+    /// Write the definitions of jobs, ready to be applied again
+    #[command(after_help = export::HELP)]
+    Export(export::ExportArgs),
+    /// Make jobs of what another scheduler has
+    Import(crontab::ImportArgs),
+    /// Check the server, its store and its jobs, and say what to do about what is found
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::DoctorArgs),
 }
 
 const SERVER_HELP: &str = "\
@@ -168,6 +191,9 @@ struct BenchArgs {
     output: Format,
 }
 
+/// Where a server listens that nobody told otherwise.
+const SERVER: &str = "http://127.0.0.1:4400";
+
 /// Where the server is and how to answer.
 #[derive(Clone, Debug, Args)]
 struct ClientArgs {
@@ -177,7 +203,7 @@ struct ClientArgs {
         env = "CHRONOS_SERVER",
         hide_env_values = true,
         value_name = "URL",
-        default_value = "http://127.0.0.1:4400"
+        default_value = SERVER
     )]
     server: String,
     /// `table` is for people, `json` for scripts
@@ -332,6 +358,7 @@ pub fn main() -> ExitCode {
         Command::Supervise(args) => server::supervise(&args.dir),
         Command::Launch => return engine::local::launch::run(),
         Command::Bench(args) => client_runtime().and_then(|runtime| runtime.block_on(bench::run(args))),
+        Command::Completions(args) => completions::run(&args, command()),
         Command::Ask(what) => client_runtime().and_then(|runtime| runtime.block_on(ask(what))),
     };
     match done {
@@ -348,13 +375,15 @@ pub fn main() -> ExitCode {
 /// The commands, with flags that may be written with dashes too.
 fn command() -> clap::Command {
     fn with_dashes(command: clap::Command) -> clap::Command {
-        command.mut_args(|arg| match arg.get_long().filter(|long| long.contains('_')) {
-            Some(long) => {
-                let dashed = long.replace('_', "-");
-                arg.alias(dashed)
-            }
-            None => arg,
-        })
+        command
+            .mut_args(|arg| match arg.get_long().filter(|long| long.contains('_')) {
+                Some(long) => {
+                    let dashed = long.replace('_', "-");
+                    arg.alias(dashed)
+                }
+                None => arg,
+            })
+            .mut_subcommands(with_dashes)
     }
     Cli::command().mut_subcommands(with_dashes)
 }
@@ -378,6 +407,11 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Delete(args) => requests::delete(&client(&args.client)?, &args).await,
         Ask::Pause(args) => requests::pause(&client(&args.client)?, &args).await,
         Ask::Resume(args) => requests::resume(&client(&args.client)?, &args).await,
+        Ask::Backup(args) => backup::backup(&args).await,
+        Ask::Restore(args) => backup::restore(&args).await,
+        Ask::Export(args) => export::run(&args).await,
+        Ask::Import(args) => crontab::import(&args).await,
+        Ask::Doctor(args) => doctor::run(&args).await,
         Ask::MarkSuccess(args) => requests::mark_success(&client(&args.client)?, &args).await,
     }
 }

@@ -151,7 +151,7 @@ pub(crate) async fn run_of(client: &Client, target: &str, latest: Latest) -> Res
 }
 
 /// At most `limit` items of all pages.
-async fn pages(
+pub(crate) async fn pages(
     client: &Client,
     path: &[&str],
     query: Vec<(&str, String)>,

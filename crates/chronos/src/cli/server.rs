@@ -122,6 +122,7 @@ async fn serve(config: &Config, zones: Zones) -> Result<(), Failure> {
             loopback: address.ip().is_loopback(),
             hosts: config.hostname.clone(),
             limits: config.limits.clone(),
+            data_dir: Some(config.data_dir.canonicalize()?),
         }),
     });
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();

@@ -19,13 +19,14 @@ use scheduler::request::RequestId;
 use scheduler::run::{Outcome, Record, RunState, Skipped};
 use scheduler::state::{Change, State};
 use scheduler::{Effect, Event, QuickFailures, Scheduler, Settings};
-use store::{Applied, Deposed, Term};
+use store::{Applied, Deposed, StoreError, Term};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use super::effects::{Effects, Report, news_of};
 use super::life::{Life, stopped};
-use super::{Ask, AskError, Role};
+use super::restore::{self, Place};
+use super::{Ask, AskError, Restore, RestoreError, Role};
 
 /// Batches that may be on their way to the store while further ones are decided.
 const IN_FLIGHT_MAX: usize = 8;
@@ -40,6 +41,8 @@ pub(super) enum Ended {
     Stopped,
     /// Another leads, or may.
     Deposed(String),
+    /// Something else is in the store now; this node still leads.
+    Restored,
 }
 
 type Reply = oneshot::Sender<Result<(scheduler::request::Answer, Seq), AskError>>;
@@ -78,6 +81,7 @@ pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
     let (reports, mut reported) = mpsc::unbounded_channel();
     let effects = Effects::new(life.options.engine.clone(), term.epoch, life.options.kill_grace, reports);
     effects.begin_term(core.open_tasks());
+    effects.end_strays(std::mem::take(&mut life.strays));
     let mut driver = Driver {
         core,
         effects,
@@ -106,8 +110,15 @@ impl Driver<'_> {
         let mut stop = self.life.stop.clone();
         let mut commits = FuturesOrdered::new();
         let mut stopping = false;
+        let mut restoring = None;
         loop {
-            let room = commits.len() < IN_FLIGHT_MAX && !stopping;
+            if commits.is_empty()
+                && let Some(order) = restoring.take()
+                && let Some(ended) = self.restore(order).await
+            {
+                return ended;
+            }
+            let room = commits.len() < IN_FLIGHT_MAX && !stopping && restoring.is_none();
             let wait = self.until_wake();
             let mut events: Vec<Event> = Vec::new();
             tokio::select! {
@@ -128,6 +139,10 @@ impl Driver<'_> {
                         self.effects.finish().await;
                         return Ended::Stopped;
                     }
+                    continue;
+                }
+                Some(order) = self.life.restores.recv(), if room => {
+                    restoring = Some(order);
                     continue;
                 }
                 Some(report) = reported.recv(), if room => {
@@ -161,6 +176,29 @@ impl Driver<'_> {
                 });
             }
         }
+    }
+
+    /// All that was decided is durable: now another content may take its place. `None` if it was not to be.
+    async fn restore(&mut self, order: Restore) -> Option<Ended> {
+        self.effects.finish().await;
+        let store = self.life.options.store.clone();
+        let place =
+            Place { store: &*store, present: self.core.state(), epoch: self.term.epoch, seq: self.seq };
+        let (answer, ended) = match restore::restore(place, order.staged, order.undo).await {
+            Ok((restored, strays)) => {
+                self.life.strays = strays;
+                (Ok(restored), Some(Ended::Restored))
+            }
+            Err(RestoreError::Store(StoreError::Deposed(Deposed { reason }))) => {
+                (Err(RestoreError::NotLeading), Some(Ended::Deposed(reason)))
+            }
+            Err(problem) => {
+                warn!(%problem, "nothing was restored");
+                (Err(problem), None)
+            }
+        };
+        let _ = order.answer.send(answer); // The asker may have gone.
+        ended
     }
 
     /// Steps the events, then whatever else waits, into as many batches as their sizes need.

@@ -21,6 +21,8 @@ const ORDER_VALID: Duration = Duration::from_secs(10);
 const ENGINE_RETRY: Duration = Duration::from_secs(1);
 /// Before a task that nobody could tell anything about is asked for again.
 const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
+/// After so long a term has launched what was due when it began.
+const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
 /// Orders on their way to the engine at once.
 const ORDERS_MAX: usize = 512;
 /// Tasks in one reconciliation.
@@ -94,6 +96,14 @@ impl Effects {
                 }
             }
         });
+    }
+
+    /// Asks for tasks that this term may not know, once it has had time to launch, and thereby adopt, those that it wants:
+    /// the scheduler has the others ended when it hears of them.
+    pub(super) fn end_strays(&self, tasks: Vec<TaskId>) {
+        if !tasks.is_empty() {
+            tokio::spawn(self.clone().ask_later(tasks, ADOPTED_WITHIN));
+        }
     }
 
     /// Waits until all orders that were released have reached the engine, but not long.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use engine::{Engine, Keep};
 use jiff::Timestamp;
-use scheduler::ids::{Epoch, Seq};
+use scheduler::ids::{Epoch, Seq, TaskId};
 use scheduler::limits::Limits;
 use scheduler::schedule::Zones;
 use scheduler::state::State;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::driver::{self, Ended};
-use super::{Ask, AskError, Node, Role, Status};
+use super::{Ask, AskError, Node, Restore, RestoreError, Role, Status};
 
 /// What a node is made of.
 pub struct NodeOptions {
@@ -70,6 +70,9 @@ pub(super) struct Life {
     pub(super) projection: ProjectionHandle,
     pub(super) status: watch::Sender<Status>,
     pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) restores: mpsc::Receiver<Restore>,
+    /// Tasks that the term before a restore knew, and that nobody may know any more.
+    pub(super) strays: Vec<TaskId>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -79,6 +82,8 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
     let projection = ProjectionHandle::new(nothing);
     let (status, status_now) = watch::channel(Status { role: Role::Starting, troubles: Vec::new() });
     let (asks, asked) = mpsc::channel(Node::ASKS_MAX);
+    // One at a time: who comes while one is under way is told so.
+    let (restores, restored) = mpsc::channel(1);
     let (stop, stopped) = watch::channel(false);
     let node = Node {
         identity: Arc::new(options.identity.clone()),
@@ -88,8 +93,17 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         zones: options.zones.clone(),
         status: status_now,
         asks,
+        restores,
     };
-    let life = Life { options, projection, status, asks: asked, stop: stopped };
+    let life = Life {
+        options,
+        projection,
+        status,
+        asks: asked,
+        restores: restored,
+        strays: Vec::new(),
+        stop: stopped,
+    };
     (node, NodeTask { stop, life: tokio::spawn(life.run()) })
 }
 
@@ -113,11 +127,20 @@ impl Life {
                 }
                 None => Ended::Stopped,
             };
+            let deposed = match ended {
+                Ended::Restored => {
+                    // Leads on: what it has learned about tasks is not to be had elsewhere.
+                    self.say(Role::Preparing(term.epoch), Vec::new());
+                    continue;
+                }
+                Ended::Stopped => None,
+                Ended::Deposed(reason) => Some(reason),
+            };
             self.say(Role::Standby, Vec::new());
             self.options.store.resign().await;
-            match ended {
-                Ended::Stopped => info!(epoch = term.epoch.0, "resigned"),
-                Ended::Deposed(reason) => warn!(epoch = term.epoch.0, reason, "deposed"),
+            match deposed {
+                None => info!(epoch = term.epoch.0, "resigned"),
+                Some(reason) => warn!(epoch = term.epoch.0, reason, "deposed"),
             }
         }
     }
@@ -147,6 +170,7 @@ impl Life {
                     result = &mut attempt => break result,
                     () = stopped(&mut stop) => break Err(StoreError::Unavailable("stopped".into())),
                     Some(ask) = self.asks.recv() => { let _ = ask.answer.send(Err(AskError::NotLeading)); }
+                    Some(order) = self.restores.recv() => { let _ = order.answer.send(Err(RestoreError::NotLeading)); }
                     _ = telling.tick() => {
                         let leader = store.leader().await.filter(|leader| leader.node != candidate.node || leader.pid != candidate.pid);
                         if leader.is_some() && leader != told {

@@ -3,15 +3,19 @@
 mod driver;
 mod effects;
 mod life;
+mod restore;
 
 pub use life::{NodeOptions, NodeTask, start};
+pub(crate) use restore::{Restore, RestoreError, Restored};
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::Engine;
 use scheduler::ids::{Epoch, Seq};
 use scheduler::request::{Answer, Refusal, Request};
 use scheduler::schedule::Zones;
+use store::backup::Staged;
 use store::projection::ProjectionHandle;
 use store::{Candidate, Store};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,6 +35,7 @@ pub struct Node {
     pub engine: Arc<dyn Engine>,
     status: watch::Receiver<Status>,
     asks: mpsc::Sender<Ask>,
+    restores: mpsc::Sender<Restore>,
 }
 
 /// A request on its way to the driver.
@@ -93,6 +98,21 @@ impl Node {
             mpsc::error::TrySendError::Closed(_) => AskError::NotLeading,
         })?;
         reply.await.unwrap_or(Err(AskError::OutcomeUnknown))
+    }
+
+    /// Puts a backup in the place of everything. Ends the term: requests under way may learn that their outcome is
+    /// unknown, and the next term begins at once.
+    /// # Errors
+    /// See [`RestoreError`].
+    pub(crate) async fn restore(
+        &self,
+        staged: Staged,
+        undo: Option<PathBuf>,
+    ) -> Result<Restored, RestoreError> {
+        let (answer, reply) = oneshot::channel();
+        let order = Restore { staged, undo, answer };
+        self.restores.try_send(order).map_err(|_| RestoreError::NotLeading)?;
+        reply.await.unwrap_or(Err(RestoreError::NotLeading))
     }
 
     /// How the node is doing now.

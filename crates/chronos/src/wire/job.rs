@@ -652,6 +652,35 @@ pub fn write(
     written
 }
 
+/// Writes what its author said, without counters and without defaults: read again, it is the same definition.
+pub fn definition(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Map<String, Value> {
+    let mut body = body(job);
+    let (rules, default) = (&job.rules, Rules::default());
+    let concurrent = matches!(rules.overlap, Overlap::Allow { .. }) && !body.contains_key("overlap");
+    let mut written = Map::new();
+    for key in ORDER {
+        let value = match *key {
+            "name" => Some(json!(job.name.as_str())),
+            "retries" => (rules.retry.max != default.retry.max).then(|| json!(rules.retry.max)),
+            "disabled" => rules.disabled.then(|| json!(true)),
+            "softError" => rules.soft_error.then(|| json!(true)),
+            "highPriority" => rules.high_priority.then(|| json!(true)),
+            "concurrent" => concurrent.then(|| json!(true)),
+            "maxCompletionTime" => rules.run_max.map(|longest| json!(longest.as_secs())),
+            "parents" => parents(job, &name_of),
+            "schedule" => timetable(job).map(|t| json!(*t.text)),
+            "scheduleTimeZone" => timetable(job).filter(|t| !t.zone.is_empty()).map(|t| json!(*t.zone)),
+            key => body.shift_remove(key),
+        };
+        if let Some(value) = value {
+            written.insert((*key).into(), value);
+        }
+    }
+    // Fields that came after the list above was written.
+    written.append(&mut body);
+    written
+}
+
 fn default(key: &str) -> Option<Value> {
     Some(match key {
         "shell" => json!(true),

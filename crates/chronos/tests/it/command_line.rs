@@ -26,11 +26,18 @@ fn help_of_every_command() {
         "next",
         "mark-success",
         "bench",
+        "completions",
+        "backup",
+        "restore",
+        "export",
+        "import",
+        "doctor",
     ];
     golden("help.txt", &chronos(&["--help"]).success().stdout_text());
     for command in commands {
         golden(&format!("help-{command}.txt"), &chronos(&[command, "--help"]).success().stdout_text());
     }
+    golden("help-import-crontab.txt", &chronos(&["import", "crontab", "--help"]).success().stdout_text());
 }
 
 #[test]

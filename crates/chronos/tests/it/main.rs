@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod backup;
 mod bad_input;
 mod chains;
 mod clock_jumps;
 mod command_line;
 mod crash_audit;
+mod crontab;
 mod data_folder;
+mod doctor;
 mod examples;
 mod golden;
 mod http;

@@ -1,0 +1,350 @@
+//! A crontab as jobs: what each line becomes, with a reason for every line that becomes none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use scheduler::schedule::Zones;
+use serde_json::{Map, Value, json};
+
+use super::lines::{Entry, Form, Line, parse};
+use super::naming::{fingerprint, slug};
+use crate::wire::job::{Door, read_value};
+
+/// Longest comment that becomes a description: longer ones explain the file, not the line.
+const DESCRIPTION_LINES: usize = 3;
+
+/// How a crontab is to be read.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    pub(super) form: Form,
+    /// Whose it is, where its lines do not say.
+    pub(super) user: Option<String>,
+    /// Before every name.
+    pub(super) prefix: String,
+    /// The zone that cron runs in.
+    pub(super) zone: String,
+    /// Shown in labels; `None` for standard input.
+    pub(super) origin: Option<String>,
+}
+
+/// What became of a line.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Told {
+    /// Counted from 1.
+    pub(super) number: usize,
+    pub(super) verdict: Verdict,
+    /// What its author should know; one sentence each.
+    pub(super) notes: Vec<String>,
+}
+
+/// Every line has one.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Verdict {
+    /// It is a job now.
+    Job { name: String, definition: Value },
+    /// It is part of the jobs after it.
+    Setting,
+    /// It says nothing to cron either.
+    Ignored,
+    /// Someone must look at it.
+    Attention,
+}
+
+/// What the settings of a crontab say to the lines after them.
+#[derive(Default)]
+struct Settings {
+    environment: Vec<(String, String)>,
+    owner: Option<String>,
+    zone: Option<String>,
+    shell: Option<String>,
+    delay: Option<u64>,
+}
+
+/// Reads a whole crontab; one answer for every line.
+pub(super) fn convert(bytes: &[u8], reading: &Reading, now: Timestamp) -> Vec<Told> {
+    let lines: Vec<Line> = split(bytes).into_iter().map(|line| parse(line, reading.form)).collect();
+    let mut names = Names::of(&lines, reading);
+    let mut settings = Settings::default();
+    let mut comment: Vec<String> = Vec::new();
+    let mut told = Vec::with_capacity(lines.len());
+    for (i, line) in lines.into_iter().enumerate() {
+        let mut notes = Vec::new();
+        let block = std::mem::take(&mut comment);
+        let verdict = match line {
+            Line::Blank => Verdict::Ignored,
+            Line::Comment(text) => {
+                comment = block;
+                comment.push(text);
+                Verdict::Ignored
+            }
+            Line::Setting { name, value } => settings.take(&name, &value, &mut notes),
+            Line::Wrong(why) => {
+                notes.push(why);
+                Verdict::Attention
+            }
+            Line::Entry(entry) => {
+                let name = names.next(&entry);
+                match job(&name, &entry, &settings, &block, reading, now, &mut notes) {
+                    Ok(definition) => Verdict::Job { name, definition },
+                    Err(why) => {
+                        notes = vec![why];
+                        Verdict::Attention
+                    }
+                }
+            }
+        };
+        told.push(Told { number: i + 1, verdict, notes });
+    }
+    told
+}
+
+/// As an editor counts lines: the end of the last one is not the beginning of another.
+fn split(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    if lines.last().is_some_and(|last| last.is_empty()) {
+        lines.pop();
+    }
+    lines
+}
+
+impl Settings {
+    fn take(&mut self, name: &str, value: &str, notes: &mut Vec<String>) -> Verdict {
+        match name {
+            "MAILTO" => {
+                self.owner = Some(value.to_owned()).filter(|value| !value.is_empty());
+                notes.push(match &self.owner {
+                    Some(_) => "noted as owner; output is kept with each run instead of being mailed".into(),
+                    None => "no mail is wanted, and none is sent".into(),
+                });
+            }
+            "CRON_TZ" => {
+                self.zone = Some(value.to_owned()).filter(|value| !value.is_empty());
+                notes.push("the time zone of the schedules after it".into());
+            }
+            "SHELL" => self.shell = Some(value.to_owned()).filter(|value| value != "/bin/sh"),
+            "RANDOM_DELAY" => match value.parse() {
+                Ok(minutes) => self.delay = Some(minutes).filter(|minutes| *minutes > 0),
+                Err(_) => {
+                    notes.push("`RANDOM_DELAY` is a number of minutes".into());
+                    return Verdict::Attention;
+                }
+            },
+            _ => {
+                if name.contains(['\n', '=']) || name.is_empty() {
+                    notes.push("this is not the name of a variable".into());
+                    return Verdict::Attention;
+                }
+                self.environment.retain(|(known, _)| known != name);
+                self.environment.push((name.into(), value.into()));
+                notes.push("in the environment of the jobs after it".into());
+            }
+        }
+        Verdict::Setting
+    }
+}
+
+/// Names that do not depend on the place of a line, so that an edited crontab can be imported again.
+struct Names {
+    prefix: String,
+    user: Option<String>,
+    /// Commands that are run by several lines: those are told apart by their schedules.
+    several: BTreeSet<(String, String)>,
+    given: BTreeMap<String, usize>,
+}
+
+impl Names {
+    fn of(lines: &[Line], reading: &Reading) -> Self {
+        let (mut seen, mut several) = (BTreeSet::new(), BTreeSet::new());
+        for line in lines {
+            let Line::Entry(entry) = line else { continue };
+            if !seen.insert(identity(entry)) {
+                several.insert(identity(entry));
+            }
+        }
+        let (prefix, user) = (reading.prefix.clone(), reading.user.clone());
+        Self { prefix, user, several, given: BTreeMap::new() }
+    }
+
+    fn next(&mut self, entry: &Entry) -> String {
+        let (user, command) = identity(entry);
+        let user = if user.is_empty() { self.user.clone().unwrap_or_default() } else { user };
+        let schedule = if self.several.contains(&identity(entry)) { entry.schedule.as_str() } else { "" };
+        let mark = fingerprint(&[&user, &command, schedule]);
+        let name = format!("{}{}-{mark}", self.prefix, slug(&entry.command));
+        let count = self.given.entry(name.clone()).or_insert(0);
+        *count += 1;
+        if *count == 1 { name } else { format!("{name}-{count}") }
+    }
+}
+
+fn identity(entry: &Entry) -> (String, String) {
+    let input = entry.input.as_deref().unwrap_or_default();
+    (entry.user.clone().unwrap_or_default(), format!("{}%{input}", entry.command))
+}
+
+fn job(
+    name: &str,
+    entry: &Entry,
+    settings: &Settings,
+    comment: &[String],
+    reading: &Reading,
+    now: Timestamp,
+    notes: &mut Vec<String>,
+) -> Result<Value, String> {
+    if entry.schedule == "@reboot" {
+        return Err("`@reboot` is no time: let the service manager of the machine start it".into());
+    }
+    if entry.schedule.contains('~') {
+        return Err("`~` draws a time by chance: choose one".into());
+    }
+    let mut job = Map::new();
+    job.insert("name".into(), json!(name));
+    job.insert("schedule".into(), json!(entry.schedule));
+    job.insert("scheduleTimeZone".into(), json!(settings.zone.as_ref().unwrap_or(&reading.zone)));
+    let command = match &entry.input {
+        Some(input) => with_input(&entry.command, input),
+        None => entry.command.clone(),
+    };
+    match &settings.shell {
+        Some(shell) => {
+            job.insert("command".into(), json!(shell));
+            job.insert("shell".into(), json!(false));
+            job.insert("arguments".into(), json!(["-c", command]));
+        }
+        None => {
+            job.insert("command".into(), json!(command));
+        }
+    }
+    if let Some(description) = description(comment) {
+        job.insert("description".into(), json!(description));
+    }
+    if let Some(owner) = &settings.owner {
+        job.insert("owner".into(), json!(owner));
+    }
+    if let Some(user) = entry.user.as_ref().or(reading.user.as_ref()) {
+        job.insert("runAsUser".into(), json!(user));
+    }
+    if !settings.environment.is_empty() {
+        let variables =
+            settings.environment.iter().map(|(name, value)| json!({ "name": name, "value": value }));
+        job.insert("environmentVariables".into(), variables.collect());
+    }
+    // As cron does: nothing is tried again or made up for, and nothing waits for the run before it.
+    job.insert("retries".into(), json!(0));
+    job.insert("catchUp".into(), json!("none"));
+    job.insert("overlap".into(), json!("allow"));
+    if let Some(minutes) = settings.delay {
+        job.insert("jitter".into(), json!(format!("{minutes}m")));
+    }
+    if let Some(origin) = &reading.origin {
+        job.insert("labels".into(), json!({ "crontab": origin }));
+    }
+    let definition = Value::Object(job);
+    let read = read_value(&definition, Door::Schedule, &Zones::bundled(), now)
+        .map_err(|problem| format!("{} ({})", problem.message, problem.hint).replace(" ()", ""))?;
+    notes.extend(read.warnings);
+    notes.extend(read.lints.iter().map(ToString::to_string));
+    Ok(definition)
+}
+
+/// Gives a command its input, as cron does: with a line's end after the last line.
+fn with_input(command: &str, input: &str) -> String {
+    let lines: Vec<String> = input.lines().map(|line| format!("'{}'", line.replace('\'', r"'\''"))).collect();
+    let lines = if lines.is_empty() { "''".into() } else { lines.join(" ") };
+    format!("printf '%s\\n' {lines} | {{ {command}\n}}")
+}
+
+/// What stands right above a line, if it seems to be about that line.
+fn description(comment: &[String]) -> Option<String> {
+    let drawn = |line: &String| line.starts_with(['.', '|', '*', '-', '=', '+']) || line.contains("|  |");
+    let text = comment.join(" ").trim().to_owned();
+    let about = !text.is_empty() && comment.len() <= DESCRIPTION_LINES && !comment.iter().any(drawn);
+    about.then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(form: Form) -> Reading {
+        Reading { form, user: None, prefix: String::new(), zone: "UTC".into(), origin: None }
+    }
+
+    fn told(crontab: &str) -> Vec<Told> {
+        convert(crontab.as_bytes(), &reading(Form::User), Timestamp::UNIX_EPOCH)
+    }
+
+    #[track_caller]
+    fn only_job(crontab: &str) -> Value {
+        let mut jobs = told(crontab).into_iter().filter_map(|told| match told.verdict {
+            Verdict::Job { definition, .. } => Some(definition),
+            _ => None,
+        });
+        jobs.next().expect("a job")
+    }
+
+    #[test]
+    fn settings_reach_the_lines_after_them() {
+        let job = only_job(
+            "MAILTO=ops@example.org\nCRON_TZ=Europe/Berlin\nSHELL=/bin/bash\nA=1\nA=2\n# Clean up\n5 4 * * * clean\nA=3\n",
+        );
+        assert_eq!(job["owner"], "ops@example.org");
+        assert_eq!(job["scheduleTimeZone"], "Europe/Berlin");
+        assert_eq!((&job["command"], &job["arguments"]), (&json!("/bin/bash"), &json!(["-c", "clean"])));
+        assert_eq!(job["environmentVariables"], json!([{ "name": "A", "value": "2" }]));
+        assert_eq!(job["description"], "Clean up");
+        assert_eq!(
+            (&job["retries"], &job["catchUp"], &job["overlap"]),
+            (&json!(0), &json!("none"), &json!("allow"))
+        );
+        assert!(job.get("runAsUser").is_none());
+    }
+
+    #[test]
+    fn input_is_given_to_the_command() {
+        let job = only_job("0 0 * * * cat%it's%two\n");
+        assert_eq!(job["command"], "printf '%s\\n' 'it'\\''s' 'two' | { cat\n}");
+    }
+
+    #[test]
+    fn what_has_no_equivalent_is_told() {
+        for line in ["@reboot x", "0~59 * * * * x", "61 * * * * x", "@fortnightly x", "0 0 30 2 * x"] {
+            let told = told(line);
+            assert_eq!(told[0].verdict, Verdict::Attention, "{line}");
+            assert!(!told[0].notes[0].is_empty());
+        }
+        assert_eq!(told("CRON_TZ=Mars/Base\n0 0 * * * x")[1].verdict, Verdict::Attention);
+    }
+
+    #[test]
+    fn names_do_not_depend_on_the_place_of_a_line() {
+        let names = |crontab: &str| -> Vec<String> {
+            let name = |told: Told| match told.verdict {
+                Verdict::Job { name, .. } => Some(name),
+                _ => None,
+            };
+            told(crontab).into_iter().filter_map(name).collect()
+        };
+        let before = names("0 1 * * * a x\n0 2 * * * b y\n");
+        let after = names("0 9 * * * c z\n0 2 * * * b y\n\n0 7 * * * a x\n");
+        assert_eq!([&before[0], &before[1]], [&after[2], &after[1]]);
+        let twice = names("0 1 * * * a\n0 2 * * * a\n0 2 * * * a\n");
+        let different: BTreeSet<_> = twice.iter().collect();
+        assert_eq!(different.len(), 3, "{twice:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_line_is_accounted_for(bytes in proptest::collection::vec(
+            proptest::sample::select(b"\n\n 0*@=%#\\'a\0\xff~/-".to_vec()), 0..200,
+        )) {
+            let told = convert(&bytes, &reading(Form::User), Timestamp::UNIX_EPOCH);
+            let text = String::from_utf8_lossy(&bytes);
+            proptest::prop_assert_eq!(told.len(), text.lines().count());
+            for (i, line) in told.iter().enumerate() {
+                proptest::prop_assert_eq!(line.number, i + 1);
+                proptest::prop_assert!(line.verdict != Verdict::Attention || !line.notes.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! `chronos doctor`: looks at one leg after the other, and says what to do about what does not hold.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use jiff::{SignedDuration, Timestamp};
+use scheduler::state::ZoneData;
+use serde_json::{Value, json};
+use store::sqlite::{Inspection, inspect};
+use store::{Disk, StoreError};
+
+use super::client::Client;
+use super::failure::{Exit, Failure, printable};
+use super::progress::bytes;
+use super::queries::pages;
+use super::{ClientArgs, Format};
+
+pub(super) const HELP: &str = "\
+Each line is good (✓), worth a look (!) or wrong (✗), and says what to do.
+
+Exit codes:
+  0 nothing is wrong   1 something is   4 no server answers   6 the data folder is not usable
+
+Examples:
+  chronos doctor
+  chronos doctor --server http://chronos.example.org:4400 --output json
+  chronos doctor --data_dir /var/lib/chronos      (without a server)";
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Look at this data folder instead of asking a server
+    #[arg(long = "data_dir", value_name = "FOLDER", conflicts_with = "server")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Grade {
+    Good,
+    Look,
+    Wrong,
+}
+
+/// One leg.
+#[derive(Clone, Debug, PartialEq)]
+struct Finding {
+    leg: &'static str,
+    grade: Grade,
+    what: String,
+    /// What to do; empty where there is nothing to do.
+    advice: String,
+}
+
+/// A clock that differs by more is worth a look: people compare times of several machines.
+const CLOCK_MAX: Duration = Duration::from_secs(5);
+/// A slot that is later than this has been forgotten by someone.
+const OVERDUE: SignedDuration = SignedDuration::from_mins(1);
+/// Less room than this is gone within a day of a busy server.
+const FREE_MIN: u64 = 1 << 30;
+/// Less room than this may be gone within the hour.
+const FREE_LEAST: u64 = 100 << 20;
+/// Jobs looked at; beyond, a sample is enough to see that something is wrong.
+const JOBS_MAX: usize = 200_000;
+/// Names in one finding.
+const NAMES_MAX: usize = 5;
+
+pub(super) async fn run(args: &DoctorArgs) -> Result<(), Failure> {
+    let (findings, exit) = match &args.data_dir {
+        Some(folder) => {
+            let found = inspect(folder);
+            let exit = if found.is_err() { Exit::Data } else { Exit::Failed };
+            (of_folder(folder, found), exit)
+        }
+        None => match of_server(&args.client).await {
+            Ok(findings) => (findings, Exit::Failed),
+            Err(failure) if failure.exit == Exit::Unreachable => {
+                (vec![unreachable(&failure)], Exit::Unreachable)
+            }
+            Err(failure) => return Err(failure),
+        },
+    };
+    tell(&findings, args.client.output)?;
+    let wrong = findings.iter().filter(|finding| finding.grade == Grade::Wrong).count();
+    if wrong == 0 {
+        return Ok(());
+    }
+    let what = if wrong == 1 { "1 thing is wrong".into() } else { format!("{wrong} things are wrong") };
+    Err(Failure::new(exit, anyhow::anyhow!("{what}")).hint("the lines marked ✗ say what to do"))
+}
+
+fn tell(findings: &[Finding], format: Format) -> Result<(), Failure> {
+    let word = |grade| match grade {
+        Grade::Good => "good",
+        Grade::Look => "look",
+        Grade::Wrong => "wrong",
+    };
+    if format == Format::Json {
+        let list = findings.iter().map(|finding| {
+            let Finding { leg, grade, what, advice } = finding;
+            json!({ "leg": leg, "grade": word(*grade), "what": what, "advice": advice })
+        });
+        return Ok(super::out_json(&list.collect())?);
+    }
+    for Finding { leg, grade, what, advice } in findings {
+        let mark = match grade {
+            Grade::Good => '✓',
+            Grade::Look => '!',
+            Grade::Wrong => '✗',
+        };
+        let mut lines = format!("{mark} {leg:<8} {}\n", printable(what));
+        if !advice.is_empty() {
+            lines.push_str(&format!("           {}\n", printable(advice)));
+        }
+        super::out(lines.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn good(leg: &'static str, what: impl Into<String>) -> Finding {
+    Finding { leg, grade: Grade::Good, what: what.into(), advice: String::new() }
+}
+
+fn look(leg: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding { leg, grade: Grade::Look, what: what.into(), advice: advice.into() }
+}
+
+fn wrong(leg: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding { leg, grade: Grade::Wrong, what: what.into(), advice: advice.into() }
+}
+
+fn unreachable(failure: &Failure) -> Finding {
+    let chain: Vec<String> = failure.error.chain().map(ToString::to_string).collect();
+    wrong("server", chain.join(": "), failure.hint.clone().unwrap_or_default())
+}
+
+async fn of_server(args: &ClientArgs) -> Result<Vec<Finding>, Failure> {
+    let client = Client::new(&args.server)?;
+    let asked = Timestamp::now();
+    let status = match client.get(&["v1", "status"], &[]).await {
+        Err(failure) if failure.exit != Exit::Unreachable => {
+            let advice = "is there a Chronos server of this version at this URL, and not something else?";
+            return Ok(vec![wrong("server", format!("{}: {}", args.server, failure.error), advice)]);
+        }
+        status => status?,
+    };
+    let answered = Timestamp::now();
+    let mut findings = of_status(&args.server, &status, asked, answered);
+    let jobs = pages(&client, &["v1", "jobs"], Vec::new(), "jobs", JOBS_MAX).await?;
+    findings.extend(of_jobs(&jobs, answered));
+    Ok(findings)
+}
+
+/// What a server says of itself, asked and answered at these times of our own clock.
+fn of_status(server: &str, status: &Value, asked: Timestamp, answered: Timestamp) -> Vec<Finding> {
+    let text = |key: &str| status[key].as_str().unwrap_or_default();
+    let ours = env!("CARGO_PKG_VERSION");
+    let mut findings = vec![if text("version") == ours {
+        good("server", format!("{server} answers: Chronos {ours}, node {}", text("node")))
+    } else {
+        let what = format!("{server} answers: Chronos {}, but this is {ours}", text("version"));
+        look("server", what, "use the same version on both sides: commands may not fit the server")
+    }];
+    let leader = status["leader"].as_str().unwrap_or("nobody");
+    findings.push(match text("role") {
+        "leading" => good("leader", format!("it leads, in term {}", status["epoch"])),
+        "standby" if leader != "nobody" => good("leader", format!("it stands by; {leader} leads")),
+        "standby" => wrong("leader", "nobody leads, so nothing is started", "see the log of the nodes"),
+        role => look("leader", format!("it is {role}"), "ask again in a moment; if it stays so, see its log"),
+    });
+    let reasons: Vec<&str> =
+        status["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let (store, engine) = (text("store"), text("engine"));
+    findings.push(if reasons.is_empty() {
+        good("ready", format!("store {store} and engine {engine} work"))
+    } else {
+        wrong(
+            "ready",
+            reasons.join("; "),
+            "until that is mended, runs wait; `chronos why JOB` says so of each",
+        )
+    });
+    if let (Some(used), Some(free)) = (status["storeBytes"].as_u64(), status["diskFree"].as_u64()) {
+        findings.push(room(Disk { used, free }));
+    }
+    findings.extend(clock(text("time"), asked, answered));
+    let (theirs, zones) = (text("zoneData"), ZoneData::compiled_in().name());
+    findings.push(if theirs == zones {
+        good("zones", format!("zone data {theirs}"))
+    } else {
+        let what = format!("the server computes with zone data {theirs}, this program with {zones}");
+        look("zones", what, "times that this program works out itself may differ; use the same version")
+    });
+    findings
+}
+
+fn room(Disk { used, free }: Disk) -> Finding {
+    let what = format!("the store has {}, {} are free", bytes(used), bytes(free));
+    let advice = "make room: without it no run can be recorded, and so none is started";
+    match free {
+        free if free < FREE_LEAST => wrong("disk", what, advice),
+        free if free < FREE_MIN => look("disk", what, advice),
+        _ => good("disk", what),
+    }
+}
+
+/// The server read its clock between asking and answering.
+fn clock(theirs: &str, asked: Timestamp, answered: Timestamp) -> Option<Finding> {
+    let theirs: Timestamp = theirs.parse().ok()?;
+    let off = if theirs < asked { asked.duration_since(theirs) } else { theirs.duration_since(answered) };
+    Some(if off.unsigned_abs() > CLOCK_MAX && off.is_positive() {
+        let way = if theirs < asked { "behind" } else { "ahead of" };
+        let what = format!("its clock is {} s {way} the one here", off.as_secs());
+        look("clock", what, "slots are due by the clock of the server: see that its time service runs")
+    } else {
+        good("clock", "it agrees with the one here")
+    })
+}
+
+/// What the list of jobs shows.
+fn of_jobs(jobs: &[Value], now: Timestamp) -> Vec<Finding> {
+    let names = |found: Vec<&Value>| {
+        let shown: Vec<&str> = found.iter().take(NAMES_MAX).filter_map(|job| job["name"].as_str()).collect();
+        let more = found.len() - shown.len();
+        let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+        (found.len(), shown.join(", ") + &rest)
+    };
+    let which = |holds: &dyn Fn(&Value) -> bool| names(jobs.iter().filter(|job| holds(job)).collect());
+    let active = |job: &Value| job["disabled"] != true && job["paused"].is_null();
+    let due = |job: &Value| job["next"].as_str().and_then(|next| next.parse::<Timestamp>().ok());
+    let mut findings = vec![good("jobs", format!("{} jobs", jobs.len()))];
+    let (count, list) =
+        which(&|job| active(job) && due(job).is_some_and(|due| now.duration_since(due) > OVERDUE));
+    if count > 0 {
+        let what = format!("{count} job(s) have slots that are overdue: {list}");
+        findings.push(wrong("slots", what, "`chronos why JOB` says what keeps them"));
+    }
+    let (count, list) = which(&|job| job["status"] == "failure");
+    if count > 0 {
+        let what = format!("{count} job(s) failed when they last ran: {list}");
+        findings.push(look("failing", what, "`chronos logs JOB` shows what they said"));
+    }
+    let (count, list) = which(&|job| job["exhausted"] == true);
+    if count > 0 {
+        let what = format!("{count} job(s) have no slots left: {list}");
+        findings.push(look("ended", what, "give them another schedule, or delete them"));
+    }
+    findings
+}
+
+fn of_folder(folder: &Path, found: Result<Inspection, StoreError>) -> Vec<Finding> {
+    let shown = folder.display();
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => {
+            let advice = match &error {
+                StoreError::Newer { .. } => "use the newer version of Chronos that wrote it",
+                StoreError::Damaged(_) => {
+                    "move it away, start a server on an empty folder, and `chronos restore` a backup"
+                }
+                _ => "name the folder that the server was given with --data_dir",
+            };
+            return vec![wrong("store", error.to_string(), advice)];
+        }
+    };
+    let mut findings = vec![good("store", format!("{shown}: {} jobs, change {}", found.jobs, found.seq.0))];
+    findings.push(if found.faults.is_empty() {
+        good("file", "SQLite finds the file whole")
+    } else {
+        let advice = "stop the server, keep a copy, and restore the last backup";
+        wrong("file", format!("SQLite finds faults: {}", found.faults.join("; ")), advice)
+    });
+    findings.push(if found.version == found.newest {
+        good("schema", format!("schema {}, that of this program", found.version))
+    } else {
+        let what = format!("schema {}; this program's is {}", found.version, found.newest);
+        look("schema", what, "the next server of this version converts it; take a backup before")
+    });
+    findings.push(match &found.holder {
+        Some(holder) => {
+            let at = holder.addresses.first().map(String::as_str).unwrap_or("an unknown address");
+            good("leader", format!("process {} leads here, at {at}", holder.pid))
+        }
+        None => good("leader", "no server leads here now"),
+    });
+    if !found.writable {
+        let advice = "make the folder and its files writable for the user of the server";
+        findings.push(look("rights", "this user may not write here", advice));
+    }
+    findings.extend(found.disk.map(room));
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    fn status() -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"), "node": "n", "role": "leading", "epoch": 3, "reasons": [],
+            "leader": "here:1", "store": "sqlite", "engine": "local", "time": "2030-01-01T00:00:00Z",
+            "zoneData": ZoneData::compiled_in().name(), "storeBytes": 4096, "diskFree": 1u64 << 40,
+        })
+    }
+
+    #[track_caller]
+    fn check(change: &[(&str, Value)], leg: &str, grade: Grade, said: &str) {
+        let mut status = status();
+        for (key, value) in change {
+            status[*key] = value.clone();
+        }
+        let now = at("2030-01-01T00:00:00Z");
+        let findings = of_status("http://x", &status, now, now);
+        let found = findings.iter().find(|finding| finding.leg == leg).expect("it is looked at");
+        assert_eq!((found.grade, found.what.contains(said)), (grade, true), "{found:?}");
+        assert_eq!(found.advice.is_empty(), grade == Grade::Good, "{found:?}");
+        let worst = findings.iter().filter(|finding| finding.leg != leg).map(|finding| finding.grade).max();
+        assert!(worst <= Some(Grade::Good), "{findings:?}");
+    }
+
+    #[test]
+    fn each_leg_by_itself() {
+        check(&[], "server", Grade::Good, "answers");
+        check(&[("version", json!("0.0.1"))], "server", Grade::Look, "0.0.1");
+        check(&[("role", json!("standby"))], "leader", Grade::Good, "here:1 leads");
+        check(&[("role", json!("standby")), ("leader", Value::Null)], "leader", Grade::Wrong, "nobody leads");
+        check(&[("role", json!("preparing"))], "leader", Grade::Look, "preparing");
+        check(&[("reasons", json!(["disk full"]))], "ready", Grade::Wrong, "disk full");
+        check(&[("diskFree", json!(1u64 << 29))], "disk", Grade::Look, "512.00 MiB are free");
+        check(&[("diskFree", json!(1u64 << 20))], "disk", Grade::Wrong, "1.00 MiB are free");
+        check(&[("time", json!("2030-01-01T00:01:00Z"))], "clock", Grade::Look, "60 s ahead of");
+        check(&[("time", json!("2029-12-31T23:59:00Z"))], "clock", Grade::Look, "60 s behind");
+        check(&[("time", json!("2030-01-01T00:00:03Z"))], "clock", Grade::Good, "agrees");
+        check(&[("zoneData", json!("1999a"))], "zones", Grade::Look, "1999a");
+    }
+
+    #[test]
+    fn jobs_that_need_someone() {
+        let late = json!({ "name": "late", "next": "2029-12-31T23:00:00Z", "status": "fresh" });
+        let mut paused = late.clone();
+        paused["paused"] = json!({});
+        let failing = json!({ "name": "bad", "next": "2031-01-01T00:00:00Z", "status": "failure" });
+        let over = json!({ "name": "over", "exhausted": true, "disabled": true, "status": "success" });
+        let findings = of_jobs(&[late, paused, failing, over], at("2030-01-01T00:00:00Z"));
+        let told: Vec<_> =
+            findings.iter().map(|found| (found.leg, found.grade, found.what.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                ("jobs", Grade::Good, "4 jobs"),
+                ("slots", Grade::Wrong, "1 job(s) have slots that are overdue: late"),
+                ("failing", Grade::Look, "1 job(s) failed when they last ran: bad"),
+                ("ended", Grade::Look, "1 job(s) have no slots left: over"),
+            ]
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! `chronos export`: definitions as files that `chronos apply` takes back unchanged.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value};
+
+use super::client::{Client, job_name};
+use super::failure::{Exit, Failure};
+use super::queries::pages;
+
+pub(super) const HELP: &str = "\
+Only definitions are written: no counters, no history, no state. `chronos backup` keeps everything.
+
+Examples:
+  chronos export > jobs.yaml
+  chronos export --output_dir jobs && git -C jobs add -A
+  chronos export nightly -o json
+  chronos export --chronos > for-the-old-chronos.json";
+
+/// In which language.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Language {
+    Yaml,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Names of the jobs, instead of all
+    #[arg(value_name = "JOB")]
+    jobs: Vec<String>,
+    /// Write a file for each job into this folder, instead of one stream
+    #[arg(long = "output_dir", value_name = "FOLDER", conflicts_with = "output")]
+    output_dir: Option<PathBuf>,
+    /// `yaml` or `json`
+    #[arg(long, short, hide_possible_values = true, value_name = "FORMAT", default_value = "yaml")]
+    output: Language,
+    /// Only what the old Chronos understands, as JSON; what is lost is told
+    #[arg(long, conflicts_with_all = ["output", "output_dir"])]
+    chronos: bool,
+    /// URL of the server
+    #[arg(long, env = "CHRONOS_SERVER", hide_env_values = true, value_name = "URL", default_value = super::SERVER)]
+    server: String,
+}
+
+pub(super) async fn run(args: &ExportArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.server)?;
+    let jobs = definitions(&client, &args.jobs).await?;
+    if let Some(folder) = &args.output_dir {
+        for job in &jobs {
+            write_job(folder, job["name"].as_str().unwrap_or_default(), job)?;
+        }
+        let files = if jobs.len() == 1 { "1 file".into() } else { format!("{} files", jobs.len()) };
+        return Ok(super::out(format!("wrote {files} into {}\n", folder.display()).as_bytes())?);
+    }
+    if args.chronos {
+        let old = jobs.into_iter().map(for_old_chronos).collect::<Result<Vec<_>, Failure>>()?;
+        return Ok(super::out_json(&Value::Array(old))?);
+    }
+    match args.output {
+        Language::Json => super::out_json(&Value::Array(jobs))?,
+        Language::Yaml => {
+            for (i, job) in jobs.iter().enumerate() {
+                let text = yaml(job)?;
+                super::out(format!("{}{text}", if i == 0 { "" } else { "---\n" }).as_bytes())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn definitions(client: &Client, names: &[String]) -> Result<Vec<Value>, Failure> {
+    let path = ["v1", "definitions"];
+    if names.is_empty() {
+        return pages(client, &path, Vec::new(), "definitions", usize::MAX).await;
+    }
+    let mut jobs = Vec::new();
+    for name in names {
+        jobs.extend(pages(client, &path, vec![("job", job_name(name)?.to_owned())], "definitions", 1).await?);
+    }
+    Ok(jobs)
+}
+
+fn yaml(job: &Value) -> Result<String, Failure> {
+    serde_norway::to_string(job)
+        .map_err(|e| Failure::new(Exit::Failed, e).context("cannot write this job as YAML"))
+}
+
+/// Writes a job into a file that is named after it. The file is whole or not there.
+pub(super) fn write_job(folder: &Path, name: &str, job: &Value) -> Result<PathBuf, Failure> {
+    let path = folder.join(format!("{name}.yaml"));
+    let shown = format!("cannot write `{}`", path.display());
+    let text = yaml(job)?;
+    let draft = folder.join(format!(".{name}.yaml.new"));
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&draft, text))
+        .and_then(|()| std::fs::rename(&draft, &path))
+        .map_err(|e| Failure::from(e).context(shown))?;
+    Ok(path)
+}
+
+/// The fields that Chronos 2.5 and 3 read.
+const OLD_FIELDS: &[&str] = &[
+    "name",
+    "command",
+    "shell",
+    "executor",
+    "executorFlags",
+    "taskInfoData",
+    "retries",
+    "owner",
+    "ownerName",
+    "description",
+    "cpus",
+    "disk",
+    "mem",
+    "disabled",
+    "softError",
+    "dataProcessingJobType",
+    "fetch",
+    "uris",
+    "environmentVariables",
+    "arguments",
+    "highPriority",
+    "runAsUser",
+    "concurrent",
+    "maxCompletionTime",
+    "container",
+    "constraints",
+    "parents",
+    "schedule",
+    "scheduleTimeZone",
+    "epsilon",
+];
+
+/// A job without what the old Chronos would refuse or not understand.
+fn for_old_chronos(job: Value) -> Result<Value, Failure> {
+    let Value::Object(fields) = job else { return Ok(job) };
+    let name = fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (kept, lost): (Map<String, Value>, Map<String, Value>) =
+        fields.into_iter().partition(|(key, _)| OLD_FIELDS.contains(&key.as_str()));
+    let told: Vec<String> = lost.iter().map(|(key, value)| format!("`{key}: {value}`")).collect();
+    if !told.is_empty() {
+        super::warn(&format!("job `{name}`: the old Chronos does not know {}", told.join(", ")));
+    }
+    let schedule = kept.get("schedule").and_then(Value::as_str).unwrap_or("R");
+    if !schedule.starts_with('R') {
+        super::warn(&format!(
+            "job `{name}`: the old Chronos knows no cron expressions: write `{schedule}` as a repeating interval"
+        ));
+    }
+    Ok(Value::Object(kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_chronos_gets_what_it_knows() {
+        let job = serde_json::json!({ "name": "a", "schedule": "R//P1D", "retries": 3, "catchUp": "none", "labels": {} });
+        let old = for_old_chronos(job).expect("a job");
+        assert_eq!(old, serde_json::json!({ "name": "a", "schedule": "R//P1D", "retries": 3 }));
+    }
+
+    #[test]
+    fn a_file_is_named_after_its_job() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let job = serde_json::json!({ "name": "a.b-c", "command": "yes: no # \"\n'", "retries": 1 });
+        let path = write_job(&folder.path().join("new"), "a.b-c", &job).expect("a writable folder");
+        assert!(path.ends_with("a.b-c.yaml"));
+        let back: Value =
+            serde_norway::from_str(&std::fs::read_to_string(path).expect("it is there")).expect("YAML");
+        assert_eq!(back, job);
+    }
+}
