@@ -167,6 +167,9 @@ impl Interval {
     /// The first slot at or after index `k`. Each index that is left out needs a change of offset of its own, so
     /// the search ends with the calendar at the latest, after some 16,000 steps.
     fn slot_from(&self, zone: &Zone, k: u64) -> Option<Slot> {
+        if self.repeats == Some(0) {
+            return None;
+        }
         let mut k = k;
         loop {
             if let Some(slot) = self.slot(zone, k) {
