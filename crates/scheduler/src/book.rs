@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::afoot::Afoot;
+use crate::backfill::Backfill;
 use crate::graph::Graph;
-use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
+use crate::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules, Tags};
 use crate::limits::Limits;
 use crate::queue::{Class, Queue, Rank};
@@ -27,6 +29,8 @@ pub(crate) enum Timer {
     Pause(JobUid),
     /// The end of a pause between launches of a job in a launch loop.
     Loop(JobUid),
+    /// When the rate of a backfill lets the next slot begin.
+    Backfill(BackfillId),
 }
 
 /// How busy a job is. Kept only while it has live runs.
@@ -53,6 +57,7 @@ pub(crate) struct Book {
     tasks: BTreeMap<TaskId, RunKey>,
     /// Tags that came lately, so that jobs which agree in them share one copy. A cache: it decides nothing.
     tags: BTreeSet<Arc<Tags>>,
+    afoot: Afoot,
     changes: Vec<Change>,
     /// Where in `changes` the present value of a run or a progress stands: a step keeps only the last of each.
     put_at: BTreeMap<PutKey, usize>,
@@ -62,6 +67,7 @@ pub(crate) struct Book {
 enum PutKey {
     Run(RunKey),
     Progress(JobUid),
+    Backfill(BackfillId),
 }
 
 /// `at + by`, or the end of time.
@@ -81,12 +87,15 @@ impl Book {
             busy: BTreeMap::new(),
             tasks: BTreeMap::new(),
             tags: BTreeSet::new(),
+            afoot: Afoot::new(&state),
             changes: Vec::new(),
             put_at: BTreeMap::new(),
             state,
         };
         let runs: Vec<Arc<Run>> = book.state.runs.values().cloned().collect();
         runs.iter().for_each(|run| book.index_run(run));
+        let holds = book.state.backfills.values().filter_map(|b| Some((b.hold?, Timer::Backfill(b.id))));
+        book.timers.extend(holds);
         let jobs: Vec<JobUid> = book.state.jobs.keys().copied().collect();
         for uid in &jobs {
             book.index_holds(*uid);
@@ -176,6 +185,41 @@ impl Book {
     /// See [`Queue::spend`].
     pub(crate) fn spend_launch(&mut self, now: Timestamp) {
         self.queue.spend(now);
+    }
+
+    /// The backfill that a cycle is of.
+    pub(crate) fn backfill_of(&self, cycle: Cycle) -> Option<&Arc<Backfill>> {
+        self.state.backfills.get(&BackfillId::of_cycle(cycle))
+    }
+
+    /// Whether anything of a backfill's cycle is alive.
+    pub(crate) fn lives(&self, cycle: Cycle) -> bool {
+        self.afoot.lives(cycle)
+    }
+
+    /// Backfills that may be able to go on, the one that has waited longest first.
+    pub(crate) fn stirred(&self) -> Vec<BackfillId> {
+        let mut stirred: Vec<BackfillId> = self.afoot.stirred.iter().copied().collect();
+        stirred.sort_by_key(|id| (self.state.backfills.get(id).and_then(|backfill| backfill.last), *id));
+        stirred
+    }
+
+    pub(crate) fn any_stirred(&self) -> bool {
+        !self.afoot.stirred.is_empty()
+    }
+
+    /// The backfill cannot go on before something changes.
+    pub(crate) fn settle_backfill(&mut self, id: BackfillId) {
+        self.afoot.stirred.remove(&id);
+    }
+
+    /// The first queued run of a job that is of no backfill.
+    pub(crate) fn first_queued_of_its_own(&self, uid: JobUid) -> Option<RunKey> {
+        if self.state.backfills.is_empty() {
+            return self.queued(uid).1;
+        }
+        let own = |run: &&Arc<Run>| run.state == RunState::Queued && self.backfill_of(run.cycle).is_none();
+        self.state.runs_of(uid).filter(own).map(|run| (run.due, run.key)).min().map(|(_, key)| key)
     }
 
     /// When the run must be looked at again: start deadline, retry, run limit, or the end of patience.
@@ -322,11 +366,32 @@ impl Book {
         }
     }
 
+    pub(crate) fn put_backfill(&mut self, backfill: Backfill) {
+        let id = backfill.id;
+        if let Some(hold) = self.state.backfills.get(&id).and_then(|old| old.hold) {
+            self.timers.remove(&(hold, Timer::Backfill(id)));
+        }
+        if let Some(hold) = backfill.hold {
+            self.timers.insert((hold, Timer::Backfill(id)));
+        }
+        self.change(Change::PutBackfill(Arc::new(backfill)));
+    }
+
+    pub(crate) fn remove_backfill(&mut self, id: BackfillId) {
+        let Some(old) = self.state.backfills.get(&id) else { return };
+        if let Some(hold) = old.hold {
+            self.timers.remove(&(hold, Timer::Backfill(id)));
+        }
+        self.change(Change::RemoveBackfill(id));
+    }
+
     fn change(&mut self, change: Change) {
+        self.afoot.note(&self.state, &change);
         self.state.apply(&change);
         let key = match &change {
             Change::PutRun(run) => Some(PutKey::Run(run.key)),
             Change::PutProgress(uid, _) => Some(PutKey::Progress(*uid)),
+            Change::PutBackfill(backfill) => Some(PutKey::Backfill(backfill.id)),
             _ => None,
         };
         match key.and_then(|key| self.put_at.insert(key, self.changes.len()).map(|at| (key, at))) {
@@ -358,6 +423,7 @@ impl Book {
         same("busy jobs", busy(self) == busy(&fresh))?;
         self.queue.check(&fresh.queue)?;
         same("tasks", self.tasks == fresh.tasks)?;
+        same("what lives of backfills", self.afoot.same_lives(&fresh.afoot))?;
         same("the graph", self.graph.edges() == fresh.graph.edges())
     }
 
@@ -374,7 +440,11 @@ impl Book {
     /// What tells a run's place in the queue, besides its due time. It follows from the job as it is now.
     fn place(&self, key: RunKey) -> (Rank, Arc<Class>) {
         let Some(job) = self.job(key.job) else { return (Rank::Normal, self.queue.class(&Rules::default())) };
-        let rank = if job.rules.high_priority { Rank::High } else { Rank::Normal };
+        let rank = match key.cause {
+            Cause::Backfill { .. } => Rank::Low,
+            _ if job.rules.high_priority => Rank::High,
+            _ => Rank::Normal,
+        };
         (rank, self.queue.class(&job.rules))
     }
 

@@ -30,10 +30,13 @@ impl Scheduler {
             Request::MarkSuccess { job, failed } => self.mark_success(&job, failed),
             Request::Pause { job, reason, until } => self.pause(&job, reason, until),
             Request::Resume(name) => self.resume(&name),
+            Request::Backfill(order) => self.backfill(order),
+            Request::CancelBackfill { id, remains } => self.cancel_backfill(id, remains),
+            Request::Rerun { run, children } => self.rerun(&run, children),
         }
     }
 
-    fn job_called(&self, name: &JobName) -> Result<Arc<Job>, Refusal> {
+    pub(crate) fn job_called(&self, name: &JobName) -> Result<Arc<Job>, Refusal> {
         self.book.job_named(name).cloned().ok_or_else(|| Refusal::NoSuchJob(name.clone()))
     }
 
@@ -250,6 +253,7 @@ impl Scheduler {
         for run in &live {
             self.order_kill(run, KillReason::Deleted);
         }
+        self.forget_backfills(job.uid);
         self.book.remove_job(job.uid);
         Ok(Answer::Deleted { live: live.len() })
     }
@@ -337,7 +341,7 @@ impl Scheduler {
         Ok(Answer::Killed { runs: 1 })
     }
 
-    fn end_by_hand(&mut self, run: &crate::run::Run) {
+    pub(crate) fn end_by_hand(&mut self, run: &crate::run::Run) {
         match run.state {
             RunState::Running(_) => self.order_kill(run, KillReason::Asked),
             _ if run.attempts.is_empty() => self.finish(run, Outcome::Skipped(Skipped::Cancelled)),
@@ -361,6 +365,7 @@ impl Scheduler {
             created: self.now,
             ended: self.now,
             outcome: Outcome::Succeeded,
+            arguments: None,
             attempts: Vec::new(),
         }));
         let mut progress = self.book.progress(job.uid);

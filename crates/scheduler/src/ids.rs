@@ -131,6 +131,46 @@ pub enum Cause {
         /// Tells apart the first time and what came of re-runs.
         round: u32,
     },
+    /// A past slot that a user wants to run; see [`crate::backfill`].
+    Backfill {
+        /// Of which backfill of the job.
+        number: u32,
+        /// Which slot of the schedule that it goes through.
+        nominal: Nominal,
+    },
+}
+
+/// Identity of a backfill: the job whose slots it goes through, and a number that the job has given it, as it does
+/// to triggers. It is the `(origin, seq)` of all cycles that it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackfillId {
+    /// Whose slots.
+    pub job: JobUid,
+    /// Its number.
+    pub number: u32,
+}
+
+impl BackfillId {
+    /// The backfill that a cycle would be of. Whether there is one only the state knows.
+    pub fn of_cycle(cycle: Cycle) -> Self {
+        Self { job: cycle.origin, number: cycle.seq }
+    }
+}
+
+impl fmt::Display for BackfillId {
+    /// What the keys of its runs begin with.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-b{}", self.job, base36(self.number.into()))
+    }
+}
+
+impl std::str::FromStr for BackfillId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (job, number) = text.split_once("-b").ok_or(())?;
+        Ok(Self { job: JobUid(parse36(job)?), number: small36(number)? })
+    }
 }
 
 /// Identity of a run.
@@ -148,11 +188,7 @@ impl fmt::Display for RunKey {
         write!(f, "{}-", self.job)?;
         match self.cause {
             Cause::Slot { plan, nominal } => {
-                match nominal {
-                    Nominal::Index(k) => write!(f, "i{}", base36(k))?,
-                    Nominal::Civil { second, fold: 0 } => write!(f, "c{}", base36(since_1970(second)))?,
-                    Nominal::Civil { second, .. } => write!(f, "d{}", base36(since_1970(second)))?,
-                }
+                write_nominal(f, nominal)?;
                 // Most jobs keep their first schedule.
                 if plan == 1 { Ok(()) } else { write!(f, "-{}", base36(plan.into())) }
             }
@@ -161,6 +197,10 @@ impl fmt::Display for RunKey {
                 let due = base36(since_1970(cycle.due.as_millisecond()));
                 let (seq, round) = (base36(cycle.seq.into()), base36(round.into()));
                 write!(f, "j{}-{due}-{seq}-{round}", cycle.origin)
+            }
+            Cause::Backfill { number, nominal } => {
+                write!(f, "b{}-", base36(number.into()))?;
+                write_nominal(f, nominal)
             }
         }
     }
@@ -174,17 +214,18 @@ impl std::str::FromStr for RunKey {
         let job = JobUid(parse36(job)?);
         let kind = cause.chars().next().ok_or(())?;
         let rest = cause.get(1..).ok_or(())?;
-        let slot = |nominal: &dyn Fn(&str) -> Result<Nominal, ()>| {
-            let (number, plan) = match rest.split_once('-') {
-                Some((number, plan)) => (number, small36(plan)?),
-                None => (rest, 1),
-            };
-            Ok(Cause::Slot { plan, nominal: nominal(number)? })
-        };
         let cause = match kind {
-            'i' => slot(&|n| Ok(Nominal::Index(parse36(n)?)))?,
-            'c' => slot(&|n| Ok(Nominal::Civil { second: time36(n)?, fold: 0 }))?,
-            'd' => slot(&|n| Ok(Nominal::Civil { second: time36(n)?, fold: 1 }))?,
+            'i' | 'c' | 'd' => {
+                let (nominal, plan) = match cause.split_once('-') {
+                    Some((nominal, plan)) => (nominal, small36(plan)?),
+                    None => (cause, 1),
+                };
+                Cause::Slot { plan, nominal: read_nominal(nominal)? }
+            }
+            'b' => {
+                let (number, nominal) = rest.split_once('-').ok_or(())?;
+                Cause::Backfill { number: small36(number)?, nominal: read_nominal(nominal)? }
+            }
             't' => Cause::Trigger(small36(rest)?),
             'j' => {
                 let parts: Vec<&str> = rest.split('-').collect();
@@ -196,6 +237,24 @@ impl std::str::FromStr for RunKey {
             _ => return Err(()),
         };
         Ok(Self { job, cause })
+    }
+}
+
+fn write_nominal(f: &mut fmt::Formatter<'_>, nominal: Nominal) -> fmt::Result {
+    match nominal {
+        Nominal::Index(k) => write!(f, "i{}", base36(k)),
+        Nominal::Civil { second, fold: 0 } => write!(f, "c{}", base36(since_1970(second))),
+        Nominal::Civil { second, .. } => write!(f, "d{}", base36(since_1970(second))),
+    }
+}
+
+fn read_nominal(text: &str) -> Result<Nominal, ()> {
+    let number = text.get(1..).ok_or(())?;
+    match text.chars().next() {
+        Some('i') => Ok(Nominal::Index(parse36(number)?)),
+        Some('c') => Ok(Nominal::Civil { second: time36(number)?, fold: 0 }),
+        Some('d') => Ok(Nominal::Civil { second: time36(number)?, fold: 1 }),
+        _ => Err(()),
     }
 }
 

@@ -186,8 +186,13 @@ impl Scheduler {
     }
 
     /// Makes room for one more join: what nobody will arrive at any more is forgotten first, then the oldest gives way.
+    /// What a backfill has under way is bounded by that and gives no way.
     fn make_room(&mut self, job: &Job) {
-        let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
+        let under_way = |cycle: Cycle| {
+            self.book.backfill_of(cycle).is_some_and(|backfill| backfill.under_way.contains(&cycle.due))
+        };
+        let joins: Vec<_> =
+            self.book.state().joins_of(job.uid).filter(|join| !under_way(join.cycle)).cloned().collect();
         let (gone, kept): (Vec<_>, Vec<_>) = joins.iter().partition(|join| join.stage == Stage::Superseded);
         if kept.len() < JOINS_MAX {
             return;
@@ -250,6 +255,7 @@ impl Scheduler {
                     created: self.now,
                     ended: self.now,
                     outcome: Outcome::Skipped(Skipped::JoinSuperseded),
+                    arguments: None,
                     attempts: Vec::new(),
                 }));
             }

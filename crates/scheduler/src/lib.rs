@@ -6,7 +6,9 @@
 //! Start at [`Scheduler::step`], then [`run::RunState`], then [`schedule`].
 //! **Invariant:** depends on neither tokio nor serde, and never on `store`, `engine` or `chronos`.
 
+mod afoot;
 mod attempts;
+mod backfilling;
 mod book;
 mod door;
 mod graph;
@@ -18,6 +20,7 @@ mod scheduler;
 mod slots;
 mod spawn;
 
+pub mod backfill;
 pub mod clock;
 pub mod ids;
 pub mod job;

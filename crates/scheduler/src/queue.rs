@@ -21,10 +21,12 @@ use crate::limits::{Label, Limits, Rate};
 pub(crate) enum Rank {
     High,
     Normal,
+    /// Past slots go behind all that is due now.
+    Low,
 }
 
 impl Rank {
-    const ALL: [Self; 2] = [Self::High, Self::Normal];
+    const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
 }
 
 /// What limits see of a job: whose it is, and which of its labels are limited.
@@ -186,6 +188,11 @@ impl Queue {
         let full = self.limits.running_max.is_some_and(|max| self.running >= max.get());
         let nothing = self.cells.is_empty() || (self.in_order.is_empty() && self.stirred.is_empty());
         (!full && !nothing).then(|| self.rate.ready_at(now))
+    }
+
+    /// Nothing waits for its turn: what is left, if anything, is held by its labels.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.in_order.is_empty() && self.stirred.is_empty()
     }
 
     fn room(&self, now: Timestamp) -> u32 {

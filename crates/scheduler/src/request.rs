@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ids::{JobName, JobUid, RunKey};
+use crate::backfill::{Backfill, Children, Order, RangeError, Rate};
+use crate::ids::{BackfillId, JobName, JobUid, RunKey};
 use crate::job::Rules;
+use crate::run::EndedRun;
 use crate::schedule::{DstPolicy, ScheduleError};
 
 /// Ties an answer to its request. Given by the shell, unique within a term.
@@ -49,6 +51,52 @@ pub enum Request {
     },
     /// Ends a pause.
     Resume(JobName),
+    /// Runs past slots of a job.
+    Backfill(BackfillOrder),
+    /// Begins no further slot of a backfill.
+    CancelBackfill {
+        /// Which.
+        id: BackfillId,
+        /// What becomes of the runs that have begun.
+        remains: Remains,
+    },
+    /// Runs once more what has ended, for the same due time.
+    Rerun {
+        /// What the history says of it.
+        run: Box<EndedRun>,
+        /// Whether all that comes after it runs again too.
+        children: Children,
+    },
+}
+
+/// Which past slots are to run, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackfillOrder {
+    /// Whose slots.
+    pub job: JobName,
+    /// Those due at or after this.
+    pub from: Timestamp,
+    /// Those due before this, and not after now.
+    pub to: Timestamp,
+    /// Which end first.
+    pub order: Order,
+    /// Slots under way at once; 1 to [`Backfill::PARALLEL_MAX`].
+    pub parallel: u32,
+    /// How fast slots begin.
+    pub rate: Option<Rate>,
+    /// Whether the children follow.
+    pub children: Children,
+    /// Slots to be left out, as first and last due time, in the order of time; at most [`Backfill::EXCEPT_MAX`].
+    pub except: Vec<(Timestamp, Timestamp)>,
+}
+
+/// What becomes of the runs of a cancelled backfill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// They go on to their end.
+    GoOn,
+    /// They are killed, with all that has come of them.
+    Die,
 }
 
 /// A job as a user writes it.
@@ -117,6 +165,18 @@ pub enum Answer {
     Paused,
     /// The job goes on.
     Resumed,
+    /// The slots will run.
+    Backfilling {
+        /// Its identity.
+        id: BackfillId,
+        /// How many slots.
+        slots: u64,
+    },
+    /// No further slot begins; so many runs were told to end.
+    Cancelled {
+        /// How many.
+        runs: usize,
+    },
 }
 
 /// Why a request was refused. Every variant is the asker's to mend.
@@ -181,6 +241,30 @@ pub enum Refusal {
         /// How many.
         children: usize,
     },
+    /// Only a schedule has slots.
+    #[error("job `{0}` has no schedule, so it has no slots of its own")]
+    NoSchedule(JobName),
+    /// There is nothing to be run there.
+    #[error("job `{job}`: {cause}")]
+    Range {
+        /// Whose.
+        job: JobName,
+        /// Why.
+        #[source]
+        cause: RangeError,
+    },
+    /// A number beyond its bounds.
+    #[error("job `{0}`: `parallel` must be from 1 to 64, and a rate at least 1 in at most a day")]
+    Pace(JobName),
+    /// All that are kept are under way.
+    #[error("{} backfills and re-runs are under way already", Backfill::KEPT_MAX)]
+    TooManyBackfills,
+    /// No backfill of that name.
+    #[error("there is no backfill `{0}`")]
+    NoSuchBackfill(BackfillId),
+    /// Only what has ended can run again.
+    #[error("run `{0}` has not ended")]
+    StillLive(RunKey),
     /// It would resume before it pauses.
     #[error("job `{0}`: the pause would end in the past")]
     PauseOver(JobName),
@@ -202,6 +286,17 @@ impl Refusal {
             Self::Disabled(_) => "enable it first: replace it with `disabled: false`",
             Self::TooManyWaiting { .. } => "wait until some have run, or kill them",
             Self::TooManyHeirs { .. } => "delete or replace some of its children first",
+            Self::NoSchedule(_) => "backfill the scheduled job at the root of its chain: the children follow",
+            Self::Range { cause: RangeError::TooMany { .. } | RangeError::TooScattered { .. }, .. } => {
+                "ask for a shorter range, and for the rest afterwards"
+            }
+            Self::Range { .. } => "look at the range with a dry run first",
+            Self::Pace(_) => "write something like `parallel: 4`, `rate: 10/m`",
+            Self::TooManyBackfills => "wait until some are over, or cancel them",
+            Self::NoSuchBackfill(_) => {
+                "list the backfills; those that are over are forgotten when others begin"
+            }
+            Self::StillLive(_) => "wait until it has ended, or kill it",
             Self::PauseOver(_) => "give a time in the future",
         }
     }

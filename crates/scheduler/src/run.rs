@@ -219,6 +219,8 @@ pub struct EndedRun {
     pub ended: Timestamp,
     /// How it ended.
     pub outcome: Outcome,
+    /// Arguments of a manual run, so that it can be run again with them.
+    pub arguments: Option<Arc<str>>,
     /// Its attempts, oldest first.
     pub attempts: Vec<Attempt>,
 }

@@ -132,6 +132,8 @@ pub struct Scheduler {
     clips: Vec<RunKey>,
     /// Jobs whose next slot was computed with other zone data. Before they have been looked at, no slot is taken.
     moves: Vec<JobUid>,
+    /// Whether backfills may be held back for too long, because a clock has gone back.
+    holds_suspect: bool,
     engine_ready: bool,
     clock_trusted: bool,
 }
@@ -146,6 +148,7 @@ impl Scheduler {
         let fanouts = state.fanouts.values().map(|fanout| (**fanout).clone()).collect();
         let clips = state.runs.keys().copied().collect();
         let moves = if state.meta.zone_data == settings.zones.data() { Vec::new() } else { zoned(&state) };
+        let holds_suspect = state.backfills.values().any(|backfill| backfill.hold.is_some());
         Self {
             book: Book::new(state, settings.limits.clone()),
             settings,
@@ -156,6 +159,7 @@ impl Scheduler {
             // The leader before may have had a clock that was ahead of ours.
             clips,
             moves,
+            holds_suspect,
             engine_ready: false,
             clock_trusted: true,
         }
@@ -188,6 +192,7 @@ impl Scheduler {
         // Time servers pull a clock back by less than a second; that is not worth looking at every run.
         if later(now, Duration::from_secs(1)) < self.now {
             self.clips = self.book.state().runs.keys().copied().collect();
+            self.holds_suspect = true;
         }
         self.now = now;
         match event {
@@ -208,12 +213,15 @@ impl Scheduler {
     pub fn wake_at(&self) -> Option<Timestamp> {
         if !self.fanouts.is_empty()
             || !self.moves.is_empty()
-            || (self.clock_trusted && !self.clips.is_empty())
+            || (self.clock_trusted && (!self.clips.is_empty() || self.holds_suspect))
         {
             return Some(self.now);
         }
         if !self.clock_trusted {
             return None;
+        }
+        if self.engine_ready && self.book.any_stirred() && self.book.queue().is_quiet() {
+            return Some(self.now);
         }
         let due = self.book.first_due().map(|(at, _)| at);
         let timer = self.book.first_timer().map(|(at, _)| at);
@@ -239,6 +247,11 @@ impl Scheduler {
         }
         if self.engine_ready && self.clock_trusted {
             self.launch_ready(&mut budget);
+            // Backfills begin nothing while anything else is to be begun or told.
+            while self.book.queue().is_quiet() && self.fanouts.is_empty() && self.begin_backfills(&mut budget)
+            {
+                self.launch_ready(&mut budget);
+            }
         }
         self.keep_fanouts();
     }
@@ -259,6 +272,9 @@ impl Scheduler {
     /// After the clock has gone back, nothing waits longer than it would have: slots follow the wall clock, but a
     /// retry or a limit is a stretch of time.
     fn clip_waits(&mut self, budget: &mut usize) {
+        if std::mem::take(&mut self.holds_suspect) {
+            self.clip_holds();
+        }
         while *budget > 0 {
             let Some(key) = self.clips.pop() else { break };
             self.clip_wait(key);
@@ -273,6 +289,7 @@ impl Scheduler {
                 Timer::Run(key) => self.pass_deadline(key),
                 Timer::Pause(uid) => self.end_pause(uid),
                 Timer::Loop(uid) => self.end_loop_pause(uid),
+                Timer::Backfill(id) => self.release(id),
             }
             *budget -= 1;
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::backfill::Children;
 use crate::ids::{Cause, Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Overlap};
 use crate::run::{EndedRun, KillReason, Outcome, Record, Run, RunState, Skipped};
@@ -30,7 +31,7 @@ impl Scheduler {
     /// Makes the run, or records why a rule forbids it.
     pub(crate) fn spawn(&mut self, job: &Job, new: NewRun) -> RunKey {
         let key = RunKey { job: job.uid, cause: new.cause };
-        if let Some(why) = self.forbidden(job, key) {
+        if let Some(why) = self.forbidden(job, key, new.cycle) {
             self.skip(job, &new, why);
             return key;
         }
@@ -46,7 +47,7 @@ impl Scheduler {
             state: RunState::Queued,
             attempts: Vec::new(),
         };
-        if job.rules.overlap == Overlap::Replace {
+        if job.rules.overlap == Overlap::Replace && self.book.backfill_of(new.cycle).is_none() {
             self.make_way(job.uid, key);
         }
         self.clip_loop_pause(job.uid);
@@ -68,23 +69,28 @@ impl Scheduler {
     }
 
     /// The rule that forbids another run of the job now, if any.
-    fn forbidden(&self, job: &Job, key: RunKey) -> Option<Skipped> {
+    fn forbidden(&self, job: &Job, key: RunKey, cycle: Cycle) -> Option<Skipped> {
         let manual = matches!(key.cause, Cause::Trigger(_));
         if !manual && let Some(pause) = self.book.progress(job.uid).paused {
             return Some(Skipped::Paused { reason: pause.reason });
         }
-        let active = self.book.active(job.uid);
-        let (queued, first_queued) = self.book.queued(job.uid);
+        // What belongs to a backfill waits its turn, and no other run gives way to it: its bound is `parallel`.
+        if self.book.backfill_of(cycle).is_some() {
+            return None;
+        }
+        let first_queued = self.book.first_queued_of_its_own(job.uid);
         match job.rules.overlap {
             Overlap::Replace => None,
             Overlap::Skip => {
-                let other = self.book.state().runs_of(job.uid).next().map(|run| run.key);
-                other.filter(|_| active + queued > 0).map(Skipped::Overlaps)
+                let mut runs = self.book.state().runs_of(job.uid);
+                runs.find(|run| self.book.backfill_of(run.cycle).is_none())
+                    .map(|run| Skipped::Overlaps(run.key))
             }
             // What a user asks for by hand waits its turn, up to a bound that the door knows.
             Overlap::Queue | Overlap::Allow { .. } if manual => None,
             Overlap::Queue | Overlap::Allow { .. } => {
-                first_queued.filter(|_| active + queued >= self.book.room(job.uid)).map(Skipped::Superseded)
+                let busy = self.book.active(job.uid) + self.book.queued(job.uid).0;
+                first_queued.filter(|_| busy >= self.book.room(job.uid)).map(Skipped::Superseded)
             }
         }
     }
@@ -93,6 +99,8 @@ impl Scheduler {
     fn make_way(&mut self, job: JobUid, newer: RunKey) {
         for run in self.live_runs(job) {
             match run.state {
+                // The newer run waits for it: a past slot is not made stale by a later one.
+                _ if self.book.backfill_of(run.cycle).is_some() => {}
                 RunState::Running(_) => self.order_kill(&run, KillReason::Replaced),
                 _ if run.attempts.is_empty() => self.finish(&run, Outcome::Skipped(Skipped::Replaced(newer))),
                 _ => self.finish(&run, Outcome::Killed(KillReason::Replaced)),
@@ -115,6 +123,7 @@ impl Scheduler {
             created: self.now,
             ended: self.now,
             outcome: Outcome::Skipped(why),
+            arguments: new.arguments.clone(),
             attempts: Vec::new(),
         }));
         // The children of a skipped slot never hear of its cycle. Within a cycle that has begun, they must.
@@ -136,12 +145,20 @@ impl Scheduler {
             created: run.created,
             ended: self.now,
             outcome,
+            arguments: run.arguments.clone(),
             attempts: run.attempts.clone(),
         };
         self.book.end_run(run.key, Record::Run(record));
+        let children = self.note_backfilled(run, succeeded);
         let Some(job) = self.book.job(uid).cloned() else { return };
         if succeeded || failed {
-            self.count(&job, succeeded);
+            match run.key.cause {
+                Cause::Backfill { .. } => self.count_backfilled(&job, succeeded),
+                _ => self.count(&job, succeeded),
+            }
+        }
+        if children == Children::Stay {
+            return;
         }
         self.fan_out(
             run.key,

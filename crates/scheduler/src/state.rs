@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ids::{Cycle, GraphVersion, JobUid, RunKey};
+use crate::backfill::Backfill;
+use crate::ids::{BackfillId, Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Progress};
 use crate::run::{Record, Run};
 
@@ -28,6 +29,8 @@ pub struct State {
     pub joins: BTreeMap<(JobUid, Cycle), Arc<Join>>,
     /// Ended runs whose children have not all been told.
     pub fanouts: BTreeMap<RunKey, Arc<Fanout>>,
+    /// Backfills, those under way and the last of those that are over; none of a deleted job.
+    pub backfills: BTreeMap<BackfillId, Arc<Backfill>>,
 }
 
 /// Counters of the whole store.
@@ -153,6 +156,10 @@ pub enum Change {
     PutFanout(Arc<Fanout>),
     /// All children have been told.
     RemoveFanout(RunKey),
+    /// A backfill begins, or has come further.
+    PutBackfill(Arc<Backfill>),
+    /// A backfill is forgotten.
+    RemoveBackfill(BackfillId),
     /// A line of the ledger, for the history.
     Append(Arc<Record>),
 }
@@ -190,6 +197,12 @@ impl State {
             Change::RemoveFanout(run) => {
                 self.fanouts.remove(run);
             }
+            Change::PutBackfill(backfill) => {
+                self.backfills.insert(backfill.id, backfill.clone());
+            }
+            Change::RemoveBackfill(id) => {
+                self.backfills.remove(id);
+            }
             Change::Append(_) => {}
         }
     }
@@ -201,6 +214,12 @@ impl State {
             cause: crate::ids::Cause::Slot { plan: 0, nominal: crate::schedule::Nominal::Index(0) },
         };
         self.runs.range(first..).map(|(_, run)| run).take_while(move |run| run.key.job == job)
+    }
+
+    /// The backfills of one job, oldest first.
+    pub fn backfills_of(&self, job: JobUid) -> impl Iterator<Item = &Arc<Backfill>> {
+        let (first, last) = (BackfillId { job, number: 0 }, BackfillId { job, number: u32::MAX });
+        self.backfills.range(first..=last).map(|(_, backfill)| backfill)
     }
 
     /// The joins of one child, oldest cycle first.

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use scheduler::ids::{Cycle, Epoch, JobName, RunKey, TaskId};
 use scheduler::limits::{LabelLimit, Limits};
 use scheduler::request::Request;
-use scheduler::run::{Outcome, Record};
+use scheduler::run::{EndedRun, Outcome, Record};
 use scheduler::state::Change;
 
 use crate::calendar::Millis;
@@ -302,8 +303,6 @@ impl Cluster {
         let Some(pace) = self.users.mix.busy.filter(|_| !self.healed) else { return };
         let after = self.random.between(1, 2 * pace);
         self.at(self.now + after, Happening::User);
-        let runs: Vec<RunKey> = self.store.core.state().runs.keys().copied().collect();
-        let live = (!runs.is_empty()).then(|| self.random.pick(&runs));
         let core = &self.store.core;
         let failed = |job: &JobName| -> Option<(RunKey, Cycle)> {
             let records = core.records().filter_map(|record| match &**record {
@@ -313,7 +312,16 @@ impl Cluster {
             let last = records.last()?;
             (last.2 != Outcome::Succeeded).then_some((last.0, last.1))
         };
-        let request = self.users.request(&mut self.random, self.now, live, failed);
+        let ended = |job: &JobName, back: u64| {
+            let of_job = |record: &Arc<Record>| match &**record {
+                Record::Run(run) if run.job == *job => Some(run.clone()),
+                _ => None,
+            };
+            let runs: Vec<EndedRun> = core.records().filter_map(of_job).collect();
+            let at = runs.len().checked_sub(1 + usize::try_from(back).ok()?)?;
+            runs.get(at).cloned()
+        };
+        let request = self.users.request(&mut self.random, self.now, core.state(), failed, ended);
         self.ask_soon(0, request, false);
     }
 
@@ -499,6 +507,8 @@ fn told(change: &Change) -> String {
         Change::RemoveJoin(child, cycle) => format!("join of {child} is over, cycle {cycle:?}"),
         Change::PutFanout(fanout) => format!("fan-out {fanout:?}"),
         Change::RemoveFanout(run) => format!("fan-out of {run} is over"),
+        Change::PutBackfill(backfill) => format!("backfill {backfill:?}"),
+        Change::RemoveBackfill(id) => format!("backfill {id} is forgotten"),
         Change::Append(record) => match &**record {
             Record::Run(run) => format!(
                 "ledger: {} {} due {} {:?} {:?}",

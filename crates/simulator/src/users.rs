@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use scheduler::ids::{Cycle, JobName, RunKey};
-use scheduler::job::{CatchUp, Guarantee, Overlap, Retry, Rules, Tags};
-use scheduler::request::{Definition, PlanText, Request};
+use scheduler::backfill::{Children, Order, Rate};
+use scheduler::ids::{BackfillId, Cycle, JobName, RunKey};
+use scheduler::job::{CatchUp, Guarantee, Overlap, Plan, Retry, Rules, Tags};
+use scheduler::request::{BackfillOrder, Definition, PlanText, Remains, Request};
+use scheduler::run::EndedRun;
 use scheduler::schedule::DstPolicy;
+use scheduler::state::State;
 
 use crate::calendar::{Millis, Phrasebook, Written, instant};
 use crate::random::Random;
@@ -120,16 +123,19 @@ impl Users {
         self.put(own, written, parents, rules, body)
     }
 
-    /// One request, of any kind. `failed` finds a run of a job that ended without success.
+    /// One request, of any kind. `failed` finds a run of a job that ended without success, `ended` some run of it.
     pub(crate) fn request(
         &mut self,
         random: &mut Random,
         now: Millis,
-        live: Option<RunKey>,
+        state: &State,
         failed: impl Fn(&JobName) -> Option<(RunKey, Cycle)>,
+        ended: impl Fn(&JobName, u64) -> Option<EndedRun>,
     ) -> Request {
         let job = name(&format!("job{}", random.below(self.names.max(1))));
-        let kind = if self.mix.edits { random.below(100) } else { 45 + random.below(55) };
+        let runs: Vec<RunKey> = state.runs.keys().copied().collect();
+        let live = (!runs.is_empty()).then(|| random.pick(&runs));
+        let kind = if self.mix.edits { random.below(120) } else { 45 + random.below(75) };
         match kind {
             0..8 => self.new_job(random, now),
             8..28 => self.definition(random, job, now),
@@ -145,8 +151,44 @@ impl Users {
                 let until = random.permille(500).then(|| instant(now + random.between(-5_000, 120_000)));
                 Request::Pause { job, reason: "maintenance".into(), until }
             }
-            _ => Request::Resume(job),
+            92..100 => Request::Resume(job),
+            100..109 => self.backfill(random, now, &job, state).unwrap_or(Request::Resume(job)),
+            109..112 => {
+                let ids: Vec<BackfillId> = state.backfills.keys().copied().collect();
+                let remains = random.pick(&[Remains::GoOn, Remains::Die]);
+                let id = (!ids.is_empty()).then(|| random.pick(&ids));
+                id.map_or(Request::Resume(job), |id| Request::CancelBackfill { id, remains })
+            }
+            _ => {
+                let children = random.pick(&[Children::Follow, Children::Follow, Children::Stay]);
+                let run = ended(&job, random.below(4));
+                run.map_or(Request::Resume(job), |run| Request::Rerun { run: Box::new(run), children })
+            }
         }
+    }
+
+    /// Some past slots of a job, few enough to come to an end.
+    fn backfill(&self, random: &mut Random, now: Millis, job: &JobName, state: &State) -> Option<Request> {
+        let Plan::Schedule(table) = &state.jobs.values().find(|kept| kept.name == *job)?.plan else {
+            return None;
+        };
+        let meaning = self.phrases.get(&(table.text.clone(), table.zone.clone()))?;
+        let longest = random.pick(&[60_000, 600_000, 3 * 86_400_000]);
+        let from = now - random.between(1, longest);
+        let mut to = from;
+        for _ in 0..=random.below(9) {
+            to = meaning.next(table.anchor.as_millisecond(), to)?.1 + 1;
+        }
+        Some(Request::Backfill(BackfillOrder {
+            job: job.clone(),
+            from: instant(from),
+            to: instant(to),
+            order: random.pick(&[Order::OldestFirst, Order::NewestFirst]),
+            parallel: random.pick(&[1, 1, 2, 5]),
+            rate: random.permille(300).then_some(Rate { count: 6, per: seconds(60) }),
+            children: random.pick(&[Children::Follow, Children::Follow, Children::Stay]),
+            except: Vec::new(),
+        }))
     }
 }
 

@@ -218,7 +218,17 @@ fn end(uid: u64, n: u64) -> Vec<Change> {
         end: AttemptEnd::Succeeded,
     };
     let outcome = if n.is_multiple_of(1000) { Outcome::Failed } else { Outcome::Succeeded };
-    let record = EndedRun { key, job, cycle, due, created, ended: due, outcome, attempts: vec![attempt] };
+    let record = EndedRun {
+        key,
+        job,
+        cycle,
+        due,
+        created,
+        ended: due,
+        outcome,
+        arguments: None,
+        attempts: vec![attempt],
+    };
     let key: RunKey = record.key;
     vec![Change::RemoveRun(key), Change::Append(Arc::new(Record::Run(record))), progress(uid, n)]
 }

@@ -8,7 +8,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use scheduler::QuickFailures;
-use scheduler::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
+use scheduler::backfill::{Backfill, Children, Order, Rate, Redo};
+use scheduler::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use scheduler::job::{
     CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Tags, Timetable,
 };
@@ -77,7 +78,17 @@ pub fn run(uid: u64, k: u64) -> Run {
 pub fn ended(uid: u64, k: u64, outcome: Outcome) -> Record {
     let Run { key, job, cycle, due, created, .. } = run(uid, k);
     let ended = at(k.cast_signed() * 1000 + 500);
-    Record::Run(EndedRun { key, job, cycle, due, created, ended, outcome, attempts: Vec::new() })
+    Record::Run(EndedRun {
+        key,
+        job,
+        cycle,
+        due,
+        created,
+        ended,
+        outcome,
+        arguments: None,
+        attempts: Vec::new(),
+    })
 }
 
 /// A line that says what the change is, for golden files and failures.
@@ -101,7 +112,9 @@ pub fn every_change() -> Vec<Titled> {
         ("run: gone", Change::RemoveRun(slot(1, 5))),
         ("join: gone", Change::RemoveJoin(JobUid(3), cycle(4))),
         ("fan-out: gone", Change::RemoveFanout(slot(1, 5))),
+        ("backfill: gone", Change::RemoveBackfill(BackfillId { job: JobUid(1), number: 4 })),
     ];
+    all.extend(backfills().into_iter().map(|(title, b)| (title, Change::PutBackfill(Arc::new(b)))));
     all.extend(jobs().into_iter().map(|(title, job)| (title, put(job))));
     all.extend(runs().into_iter().map(|(title, run)| (title, Change::PutRun(Arc::new(run)))));
     all.extend(joins());
@@ -220,6 +233,7 @@ fn runs() -> Vec<(&'static str, Run)> {
             },
         ),
         ("run: join", Run { cycle: cycle(4), ..keyed(Cause::Join { cycle: cycle(4), round: 2 }) }),
+        ("run: backfill", keyed(Cause::Backfill { number: 4, nominal: Nominal::Index(8) })),
         ("run: running", running(Live { started: None, unknown_since: None, ..live(None) })),
         ("run: kill asked", running(live(Some(KillReason::Asked)))),
         ("run: kill timed out", running(live(Some(KillReason::TimedOut)))),
@@ -296,6 +310,72 @@ fn joins() -> Vec<Titled> {
     ]
 }
 
+fn backfills() -> Vec<(&'static str, Backfill)> {
+    let Plan::Schedule(table) = job(1).plan else { unreachable!("the sample has a schedule") };
+    let order = Order::NewestFirst;
+    let new = Backfill {
+        id: BackfillId { job: JobUid(1), number: 4 },
+        what: Redo::Slots { table: table.clone(), from: at(0), to: at(9000), order },
+        children: Children::Follow,
+        parallel: 1,
+        rate: None,
+        created: at(9500),
+        slots: 9,
+        next: Some(Slot { nominal: Nominal::Index(8), due: at(8000) }),
+        except: Vec::new(),
+        begun: 0,
+        succeeded: 0,
+        failed: 0,
+        last: None,
+        hold: None,
+        under_way: Vec::new(),
+        cancelled: false,
+        ended: None,
+    };
+    let begun = Backfill {
+        what: Redo::Slots { table, from: at(0), to: at(9000), order: Order::OldestFirst },
+        children: Children::Stay,
+        parallel: 4,
+        rate: Some(Rate { count: 10, per: Duration::from_secs(60) }),
+        except: vec![(at(3000), at(5000)), (at(7000), at(7000))],
+        begun: 3,
+        succeeded: 1,
+        failed: 1,
+        last: Some(at(10_000)),
+        hold: Some(at(16_000)),
+        under_way: vec![at(2000)],
+        ..new.clone()
+    };
+    let over = Backfill {
+        what: Redo::Run(slot(1, 5)),
+        next: None,
+        cancelled: true,
+        ended: Some(at(20_000)),
+        ..new.clone()
+    };
+    vec![("backfill: new", new), ("backfill: under way", begun), ("backfill: a re-run, over", over)]
+}
+
+fn any_backfill() -> impl Strategy<Value = Backfill> {
+    let numbers = (any_uid(), 0u32..4, any::<u64>(), any::<u64>());
+    let times =
+        (option::of(any_at()), option::of(any_at()), option::of(any_slot()), vec((any_at(), any_at()), 0..4));
+    (prop::sample::select(backfills()), numbers, times, any::<bool>()).prop_map(
+        |((_, sample), (job, number, begun, succeeded), (last, hold, next, pairs), cancelled)| Backfill {
+            id: BackfillId { job, number },
+            begun,
+            succeeded,
+            last,
+            hold,
+            next,
+            except: pairs.clone(),
+            under_way: pairs.into_iter().map(|(due, _)| due).collect(),
+            cancelled,
+            ..sample
+        },
+    )
+}
+
 fn records() -> Vec<(&'static str, Record)> {
     let Record::Run(plain) = ended(1, 5, Outcome::Succeeded) else { unreachable!("a run was asked for") };
     let range = SlotRange {
@@ -319,7 +399,8 @@ fn records() -> Vec<(&'static str, Record)> {
         ("record: range", Record::Range(range)),
         ("record: range of cron slots", Record::Range(civil)),
         ("record: with attempts", Record::Run(EndedRun { attempts: attempts(), ..plain.clone() })),
-        ("record: of a cycle", Record::Run(EndedRun { cycle: cycle(2), ..plain })),
+        ("record: of a cycle", Record::Run(EndedRun { cycle: cycle(2), ..plain.clone() })),
+        ("record: with arguments", Record::Run(EndedRun { arguments: Some("--all".into()), ..plain })),
     ];
     all.extend(outcomes().into_iter().map(|outcome| ("record: outcome", ended(1, 5, outcome))));
     all
@@ -365,6 +446,8 @@ pub fn any_change() -> impl Strategy<Value = Change> {
         (any_uid(), any_cycle()).prop_map(|(child, cycle)| Change::RemoveJoin(child, cycle)),
         any_fanout().prop_map(|fanout| Change::PutFanout(Arc::new(fanout))),
         any_key().prop_map(Change::RemoveFanout),
+        any_backfill().prop_map(|backfill| Change::PutBackfill(Arc::new(backfill))),
+        (any_uid(), 0u32..4).prop_map(|(job, number)| Change::RemoveBackfill(BackfillId { job, number })),
         any_record().prop_map(|record| Change::Append(Arc::new(record))),
         prop::sample::select(every_change()).prop_map(|(_, change)| change),
     ]
@@ -410,6 +493,7 @@ fn any_key() -> impl Strategy<Value = RunKey> {
     let cause = prop_oneof![
         (1u32..3, any_nominal()).prop_map(|(plan, nominal)| Cause::Slot { plan, nominal }),
         (0u32..4).prop_map(Cause::Trigger),
+        (1u32..4, any_nominal()).prop_map(|(number, nominal)| Cause::Backfill { number, nominal }),
         (any_cycle(), 0u32..3).prop_map(|(cycle, round)| Cause::Join { cycle, round }),
     ];
     (any_uid(), cause).prop_map(|(job, cause)| RunKey { job, cause })
@@ -615,8 +699,8 @@ fn any_fanout() -> impl Strategy<Value = Fanout> {
 fn any_record() -> impl Strategy<Value = Record> {
     let outcome = || prop::sample::select(outcomes());
     let run = (any_run(), any_at(), outcome()).prop_map(|(run, ended, outcome)| {
-        let Run { key, job, cycle, due, created, attempts, .. } = run;
-        Record::Run(EndedRun { key, job, cycle, due, created, ended, outcome, attempts })
+        let Run { key, job, cycle, due, created, arguments, attempts, .. } = run;
+        Record::Run(EndedRun { key, job, cycle, due, created, ended, outcome, arguments, attempts })
     });
     let range = (any_uid(), any_slot(), any_slot(), 1u64..1000, any_at(), outcome()).prop_map(
         |(job, first, last, count, recorded, outcome)| {

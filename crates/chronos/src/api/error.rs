@@ -101,6 +101,12 @@ impl From<Refusal> for ApiError {
             Refusal::Disabled(_) => (StatusCode::CONFLICT, "disabled", ""),
             Refusal::TooManyWaiting { .. } => (StatusCode::CONFLICT, "too_many_waiting", ""),
             Refusal::TooManyHeirs { .. } => (StatusCode::CONFLICT, "too_many_heirs", ""),
+            Refusal::NoSchedule(_) => (StatusCode::CONFLICT, "no_schedule", ""),
+            Refusal::Range { .. } => (StatusCode::BAD_REQUEST, "invalid_range", "from"),
+            Refusal::Pace(_) => (StatusCode::BAD_REQUEST, "invalid", "rate"),
+            Refusal::TooManyBackfills => (StatusCode::CONFLICT, "too_many_backfills", ""),
+            Refusal::NoSuchBackfill(_) => (StatusCode::NOT_FOUND, "no_such_backfill", ""),
+            Refusal::StillLive(_) => (StatusCode::CONFLICT, "still_live", ""),
             Refusal::PauseOver(_) => (StatusCode::BAD_REQUEST, "invalid", "until"),
         };
         Self::new(status, code, refusal.to_string()).field(field).hint(refusal.hint())

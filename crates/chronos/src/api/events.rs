@@ -182,6 +182,15 @@ fn told(projection: &Projection, change: &Change) -> Option<(&'static str, Value
                 json!({ "job": run.job.as_str(), "run": key, "state": state, "attempt": attempt, "due": due }),
             )
         }
+        Change::PutBackfill(backfill) => {
+            let name = view::name_of(projection, backfill.id.job)?;
+            let (begun, slots) = (backfill.begun, backfill.slots);
+            let data = json!({
+                "job": name.as_str(), "backfill": backfill.id.to_string(), "begun": begun, "slots": slots,
+                "over": backfill.ended.is_some(),
+            });
+            ("backfill", data)
+        }
         Change::Append(record) => {
             let job = match &**record {
                 Record::Run(run) => run.job.as_str(),

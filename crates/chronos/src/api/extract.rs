@@ -7,8 +7,11 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use jiff::Timestamp;
-use scheduler::ids::{JobName, RunKey};
+use scheduler::ids::{BackfillId, JobName, RunKey};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::wire::shape::{Field, Problem, Reader};
 
 use super::error::ApiError;
 
@@ -36,6 +39,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Run {
         text.parse().map(Self).map_err(|()| {
             ApiError::invalid("key", format!("`{clipped}` is not the key of a run"))
                 .hint("keys are listed by GET /v1/runs; they look like `1-i0`")
+        })
+    }
+}
+
+/// The backfill that the path names.
+pub(super) struct Backfill(pub(super) BackfillId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Backfill {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = segment(parts, state).await?;
+        let clipped: String = text.chars().take(80).collect();
+        text.parse().map(Self).map_err(|()| {
+            ApiError::invalid("id", format!("`{clipped}` is not the id of a backfill"))
+                .hint("they are listed by GET /v1/backfills; they look like `1-b3`")
         })
     }
 }
@@ -81,6 +100,20 @@ impl<S: Send + Sync> FromRequest<S> for Document {
             ),
         })
     }
+}
+
+/// The object that a body holds, in its normal form; an empty body is an empty object.
+pub(super) fn object(body: &[u8], fields: &[Field]) -> Result<Map<String, Value>, ApiError> {
+    let value = match body {
+        [] => Value::Object(Map::new()),
+        body => serde_json::from_slice(body).map_err(|e| {
+            ApiError::new(StatusCode::BAD_REQUEST, "malformed", format!("the body is not valid JSON: {e}"))
+        })?,
+    };
+    let Value::Object(object) = value else {
+        return Err(Problem::invalid("", "the body is not a JSON object", "send {\"key\": \"value\"}").into());
+    };
+    Ok(Reader::default().read_object(&object, fields, &[], "")?)
 }
 
 pub(super) fn too_large() -> ApiError {

@@ -13,13 +13,13 @@ use scheduler::job::{Job, Pause, Plan, Progress};
 use scheduler::request::Request;
 use scheduler::schedule::{Schedule, Slot, Zones};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use store::HistoryQuery;
 use store::projection::Projection;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::duration;
-use crate::wire::shape::{Problem, Reader, Shape, optional};
+use crate::wire::shape::{Shape, optional};
 
 use super::classic::no_such_job;
 use super::error::{ApiError, ErrorBody};
@@ -112,7 +112,7 @@ fn page_of(jobs: Vec<JobRow>, total: usize, more: bool) -> Jobs {
     Jobs { jobs, total, next }
 }
 
-fn defect() -> ApiError {
+pub(super) fn defect() -> ApiError {
     ApiError::new(
         axum::http::StatusCode::INTERNAL_SERVER_ERROR,
         "internal",
@@ -152,9 +152,9 @@ impl StateWord {
     }
 }
 
-type Found = (Arc<Job>, Arc<Progress>);
+pub(super) type Found = (Arc<Job>, Arc<Progress>);
 
-fn find(ctx: &ApiContext, name: &JobName) -> Result<Found, ApiError> {
+pub(super) fn find(ctx: &ApiContext, name: &JobName) -> Result<Found, ApiError> {
     let projection = ctx.node.projection.read();
     let found = projection
         .job(name)
@@ -391,22 +391,7 @@ fn pause_of(body: &[u8], now: Timestamp) -> Result<(String, Option<Timestamp>), 
     const FOR: Shape =
         Shape::Span(std::time::Duration::from_secs(1), std::time::Duration::from_secs(3660 * 86_400));
     let fields = [optional("reason", Shape::Text), optional("until", Shape::Text), optional("for", FOR)];
-    let value = match body {
-        [] => json!({}),
-        body => serde_json::from_slice(body).map_err(|e| {
-            ApiError::new(
-                axum::http::StatusCode::BAD_REQUEST,
-                "malformed",
-                format!("the body is not valid JSON: {e}"),
-            )
-        })?,
-    };
-    let Value::Object(object) = value else {
-        return Err(
-            Problem::invalid("", "the body is not a JSON object", "send {\"reason\": \"...\"}").into()
-        );
-    };
-    let read = Reader::default().read_object(&object, &fields, &[], "")?;
+    let read = extract::object(body, &fields)?;
     let text = |key: &str| read.get(key).and_then(Value::as_str);
     let reason = text("reason").unwrap_or_default();
     if reason.len() > Pause::REASON_MAX {

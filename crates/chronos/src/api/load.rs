@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use scheduler::ids::RunKey;
+use scheduler::ids::{Cause, RunKey};
 use scheduler::job::Job;
 use scheduler::limits::{Label, Limits};
 use scheduler::run::{Run, RunState};
@@ -18,8 +18,17 @@ pub(super) struct Load<'a> {
     queued: Vec<(Place, &'a Run, &'a Job)>,
 }
 
-/// Order in the queue: less important, due time, key.
-type Place = (bool, Timestamp, RunKey);
+/// Order in the queue: importance, 0 is the highest; due time; key.
+type Place = (u8, Timestamp, RunKey);
+
+fn place(run: &Run, job: &Job) -> Place {
+    let rank = match run.key.cause {
+        // Past slots go behind all that is due now.
+        Cause::Backfill { .. } => 2,
+        _ => u8::from(!job.rules.high_priority),
+    };
+    (rank, run.due, run.key)
+}
 
 /// A limit that holds a run back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +65,7 @@ impl<'a> Load<'a> {
                     }
                 }
                 (RunState::Queued, Some(job)) => {
-                    load.queued.push(((!job.rules.high_priority, run.due, run.key), run, job));
+                    load.queued.push((place(run, job), run, job));
                 }
                 _ => {}
             }
@@ -68,7 +77,7 @@ impl<'a> Load<'a> {
     /// What holds a queued run of the job back, if a limit does.
     pub(super) fn hold(&self, run: &Run, job: &Job) -> Option<Hold> {
         let limit = self.limit(job)?;
-        let place = (!job.rules.high_priority, run.due, run.key);
+        let place = place(run, job);
         let earlier = self.queued.iter().take_while(|(other, ..)| *other < place);
         let before = earlier.filter(|(_, _, other)| self.limit(other) == Some(limit)).count();
         Some(Hold { flag: self.flag(limit), what: self.what(limit), before })

@@ -5,11 +5,13 @@
 //! **Invariant:** every answer that is not 2xx is JSON of the form [`error::ErrorBody`].
 
 mod backup;
+mod backfills;
 mod classic;
 mod definitions;
 pub mod error;
 mod events;
 mod extract;
+mod forecast;
 mod guard;
 mod health;
 mod jobs;
@@ -146,6 +148,11 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(runs::list))
         .routes(routes!(runs::show, runs::kill))
         .routes(routes!(runs::why))
+        .routes(routes!(runs::rerun))
+        .routes(routes!(backfills::begin))
+        .routes(routes!(backfills::list))
+        .routes(routes!(backfills::show, backfills::cancel))
+        .routes(routes!(forecast::forecast))
         .routes(routes!(output::read))
         .routes(routes!(events::stream))
         .routes(routes!(backup::take))

@@ -5,17 +5,22 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use scheduler::backfill::Children;
 use scheduler::ids::{JobName, RunKey};
-use scheduler::request::{Refusal, Request};
-use scheduler::run::{Run, RunState};
+use scheduler::request::{Answer, Refusal, Request};
+use scheduler::run::{Record, Run, RunState};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use store::{HistoryQuery, OutcomeKind};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::wire::shape::{Shape, optional};
+
 use super::error::{ApiError, ErrorBody};
-use super::extract::{self, Params, limit};
+use super::extract::{self, Document, Params, limit};
 use super::jobs::{Changed, Why};
 use super::view::{self, RunView};
 use super::why::Facts;
@@ -242,6 +247,48 @@ pub(super) async fn kill(
 ) -> Result<Response, ApiError> {
     let (_, seq) = ctx.ask(Request::KillRun(key)).await?;
     Ok(([seq_header(seq)], Json(Changed { seq: seq.0 })).into_response())
+}
+
+/// A re-run as it is asked for.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says in the document what the body looks like; it is read by its shape")]
+pub(super) struct RerunBody {
+    /// True (default): all that comes after the run in its chain runs again too. False: only the run itself.
+    downwards: Option<bool>,
+}
+
+/// A run has been made.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Made {
+    /// Its key.
+    run: String,
+    /// Number of the change.
+    seq: u64,
+}
+
+/// Runs once more what has ended, for the same due time and with the same arguments, and by default all that comes after
+/// it. Where its children were told that it failed, their joins of the same cycle wait for the new run; else it begins a
+/// cycle of its own, in which joins wait only for what descends from it.
+#[utoipa::path(
+    post, path = "/v1/runs/{key}/rerun", tag = "runs", params(("key" = String, Path)), request_body = RerunBody,
+    responses((status = 201, body = Made), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody))
+)]
+pub(super) async fn rerun(
+    State(ctx): State<ApiContext>,
+    extract::Run(key): extract::Run,
+    Document(body): Document,
+) -> Result<Response, ApiError> {
+    let read = extract::object(&body, &[optional("downwards", Shape::Bool)])?;
+    let downwards = read.get("downwards").and_then(Value::as_bool).unwrap_or(true);
+    let children = if downwards { Children::Follow } else { Children::Stay };
+    if find_live(&ctx, key).is_some() {
+        return Err(Refusal::StillLive(key).into());
+    }
+    let Some(Record::Run(run)) = ctx.node.store.ended_run(key).await? else { return Err(no_such_run(key)) };
+    let (answer, seq) = ctx.ask(Request::Rerun { run: Box::new(run), children }).await?;
+    let Answer::Triggered(made) = answer else { return Err(super::jobs::defect()) };
+    let made = Made { run: made.to_string(), seq: seq.0 };
+    Ok((StatusCode::CREATED, [seq_header(seq)], Json(made)).into_response())
 }
 
 /// Why a run is not over, or what became of it.

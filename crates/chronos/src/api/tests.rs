@@ -17,6 +17,8 @@ use store::memory::{MemoryCore, MemoryStore};
 use store::{Candidate, Retention, Store};
 use tower::ServiceExt;
 
+mod backfills;
+
 use super::*;
 use crate::node::{self, NodeOptions, NodeTask, Role};
 

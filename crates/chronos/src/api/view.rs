@@ -88,7 +88,7 @@ pub struct RunView {
     pub job: String,
     /// `queued`, `running`, `waiting` (for a retry) or `ended`.
     pub state: &'static str,
-    /// `slot`, `trigger` or `join`.
+    /// `slot`, `trigger`, `join` or `backfill`.
     pub cause: &'static str,
     /// When it should have started.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,6 +169,7 @@ fn cause(key: RunKey) -> &'static str {
         Cause::Slot { .. } => "slot",
         Cause::Trigger(_) => "trigger",
         Cause::Join { .. } => "join",
+        Cause::Backfill { .. } => "backfill",
     }
 }
 
@@ -233,6 +234,7 @@ impl RunView {
             ended: Some(instant(run.ended)),
             outcome: Some(word(OutcomeKind::of(&run.outcome))),
             reason: reason(&run.outcome).or_else(|| run.attempts.last().and_then(failure)),
+            arguments: run.arguments.as_ref().map(ToString::to_string),
             attempts: run.attempts.iter().map(|a| AttemptView::ended(&run.job, run.key, a)).collect(),
             ..Self::default()
         }

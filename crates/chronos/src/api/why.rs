@@ -17,7 +17,7 @@ use crate::wire::duration;
 use crate::wire::job::{instant, is_exhausted};
 
 use super::load::{Hold, Load};
-use super::view;
+use super::{backfills, view};
 
 /// One reason, the most telling first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -72,6 +72,9 @@ impl Facts<'_> {
             reasons.extend(self.of_live(run, Some(job)));
         }
         reasons.extend(self.rules(job, progress));
+        for (message, since) in backfills::reasons(self.state, job) {
+            reasons.push(Reason::new("backfill", message).since(since));
+        }
         match &job.plan {
             Plan::Schedule(_) => reasons.extend(self.slots(job, progress)),
             Plan::Parents(parents) => reasons.extend(self.joins(job, progress, parents)),

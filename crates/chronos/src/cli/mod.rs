@@ -1,6 +1,7 @@
 //! The command line: one binary that is server, client and supervisor.
 
 mod apply;
+mod backfill;
 mod backup;
 mod bench;
 mod client;
@@ -9,6 +10,7 @@ mod crontab;
 mod doctor;
 mod export;
 mod failure;
+mod forecast;
 mod logs;
 mod progress;
 mod queries;
@@ -115,6 +117,17 @@ enum Ask {
     /// Check the server, its store and its jobs, and say what to do about what is found
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
+    /// Run past slots of a job, each once, for their own due times
+    #[command(after_help = BACKFILL_HELP)]
+    Backfill(BackfillArgs),
+    /// List backfills and re-runs, the newest first
+    Backfills(BackfillsArgs),
+    /// Run once more what has ended, with all that comes after it
+    #[command(after_help = RERUN_HELP)]
+    Rerun(RerunArgs),
+    /// Show how many runs the next hours will bring
+    #[command(after_help = FORECAST_HELP)]
+    Forecast(ForecastArgs),
 }
 
 const SERVER_HELP: &str = "\
@@ -162,6 +175,33 @@ Examples:
   chronos logs nightly
   chronos logs -f nightly
   chronos logs 1-i5 --stderr";
+
+const BACKFILL_HELP: &str = "\
+The slots are those of the job's present schedule, also from before the job existed; none is in
+the future. Their runs wait for what is due now and are never in its way. More than 100 slots are
+asked about on a terminal.
+
+Examples:
+  chronos backfill report --from 2029-12-01 --to 2030-01-01 --dry-run
+  chronos backfill report --from 2029-12-01 --to 2030-01-01 --only-missing --parallel 4 --rate 10/m
+  chronos backfill report --from 2029-12-01T06:00:00Z --to 2029-12-02 --order newest --wait
+  chronos backfill --cancel 1-b3 --kill";
+
+const RERUN_HELP: &str = "\
+The new run has the due time and the arguments of the old one. All that comes after it in its
+chain runs again too; joins wait for what descends from it.
+
+Examples:
+  chronos rerun 1-i5
+  chronos rerun 1-i5 --only";
+
+const FORECAST_HELP: &str = "\
+Slots are counted; starts of dependents are estimated from how long runs took lately.
+
+Examples:
+  chronos forecast
+  chronos forecast --hours 6 --bucket 5m
+  chronos forecast --output json | jq '.busiest'";
 
 #[derive(Debug, Args)]
 struct ServerArgs {
@@ -339,6 +379,83 @@ struct NextArgs {
 }
 
 #[derive(Debug, Args)]
+struct BackfillArgs {
+    /// Name of the job
+    #[arg(required_unless_present = "cancel")]
+    job: Option<String>,
+    /// Slots due at or after this: a time, or a date in UTC
+    #[arg(long, value_name = "TIME", value_parser = backfill::instant, required_unless_present = "cancel")]
+    from: Option<jiff::Timestamp>,
+    /// Slots due before this
+    #[arg(long, value_name = "TIME", value_parser = backfill::instant, required_unless_present = "cancel")]
+    to: Option<jiff::Timestamp>,
+    /// Which end comes first: `oldest` or `newest`
+    #[arg(long, value_name = "ORDER", hide_possible_values = true, default_value = "oldest")]
+    order: backfill::Order,
+    /// Slots under way at once, with all that descends from them; 1 to 64
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    parallel: u32,
+    /// How fast slots begin, such as 10/m or 1/30s
+    #[arg(long, value_name = "RATE")]
+    rate: Option<String>,
+    /// Leave out slots that have succeeded, as far as the history knows
+    #[arg(long)]
+    only_missing: bool,
+    /// The children of the job do not follow
+    #[arg(long)]
+    no_children: bool,
+    /// Only say what would run
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Wait until all of it is over; fails if a run did not succeed
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// With --wait: do not show how far it has come
+    #[arg(long, requires = "wait")]
+    quiet: bool,
+    /// Begin no further slot of this backfill
+    #[arg(long, value_name = "ID", conflicts_with_all = ["job", "from", "to", "wait", "dry_run"])]
+    cancel: Option<String>,
+    /// With --cancel: kill what has begun
+    #[arg(long, requires = "cancel")]
+    kill: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct BackfillsArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct RerunArgs {
+    /// Key of a run that has ended
+    run: String,
+    /// Only this run, without what comes after it
+    #[arg(long)]
+    only: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct ForecastArgs {
+    /// How many hours; 1 to 168
+    #[arg(long, value_name = "COUNT", default_value_t = 24)]
+    hours: u32,
+    /// Length of a bucket, such as 15m
+    #[arg(long, value_name = "DURATION", default_value = "15m")]
+    bucket: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
 struct SuperviseArgs {
     /// The folder it looks after
     #[arg(long)]
@@ -413,6 +530,10 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Import(args) => crontab::import(&args).await,
         Ask::Doctor(args) => doctor::run(&args).await,
         Ask::MarkSuccess(args) => requests::mark_success(&client(&args.client)?, &args).await,
+        Ask::Backfill(args) => backfill::run(&client(&args.client)?, &args).await,
+        Ask::Backfills(args) => backfill::list(&client(&args.client)?, args.client.output).await,
+        Ask::Rerun(args) => backfill::rerun(&client(&args.client)?, &args).await,
+        Ask::Forecast(args) => forecast::run(&client(&args.client)?, &args).await,
     }
 }
 

@@ -188,7 +188,7 @@ fn row_of(run: &Value) -> [String; 7] {
     [key, text(&run["job"]), due, time(&run["ended"]), outcome, attempts, text(&run["reason"])]
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -197,7 +197,7 @@ fn text(value: &Value) -> String {
 }
 
 /// To the second, which is what people read.
-fn time(value: &Value) -> String {
+pub(crate) fn time(value: &Value) -> String {
     let text = text(value);
     match text.split_once('.') {
         Some((seconds, fraction)) if fraction.ends_with('Z') => format!("{seconds}Z"),
@@ -205,6 +205,6 @@ fn time(value: &Value) -> String {
     }
 }
 
-fn names(value: &Value) -> Vec<String> {
+pub(crate) fn names(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().map(text).collect()
 }

@@ -79,7 +79,7 @@ pub(crate) async fn mark_success(client: &Client, args: &JobArgs) -> Result<(), 
     tell(&answer, args.client.output, &format!("marked job `{}` as successful", args.job))
 }
 
-fn tell(answer: &Answer, format: Format, line: &str) -> Result<(), Failure> {
+pub(crate) fn tell(answer: &Answer, format: Format, line: &str) -> Result<(), Failure> {
     match format {
         Format::Table => super::out(format!("{line}\n").as_bytes())?,
         Format::Json if answer.body == Value::Null => super::out_json(&json!({}))?,

@@ -392,6 +392,7 @@ fn weight(change: &Change) -> usize {
             Record::Run(run) => 900 + reason_weight(&run.outcome) + attempts_weight(&run.attempts, ATTEMPT),
             Record::Range(range) => 900 + reason_weight(&range.outcome),
         },
+        Change::PutBackfill(backfill) => 1200 + backfill.except.len() * 40 + backfill.under_way.len() * 40,
         Change::PutJoin(join) => 400 + join.parents.len() * 40,
         Change::PutProgress(_, progress) => {
             let reason = progress.paused.as_ref().map_or(0, |pause| pause.reason.len() * 2);

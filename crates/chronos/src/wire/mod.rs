@@ -5,6 +5,7 @@
 
 pub mod duration;
 pub mod job;
+pub mod rate;
 pub mod shape;
 pub mod task;
 

@@ -32,6 +32,10 @@ fn help_of_every_command() {
         "export",
         "import",
         "doctor",
+        "backfill",
+        "backfills",
+        "rerun",
+        "forecast",
     ];
     golden("help.txt", &chronos(&["--help"]).success().stdout_text());
     for command in commands {

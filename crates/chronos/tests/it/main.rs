@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod backup;
+mod backfills;
 mod bad_input;
 mod chains;
 mod clock_jumps;

@@ -2,13 +2,15 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use scheduler::backfill::{Children, Order, Rate};
 use scheduler::job::{CatchUp, Guarantee, Overlap, Retry, Rules};
 use scheduler::limits::Limits;
-use scheduler::request::{PlanText, Request};
-use scheduler::run::AttemptEnd;
+use scheduler::request::{BackfillOrder, PlanText, Remains, Request};
+use scheduler::run::{AttemptEnd, Record};
 use scheduler::schedule::{DstPolicy, Zones};
 use scheduler::{Event, Scheduler, Settings, TaskNews};
 
+use crate::backfill::order;
 use crate::world::{World, job, seconds};
 
 #[derive(Clone, Debug)]
@@ -22,6 +24,9 @@ enum Deed {
     Pause(usize, Option<u32>),
     Resume(usize),
     Mark(usize),
+    Backfill(usize, u32, bool, bool),
+    Cancel(usize, bool),
+    Rerun(usize, bool),
     News(usize, u8),
     FailOver(u32),
     Engine(bool),
@@ -77,7 +82,10 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         1 => name.clone().prop_map(Deed::Kill),
         1 => (name.clone(), proptest::option::of(0u32..60)).prop_map(|(n, u)| Deed::Pause(n, u)),
         1 => name.clone().prop_map(Deed::Resume),
-        1 => name.prop_map(Deed::Mark),
+        1 => name.clone().prop_map(Deed::Mark),
+        2 => (name, 1u32..4, any::<bool>(), any::<bool>()).prop_map(|(n, p, o, r)| Deed::Backfill(n, p, o, r)),
+        1 => (0usize..4, any::<bool>()).prop_map(|(n, kill)| Deed::Cancel(n, kill)),
+        2 => (0usize..16, any::<bool>()).prop_map(|(n, follow)| Deed::Rerun(n, follow)),
         12 => (0usize..8, 0u8..8).prop_map(|(n, what)| Deed::News(n, what)),
         1 => (0u32..600).prop_map(Deed::FailOver),
         1 => any::<bool>().prop_map(Deed::Engine),
@@ -110,6 +118,30 @@ fn carry_out(w: &mut World, deed: Deed) {
         }
         Deed::Resume(n) => drop(w.ask(Request::Resume(job(&name(n))))),
         Deed::Mark(n) => drop(w.ask(Request::MarkSuccess { job: job(&name(n)), failed: None })),
+        Deed::Backfill(n, parallel, newest, rate) => {
+            let from = w.now.checked_sub(seconds(120)).unwrap();
+            let order = BackfillOrder {
+                parallel,
+                order: if newest { Order::NewestFirst } else { Order::OldestFirst },
+                rate: rate.then_some(Rate { count: 12, per: seconds(60) }),
+                ..order(&name(n), from, w.now)
+            };
+            drop(w.ask(Request::Backfill(order)));
+        }
+        Deed::Cancel(n, kill) => {
+            let Some(id) = w.stored.backfills.keys().nth(n).copied() else { return };
+            let remains = if kill { Remains::Die } else { Remains::GoOn };
+            drop(w.ask(Request::CancelBackfill { id, remains }));
+        }
+        Deed::Rerun(n, follow) => {
+            let mut ended = w.ledger.iter().rev().filter_map(|record| match record {
+                Record::Run(run) => Some(run.clone()),
+                Record::Range(_) => None,
+            });
+            let Some(run) = ended.nth(n) else { return };
+            let children = if follow { Children::Follow } else { Children::Stay };
+            drop(w.ask(Request::Rerun { run: run.into(), children }));
+        }
         Deed::News(n, what) => {
             let Some(task) = w.alive.keys().nth(n).cloned() else { return };
             let news = match what {
@@ -157,6 +189,7 @@ proptest! {
         }
         w.audit();
         prop_assert!(w.stored.fanouts.is_empty());
+        prop_assert_eq!(w.core.check(), Ok(()));
         let settings = Settings {
             node: "n1".into(),
             zones: Zones::bundled(),

@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod backfill;
 mod herd;
 mod jitter;
 mod joins;
 mod launch_loop;
 mod laws;
+mod reruns;
 mod restore;
 mod runs;
 mod slots;

@@ -55,10 +55,13 @@ impl<'a> Graph<'a> {
 /// Whether the children of an ended run heard of it for the first time, in its own cycle.
 fn heard(ended: &Ended) -> bool {
     let key = ended.run.key;
+    if !ended.told {
+        return false;
+    }
     match key.cause {
         Cause::Join { round, .. } if round > 0 => false,
         Cause::Join { cycle, .. } => ended.created.is_some() || cycle.origin != key.job,
-        Cause::Slot { .. } => ended.created.is_some(),
+        Cause::Slot { .. } | Cause::Backfill { .. } => ended.created.is_some(),
         Cause::Trigger(number) => {
             let own = ended.run.cycle.origin == key.job && ended.run.cycle.seq == number;
             own && (ended.created.is_some() || ended.run.outcome == Outcome::Succeeded)
@@ -85,7 +88,7 @@ pub(crate) fn finish(state: &State, ledger: &Ledger, cycles: &BTreeSet<Cycle>) -
         let cycle = ended.run.cycle;
         if heard(ended) {
             heard_of.insert((ended.run.key.job, cycle), ended);
-        } else if !matches!(ended.run.key.cause, Cause::Slot { .. }) {
+        } else if ended.told && !matches!(ended.run.key.cause, Cause::Slot { .. }) {
             again.insert(cycle);
         }
         let first = began.entry(cycle).or_insert(ended.at);
@@ -172,7 +175,8 @@ fn flags(graph: &Graph<'_>, job: &Job, state: &State, ledger: &Ledger) -> Verdic
     if !still || marked || telling || ends().any(|ended| ended.at < since) {
         return Ok(());
     }
-    let told = |ended: &&Ended| ended.created.is_some() || ended.run.outcome == Outcome::Succeeded;
+    let told =
+        |ended: &&Ended| ended.told && (ended.created.is_some() || ended.run.outcome == Outcome::Succeeded);
     let successes = ends().filter(told).filter(|ended| succeeded(ended)).count();
     let own = |key: &RunKey| {
         key.job == job.uid && matches!(key.cause, Cause::Join { cycle, .. } if cycle.origin == job.uid)

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use scheduler::ids::{JobUid, RunKey, Seq, TaskId};
+use scheduler::backfill::Children;
+use scheduler::ids::{BackfillId, Cause, JobUid, RunKey, Seq, TaskId};
 use scheduler::job::{Job, Plan};
 use scheduler::run::{EndedRun, Record, Run, RunState};
 use scheduler::state::{Change, State};
@@ -21,6 +22,8 @@ pub(crate) struct Ended {
     pub(crate) created: Option<Position>,
     /// Its job at the time, unless that was deleted or disabled in the same step.
     pub(crate) job: Option<Arc<Job>>,
+    /// Whether its children may hear of it: not where a backfill or a re-run was asked for without them.
+    pub(crate) told: bool,
 }
 
 #[derive(Default)]
@@ -104,7 +107,14 @@ impl Ledger {
         };
         let job = self.state.jobs.get(&run.key.job).filter(|_| !step.iter().any(goes)).cloned();
         let created = self.created.get(&run.key).copied();
-        let ended = Ended { run: run.clone(), at: self.at, created, job };
+        let backfill = self.state.backfills.get(&BackfillId::of_cycle(run.cycle));
+        let number = match run.key.cause {
+            Cause::Backfill { number, .. } | Cause::Trigger(number) => Some(number),
+            Cause::Slot { .. } | Cause::Join { .. } => None,
+        };
+        let root = run.key.job == run.cycle.origin && number == Some(run.cycle.seq);
+        let told = !(root && backfill.is_some_and(|backfill| backfill.children == Children::Stay));
+        let ended = Ended { run: run.clone(), at: self.at, created, job, told };
         match self.ended.insert(run.key, ended) {
             None => Ok(()),
             Some(before) => Err(format!(

@@ -2,6 +2,7 @@
 //! share no code with what decides.
 
 mod attempts;
+mod backfills;
 mod canary;
 mod failover;
 mod fencing;
@@ -35,6 +36,7 @@ pub(crate) struct Audit {
     pub(crate) violation: Option<Violation>,
     pub(crate) ledger: ledger::Ledger,
     slots: slots::Slots,
+    backfills: backfills::Backfills,
     pub(crate) attempts: attempts::Attempts,
     pub(crate) writes: writes::Writes,
     fencing: fencing::Fencing,
@@ -53,6 +55,7 @@ impl Audit {
             violation: None,
             ledger: ledger::Ledger::new(state),
             slots: slots::Slots::default(),
+            backfills: backfills::Backfills::default(),
             attempts: attempts::Attempts::default(),
             writes: writes::Writes::default(),
             fencing: fencing::Fencing::default(),
@@ -93,6 +96,8 @@ impl Audit {
         for (wall, changes) in steps {
             let slots = self.slots.step(*wall, changes, phrases);
             self.check("1, slots", slots);
+            let backfills = self.backfills.step(changes, phrases, &self.ledger.state);
+            self.check("1, backfills", backfills);
             let canary = self.canary.step(now, changes);
             self.check("7, canary", canary);
             let launched = limits::launched(&self.ledger.state, changes);
@@ -164,7 +169,11 @@ impl Audit {
     pub(crate) fn waits(&mut self, now: Millis, state: &State) -> Option<String> {
         let overdue = self.failover.overdue(now, state);
         self.check("5, fail-over", overdue);
-        self.failover.waits(state).or_else(|| self.slots.waits(state)).or_else(|| self.canary.waits(now))
+        self.failover
+            .waits(state)
+            .or_else(|| self.slots.waits(state))
+            .or_else(|| backfills::waits(state))
+            .or_else(|| self.canary.waits(now))
     }
 
     /// Everything has ended: the books must agree.
@@ -173,6 +182,8 @@ impl Audit {
         self.check("7, canary", verdict);
         let verdict = self.ledger.finish(state);
         self.check("1, ledger", verdict);
+        let verdict = self.backfills.finish(state);
+        self.check("1, backfills", verdict);
         let verdict = self.writes.finish(&self.ledger);
         self.check("3, writes", verdict);
         let verdict = self.failover.finish(state, &self.ledger, engine);

@@ -76,11 +76,13 @@ fn in_effect(
             ledger.state.jobs.contains_key(uid) || ledger.removed.contains(uid)
         }
         (Request::Delete(_), Answer::Deleted { .. }) => any(&|change| matches!(change, Change::RemoveJob(_))),
-        (Request::Trigger { .. }, Answer::Triggered(key)) => any(&|change| match change {
-            Change::PutRun(run) => run.key == *key,
-            Change::Append(record) => matches!(&**record, Record::Run(run) if run.key == *key),
-            _ => false,
-        }),
+        (Request::Trigger { .. } | Request::Rerun { .. }, Answer::Triggered(key)) => {
+            any(&|change| match change {
+                Change::PutRun(run) => run.key == *key,
+                Change::Append(record) => matches!(&**record, Record::Run(run) if run.key == *key),
+                _ => false,
+            })
+        }
         // Its end is wanted, or has come.
         (Request::KillRun(key), Answer::Killed { .. }) => {
             ledger.state.runs.get(key).is_none_or(|run| dying(run))
@@ -97,6 +99,14 @@ fn in_effect(
             any(&|change| matches!(change, Change::PutProgress(_, progress) if progress.paused.is_some()))
         }
         (Request::Resume(_), Answer::Resumed) => true,
+        (Request::Backfill(order), Answer::Backfilling { id, slots }) => any(&|change| {
+            matches!(change, Change::PutBackfill(backfill) if backfill.id == *id && backfill.slots == *slots
+                && backfill.parallel == order.parallel && backfill.children == order.children)
+        }),
+        (Request::CancelBackfill { id, .. }, Answer::Cancelled { .. }) => {
+            let kept = ledger.state.backfills.get(id);
+            kept.is_none_or(|backfill| backfill.ended.is_some() || backfill.left() == 0 && backfill.cancelled)
+        }
         _ => false,
     }
 }

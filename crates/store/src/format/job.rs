@@ -41,7 +41,7 @@ pub(super) struct StoredJob {
 
 /// See [`Timetable`].
 #[derive(Serialize, Deserialize)]
-struct StoredTimetable {
+pub(super) struct StoredTimetable {
     text: Shared,
     #[serde(default, skip_serializing_if = "is_default")]
     zone: Shared,

@@ -5,6 +5,7 @@
 //! here and belong to the format. Reading is total: it fails, it never panics, and it ignores fields that it does
 //! not know, so that a field may be added without a new version.
 
+mod backfill;
 mod job;
 mod join;
 mod run;
@@ -13,6 +14,7 @@ mod value;
 use std::ops::Range;
 use std::sync::Arc;
 
+use scheduler::backfill::Backfill;
 use scheduler::ids::{GraphVersion, RunKey};
 use scheduler::job::{Job, Progress};
 use scheduler::run::{Record, Run};
@@ -55,6 +57,10 @@ pub fn write_change(out: &mut Vec<u8>, change: &Change) -> Range<usize> {
         }
         Change::PutFanout(fanout) => tagged(out, "fanout", &join::StoredFanout::from(&**fanout)),
         Change::RemoveFanout(run) => tagged(out, "fanout_gone", &Key(*run)),
+        Change::PutBackfill(backfill) => {
+            tagged(out, "backfill", &backfill::StoredBackfill::from(&**backfill))
+        }
+        Change::RemoveBackfill(id) => tagged(out, "backfill_gone", &backfill::StoredBackfillId::from(*id)),
         Change::Append(record) => tagged(out, "record", &run::StoredRecord::from(&**record)),
     }
 }
@@ -78,6 +84,8 @@ pub fn read_change(line: &[u8]) -> Result<Change, FormatError> {
         StoredChange::JoinGone(key) => Change::RemoveJoin(key.child.0, key.cycle.into()),
         StoredChange::Fanout(fanout) => Change::PutFanout(Arc::new(fanout.into())),
         StoredChange::FanoutGone(key) => Change::RemoveFanout(key.0),
+        StoredChange::Backfill(backfill) => Change::PutBackfill(Arc::new((*backfill).into())),
+        StoredChange::BackfillGone(id) => Change::RemoveBackfill(id.into()),
         StoredChange::Record(record) => Change::Append(Arc::new((*record).into())),
     })
 }
@@ -141,6 +149,13 @@ pub fn read_fanout(value: &[u8]) -> Result<Fanout, FormatError> {
     read::<join::StoredFanout>("fan-out", value).map(Into::into)
 }
 
+/// Reads the value of a `backfill` line.
+/// # Errors
+/// [`FormatError`].
+pub fn read_backfill(value: &[u8]) -> Result<Backfill, FormatError> {
+    read::<backfill::StoredBackfill>("backfill", value).map(Into::into)
+}
+
 /// Reads the value of a `record` line.
 /// # Errors
 /// [`FormatError`].
@@ -192,6 +207,8 @@ enum StoredChange {
     JoinGone(join::StoredJoinKey),
     Fanout(join::StoredFanout),
     FanoutGone(Key),
+    Backfill(Box<backfill::StoredBackfill>),
+    BackfillGone(backfill::StoredBackfillId),
     Record(Box<run::StoredRecord>),
 }
 

@@ -162,6 +162,8 @@ pub(super) struct StoredEndedRun {
     created: Ms,
     ended: Ms,
     outcome: StoredOutcome,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    arguments: Option<Text>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     attempts: Vec<StoredAttempt>,
 }
@@ -404,7 +406,7 @@ impl From<&Record> for StoredRecord {
     fn from(record: &Record) -> Self {
         match record {
             Record::Run(run) => {
-                let EndedRun { key, job, cycle, due, created, ended, outcome, attempts } = run;
+                let EndedRun { key, job, cycle, due, created, ended, outcome, arguments, attempts } = run;
                 Self::Run(StoredEndedRun {
                     key: Key(*key),
                     name: Name(job.clone()),
@@ -413,6 +415,7 @@ impl From<&Record> for StoredRecord {
                     created: Ms(*created),
                     ended: Ms(*ended),
                     outcome: outcome.into(),
+                    arguments: arguments.clone().map(Text),
                     attempts: attempts.iter().map(StoredAttempt::from).collect(),
                 })
             }
@@ -446,6 +449,7 @@ impl From<StoredRecord> for Record {
                     created: run.created.0,
                     ended: run.ended.0,
                     outcome: run.outcome.into(),
+                    arguments: run.arguments.map(|text| text.0),
                     attempts: run.attempts.into_iter().map(Attempt::from).collect(),
                 })
             }

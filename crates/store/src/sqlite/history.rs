@@ -62,6 +62,9 @@ pub(super) fn load(connection: &Connection) -> Result<(State, Term), ReadError> 
         fanouts: all(&snapshot, "SELECT value FROM fanouts", |value| {
             format::read_fanout(value).map(|fanout| (fanout.run, Arc::new(fanout)))
         })?,
+        backfills: all(&snapshot, "SELECT value FROM backfills", |value| {
+            format::read_backfill(value).map(|backfill| (backfill.id, Arc::new(backfill)))
+        })?,
     };
     Ok((state, term))
 }

@@ -20,7 +20,8 @@ pub(super) const FILE: &str = "chronos.db";
 const APPLICATION: u32 = 0x4368_726e;
 
 /// What makes version n of n - 1.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001-begin.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001-begin.sql"), include_str!("migrations/0002-comfort.sql")];
 
 /// The version that this binary writes.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;

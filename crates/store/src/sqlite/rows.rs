@@ -46,6 +46,7 @@ enum Keyed {
     Runs,
     Joins,
     Fanouts,
+    Backfills,
 }
 
 /// A record of the history.
@@ -100,6 +101,10 @@ impl Row {
                 let due = due.as_millisecond();
                 Self::Remove(Keyed::Joins, key(format_args!("{child} {origin} {due} {seq}")))
             }
+            Change::PutBackfill(backfill) => {
+                Self::Put(Keyed::Backfills, key(format_args!("{}", backfill.id)), value)
+            }
+            Change::RemoveBackfill(id) => Self::Remove(Keyed::Backfills, key(format_args!("{id}"))),
             Change::Append(record) => {
                 let run = format::record_key(record);
                 let key = run.map(|run| key(format_args!("{run}")));
@@ -143,8 +148,8 @@ pub(super) struct RowWriter<'c> {
     put_progress: CachedStatement<'c>,
     remove_job: CachedStatement<'c>,
     remove_progress: CachedStatement<'c>,
-    put: [CachedStatement<'c>; 3],
-    remove: [CachedStatement<'c>; 3],
+    put: [CachedStatement<'c>; 4],
+    remove: [CachedStatement<'c>; 4],
     append: CachedStatement<'c>,
     know: CachedStatement<'c>,
     merge_block: CachedStatement<'c>,
@@ -168,11 +173,13 @@ impl<'c> RowWriter<'c> {
                 sql("INSERT OR REPLACE INTO runs VALUES (?1, ?2)")?,
                 sql("INSERT OR REPLACE INTO joins VALUES (?1, ?2)")?,
                 sql("INSERT OR REPLACE INTO fanouts VALUES (?1, ?2)")?,
+                sql("INSERT OR REPLACE INTO backfills VALUES (?1, ?2)")?,
             ],
             remove: [
                 sql("DELETE FROM runs WHERE key = ?1")?,
                 sql("DELETE FROM joins WHERE key = ?1")?,
                 sql("DELETE FROM fanouts WHERE key = ?1")?,
+                sql("DELETE FROM backfills WHERE key = ?1")?,
             ],
             append: sql("INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?,
             know: sql("INSERT OR IGNORE INTO history_jobs (job, name) VALUES (?1, ?2)")?,
