@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::ids::{Cause, JobUid, RunKey, TaskId};
+use crate::ids::{BackfillId, Cause, JobUid, RunKey, TaskId};
 use crate::job::{Job, Plan, Progress};
 use crate::run::{KillReason, Live, Run, RunState};
 use crate::state::{Change, Meta, State};
@@ -103,12 +103,17 @@ impl CarriedOver {
     }
 }
 
-/// Whether the restored state may make this very run: of a slot that it has not come to, or of parents that it runs again.
+/// Whether the restored state may make this very run: of a slot that it has not come to, of a backfill that goes
+/// on, or of parents that it runs again.
 fn may_come_again(key: RunKey, restored: &State) -> bool {
     let plan = restored.jobs.get(&key.job).map(|job| &job.plan);
     match (key.cause, plan) {
         (Cause::Slot { plan, .. }, Some(Plan::Schedule(table))) => table.plan == plan,
         (Cause::Join { .. }, Some(Plan::Parents(_))) => true,
-        (Cause::Slot { .. } | Cause::Trigger(_) | Cause::Join { .. }, _) => false,
+        (Cause::Backfill { number, .. }, Some(_)) => {
+            let backfill = restored.backfills.get(&BackfillId { job: key.job, number });
+            backfill.is_some_and(|backfill| backfill.next.is_some())
+        }
+        (Cause::Slot { .. } | Cause::Trigger(_) | Cause::Join { .. } | Cause::Backfill { .. }, _) => false,
     }
 }

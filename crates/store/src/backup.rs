@@ -439,15 +439,18 @@ fn read_line(line: &[u8], number: u64) -> Result<Line, BackupError> {
 
 fn removes(change: &Change) -> bool {
     match change {
-        Change::RemoveJob(_) | Change::RemoveRun(_) | Change::RemoveJoin(..) | Change::RemoveFanout(_) => {
-            true
-        }
+        Change::RemoveJob(_)
+        | Change::RemoveRun(_)
+        | Change::RemoveJoin(..)
+        | Change::RemoveFanout(_)
+        | Change::RemoveBackfill(_) => true,
         Change::Meta(_)
         | Change::PutJob(_)
         | Change::PutProgress(..)
         | Change::PutRun(_)
         | Change::PutJoin(_)
         | Change::PutFanout(_)
+        | Change::PutBackfill(_)
         | Change::Append(_) => false,
     }
 }

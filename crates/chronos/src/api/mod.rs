@@ -4,8 +4,8 @@
 //! a group of endpoints, but for [`error`], [`view`], [`why`] and what `guard` does for all of them.
 //! **Invariant:** every answer that is not 2xx is JSON of the form [`error::ErrorBody`].
 
-mod backup;
 mod backfills;
+mod backup;
 mod classic;
 mod definitions;
 pub mod error;

@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod backup;
 mod backfills;
+mod backup;
 mod bad_input;
 mod chains;
 mod clock_jumps;

@@ -26,6 +26,7 @@ const HOT: &[(&str, &str)] = &[
     ("SELECT value FROM runs", "run"),
     ("SELECT value FROM joins", "join"),
     ("SELECT value FROM fanouts", "fanout"),
+    ("SELECT value FROM backfills", "backfill"),
 ];
 /// The history.
 const PAST: &[(&str, &str)] = &[("SELECT value FROM history ORDER BY id", "record")];

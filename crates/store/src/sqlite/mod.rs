@@ -3,8 +3,8 @@
 //! Several servers may open the same folder; one leads, the others follow through the file. Writing is done by one
 //! thread (`writer.rs`), reading by a few connections that cannot write.
 
-mod checkpoints;
 mod backup;
+mod checkpoints;
 mod disk;
 mod history;
 mod inspect;

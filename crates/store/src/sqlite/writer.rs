@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Shared;
-use super::checkpoints::Checkpoints;
 use super::backup::{self, StagedFile};
+use super::checkpoints::Checkpoints;
 use super::lock::LeaderLock;
 use super::open::{Schema, migrate};
 use super::rows::{Batch, Ledger, RowWriter, forget_jobs, remove_records};
