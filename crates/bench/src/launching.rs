@@ -125,6 +125,7 @@ async fn start(dir: &std::path::Path, engine: Arc<NoopEngine>) -> anyhow::Result
         kill_grace: Duration::from_secs(1),
         disable_after_failures: 0,
         limits: scheduler::limits::Limits::default(),
+        notifier: Arc::default(),
     });
     let leads = async {
         let mut status = node.watch_status();

@@ -10,6 +10,7 @@ use chronos::wire::{Door, job};
 use jiff::Timestamp;
 use scheduler::ids::Seq;
 use scheduler::limits::Limits;
+use scheduler::notice::Channels;
 use scheduler::request::{Definition, Request, RequestId};
 use scheduler::schedule::Zones;
 use scheduler::{Event, Scheduler, Settings};
@@ -67,6 +68,7 @@ pub(crate) async fn fill(
         zones: Zones::bundled(),
         disable_after_failures: 0,
         limits: Limits::default(),
+        channels: Channels::default(),
     };
     let mut core = Scheduler::new(state, settings);
     let mut seq = term.seq.0;

@@ -10,7 +10,12 @@ use std::time::Duration;
 use scheduler::limits::{LabelLimit, Limits};
 use serde::Deserialize;
 
+use crate::notify::settings::{MailTls, NotifySettings, Secret};
 use crate::wire::duration;
+
+mod notify;
+
+use notify::NotifyTexts;
 
 /// Settings as written. A flag, its environment variable and its key in the file have the same name and meaning.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -133,6 +138,80 @@ pub struct ConfigFile {
     /// What is logged: error, warn, info, debug, trace; also by module, as in `info,store=debug` [default: info]
     #[arg(long = "log_level", hide_env_values = true, env = "CHRONOS_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// Stands in brackets before the subject of every message to people
+    #[arg(long = "cluster_name", hide_env_values = true, env = "CHRONOS_CLUSTER_NAME", value_name = "NAME")]
+    pub cluster_name: Option<String>,
+    /// Mail server that takes messages to the owners of jobs, as in `mail.example.org:587`
+    #[arg(
+        long = "mail_server",
+        hide_env_values = true,
+        env = "CHRONOS_MAIL_SERVER",
+        value_name = "HOST:PORT"
+    )]
+    pub mail_server: Option<String>,
+    /// Address that mail comes from; needed with --mail_server
+    #[arg(long = "mail_from", hide_env_values = true, env = "CHRONOS_MAIL_FROM", value_name = "ADDRESS")]
+    pub mail_from: Option<String>,
+    /// Name to log in to the mail server with
+    #[arg(long = "mail_user", hide_env_values = true, env = "CHRONOS_MAIL_USER", value_name = "NAME")]
+    pub mail_user: Option<String>,
+    /// Password to log in to the mail server with; better in a file
+    #[arg(
+        long = "mail_password",
+        hide_env_values = true,
+        env = "CHRONOS_MAIL_PASSWORD",
+        value_name = "PASSWORD"
+    )]
+    pub mail_password: Option<Secret>,
+    /// File with that password
+    #[arg(
+        long = "mail_password_file",
+        hide_env_values = true,
+        env = "CHRONOS_MAIL_PASSWORD_FILE",
+        value_name = "FILE"
+    )]
+    pub mail_password_file: Option<PathBuf>,
+    /// How the connection to the mail server is protected: `auto` (STARTTLS if it is offered, and by all means if there
+    /// is a password), `starttls`, `tls` (from the first byte on, usually port 465), `none` [default: auto]
+    #[arg(
+        hide_possible_values = true,
+        long = "mail_tls",
+        hide_env_values = true,
+        env = "CHRONOS_MAIL_TLS",
+        value_name = "KIND"
+    )]
+    pub mail_tls: Option<MailTls>,
+    /// The same as --mail_tls tls, on the port that is given
+    #[arg(long = "mail_ssl", hide_env_values = true, env = "CHRONOS_MAIL_SSL", value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub mail_ssl: Option<bool>,
+    /// File of certificates (PEM) that mail servers may be signed by, beside those this machine trusts
+    #[arg(long = "mail_ca_file", hide_env_values = true, env = "CHRONOS_MAIL_CA_FILE", value_name = "FILE")]
+    pub mail_ca_file: Option<PathBuf>,
+    /// URL that every notice is posted to, as JSON
+    #[arg(
+        long = "http_notification_url",
+        hide_env_values = true,
+        env = "CHRONOS_HTTP_NOTIFICATION_URL",
+        value_name = "URL"
+    )]
+    pub http_notification_url: Option<String>,
+    /// Name and password for that URL
+    #[arg(
+        long = "http_notification_credentials",
+        hide_env_values = true,
+        env = "CHRONOS_HTTP_NOTIFICATION_CREDENTIALS",
+        value_name = "USER:PASSWORD"
+    )]
+    pub http_notification_credentials: Option<Secret>,
+    /// File with a secret that every such post is signed with (HMAC, SHA-256)
+    #[arg(
+        long = "http_notification_secret_file",
+        hide_env_values = true,
+        env = "CHRONOS_HTTP_NOTIFICATION_SECRET_FILE",
+        value_name = "FILE"
+    )]
+    pub http_notification_secret_file: Option<PathBuf>,
 }
 
 /// Settings as meant: complete and checked.
@@ -168,6 +247,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged.
     pub log_level: String,
+    /// How people are told of things.
+    pub notify: NotifySettings,
     /// Where each value came from, in the order of [`ConfigFile`].
     pub told: Vec<Told>,
 }
@@ -230,6 +311,17 @@ pub enum ConfigError {
         /// What is allowed.
         rule: &'static str,
     },
+    /// A file that a setting names is not there or not for us.
+    #[error("`{name}`: cannot read `{}`", path.display())]
+    File {
+        /// Which setting.
+        name: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
     /// The log filter makes no sense.
     #[error("`log_level` is `{text}`, which is not a level")]
     Level {
@@ -252,6 +344,7 @@ impl ConfigError {
             Self::Exposed(_) => {
                 "listen on 127.0.0.1, or say --allow_unauthenticated if everyone on that network may do so"
             }
+            Self::File { .. } => "check the path, and who may read it",
             Self::Bounds { .. } => "`chronos server --help` describes each setting",
             Self::Level { .. } => "write one of error, warn, info, debug, trace, or `info,store=debug`",
         }
@@ -283,6 +376,8 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let (path, file) = file.unwrap_or_default();
         let mut layers = Layers { flag_source, path, told: Vec::new() };
+        // What is about telling people has a file of its own.
+        let asked = (flags.clone(), file.clone());
         let address = layers.pick("http_address", flags.http_address, file.http_address, Address::LOOPBACK);
         let port = layers.pick("http_port", flags.http_port, file.http_port, 4400);
         let hostname =
@@ -363,6 +458,7 @@ impl Config {
             },
             log_format: layers.pick("log_format", flags.log_format, file.log_format, LogFormat::Text),
             log_level: layers.pick("log_level", flags.log_level, file.log_level, "info".into()),
+            notify: NotifyTexts::pick(&mut layers, &asked.0, &asked.1).meant()?,
             told: layers.told,
         };
         config.check()?;

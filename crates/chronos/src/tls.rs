@@ -4,6 +4,14 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
 
+/// Trusts the authorities that this machine trusts.
+pub(crate) fn of_this_machine() -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    // What cannot be read is not trusted; a machine without any still talks to hosts without TLS.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    trusting(roots)
+}
+
 /// Trusts nobody: for clients that do not use TLS, and need not look for certificates.
 pub(crate) fn unused() -> ClientConfig {
     trusting(RootCertStore::empty())

@@ -39,6 +39,7 @@ impl Cluster {
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
             limits: Limits::default(),
+            notifier: Arc::default(),
         })
     }
 

@@ -7,6 +7,7 @@ use jiff::{Timestamp, ToSpan};
 use scheduler::ids::{JobName, TaskId};
 use scheduler::job::Rules;
 use scheduler::limits::Limits;
+use scheduler::notice::Channels;
 use scheduler::request::{Definition, PlanText, Request, RequestId};
 use scheduler::run::AttemptEnd;
 use scheduler::schedule::{DstPolicy, Zones};
@@ -28,6 +29,7 @@ impl Term {
                 zones: Zones::bundled(),
                 disable_after_failures: 0,
                 limits: Limits::default(),
+                channels: Channels::default(),
             },
         );
         let mut term = Self { core, now: "2030-01-01T00:00:00Z".parse().expect("an instant") };

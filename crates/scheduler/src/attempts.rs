@@ -41,6 +41,7 @@ impl Scheduler {
             *budget -= 1;
             if Book::deadline(&run, &job.rules).is_some_and(|deadline| deadline < self.now) {
                 self.finish(&run, Outcome::Missed(Missed::Epsilon));
+                self.charge(budget);
                 continue;
             }
             if let Some(state) = self.jitter(&job, &run) {
@@ -59,10 +60,12 @@ impl Scheduler {
                 unknown_since: None,
                 kill: None,
             };
-            let run = Run { state: RunState::Running(live), ..(*run).clone() };
+            let mut run = Run { state: RunState::Running(live), ..(*run).clone() };
+            self.watch_launch(&job, &mut run);
             self.book.put_run(run.clone());
             self.book.spend_launch(self.now);
             self.effects.push(Effect::Launch { run: run.into(), job });
+            self.charge(budget);
         }
     }
 

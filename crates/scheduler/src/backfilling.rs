@@ -11,7 +11,7 @@ use crate::request::{Answer, BackfillOrder, Refusal, Remains};
 use crate::run::{EndedRun, Outcome, Run, Skipped};
 use crate::schedule::Slot;
 use crate::scheduler::Scheduler;
-use crate::spawn::NewRun;
+use crate::spawn::{Counted, NewRun};
 
 impl Scheduler {
     // ---- asked for
@@ -248,7 +248,7 @@ impl Scheduler {
 
     /// Past slots count, but they say nothing about how the job does now: they neither disable it nor end a row of
     /// failures.
-    pub(crate) fn count_backfilled(&mut self, job: &Job, succeeded: bool) {
+    pub(crate) fn count_backfilled(&mut self, job: &Job, succeeded: bool) -> Counted {
         let mut progress = self.book.progress(job.uid);
         if succeeded {
             progress.successes += 1
@@ -256,6 +256,7 @@ impl Scheduler {
             progress.errors += 1
         }
         self.book.put_progress(job.uid, progress);
+        if succeeded { Counted::Success { errors_before: 0 } } else { Counted::Error }
     }
 }
 

@@ -13,6 +13,8 @@ use crate::graph::Graph;
 use crate::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules, Tags};
 use crate::limits::Limits;
+use crate::notice::{Notice, NoticeId};
+use crate::outbox::Outbox;
 use crate::queue::{Class, Queue, Rank};
 use crate::run::{Record, Run, RunState};
 use crate::state::{Change, Fanout, Join, Meta, State, ZoneData};
@@ -31,6 +33,8 @@ pub(crate) enum Timer {
     Loop(JobUid),
     /// When the rate of a backfill lets the next slot begin.
     Backfill(BackfillId),
+    /// The run has waited or run for as long as is worth telling: see [`Book::alert_at`].
+    Alert(RunKey),
 }
 
 /// How busy a job is. Kept only while it has live runs.
@@ -58,6 +62,7 @@ pub(crate) struct Book {
     /// Tags that came lately, so that jobs which agree in them share one copy. A cache: it decides nothing.
     tags: BTreeSet<Arc<Tags>>,
     afoot: Afoot,
+    outbox: Outbox,
     changes: Vec<Change>,
     /// Where in `changes` the present value of a run or a progress stands: a step keeps only the last of each.
     put_at: BTreeMap<PutKey, usize>,
@@ -68,6 +73,7 @@ enum PutKey {
     Run(RunKey),
     Progress(JobUid),
     Backfill(BackfillId),
+    Notice(NoticeId),
 }
 
 /// `at + by`, or the end of time.
@@ -88,6 +94,7 @@ impl Book {
             tasks: BTreeMap::new(),
             tags: BTreeSet::new(),
             afoot: Afoot::new(&state),
+            outbox: Outbox::default(),
             changes: Vec::new(),
             put_at: BTreeMap::new(),
             state,
@@ -96,6 +103,9 @@ impl Book {
         runs.iter().for_each(|run| book.index_run(run));
         let holds = book.state.backfills.values().filter_map(|b| Some((b.hold?, Timer::Backfill(b.id))));
         book.timers.extend(holds);
+        for notice in book.state.notices.values() {
+            book.outbox.insert(notice);
+        }
         let jobs: Vec<JobUid> = book.state.jobs.keys().copied().collect();
         for uid in &jobs {
             book.index_holds(*uid);
@@ -235,6 +245,24 @@ impl Book {
                 limit.into_iter().chain(patience).min()
             }
         }
+    }
+
+    /// When the run is to be told of, if nothing happens before.
+    fn alert_at(run: &Run, rules: &Rules) -> Option<Timestamp> {
+        let alerts = rules.alerts.as_ref()?;
+        match &run.state {
+            RunState::Queued if run.attempts.is_empty() && !run.told.late => {
+                alerts.late_after.map(|after| later(run.due, after))
+            }
+            RunState::Running(live) if !run.told.long_running => {
+                alerts.long_running_after.map(|after| later(live.started.unwrap_or(live.launched), after))
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     // ---- changing
@@ -385,6 +413,32 @@ impl Book {
         self.change(Change::RemoveBackfill(id));
     }
 
+    pub(crate) fn next_notice(&mut self) -> NoticeId {
+        let id = self.state.meta.notices + 1;
+        self.change(Change::Meta(Meta { notices: id, ..self.state.meta }));
+        NoticeId(id)
+    }
+
+    pub(crate) fn count_lost_alert(&mut self) {
+        let alerts_lost = self.state.meta.alerts_lost + 1;
+        self.change(Change::Meta(Meta { alerts_lost, ..self.state.meta }));
+    }
+
+    pub(crate) fn put_notice(&mut self, notice: Notice) {
+        if let Some(old) = self.state.notices.get(&notice.id) {
+            self.outbox.remove(old);
+        }
+        self.outbox.insert(&notice);
+        self.change(Change::PutNotice(Arc::new(notice)));
+    }
+
+    pub(crate) fn remove_notice(&mut self, id: NoticeId) {
+        if let Some(old) = self.state.notices.get(&id) {
+            self.outbox.remove(old);
+            self.change(Change::RemoveNotice(id));
+        }
+    }
+
     fn change(&mut self, change: Change) {
         self.afoot.note(&self.state, &change);
         self.state.apply(&change);
@@ -392,6 +446,7 @@ impl Book {
             Change::PutRun(run) => Some(PutKey::Run(run.key)),
             Change::PutProgress(uid, _) => Some(PutKey::Progress(*uid)),
             Change::PutBackfill(backfill) => Some(PutKey::Backfill(backfill.id)),
+            Change::PutNotice(notice) => Some(PutKey::Notice(notice.id)),
             _ => None,
         };
         match key.and_then(|key| self.put_at.insert(key, self.changes.len()).map(|at| (key, at))) {
@@ -424,6 +479,7 @@ impl Book {
         self.queue.check(&fresh.queue)?;
         same("tasks", self.tasks == fresh.tasks)?;
         same("what lives of backfills", self.afoot.same_lives(&fresh.afoot))?;
+        same("the outbox", self.outbox == fresh.outbox)?;
         same("the graph", self.graph.edges() == fresh.graph.edges())
     }
 
@@ -449,8 +505,12 @@ impl Book {
     }
 
     fn index_run(&mut self, run: &Run) {
-        if let Some(at) = Self::deadline(run, &self.rules(run.key.job)) {
+        let rules = self.rules(run.key.job);
+        if let Some(at) = Self::deadline(run, &rules) {
             self.timers.insert((at, Timer::Run(run.key)));
+        }
+        if let Some(at) = Self::alert_at(run, &rules) {
+            self.timers.insert((at, Timer::Alert(run.key)));
         }
         let busy = self.busy.entry(run.key.job).or_default();
         match &run.state {
@@ -468,8 +528,12 @@ impl Book {
 
     fn unindex_run(&mut self, run: &Run) {
         let uid = run.key.job;
-        if let Some(at) = Self::deadline(run, &self.rules(uid)) {
+        let rules = self.rules(uid);
+        if let Some(at) = Self::deadline(run, &rules) {
             self.timers.remove(&(at, Timer::Run(run.key)));
+        }
+        if let Some(at) = Self::alert_at(run, &rules) {
+            self.timers.remove(&(at, Timer::Alert(run.key)));
         }
         let place = (run.due, run.key);
         match &run.state {

@@ -33,6 +33,7 @@ impl Scheduler {
             Request::Backfill(order) => self.backfill(order),
             Request::CancelBackfill { id, remains } => self.cancel_backfill(id, remains),
             Request::Rerun { run, children } => self.rerun(&run, children),
+            Request::RetryNotice(id) => self.retry_notice(id),
         }
     }
 
@@ -371,7 +372,7 @@ impl Scheduler {
         let mut progress = self.book.progress(job.uid);
         progress.flags.clear();
         self.book.put_progress(job.uid, progress);
-        self.count(&job, true);
+        let _ = self.count(&job, true);
         // Of a cycle that is marked nobody asks when it began: its joins are open, or not to be opened again.
         self.fan_out(key, (cycle, self.graph_now()), true, failed.is_some());
         Ok(Answer::Marked(key))

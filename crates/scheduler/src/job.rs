@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::ids::{Cycle, GraphVersion, JobName, JobUid};
 use crate::launch_loop::QuickFailures;
 use crate::limits::Label;
+use crate::notice::{AlertKind, AlertKinds, AlertRules};
 use crate::schedule::{DstPolicy, Nominal, Slot};
 
 /// A named definition of what to run, when, and with what.
@@ -84,6 +85,8 @@ pub struct Rules {
     pub soft_error: bool,
     /// Whose it is and what it is called by, if anybody has said so.
     pub tags: Option<Arc<Tags>>,
+    /// What is told to whom; `None`, which costs a million jobs nothing, for the default and nobody.
+    pub alerts: Option<Arc<AlertRules>>,
 }
 
 /// Whose a job is, and its labels. Shared by jobs that agree in them, as a million jobs have few owners.
@@ -115,6 +118,18 @@ impl Rules {
 }
 
 impl Rules {
+    /// Whether it shall be told, to whom it may concern.
+    pub fn wants(&self, kind: AlertKind) -> bool {
+        self.alerts.as_ref().map_or(AlertKinds::default().contains(kind), |alerts| alerts.wants(kind))
+    }
+
+    /// Who is told by mail.
+    pub fn recipients(&self) -> &[Arc<str>] {
+        self.alerts.as_ref().map_or(&[], |alerts| &alerts.to)
+    }
+}
+
+impl Rules {
     /// These rules in a place of their own, or, where they are the defaults, in one that all such jobs share.
     pub fn shared(self) -> Arc<Self> {
         static DEFAULTS: OnceLock<Arc<Rules>> = OnceLock::new();
@@ -139,6 +154,7 @@ impl Default for Rules {
             run_max: None,
             soft_error: false,
             tags: None,
+            alerts: None,
         }
     }
 }

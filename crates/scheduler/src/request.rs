@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::backfill::{Backfill, Children, Order, RangeError, Rate};
 use crate::ids::{BackfillId, JobName, JobUid, RunKey};
 use crate::job::Rules;
+use crate::notice::NoticeId;
 use crate::run::EndedRun;
 use crate::schedule::{DstPolicy, ScheduleError};
 
@@ -51,6 +52,8 @@ pub enum Request {
     },
     /// Ends a pause.
     Resume(JobName),
+    /// Sends a notice again that has not arrived.
+    RetryNotice(NoticeId),
     /// Runs past slots of a job.
     Backfill(BackfillOrder),
     /// Begins no further slot of a backfill.
@@ -177,6 +180,8 @@ pub enum Answer {
         /// How many.
         runs: usize,
     },
+    /// The notice is on its way again.
+    NoticeRetried,
 }
 
 /// Why a request was refused. Every variant is the asker's to mend.
@@ -268,6 +273,12 @@ pub enum Refusal {
     /// It would resume before it pauses.
     #[error("job `{0}`: the pause would end in the past")]
     PauseOver(JobName),
+    /// No notice of that id.
+    #[error("there is no notice {}", .0.0)]
+    NoSuchNotice(NoticeId),
+    /// It has arrived.
+    #[error("notice {} has been delivered", .0.0)]
+    NoticeDelivered(NoticeId),
 }
 
 impl Refusal {
@@ -298,6 +309,8 @@ impl Refusal {
             }
             Self::StillLive(_) => "wait until it has ended, or kill it",
             Self::PauseOver(_) => "give a time in the future",
+            Self::NoSuchNotice(_) => "settled notices are kept for 7 days, and at most 1000 of them",
+            Self::NoticeDelivered(_) => "a notice that may not have arrived can be sent again, this one has",
         }
     }
 }

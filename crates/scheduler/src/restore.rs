@@ -52,7 +52,9 @@ fn meta(present: &Meta, restored: &Meta) -> Meta {
     } else {
         present.next_uid
     };
-    Meta { next_uid, graph: present.graph.max(restored.graph), ..*restored }
+    let graph = present.graph.max(restored.graph);
+    let notices = present.notices.max(restored.notices);
+    Meta { next_uid, graph, notices, ..*restored }
 }
 
 impl CarriedOver {

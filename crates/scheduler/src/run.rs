@@ -30,6 +30,17 @@ pub struct Run {
     pub state: RunState,
     /// The attempts that have ended, oldest first; at most `Retry::MAX` + 1.
     pub attempts: Vec<Attempt>,
+    /// What its owner has been told already.
+    pub told: Told,
+}
+
+/// What the owner of a run has been told already, so that it is told once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// That it has not started in time.
+    pub late: bool,
+    /// That it runs long.
+    pub long_running: bool,
 }
 
 /// Where a run is in its life. `Ended` is not among them: an ended run is a [`Record`].

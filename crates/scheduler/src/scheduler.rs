@@ -10,6 +10,7 @@ use crate::book::{Book, Timer, later};
 use crate::ids::{JobUid, RunKey, TaskId};
 use crate::job::{Job, Plan};
 use crate::limits::Limits;
+use crate::notice::{Channels, Notice, NoticeId, NoticeState, Sent};
 use crate::request::{Answer, Refusal, Request, RequestId};
 use crate::run::{AttemptEnd, Run, RunState};
 use crate::schedule::Zones;
@@ -33,6 +34,13 @@ pub enum Event {
         task: TaskId,
         /// What.
         news: TaskNews,
+    },
+    /// What became of sending a notice.
+    Notice {
+        /// Which.
+        id: NoticeId,
+        /// What.
+        sent: Sent,
     },
     /// Whether the engine can start tasks. False at the beginning of a term.
     Engine {
@@ -79,6 +87,11 @@ pub enum Effect {
         /// Which.
         task: TaskId,
     },
+    /// Tell people. May be repeated by the next leader; receivers know the id again.
+    Send {
+        /// What, to whom.
+        notice: Arc<Notice>,
+    },
     /// Answer the user.
     Answer {
         /// Of which request.
@@ -116,6 +129,8 @@ pub struct Settings {
     pub disable_after_failures: u64,
     /// What bounds the launches of the node's engine.
     pub limits: Limits,
+    /// By what people can be told of things. What happens while there is nothing is told to nobody.
+    pub channels: Channels,
 }
 
 /// Decides, for one term of one leader: a deposed node drops it, the next loads anew.
@@ -130,6 +145,12 @@ pub struct Scheduler {
     pub(crate) kills: BTreeSet<TaskId>,
     /// Runs whose waits are to be held against a clock that has gone back.
     clips: Vec<RunKey>,
+    /// Notices likewise.
+    notice_clips: Vec<NoticeId>,
+    /// Notices that a former leader may have sent.
+    resend: Vec<NoticeId>,
+    /// Alerts written in notices since the budget of the step was last charged for them.
+    pub(crate) posted: usize,
     /// Jobs whose next slot was computed with other zone data. Before they have been looked at, no slot is taken.
     moves: Vec<JobUid>,
     /// Whether backfills may be held back for too long, because a clock has gone back.
@@ -147,6 +168,9 @@ impl Scheduler {
     pub fn new(state: State, settings: Settings) -> Self {
         let fanouts = state.fanouts.values().map(|fanout| (**fanout).clone()).collect();
         let clips = state.runs.keys().copied().collect();
+        let notice_clips = state.notices.keys().copied().collect();
+        let sending = |notice: &&Arc<Notice>| notice.state == NoticeState::Sending;
+        let resend = state.notices.values().filter(sending).map(|notice| notice.id).collect();
         let moves = if state.meta.zone_data == settings.zones.data() { Vec::new() } else { zoned(&state) };
         let holds_suspect = state.backfills.values().any(|backfill| backfill.hold.is_some());
         Self {
@@ -158,6 +182,9 @@ impl Scheduler {
             kills: BTreeSet::new(),
             // The leader before may have had a clock that was ahead of ours.
             clips,
+            notice_clips,
+            resend,
+            posted: 0,
             moves,
             holds_suspect,
             engine_ready: false,
@@ -193,6 +220,7 @@ impl Scheduler {
         if later(now, Duration::from_secs(1)) < self.now {
             self.clips = self.book.state().runs.keys().copied().collect();
             self.holds_suspect = true;
+            self.notice_clips = self.book.state().notices.keys().copied().collect();
         }
         self.now = now;
         match event {
@@ -202,6 +230,7 @@ impl Scheduler {
                 self.effects.push(Effect::Answer { id, answer });
             }
             Event::Task { task, news } => self.task_news(task, news),
+            Event::Notice { id, sent } => self.notice_sent(id, sent),
             Event::Engine { ready } => self.engine_ready = ready,
             Event::Clock { trusted } => self.clock_trusted = trusted,
         }
@@ -214,6 +243,7 @@ impl Scheduler {
         if !self.fanouts.is_empty()
             || !self.moves.is_empty()
             || (self.clock_trusted && (!self.clips.is_empty() || self.holds_suspect))
+            || (self.clock_trusted && !(self.notice_clips.is_empty() && self.resend.is_empty()))
         {
             return Some(self.now);
         }
@@ -226,12 +256,14 @@ impl Scheduler {
         let due = self.book.first_due().map(|(at, _)| at);
         let timer = self.book.first_timer().map(|(at, _)| at);
         let launch = self.book.queue().wake_at(self.now).filter(|_| self.engine_ready);
-        due.into_iter().chain(timer).chain(launch).min()
+        let notice = self.book.outbox().first().map(|(at, _)| at);
+        due.into_iter().chain(timer).chain(launch).chain(notice).min()
     }
 
     /// Does what is due, within the bound of one step.
     fn advance(&mut self) {
         let mut budget = Self::STEP_MAX;
+        self.charge(&mut budget);
         self.tell_children(&mut budget);
         self.move_slots(&mut budget);
         if self.clock_trusted && self.moves.is_empty() {
@@ -241,6 +273,7 @@ impl Scheduler {
                 let Some((_, uid)) = self.book.first_due().filter(|(at, _)| *at <= self.now) else { break };
                 self.take_slots(uid);
                 budget -= 1;
+                self.charge(&mut budget);
             }
             // Slots that were skipped, and runs that gave up, may have children too.
             self.tell_children(&mut budget);
@@ -252,6 +285,9 @@ impl Scheduler {
             {
                 self.launch_ready(&mut budget);
             }
+        }
+        if self.clock_trusted {
+            self.send_notices(&mut budget);
         }
         self.keep_fanouts();
     }
@@ -282,6 +318,31 @@ impl Scheduler {
         }
     }
 
+    /// Sends what people are to be told. Last of all: what is told can wait, what is to run cannot.
+    fn send_notices(&mut self, budget: &mut usize) {
+        while *budget > 0 {
+            let Some(id) = self.notice_clips.pop() else { break };
+            self.clip_notice(id);
+            *budget -= 1;
+        }
+        while *budget > 0 {
+            let Some(id) = self.resend.pop() else { break };
+            self.send_again(id);
+            *budget -= 1;
+        }
+        while *budget > 0 {
+            let first = self.book.outbox().first().filter(|(at, _)| *at <= self.now);
+            let Some((_, id)) = first else { break };
+            self.turn_notice(id);
+            *budget = budget.saturating_sub(Notice::ALERTS_MAX);
+        }
+    }
+
+    /// What was written of alerts counts as work of the step.
+    pub(crate) fn charge(&mut self, budget: &mut usize) {
+        *budget = budget.saturating_sub(std::mem::take(&mut self.posted));
+    }
+
     fn pass_deadlines(&mut self, budget: &mut usize) {
         while *budget > 0 {
             let Some((_, timer)) = self.book.first_timer().filter(|(at, _)| *at <= self.now) else { break };
@@ -290,8 +351,10 @@ impl Scheduler {
                 Timer::Pause(uid) => self.end_pause(uid),
                 Timer::Loop(uid) => self.end_loop_pause(uid),
                 Timer::Backfill(id) => self.release(id),
+                Timer::Alert(key) => self.watch_wait(key),
             }
             *budget -= 1;
+            self.charge(budget);
         }
     }
 }

@@ -160,7 +160,7 @@ impl Scheduler {
         outcome: Outcome,
     ) -> u64 {
         let Some(span) = schedule.span_from(from, until) else { return 0 };
-        self.book.append(Record::Range(SlotRange {
+        let range = SlotRange {
             job: job.uid,
             name: job.name.clone(),
             first: span.first.nominal,
@@ -170,7 +170,9 @@ impl Scheduler {
             count: span.count,
             recorded: self.now,
             outcome,
-        }));
+        };
+        self.watch_slots(job, &range);
+        self.book.append(Record::Range(range));
         span.count
     }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::backfill::Children;
 use crate::ids::{Cause, Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Overlap};
-use crate::run::{EndedRun, KillReason, Outcome, Record, Run, RunState, Skipped};
+use crate::run::{EndedRun, KillReason, Outcome, Record, Run, RunState, Skipped, Told};
 use crate::scheduler::Scheduler;
 use crate::state::Fanout;
 
@@ -20,6 +20,19 @@ pub(crate) struct NewRun {
     pub(crate) due: Timestamp,
     pub(crate) again: bool,
     pub(crate) arguments: Option<Arc<str>>,
+}
+
+/// What an end meant for the counters of its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// Nothing.
+    Neither,
+    /// A success, after so many errors in a row.
+    Success { errors_before: u64 },
+    /// An error.
+    Error,
+    /// An error, the last of so many in a row: the job is disabled now.
+    Disabled { errors: u64 },
 }
 
 impl Scheduler {
@@ -46,6 +59,7 @@ impl Scheduler {
             arguments: new.arguments,
             state: RunState::Queued,
             attempts: Vec::new(),
+            told: Told::default(),
         };
         if job.rules.overlap == Overlap::Replace && self.book.backfill_of(new.cycle).is_none() {
             self.make_way(job.uid, key);
@@ -148,15 +162,15 @@ impl Scheduler {
             arguments: run.arguments.clone(),
             attempts: run.attempts.clone(),
         };
-        self.book.end_run(run.key, Record::Run(record));
+        self.book.end_run(run.key, Record::Run(record.clone()));
         let children = self.note_backfilled(run, succeeded);
         let Some(job) = self.book.job(uid).cloned() else { return };
-        if succeeded || failed {
-            match run.key.cause {
-                Cause::Backfill { .. } => self.count_backfilled(&job, succeeded),
-                _ => self.count(&job, succeeded),
-            }
-        }
+        let counted = match run.key.cause {
+            _ if !(succeeded || failed) => Counted::Neither,
+            Cause::Backfill { .. } => self.count_backfilled(&job, succeeded),
+            _ => self.count(&job, succeeded),
+        };
+        self.watch_end(&job, &record, counted);
         if children == Children::Stay {
             return;
         }
@@ -169,8 +183,9 @@ impl Scheduler {
     }
 
     /// Counts a success or an error, and disables a job that has failed too often.
-    pub(crate) fn count(&mut self, job: &Job, succeeded: bool) {
+    pub(crate) fn count(&mut self, job: &Job, succeeded: bool) -> Counted {
         let mut progress = self.book.progress(job.uid);
+        let errors_before = progress.errors_in_a_row;
         if succeeded {
             progress.successes += 1;
             progress.errors_in_a_row = 0;
@@ -185,7 +200,9 @@ impl Scheduler {
         self.book.put_progress(job.uid, progress);
         if disable {
             self.disable(job);
+            return Counted::Disabled { errors: errors_before + 1 };
         }
+        if succeeded { Counted::Success { errors_before } } else { Counted::Error }
     }
 
     /// Disables a job that fails too often, as its owner would: what is due, open or queued gets its outcome.

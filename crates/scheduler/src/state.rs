@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use crate::backfill::Backfill;
 use crate::ids::{BackfillId, Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Progress};
+use crate::notice::{Notice, NoticeId};
 use crate::run::{Record, Run};
 
 /// Everything that a new leader needs to go on. History is elsewhere.
@@ -31,6 +32,8 @@ pub struct State {
     pub fanouts: BTreeMap<RunKey, Arc<Fanout>>,
     /// Backfills, those under way and the last of those that are over; none of a deleted job.
     pub backfills: BTreeMap<BackfillId, Arc<Backfill>>,
+    /// Messages on their way to people, and the last ones that are settled.
+    pub notices: BTreeMap<NoticeId, Arc<Notice>>,
 }
 
 /// Counters of the whole store.
@@ -42,6 +45,10 @@ pub struct Meta {
     pub graph: GraphVersion,
     /// The zone data that the stored due times were computed with.
     pub zone_data: ZoneData,
+    /// The id of the last notice.
+    pub notices: u64,
+    /// Alerts that nobody was told of, because too many notices were on their way.
+    pub alerts_lost: u64,
 }
 
 /// A version of the zone data, such as `2026f`.
@@ -160,6 +167,10 @@ pub enum Change {
     PutBackfill(Arc<Backfill>),
     /// A backfill is forgotten.
     RemoveBackfill(BackfillId),
+    /// A notice is new or has come further.
+    PutNotice(Arc<Notice>),
+    /// A settled notice is forgotten.
+    RemoveNotice(NoticeId),
     /// A line of the ledger, for the history.
     Append(Arc<Record>),
 }
@@ -202,6 +213,12 @@ impl State {
             }
             Change::RemoveBackfill(id) => {
                 self.backfills.remove(id);
+            }
+            Change::PutNotice(notice) => {
+                self.notices.insert(notice.id, notice.clone());
+            }
+            Change::RemoveNotice(id) => {
+                self.notices.remove(id);
             }
             Change::Append(_) => {}
         }

@@ -509,6 +509,8 @@ fn told(change: &Change) -> String {
         Change::RemoveFanout(run) => format!("fan-out of {run} is over"),
         Change::PutBackfill(backfill) => format!("backfill {backfill:?}"),
         Change::RemoveBackfill(id) => format!("backfill {id} is forgotten"),
+        Change::PutNotice(notice) => format!("notice {notice:?}"),
+        Change::RemoveNotice(id) => format!("notice {} is forgotten", id.0),
         Change::Append(record) => match &**record {
             Record::Run(run) => format!(
                 "ledger: {} {} due {} {:?} {:?}",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use scheduler::clock::ClockGuard;
 use scheduler::ids::{Epoch, Seq, TaskId};
+use scheduler::notice::{Channels, Notice, NoticeId, Sent};
 use scheduler::request::{Request, RequestId};
 use scheduler::run::{AttemptEnd, RunState};
 use scheduler::schedule::Zones;
@@ -66,6 +67,8 @@ pub(crate) enum Message {
     /// Time to ask again for tasks that nobody could tell anything about.
     AskAgain(Vec<TaskId>),
     Asked(u64, Request),
+    /// What became of sending a notice.
+    Sent(NoticeId, Sent),
 }
 
 pub(crate) struct Node {
@@ -181,6 +184,7 @@ impl Cluster {
             Message::Reconciled(number, known) => self.reconciled(node, number, known),
             Message::Killed => {}
             Message::AskAgain(tasks) => self.reconcile(node, tasks),
+            Message::Sent(id, sent) => self.tell_core(node, Event::Notice { id, sent }),
             Message::Asked(number, request) => self.asked(node, number, request),
         }
     }
@@ -230,6 +234,7 @@ impl Cluster {
             zones: Zones::bundled(),
             disable_after_failures: self.disable_after_failures,
             limits: self.limits.clone(),
+            channels: Channels { mail: true, webhook: true },
         };
         let office = Office {
             epoch: term.epoch,
@@ -518,6 +523,7 @@ impl Cluster {
             }
             Effect::Kill { task } => self.order(node, Order::Kill(task)),
             Effect::Acknowledge { task } => self.order(node, Order::Acknowledge(task)),
+            Effect::Send { notice } => self.post(node, &notice),
             Effect::Answer { id, answer } => {
                 let Some(number) = self.office(node).and_then(|office| office.requests.remove(&id)) else {
                     return;
@@ -526,6 +532,20 @@ impl Cluster {
                 self.audit.answered(number, seq, &answer);
             }
         }
+    }
+
+    /// A message may get lost on its way, and so may the word that it arrived.
+    fn post(&mut self, node: NodeId, notice: &Arc<Notice>) {
+        let arrives = !self.unlucky(100);
+        if arrives {
+            self.audit.received(notice);
+        }
+        let sent = match (arrives, self.unlucky(50)) {
+            (true, false) => Sent::Delivered,
+            _ => Sent::Later { error: "the answer is lost".into(), after: None },
+        };
+        let after = self.random.between(5, 2_000);
+        self.send_self(node, after, Message::Sent(notice.id, sent));
     }
 
     fn order(&mut self, node: NodeId, order: Order) {
@@ -593,6 +613,7 @@ pub(crate) fn short(effect: &Effect) -> String {
             _ => "launch of nothing".into(),
         },
         Effect::Kill { task } => format!("kill {task}"),
+        Effect::Send { notice } => format!("send notice {}, {} alerts", notice.id.0, notice.count()),
         Effect::Acknowledge { task } => format!("acknowledge {task}"),
         Effect::Answer { id, answer } => format!("answer to request {}: {answer:?}", id.0),
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use scheduler::backfill::{Children, Order, Rate};
 use scheduler::ids::{BackfillId, Cycle, JobName, RunKey};
 use scheduler::job::{CatchUp, Guarantee, Overlap, Plan, Retry, Rules, Tags};
+use scheduler::notice::AlertRules;
 use scheduler::request::{BackfillOrder, Definition, PlanText, Remains, Request};
 use scheduler::run::EndedRun;
 use scheduler::schedule::DstPolicy;
@@ -93,7 +94,8 @@ impl Users {
             }
             None => PlanText::Parents(parents),
         };
-        Request::Put(Definition { name, plan, rules, body })
+        let alerts = alerts_of(&name);
+        Request::Put(Definition { name, plan, rules: Rules { alerts, ..rules }, body })
     }
 
     fn new_job(&mut self, random: &mut Random, now: Millis) -> Request {
@@ -196,6 +198,17 @@ fn seconds(n: i64) -> Duration {
     Duration::from_secs(n.unsigned_abs())
 }
 
+/// The same for each definition of a name, so that it is known whom a run was to be told to: nobody, one or two.
+fn alerts_of(name: &JobName) -> Option<Arc<AlertRules>> {
+    let last = usize::from(*name.as_str().as_bytes().last()?);
+    let everybody = ["ops@example.org", "dev@example.org"];
+    let to: Vec<Arc<str>> = everybody[..last % 3].iter().map(|to| (*to).into()).collect();
+    let late_after = last.is_multiple_of(2).then_some(seconds(5));
+    let long_running_after = last.is_multiple_of(5).then_some(seconds(10));
+    (!to.is_empty())
+        .then(|| Arc::new(AlertRules { late_after, long_running_after, to, ..AlertRules::default() }))
+}
+
 fn any_rules(random: &mut Random) -> Rules {
     let max = u32::try_from(random.below(4)).unwrap_or(0);
     Rules {
@@ -228,6 +241,7 @@ fn any_rules(random: &mut Random) -> Rules {
         soft_error: random.permille(150),
         jitter: None,
         tags: None,
+        alerts: None,
     }
 }
 

@@ -443,7 +443,8 @@ fn removes(change: &Change) -> bool {
         | Change::RemoveRun(_)
         | Change::RemoveJoin(..)
         | Change::RemoveFanout(_)
-        | Change::RemoveBackfill(_) => true,
+        | Change::RemoveBackfill(_)
+        | Change::RemoveNotice(_) => true,
         Change::Meta(_)
         | Change::PutJob(_)
         | Change::PutProgress(..)
@@ -451,6 +452,7 @@ fn removes(change: &Change) -> bool {
         | Change::PutJoin(_)
         | Change::PutFanout(_)
         | Change::PutBackfill(_)
+        | Change::PutNotice(_)
         | Change::Append(_) => false,
     }
 }

@@ -381,6 +381,7 @@ pub async fn a_new_store_is_empty(backing: &impl Backing) {
     assert_eq!(loaded, term);
     assert!(state.jobs.is_empty() && state.progress.is_empty() && state.runs.is_empty());
     assert!(state.joins.is_empty() && state.fanouts.is_empty() && state.backfills.is_empty());
+    assert!(state.notices.is_empty());
     assert_eq!(state.meta.next_uid & u64::from(u32::MAX), 1);
     assert!(state.meta.next_uid < 1 << JobUid::BITS);
     assert_eq!(within(store.history(&HistoryQuery::default())).await, Ok(HistoryPage::default()));

@@ -13,9 +13,10 @@ use scheduler::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, Ru
 use scheduler::job::{
     CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Tags, Timetable,
 };
+use scheduler::notice::{Address, Alert, AlertKind, AlertRules, Channel, Notice, NoticeId, NoticeState};
 use scheduler::run::{
     Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped,
-    SlotRange,
+    SlotRange, Told,
 };
 use scheduler::schedule::{DstPolicy, Fold, Gap, Nominal, Slot};
 use scheduler::state::{Arrival, Change, Fanout, Join, Meta, Stage, ZoneData};
@@ -71,6 +72,7 @@ pub fn run(uid: u64, k: u64) -> Run {
         arguments: None,
         state: RunState::Queued,
         attempts: Vec::new(),
+        told: Told::default(),
     }
 }
 
@@ -103,8 +105,11 @@ pub fn every_change() -> Vec<Titled> {
                 next_uid: (1 << 51) + 7,
                 graph: GraphVersion(9),
                 zone_data: ZoneData::named("2026f"),
+                notices: 41,
+                alerts_lost: 2,
             }),
         ),
+        ("counters of a new store", Change::Meta(Meta { next_uid: 1, ..Meta::default() })),
         ("job: defaults", put(job(1))),
         ("job: gone", Change::RemoveJob(JobUid(1))),
         ("progress: new", Change::PutProgress(JobUid(1), Arc::new(Progress::new(at(0))))),
@@ -118,6 +123,7 @@ pub fn every_change() -> Vec<Titled> {
     all.extend(jobs().into_iter().map(|(title, job)| (title, put(job))));
     all.extend(runs().into_iter().map(|(title, run)| (title, Change::PutRun(Arc::new(run)))));
     all.extend(joins());
+    all.extend(notices());
     all.extend(records().into_iter().map(|(title, record)| (title, Change::Append(Arc::new(record)))));
     all
 }
@@ -180,6 +186,12 @@ fn jobs() -> Vec<(&'static str, Job)> {
         soft_error: true,
         jitter: Some(Duration::from_secs(300)),
         tags: Tags { owner: "o\"ps".into(), labels: [("team".into(), "etl".into())].into() }.kept(),
+        alerts: Some(Arc::new(AlertRules {
+            on: [AlertKind::Failed, AlertKind::Killed].into_iter().collect(),
+            late_after: Some(Duration::from_secs(600)),
+            long_running_after: Some(Duration::from_secs(7200)),
+            to: vec!["ops@example.org".into(), "dev@example.org".into()],
+        })),
     };
     let with = |plan| Job { plan, ..job(2) };
     let ruled = |rules: Rules| Job { rules: rules.shared(), ..job(2) };
@@ -200,7 +212,79 @@ fn jobs() -> Vec<(&'static str, Job)> {
         ("job: parents", with(Plan::Parents(vec![JobUid(1), JobUid(9)]))),
         ("job: catch up none", ruled(Rules { catch_up: CatchUp::None, ..Rules::default() })),
         ("job: overlap skip", ruled(Rules { overlap: Overlap::Skip, ..Rules::default() })),
+        ("job: told to one", ruled(Rules { alerts: Some(Arc::new(told_to_one())), ..Rules::default() })),
         ("job: overlap replace", ruled(Rules { overlap: Overlap::Replace, ..Rules::default() })),
+    ]
+}
+
+fn told_to_one() -> AlertRules {
+    AlertRules { to: vec!["ops@example.org".into()], ..AlertRules::default() }
+}
+
+/// A notice that has just begun.
+pub fn notice(id: u64) -> Notice {
+    let alert = Alert {
+        kind: AlertKind::Failed,
+        job: JobUid(1),
+        name: name(1),
+        run: Some(slot(1, 5)),
+        due: at(5000),
+        at: at(6000),
+        slots: 1,
+        detail: "failed after 3 attempts: exit status 1".into(),
+    };
+    Notice {
+        id: NoticeId(id),
+        address: Address { channel: Channel::Mail, to: "ops@example.org".into() },
+        created: at(6000),
+        alerts: vec![alert],
+        counts: [(AlertKind::Failed, 1)].into(),
+        attempts: 0,
+        tried: None,
+        give_up: at(86_406_000),
+        error: None,
+        state: NoticeState::Waiting { until: at(6000) },
+    }
+}
+
+fn notices() -> Vec<Titled> {
+    let put = |notice: Notice| Change::PutNotice(Arc::new(notice));
+    let every = |kind: AlertKind| Alert {
+        kind,
+        run: None,
+        slots: 7,
+        detail: "".into(),
+        ..notice(1).alerts.swap_remove(0)
+    };
+    let tried = Notice { attempts: 2, tried: Some(at(7000)), ..notice(2) };
+    vec![
+        ("notice: waiting", put(notice(1))),
+        (
+            "notice: sending, of every kind",
+            put(Notice {
+                alerts: AlertKind::ALL.map(every).into(),
+                counts: AlertKind::ALL.into_iter().zip(1..).collect(),
+                state: NoticeState::Sending,
+                ..tried.clone()
+            }),
+        ),
+        (
+            "notice: delivered",
+            put(Notice {
+                address: Address { channel: Channel::Webhook, to: "".into() },
+                state: NoticeState::Delivered { at: at(8000) },
+                ..tried.clone()
+            }),
+        ),
+        (
+            "notice: given up",
+            put(Notice {
+                error: Some("550 no such mailbox".into()),
+                state: NoticeState::GivenUp { at: at(8000) },
+                ..tried
+            }),
+        ),
+        ("notice: gone", Change::RemoveNotice(NoticeId(1))),
     ]
 }
 
@@ -234,6 +318,8 @@ fn runs() -> Vec<(&'static str, Run)> {
         ),
         ("run: join", Run { cycle: cycle(4), ..keyed(Cause::Join { cycle: cycle(4), round: 2 }) }),
         ("run: backfill", keyed(Cause::Backfill { number: 4, nominal: Nominal::Index(8) })),
+        ("run: told late", Run { told: Told { late: true, long_running: false }, ..run(1, 5) }),
+        ("run: told long", Run { told: Told { late: false, long_running: true }, ..run(1, 5) }),
         ("run: running", running(Live { started: None, unknown_since: None, ..live(None) })),
         ("run: kill asked", running(live(Some(KillReason::Asked)))),
         ("run: kill timed out", running(live(Some(KillReason::TimedOut)))),
@@ -448,6 +534,8 @@ pub fn any_change() -> impl Strategy<Value = Change> {
         any_key().prop_map(Change::RemoveFanout),
         any_backfill().prop_map(|backfill| Change::PutBackfill(Arc::new(backfill))),
         (any_uid(), 0u32..4).prop_map(|(job, number)| Change::RemoveBackfill(BackfillId { job, number })),
+        any_notice().prop_map(|notice| Change::PutNotice(Arc::new(notice))),
+        (1u64..4).prop_map(|id| Change::RemoveNotice(NoticeId(id))),
         any_record().prop_map(|record| Change::Append(Arc::new(record))),
         prop::sample::select(every_change()).prop_map(|(_, change)| change),
     ]
@@ -546,12 +634,22 @@ fn any_rules() -> impl Strategy<Value = Rules> {
     ];
     let guarantee = prop::sample::select(vec![Guarantee::AtMostOnce, Guarantee::AtLeastOnce]);
     let flags = any::<(bool, bool, bool)>();
+    let alerts = (
+        prop::sample::subsequence(AlertKind::ALL.to_vec(), 0..7),
+        option::of(any_span()),
+        option::of(any_span()),
+        vec(any_text(), 0..3),
+    );
+    let alerts = alerts.prop_map(|(on, late_after, long_running_after, to)| {
+        let on = on.into_iter().collect();
+        Arc::new(AlertRules { on, late_after, long_running_after, to })
+    });
     let spans = (option::of(any_span()), any_span(), option::of(any_span()));
     let label = ("[a-z]{0,3}", "[a-z\"]{0,3}").prop_map(|(key, value)| (key.into(), value.into()));
     let jitter = option::of(any_span());
     let tags = ("[a-z@]{0,5}", vec(label, 0..3))
         .prop_map(|(owner, labels)| Tags { owner: owner.into(), labels: labels.into() }.kept());
-    (flags, catch_up, overlap, retry, guarantee, spans, (jitter, tags)).prop_map(
+    (flags, catch_up, overlap, retry, guarantee, spans, (jitter, tags, option::of(alerts))).prop_map(
         |(
             (disabled, high_priority, soft_error),
             catch_up,
@@ -559,7 +657,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
             retry,
             guarantee,
             (epsilon, lost_after, run_max),
-            (jitter, tags),
+            (jitter, tags, alerts),
         )| {
             Rules {
                 disabled,
@@ -574,6 +672,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
                 soft_error,
                 jitter,
                 tags,
+                alerts,
             }
         },
     )
@@ -652,9 +751,10 @@ fn any_run() -> impl Strategy<Value = Run> {
     });
     let waiting = (1u32..4, any_at()).prop_map(|(attempt, until)| RunState::Waiting { attempt, until });
     let state = prop_oneof![Just(RunState::Queued), live, waiting];
-    let rest = (any::<bool>(), option::of(any_text()), state, vec(any_attempt(), 0..3));
+    let told = any::<(bool, bool)>().prop_map(|(late, long_running)| Told { late, long_running });
+    let rest = (any::<bool>(), option::of(any_text()), state, vec(any_attempt(), 0..3), told);
     (any_key(), any_cycle(), any_graph(), any_at(), any_at(), rest).prop_map(
-        |(key, cycle, graph, due, created, (again, arguments, state, attempts))| Run {
+        |(key, cycle, graph, due, created, (again, arguments, state, attempts, told))| Run {
             key,
             job: name(key.job.0),
             cycle,
@@ -665,6 +765,26 @@ fn any_run() -> impl Strategy<Value = Run> {
             arguments,
             state,
             attempts,
+            told,
+        },
+    )
+}
+
+fn any_notice() -> impl Strategy<Value = Notice> {
+    let state = prop_oneof![
+        any_at().prop_map(|until| NoticeState::Waiting { until }),
+        Just(NoticeState::Sending),
+        any_at().prop_map(|at| NoticeState::Delivered { at }),
+        any_at().prop_map(|at| NoticeState::GivenUp { at }),
+    ];
+    (1u64..4, any_text(), 0u32..3, option::of(any_at()), option::of(any_text()), state).prop_map(
+        |(id, to, attempts, tried, error, state)| Notice {
+            address: Address { channel: Channel::Mail, to },
+            attempts,
+            tried,
+            error,
+            state,
+            ..notice(id)
         },
     )
 }

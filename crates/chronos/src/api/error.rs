@@ -107,6 +107,8 @@ impl From<Refusal> for ApiError {
             Refusal::TooManyBackfills => (StatusCode::CONFLICT, "too_many_backfills", ""),
             Refusal::NoSuchBackfill(_) => (StatusCode::NOT_FOUND, "no_such_backfill", ""),
             Refusal::StillLive(_) => (StatusCode::CONFLICT, "still_live", ""),
+            Refusal::NoSuchNotice(_) => (StatusCode::NOT_FOUND, "no_such_notice", ""),
+            Refusal::NoticeDelivered(_) => (StatusCode::CONFLICT, "delivered", ""),
             Refusal::PauseOver(_) => (StatusCode::BAD_REQUEST, "invalid", "until"),
         };
         Self::new(status, code, refusal.to_string()).field(field).hint(refusal.hint())

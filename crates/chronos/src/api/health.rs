@@ -1,11 +1,14 @@
 //! How this node is doing: for load balancers, operators and Prometheus.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engine::Readiness;
 use jiff::Timestamp;
+use scheduler::notice::Notice;
 use scheduler::run::RunState;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -71,8 +74,26 @@ async fn readiness(ctx: &ApiContext) -> Ready {
         }
     }
     let leader = leader.and_then(|leader| leader.addresses.first().cloned());
-    let notes = ctx.node.engine.notes();
+    let mut notes = ctx.node.engine.notes();
+    notes.extend(untold(ctx.node.projection.read().state()));
     Ready { ready: reasons.is_empty(), role: role(&status.role), reasons, notes, leader }
+}
+
+/// Whether people can be told of things. A mail server that is down keeps no job from running.
+fn untold(state: &scheduler::state::State) -> Vec<String> {
+    let mut notes = Vec::new();
+    let stuck = |notice: &&Arc<Notice>| !notice.is_settled() && notice.error.is_some();
+    let mut waiting = state.notices.values().filter(stuck);
+    if let Some(first) = waiting.next() {
+        let error = first.error.as_deref().unwrap_or_default();
+        let n = 1 + waiting.count();
+        notes.push(format!("{n} notice(s) could not be sent yet; the first because of: {error}"));
+    }
+    if state.meta.alerts_lost > 0 {
+        let n = state.meta.alerts_lost;
+        notes.push(format!("{n} alert(s) were told to nobody, because the outbox was full"));
+    }
+    notes
 }
 
 fn role(role: &Role) -> &'static str {
@@ -191,6 +212,11 @@ pub(super) async fn metrics(State(ctx): State<ApiContext>) -> Response {
         gauge!("chronos_held_runs", "limit" => limit).set(count(n));
     }
     gauge!("chronos_jobs").set(count(ctx.node.projection.read().state().jobs.len()));
+    for (state, n) in super::notices::counted(ctx.node.projection.read().state()) {
+        gauge!("chronos_notices", "state" => state).set(count(n));
+    }
+    #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]
+    gauge!("chronos_alerts_lost").set(ctx.node.projection.read().state().meta.alerts_lost as f64);
     #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]
     gauge!("chronos_seq").set(ctx.node.projection.seq().0 as f64);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ctx.metrics.render())

@@ -34,6 +34,9 @@ fn describe() {
     describe_histogram!("chronos_http_request_seconds", Unit::Seconds, "Time of one HTTP request");
     describe_counter!("chronos_launches_total", "Attempts launched by this node");
     describe_counter!("chronos_runs_total", "Runs and slots that ended while this node led, by outcome");
+    describe_counter!("chronos_notices_total", "Notices sent by this node, by channel and result");
+    describe_gauge!("chronos_notices", "Notices in the outbox, by state");
+    describe_gauge!("chronos_alerts_lost", "Alerts that nobody was told of, because the outbox was full");
     describe_counter!("chronos_http_requests_total", "HTTP requests");
     describe_counter!("chronos_launch_loops_total", "Jobs that began to fail as soon as they were launched");
     describe_gauge!("chronos_held_runs", "Queued runs that a limit of this server holds back, by limit");

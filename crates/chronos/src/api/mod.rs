@@ -17,6 +17,7 @@ mod health;
 mod jobs;
 mod load;
 pub mod metrics;
+mod notices;
 mod output;
 mod page;
 mod runs;
@@ -112,6 +113,7 @@ fn seq_header(seq: Seq) -> (HeaderName, HeaderValue) {
         (name = "chronos", description = "The API of Chronos"),
         (name = "jobs", description = "Jobs"),
         (name = "runs", description = "Runs and their output"),
+        (name = "notices", description = "What people are told"),
         (name = "node", description = "This node and the cluster"),
     )
 )]
@@ -157,6 +159,9 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(events::stream))
         .routes(routes!(backup::take))
         .routes(routes!(backup::restore))
+        .routes(routes!(notices::list))
+        .routes(routes!(notices::retry))
+        .routes(routes!(notices::test))
         .routes(routes!(health::status))
         .routes(routes!(health::ping))
         .routes(routes!(health::health))

@@ -70,6 +70,7 @@ impl Server {
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
             limits: Limits::default(),
+            notifier: Arc::default(),
         });
         let settings = Arc::new(Settings {
             loopback: true,
@@ -146,8 +147,7 @@ const FAR: &str = "R/2099-01-01T00:00:00Z/P1D";
 #[tokio::test]
 async fn a_job_lives_from_creation_to_deletion() {
     let server = Server::start(succeed).await;
-    let definition =
-        json!({"name": "report", "command": "make-report", "schedule": FAR, "owner": "Ops", "retrys": 1});
+    let definition = json!({"name": "report", "command": "make-report", "schedule": FAR, "owner": "ops@example.org", "retrys": 1});
     let created = server.post("/v1/scheduler/iso8601", &definition).await;
     assert_eq!((created.status, created.text.as_str()), (StatusCode::NO_CONTENT, ""));
     assert_eq!(

@@ -420,6 +420,7 @@ mod tests {
             arguments: None,
             state: run_state,
             attempts: Vec::new(),
+            told: Default::default(),
         })
     }
 

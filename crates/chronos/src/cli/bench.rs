@@ -128,6 +128,7 @@ async fn lags(folder: &Path) -> anyhow::Result<Vec<f64>> {
         kill_grace: Duration::from_secs(1),
         disable_after_failures: 0,
         limits: scheduler::limits::Limits::default(),
+        notifier: Arc::default(),
     });
     let ran = run_jobs(&node, &*store).await;
     task.shutdown().await;

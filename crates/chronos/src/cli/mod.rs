@@ -12,6 +12,7 @@ mod export;
 mod failure;
 mod forecast;
 mod logs;
+mod notify;
 mod progress;
 mod queries;
 mod requests;
@@ -128,7 +129,33 @@ enum Ask {
     /// Show how many runs the next hours will bring
     #[command(after_help = FORECAST_HELP)]
     Forecast(ForecastArgs),
+    /// Try out whether people can be told of things, and see what they were told
+    #[command(subcommand, after_help = NOTIFY_HELP)]
+    Notify(Notify),
 }
+
+/// What there is to do about notices.
+#[derive(Debug, Subcommand)]
+enum Notify {
+    /// Send a test message at once, and show how each step went
+    #[command(after_help = NOTIFY_TEST_HELP)]
+    Test(NotifyTestArgs),
+    /// List notices and whether they arrived, the newest first
+    List(NoticesArgs),
+    /// Send a notice again that has not arrived
+    Retry(RetryArgs),
+}
+
+const NOTIFY_HELP: &str = "\
+Examples:
+  chronos notify test --to me@example.org
+  chronos notify list --state givenUp
+  chronos notify retry 17";
+
+const NOTIFY_TEST_HELP: &str = "\
+Examples:
+  chronos notify test --to me@example.org
+  chronos notify test --channel webhook";
 
 const SERVER_HELP: &str = "\
 Every flag can be given as an environment variable (CHRONOS_HTTP_PORT for --http_port) or as a key
@@ -456,6 +483,38 @@ struct ForecastArgs {
 }
 
 #[derive(Debug, Args)]
+struct NotifyTestArgs {
+    /// Whom a mail goes to
+    #[arg(long, value_name = "ADDRESS")]
+    to: Option<String>,
+    /// `mail` or `webhook`; whatever the server has, if not given
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct NoticesArgs {
+    /// Only in this state: waiting, sending, delivered, givenUp
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
+    limit: usize,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct RetryArgs {
+    /// Number of the notice
+    id: u64,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
 struct SuperviseArgs {
     /// The folder it looks after
     #[arg(long)]
@@ -529,6 +588,9 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Export(args) => export::run(&args).await,
         Ask::Import(args) => crontab::import(&args).await,
         Ask::Doctor(args) => doctor::run(&args).await,
+        Ask::Notify(Notify::Test(args)) => notify::test(&client(&args.client)?, &args).await,
+        Ask::Notify(Notify::List(args)) => notify::list(&client(&args.client)?, &args).await,
+        Ask::Notify(Notify::Retry(args)) => notify::retry(&client(&args.client)?, &args).await,
         Ask::MarkSuccess(args) => requests::mark_success(&client(&args.client)?, &args).await,
         Ask::Backfill(args) => backfill::run(&client(&args.client)?, &args).await,
         Ask::Backfills(args) => backfill::list(&client(&args.client)?, args.client.output).await,

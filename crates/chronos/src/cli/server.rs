@@ -26,6 +26,7 @@ use super::{ServerArgs, apply};
 use crate::api::{ApiContext, Settings};
 use crate::config::{Config, ConfigFile, LogFormat, Source, Tzdata};
 use crate::node::{self, Node, NodeOptions, NodeTask, Role};
+use crate::notify::Notifier;
 use crate::zoneinfo;
 
 /// For answers under way when the server is told to end; streams never end by themselves.
@@ -220,7 +221,15 @@ fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Nod
         kill_grace: config.kill_grace,
         disable_after_failures: config.disable_after_failures,
         limits: config.limits.clone(),
+        notifier: Arc::new(notifier(config)?),
     }))
+}
+
+fn notifier(config: &Config) -> Result<Notifier, Failure> {
+    Notifier::new(config.notify.clone()).map_err(|what| {
+        Failure::usage(format!("people cannot be told of things: {what}"))
+            .hint("`chronos server --help` describes each setting")
+    })
 }
 
 fn failed(error: anyhow::Error) -> Failure {

@@ -23,6 +23,7 @@ use store::{Applied, Deposed, StoreError, Term};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
+use super::courier::Courier;
 use super::effects::{Effects, Report, news_of};
 use super::life::{Life, stopped};
 use super::restore::{self, Place};
@@ -58,6 +59,7 @@ struct Driver<'a> {
     term: Term,
     core: Scheduler,
     effects: Effects,
+    courier: Courier,
     clock: ClockGuard,
     clock_trusted: bool,
     /// Which incarnation of the engine has joined this term.
@@ -76,15 +78,18 @@ pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
         zones: life.options.zones.clone(),
         disable_after_failures: life.options.disable_after_failures,
         limits: life.options.limits.clone(),
+        channels: life.options.notifier.channels(),
     };
     let core = Scheduler::new(state, settings);
     let (reports, mut reported) = mpsc::unbounded_channel();
+    let courier = Courier::new(life, reports.clone());
     let effects = Effects::new(life.options.engine.clone(), term.epoch, life.options.kill_grace, reports);
     effects.begin_term(core.open_tasks());
     effects.end_strays(std::mem::take(&mut life.strays));
     let mut driver = Driver {
         core,
         effects,
+        courier,
         clock: ClockGuard::default(),
         clock_trusted: true,
         engine_follows: None,
@@ -303,6 +308,7 @@ impl Driver<'_> {
         match report {
             Report::Follows { incarnation } => self.engine_follows = Some(incarnation),
             Report::News(task, news) => events.push(Event::Task { task, news }),
+            Report::Sent(id, sent) => events.push(Event::Notice { id, sent }),
             Report::Deposed(reason) => return Some(Ended::Deposed(reason)),
         }
         None
@@ -349,6 +355,7 @@ impl Driver<'_> {
                         let _ = reply.send(answer); // The asker may have gone.
                     }
                 }
+                Effect::Send { notice } => self.courier.send(notice),
                 effect => self.effects.release(effect),
             }
         }
@@ -398,6 +405,7 @@ fn weight(change: &Change) -> usize {
             let reason = progress.paused.as_ref().map_or(0, |pause| pause.reason.len() * 2);
             700 + reason + progress.flags.len() * 80
         }
+        Change::PutNotice(notice) => 900 + notice.alerts.len() * 1000,
         _ => 200,
     }
 }

@@ -8,6 +8,7 @@ use engine::{Engine, EngineError, Known, Launch};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
 use scheduler::ids::{Epoch, TaskId};
+use scheduler::notice::{NoticeId, Sent};
 use scheduler::run::RunState;
 use scheduler::{Effect, TaskNews};
 use tokio::sync::{Semaphore, mpsc};
@@ -34,6 +35,8 @@ pub(super) enum Report {
     Follows { incarnation: u64 },
     /// Something is known of a task.
     News(TaskId, TaskNews),
+    /// What became of sending a notice.
+    Sent(NoticeId, Sent),
     /// The engine follows a later term.
     Deposed(String),
 }
@@ -142,7 +145,7 @@ impl Effects {
                     }
                 });
             }
-            Effect::Answer { .. } => {}
+            Effect::Answer { .. } | Effect::Send { .. } => {}
         }
     }
 

@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::notify::Notifier;
+
 use super::driver::{self, Ended};
 use super::{Ask, AskError, Node, Restore, RestoreError, Role, Status};
 
@@ -38,6 +40,8 @@ pub struct NodeOptions {
     pub disable_after_failures: u64,
     /// What bounds its launches.
     pub limits: Limits,
+    /// How people are told of things.
+    pub notifier: Arc<Notifier>,
 }
 
 /// A started node, for whoever ends it.
@@ -91,6 +95,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         store: options.store.clone(),
         engine: options.engine.clone(),
         zones: options.zones.clone(),
+        notifier: options.notifier.clone(),
         status: status_now,
         asks,
         restores,

@@ -1,5 +1,6 @@
 //! One node: leads when it may, follows otherwise, and gives the API one handle for both.
 
+mod courier;
 mod driver;
 mod effects;
 mod life;
@@ -11,6 +12,7 @@ pub(crate) use restore::{Restore, RestoreError, Restored};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::notify::Notifier;
 use engine::Engine;
 use scheduler::ids::{Epoch, Seq};
 use scheduler::request::{Answer, Refusal, Request};
@@ -33,6 +35,8 @@ pub struct Node {
     pub zones: Zones,
     /// Answers questions about output and readiness.
     pub engine: Arc<dyn Engine>,
+    /// Sends test messages.
+    pub notifier: Arc<Notifier>,
     status: watch::Receiver<Status>,
     asks: mpsc::Sender<Ask>,
     restores: mpsc::Sender<Restore>,

@@ -51,7 +51,7 @@ pub const ONCE: &str = "R1//PT24H";
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Ten years: far beyond sense, far below overflow.
-const SPAN_MAX: Duration = Duration::from_secs(3660 * 86_400);
+pub(super) const SPAN_MAX: Duration = Duration::from_secs(3660 * 86_400);
 /// `catchUp: all` without an age.
 const AGE: Duration = Duration::from_secs(7 * 86_400);
 const SPAN: Shape = Shape::Span(SECOND, SPAN_MAX);
@@ -160,6 +160,7 @@ const FIELDS: &[Field] = &[
     optional("guarantee", Shape::Word(&["atMostOnce", "atLeastOnce"])),
     optional("lostAfter", SPAN),
     optional("dstPolicy", DST),
+    optional("alerts", super::alerts::ALERTS),
     optional("labels", Shape::Dictionary(&Shape::Text)),
 ];
 
@@ -214,6 +215,7 @@ const ORDER: &[&str] = &[
     "guarantee",
     "lostAfter",
     "dstPolicy",
+    "alerts",
     "labels",
 ];
 
@@ -372,6 +374,7 @@ fn rules(fields: &mut Map<String, Value>, warnings: &mut Vec<String>) -> Result<
         lost_after: span(fields, "lostAfter").unwrap_or(default.lost_after),
         run_max: take_whole(fields, "maxCompletionTime").filter(|n| *n > 0).map(Duration::from_secs),
         soft_error: take_bool(fields, "softError"),
+        alerts: super::alerts::rules(fields, warnings)?,
         tags: tags(fields).kept(),
     })
 }

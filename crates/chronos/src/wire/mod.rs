@@ -3,6 +3,7 @@
 //! Types of their own, converted at the edge: [`job::read`] and [`job::write`] are the door of job definitions,
 //! [`task::spec`] the one to the engine. [`shape`] says what is wrong with a document, and where.
 
+mod alerts;
 pub mod duration;
 pub mod job;
 pub mod rate;

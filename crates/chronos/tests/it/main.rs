@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod alerts;
 mod backfills;
 mod backup;
 mod bad_input;
@@ -17,6 +18,7 @@ mod golden;
 mod http;
 mod life;
 mod limits;
+mod mail_server;
 mod runs;
 mod server;
 mod skip;

@@ -1,10 +1,13 @@
 //! Laws: true of every history of events, however senseless.
 
+use std::sync::Arc;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use scheduler::backfill::{Children, Order, Rate};
 use scheduler::job::{CatchUp, Guarantee, Overlap, Retry, Rules};
 use scheduler::limits::Limits;
+use scheduler::notice::{AlertKind, AlertRules, Channels, Sent};
 use scheduler::request::{BackfillOrder, PlanText, Remains, Request};
 use scheduler::run::{AttemptEnd, Record};
 use scheduler::schedule::{DstPolicy, Zones};
@@ -31,7 +34,10 @@ enum Deed {
     FailOver(u32),
     Engine(bool),
     Clock(bool),
+    Tell(usize, u8),
 }
+
+const CHANNELS: Channels = Channels { mail: true, webhook: true };
 
 const SCHEDULES: [&str; 6] = [
     "R/2030-01-01T00:00:00Z/PT10S",
@@ -55,8 +61,10 @@ fn any_rules() -> impl Strategy<Value = Rules> {
         Just(Overlap::Allow { max: 2 })
     ];
     let odds = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1), any::<bool>());
-    (catch_up, overlap, 0u32..3, proptest::option::of(1u64..40), odds).prop_map(
-        |(catch_up, overlap, max, epsilon, (soft_error, lenient, disabled, short))| Rules {
+    let span = || proptest::option::of(1u64..40);
+    let told = proptest::option::of((proptest::sample::subsequence(vec![0, 1, 2], 0..3), span(), span()));
+    (catch_up, overlap, 0u32..3, span(), odds, told).prop_map(
+        |(catch_up, overlap, max, epsilon, (soft_error, lenient, disabled, short), told)| Rules {
             catch_up,
             overlap,
             disabled,
@@ -66,6 +74,14 @@ fn any_rules() -> impl Strategy<Value = Rules> {
             guarantee: if lenient { Guarantee::AtLeastOnce } else { Guarantee::AtMostOnce },
             lost_after: seconds(60),
             run_max: short.then(|| seconds(20)),
+            alerts: told.map(|(to, late, long)| {
+                Arc::new(AlertRules {
+                    on: AlertKind::ALL.into_iter().collect(),
+                    late_after: late.map(seconds),
+                    long_running_after: long.map(seconds),
+                    to: to.into_iter().map(|n| format!("{n}@example.org").into()).collect(),
+                })
+            }),
             ..Rules::default()
         },
     )
@@ -90,6 +106,7 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         1 => (0u32..600).prop_map(Deed::FailOver),
         1 => any::<bool>().prop_map(Deed::Engine),
         1 => any::<bool>().prop_map(Deed::Clock),
+        4 => (0usize..4, 0u8..4).prop_map(|(n, what)| Deed::Tell(n, what)),
     ]
 }
 
@@ -161,6 +178,16 @@ fn carry_out(w: &mut World, deed: Deed) {
         Deed::FailOver(s) => w.fail_over(&w.now.checked_add(seconds(s.into())).unwrap().to_string()),
         Deed::Engine(ready) => w.event(Event::Engine { ready }),
         Deed::Clock(trusted) => w.event(Event::Clock { trusted }),
+        Deed::Tell(n, what) => {
+            let Some(id) = w.stored.notices.keys().nth(n).copied() else { return };
+            let sent = match what {
+                0 => Sent::Later { error: "law".into(), after: None },
+                1 => Sent::Refused { error: "law".into() },
+                2 => return drop(w.ask(Request::RetryNotice(id))),
+                _ => Sent::Delivered,
+            };
+            w.event(Event::Notice { id, sent });
+        }
     }
 }
 
@@ -171,7 +198,7 @@ proptest! {
     /// that has just loaded wants to wake when the one before it did.
     #[test]
     fn no_history_breaks_the_ledger(deeds in vec(any_deed(), 0..60)) {
-        let mut w = World::new();
+        let mut w = World::telling(CHANNELS);
         for deed in deeds {
             carry_out(&mut w, deed);
         }
@@ -184,6 +211,7 @@ proptest! {
                 w.alive.remove(&task);
                 w.event(Event::Task { task, news: TaskNews::Ended(AttemptEnd::Succeeded) });
             }
+            w.deliver_all();
             w.until(&w.now.checked_add(seconds(1)).unwrap().to_string());
             w.event(Event::Tick);
         }
@@ -193,8 +221,9 @@ proptest! {
         let settings = Settings {
             node: "n1".into(),
             zones: Zones::bundled(),
-            disable_after_failures: 0,
+            disable_after_failures: 3,
             limits: Limits::default(),
+            channels: CHANNELS,
         };
         let mut fresh = Scheduler::new(w.stored.clone(), settings);
         let _ = fresh.step(w.now, Event::Engine { ready: true });

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use scheduler::ids::{Cause, JobName, RunKey, TaskId};
 use scheduler::job::{Job, Rules};
 use scheduler::limits::Limits;
+use scheduler::notice::{Channels, Notice};
 use scheduler::request::{Answer, Definition, PlanText, Refusal, Request, RequestId};
 use scheduler::run::{AttemptEnd, Outcome, Record, Run, RunState};
 use scheduler::schedule::{DstPolicy, Zones};
@@ -26,6 +27,9 @@ pub(crate) struct World {
     pub(crate) alive: BTreeMap<TaskId, RunKey>,
     pub(crate) kills: BTreeSet<TaskId>,
     pub(crate) acknowledged: BTreeSet<TaskId>,
+    /// Notices in the order in which they were sent.
+    pub(crate) sent: Vec<Arc<Notice>>,
+    settings: Settings,
     answer: Option<Result<Answer, Refusal>>,
     /// What the next leader has of zones.
     pub(crate) zones: Zones,
@@ -40,8 +44,14 @@ pub(crate) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn settings(zones: Zones, limits: Limits) -> Settings {
-    Settings { node: "n1".into(), zones, disable_after_failures: 0, limits }
+fn settings(limits: Limits) -> Settings {
+    Settings {
+        node: "n1".into(),
+        zones: Zones::bundled(),
+        disable_after_failures: 0,
+        limits,
+        channels: Channels::default(),
+    }
 }
 
 impl World {
@@ -52,8 +62,20 @@ impl World {
 
     /// The same under limits.
     pub(crate) fn limited(limits: Limits) -> Self {
+        Self::with(settings(limits))
+    }
+
+    /// The same, where people can be told of things, and a job is disabled after three failures in a row.
+    pub(crate) fn telling(channels: Channels) -> Self {
+        Self::with(Settings { channels, disable_after_failures: 3, ..settings(Limits::default()) })
+    }
+
+    fn with(settings: Settings) -> Self {
+        let limits = settings.limits.clone();
         let mut world = Self {
-            core: Scheduler::new(State::default(), settings(Zones::bundled(), limits.clone())),
+            core: Scheduler::new(State::default(), settings.clone()),
+            settings,
+            sent: Vec::new(),
             now: at("00:00:00"),
             stored: State::default(),
             ledger: Vec::new(),
@@ -87,6 +109,7 @@ impl World {
                 Effect::Acknowledge { task } => {
                     self.acknowledged.insert(task);
                 }
+                Effect::Send { notice } => self.sent.push(notice),
                 Effect::Answer { answer, .. } => self.answer = Some(answer),
             }
         }
@@ -121,7 +144,9 @@ impl World {
     /// An outage: the leader dies, time passes, the next one loads what was stored.
     pub(crate) fn fail_over(&mut self, time: &str) {
         self.now = at(time);
-        self.core = Scheduler::new(self.stored.clone(), settings(self.zones.clone(), self.limits.clone()));
+        let (zones, limits) = (self.zones.clone(), self.limits.clone());
+        let settings = Settings { zones, limits, ..self.settings.clone() };
+        self.core = Scheduler::new(self.stored.clone(), settings);
         self.event(Event::Engine { ready: true });
     }
 

@@ -1,6 +1,7 @@
 //! What must be true of every history: one file for each promise. They watch the store's log and the engine's own, and
 //! share no code with what decides.
 
+mod alerts;
 mod attempts;
 mod backfills;
 mod canary;
@@ -13,7 +14,10 @@ mod slots;
 mod steps;
 mod writes;
 
+use std::sync::Arc;
+
 use scheduler::ids::{Epoch, RunKey, Seq, TaskId};
+use scheduler::notice::Notice;
 use scheduler::request::{Answer, Refusal};
 use scheduler::state::State;
 use scheduler::{Scheduler, Step};
@@ -43,6 +47,7 @@ pub(crate) struct Audit {
     failover: failover::Failover,
     pub(crate) canary: canary::Canary,
     pub(crate) limits: limits::Checker,
+    alerts: alerts::Alerts,
 }
 
 /// What a checker says: nothing, or what is wrong.
@@ -62,6 +67,7 @@ impl Audit {
             failover: failover::Failover::default(),
             canary: canary::Canary::default(),
             limits: limits::Checker::default(),
+            alerts: alerts::Alerts::default(),
         }
     }
 
@@ -100,6 +106,8 @@ impl Audit {
             self.check("1, backfills", backfills);
             let canary = self.canary.step(now, changes);
             self.check("7, canary", canary);
+            let alerts = self.alerts.step(changes, &self.ledger.state);
+            self.check("6, alerts", alerts);
             let launched = limits::launched(&self.ledger.state, changes);
             for change in changes {
                 let ledger = self.ledger.apply(change, changes);
@@ -143,6 +151,12 @@ impl Audit {
         }
     }
 
+    /// Somebody has got a message.
+    pub(crate) fn received(&mut self, notice: &Arc<Notice>) {
+        let alerts = self.alerts.received(notice);
+        self.check("6, alerts", alerts);
+    }
+
     // ---- the nodes
 
     /// A scheduler has taken a step.
@@ -163,6 +177,7 @@ impl Audit {
         self.canary.healed(now);
         self.failover.healed(now, state, &self.ledger);
         self.slots.healed(now);
+        self.alerts.healed(state);
     }
 
     /// What has to happen before the history is over, if anything.
@@ -173,6 +188,7 @@ impl Audit {
             .waits(state)
             .or_else(|| self.slots.waits(state))
             .or_else(|| backfills::waits(state))
+            .or_else(|| self.alerts.waits(state))
             .or_else(|| self.canary.waits(now))
     }
 
@@ -180,6 +196,8 @@ impl Audit {
     pub(crate) fn finish(&mut self, state: &State, engine: &ModelEngine) {
         let verdict = self.canary.finish();
         self.check("7, canary", verdict);
+        let verdict = self.alerts.finish();
+        self.check("6, alerts", verdict);
         let verdict = self.ledger.finish(state);
         self.check("1, ledger", verdict);
         let verdict = self.backfills.finish(state);

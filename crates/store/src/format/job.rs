@@ -13,6 +13,7 @@ use scheduler::schedule::{DstPolicy, Fold, Gap};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::notice::StoredAlertRules;
 use super::value::{Ms, Name, Shared, Span, StoredCycle, StoredSlot, Text, Uid, is_default};
 
 /// See [`Job`].
@@ -106,6 +107,8 @@ struct StoredRules {
     owner: Shared,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     labels: Vec<(Shared, Shared)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alerts: Option<StoredAlertRules>,
 }
 
 /// See [`CatchUp`].
@@ -230,6 +233,7 @@ impl Default for StoredRules {
             jitter: None,
             owner: Shared::default(),
             labels: Vec::new(),
+            alerts: None,
         }
     }
 }
@@ -386,6 +390,7 @@ impl From<&Rules> for StoredRules {
             run_max,
             soft_error,
             ref tags,
+            ref alerts,
         } = *rules;
         let Retry { max, delay, factor_percent, delay_max } = retry;
         let tags = tags.as_deref().cloned().unwrap_or_default();
@@ -418,6 +423,7 @@ impl From<&Rules> for StoredRules {
             jitter: jitter.map(Span),
             owner: Shared(tags.owner),
             labels: tags.labels.iter().map(label).collect(),
+            alerts: alerts.as_deref().map(StoredAlertRules::from),
         }
     }
 }
@@ -454,6 +460,7 @@ impl From<StoredRules> for Rules {
                 labels: stored.labels.into_iter().map(|(key, value)| (key.0, value.0)).collect(),
             }
             .kept(),
+            alerts: stored.alerts.map(|alerts| Arc::new(alerts.into())),
         }
     }
 }

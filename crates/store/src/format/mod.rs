@@ -8,6 +8,7 @@
 mod backfill;
 mod job;
 mod join;
+mod notice;
 mod run;
 mod value;
 
@@ -17,12 +18,13 @@ use std::sync::Arc;
 use scheduler::backfill::Backfill;
 use scheduler::ids::{GraphVersion, RunKey};
 use scheduler::job::{Job, Progress};
+use scheduler::notice::{Notice, NoticeId};
 use scheduler::run::{Record, Run};
 use scheduler::state::{Change, Fanout, Join, Meta, ZoneData};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use self::value::{Key, Uid};
+use self::value::{Key, Uid, is_default};
 
 /// The version of the format. It grows when an older binary would misread what a newer one writes.
 pub const VERSION: u32 = 2;
@@ -61,6 +63,8 @@ pub fn write_change(out: &mut Vec<u8>, change: &Change) -> Range<usize> {
             tagged(out, "backfill", &backfill::StoredBackfill::from(&**backfill))
         }
         Change::RemoveBackfill(id) => tagged(out, "backfill_gone", &backfill::StoredBackfillId::from(*id)),
+        Change::PutNotice(notice) => tagged(out, "notice", &notice::StoredNotice::from(&**notice)),
+        Change::RemoveNotice(id) => tagged(out, "notice_gone", &id.0),
         Change::Append(record) => tagged(out, "record", &run::StoredRecord::from(&**record)),
     }
 }
@@ -86,6 +90,8 @@ pub fn read_change(line: &[u8]) -> Result<Change, FormatError> {
         StoredChange::FanoutGone(key) => Change::RemoveFanout(key.0),
         StoredChange::Backfill(backfill) => Change::PutBackfill(Arc::new((*backfill).into())),
         StoredChange::BackfillGone(id) => Change::RemoveBackfill(id.into()),
+        StoredChange::Notice(notice) => Change::PutNotice(Arc::new((*notice).into())),
+        StoredChange::NoticeGone(id) => Change::RemoveNotice(NoticeId(id)),
         StoredChange::Record(record) => Change::Append(Arc::new((*record).into())),
     })
 }
@@ -156,6 +162,13 @@ pub fn read_backfill(value: &[u8]) -> Result<Backfill, FormatError> {
     read::<backfill::StoredBackfill>("backfill", value).map(Into::into)
 }
 
+/// Reads the value of a `notice` line.
+/// # Errors
+/// [`FormatError`].
+pub fn read_notice(value: &[u8]) -> Result<Notice, FormatError> {
+    read::<notice::StoredNotice>("notice", value).map(Into::into)
+}
+
 /// Reads the value of a `record` line.
 /// # Errors
 /// [`FormatError`].
@@ -179,17 +192,33 @@ struct StoredMeta {
     graph: u32,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     zone_data: String,
+    #[serde(default, skip_serializing_if = "is_default")]
+    notices: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    alerts_lost: u64,
 }
 
 impl From<&Meta> for StoredMeta {
-    fn from(Meta { next_uid, graph, zone_data }: &Meta) -> Self {
-        Self { next_uid: *next_uid, graph: graph.0, zone_data: zone_data.name() }
+    fn from(Meta { next_uid, graph, zone_data, notices, alerts_lost }: &Meta) -> Self {
+        Self {
+            next_uid: *next_uid,
+            graph: graph.0,
+            zone_data: zone_data.name(),
+            notices: *notices,
+            alerts_lost: *alerts_lost,
+        }
     }
 }
 
 impl From<StoredMeta> for Meta {
-    fn from(StoredMeta { next_uid, graph, zone_data }: StoredMeta) -> Self {
-        Self { next_uid, graph: GraphVersion(graph), zone_data: ZoneData::named(&zone_data) }
+    fn from(StoredMeta { next_uid, graph, zone_data, notices, alerts_lost }: StoredMeta) -> Self {
+        Self {
+            next_uid,
+            graph: GraphVersion(graph),
+            zone_data: ZoneData::named(&zone_data),
+            notices,
+            alerts_lost,
+        }
     }
 }
 
@@ -209,6 +238,8 @@ enum StoredChange {
     FanoutGone(Key),
     Backfill(Box<backfill::StoredBackfill>),
     BackfillGone(backfill::StoredBackfillId),
+    Notice(Box<notice::StoredNotice>),
+    NoticeGone(u64),
     Record(Box<run::StoredRecord>),
 }
 

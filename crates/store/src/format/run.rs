@@ -3,7 +3,7 @@
 use scheduler::ids::{Cycle, GraphVersion, RunKey};
 use scheduler::run::{
     Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped,
-    SlotRange,
+    SlotRange, Told,
 };
 use scheduler::schedule::Slot;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,18 @@ pub(super) struct StoredRun {
     state: StoredRunState,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     attempts: Vec<StoredAttempt>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    told: StoredTold,
+}
+
+/// See [`Told`].
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct StoredTold {
+    #[serde(skip_serializing_if = "is_default")]
+    late: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    long_running: bool,
 }
 
 /// See [`RunState`].
@@ -196,7 +208,9 @@ impl StoredRunState {
 }
 
 impl From<&Run> for StoredRun {
-    fn from(Run { key, job, cycle, graph, due, created, again, arguments, state, attempts }: &Run) -> Self {
+    fn from(
+        Run { key, job, cycle, graph, due, created, again, arguments, state, attempts, told }: &Run,
+    ) -> Self {
         Self {
             key: Key(*key),
             name: Name(job.clone()),
@@ -208,6 +222,7 @@ impl From<&Run> for StoredRun {
             arguments: arguments.clone().map(Text),
             state: state.into(),
             attempts: attempts.iter().map(StoredAttempt::from).collect(),
+            told: StoredTold { late: told.late, long_running: told.long_running },
         }
     }
 }
@@ -226,6 +241,7 @@ impl From<StoredRun> for Run {
             arguments: stored.arguments.map(|text| text.0),
             state: stored.state.into(),
             attempts: stored.attempts.into_iter().map(Attempt::from).collect(),
+            told: Told { late: stored.told.late, long_running: stored.told.long_running },
         }
     }
 }

@@ -27,6 +27,7 @@ const HOT: &[(&str, &str)] = &[
     ("SELECT value FROM joins", "join"),
     ("SELECT value FROM fanouts", "fanout"),
     ("SELECT value FROM backfills", "backfill"),
+    ("SELECT value FROM notices ORDER BY id", "notice"),
 ];
 /// The history.
 const PAST: &[(&str, &str)] = &[("SELECT value FROM history ORDER BY id", "record")];

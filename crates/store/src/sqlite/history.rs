@@ -59,6 +59,9 @@ pub(super) fn load(connection: &Connection) -> Result<(State, Term), ReadError> 
         joins: all(&snapshot, "SELECT value FROM joins", |value| {
             format::read_join(value).map(|join| ((join.child, join.cycle), Arc::new(join)))
         })?,
+        notices: all(&snapshot, "SELECT value FROM notices", |value| {
+            format::read_notice(value).map(|notice| (notice.id, Arc::new(notice)))
+        })?,
         fanouts: all(&snapshot, "SELECT value FROM fanouts", |value| {
             format::read_fanout(value).map(|fanout| (fanout.run, Arc::new(fanout)))
         })?,

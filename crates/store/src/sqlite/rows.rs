@@ -35,6 +35,8 @@ enum Row {
     PutJob(i64, Range<usize>),
     RemoveJob(i64),
     PutProgress(i64, Range<usize>),
+    PutNotice(i64, Range<usize>),
+    RemoveNotice(i64),
     Put(Keyed, Range<usize>, Range<usize>),
     Remove(Keyed, Range<usize>),
     Append(Box<Entry>),
@@ -105,6 +107,8 @@ impl Row {
                 Self::Put(Keyed::Backfills, key(format_args!("{}", backfill.id)), value)
             }
             Change::RemoveBackfill(id) => Self::Remove(Keyed::Backfills, key(format_args!("{id}"))),
+            Change::PutNotice(notice) => Self::PutNotice(notice.id.0.cast_signed(), value),
+            Change::RemoveNotice(id) => Self::RemoveNotice(id.0.cast_signed()),
             Change::Append(record) => {
                 let run = format::record_key(record);
                 let key = run.map(|run| key(format_args!("{run}")));
@@ -148,6 +152,8 @@ pub(super) struct RowWriter<'c> {
     put_progress: CachedStatement<'c>,
     remove_job: CachedStatement<'c>,
     remove_progress: CachedStatement<'c>,
+    put_notice: CachedStatement<'c>,
+    remove_notice: CachedStatement<'c>,
     put: [CachedStatement<'c>; 4],
     remove: [CachedStatement<'c>; 4],
     append: CachedStatement<'c>,
@@ -169,6 +175,8 @@ impl<'c> RowWriter<'c> {
             put_progress: sql("INSERT OR REPLACE INTO progress VALUES (?1, ?2)")?,
             remove_job: sql("DELETE FROM jobs WHERE uid = ?1")?,
             remove_progress: sql("DELETE FROM progress WHERE uid = ?1")?,
+            put_notice: sql("INSERT OR REPLACE INTO notices VALUES (?1, ?2)")?,
+            remove_notice: sql("DELETE FROM notices WHERE id = ?1")?,
             put: [
                 sql("INSERT OR REPLACE INTO runs VALUES (?1, ?2)")?,
                 sql("INSERT OR REPLACE INTO joins VALUES (?1, ?2)")?,
@@ -215,6 +223,10 @@ impl<'c> RowWriter<'c> {
                     self.remove_job.execute([uid])?;
                     self.remove_progress.execute([uid])?
                 }
+                Row::PutNotice(id, value) => {
+                    self.put_notice.execute(params![id, &batch.text[value.clone()]])?
+                }
+                Row::RemoveNotice(id) => self.remove_notice.execute([id])?,
                 Row::Put(table, key, value) => self.put[*table as usize]
                     .execute(params![&batch.keys[key.clone()], &batch.text[value.clone()]])?,
                 Row::Remove(table, key) => {

@@ -263,6 +263,9 @@ fn wrong_types_name_the_field_and_what_was_expected() {
     refused(r#""catchUp":{}"#, "catchUp.all", "is missing");
     refused(r#""guarantee":"exactlyOnce""#, "guarantee", "atMostOnce");
     refused(r#""dstPolicy":{"gap":"x"}"#, "dstPolicy.gap", "\"auto\"");
+    refused(r#""alerts":{"on":["all"]}"#, "alerts.on[0]", "\"failed\"");
+    refused(r#""alerts":{"lateAfter":"0s"}"#, "alerts.lateAfter", "at least 1s");
+    refused(r#""alerts":{"to":["ops"]}"#, "alerts.to", "not a mail address");
     refused(r#""labels":["a"]"#, "labels", "expected an object");
     refused(r#""labels":{"a":[]}"#, "labels.a", "expected text");
     refused(r#""maxCompletionTime":-1"#, "maxCompletionTime", "a whole number from 0");
@@ -388,6 +391,14 @@ proptest! {
 }
 
 #[test]
+fn what_is_told_to_whom_comes_back() {
+    round_trip(&json!({
+        "name": "a", "schedule": "@daily", "owner": "ops@example.org",
+        "alerts": {"on": ["failed", "late"], "lateAfter": "10m", "longRunningAfter": "PT2H", "to": ["a@example.org"]},
+    }));
+}
+
+#[test]
 fn an_exhausted_job_shows_as_disabled() {
     let reading = reading(r#"{"name":"a","schedule":"R1//PT1H"}"#).expect("valid");
     let progress = Progress { remaining: Some(0), ..Progress::new(now()) };
@@ -412,6 +423,7 @@ fn a_task_is_told_what_chronos_told_it() {
         arguments: None,
         state: scheduler::run::RunState::Queued,
         attempts: Vec::new(),
+        told: Default::default(),
     };
     let spec = crate::wire::task_spec(&job, &run, 2);
     assert_eq!(spec.command, r"echo 'x y' 'it'\''s'");

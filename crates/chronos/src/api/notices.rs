@@ -1,0 +1,242 @@
+//! What people are told: notices on their way and those that are settled, and messages to try it out.
+
+use axum::Json;
+use axum::extract::{Path, State as Context};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use scheduler::notice::{Channel, Notice, NoticeId, NoticeState};
+use scheduler::request::Request;
+use scheduler::state::State;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Document, Params, limit};
+use super::jobs::Changed;
+use super::{ApiContext, seq_header};
+use crate::notify::{Tested, alert_json, message_id};
+use crate::wire::job::instant;
+use crate::wire::shape::{Reader, Shape, optional};
+
+/// Which notices of a list.
+#[derive(Deserialize, IntoParams)]
+pub(super) struct Wanted {
+    /// Only in this state: `waiting`, `sending`, `delivered` or `givenUp`.
+    state: Option<String>,
+    /// At most so many; 1 to 1000, 100 if absent.
+    limit: Option<usize>,
+    /// `next` of the page before.
+    cursor: Option<u64>,
+}
+
+/// A message to one address.
+#[derive(Serialize, ToSchema)]
+pub(super) struct NoticeView {
+    id: u64,
+    /// By which receivers tell a repeat: part of the Message-ID of a mail, `X-Chronos-Notice-Id` of a web hook.
+    message: String,
+    /// `mail` or `webhook`.
+    channel: &'static str,
+    /// Whom it goes to; empty for the web hook.
+    to: String,
+    /// `waiting`, `sending`, `delivered` or `givenUp`.
+    state: &'static str,
+    created: String,
+    /// When it is sent next, where it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+    /// When it was delivered or given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled: Option<String>,
+    /// How often it has been sent.
+    attempts: u32,
+    /// Why it did not arrive the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// How many alerts it tells of.
+    count: u64,
+    /// The same by kind.
+    #[schema(value_type = Object)]
+    counts: Map<String, Value>,
+    /// The first 10 of them: `kind`, `job`, `run`, `due`, `at`, `slots`, `detail`.
+    #[schema(value_type = Vec<Object>)]
+    alerts: Vec<Value>,
+}
+
+impl NoticeView {
+    fn of(notice: &Notice) -> Self {
+        let (next, settled) = match notice.state {
+            NoticeState::Waiting { until } => (Some(until), None),
+            NoticeState::Sending => (None, None),
+            NoticeState::Delivered { at } | NoticeState::GivenUp { at } => (None, Some(at)),
+        };
+        Self {
+            id: notice.id.0,
+            message: message_id(notice),
+            channel: match notice.address.channel {
+                Channel::Mail => "mail",
+                Channel::Webhook => "webhook",
+            },
+            to: notice.address.to.to_string(),
+            state: word(notice),
+            created: instant(notice.created),
+            next: next.map(instant),
+            settled: settled.map(instant),
+            attempts: notice.attempts,
+            error: notice.error.as_deref().map(Into::into),
+            count: notice.count(),
+            counts: notice.counts.iter().map(|(kind, n)| (kind.word().to_owned(), (*n).into())).collect(),
+            alerts: notice.alerts.iter().map(alert_json).collect(),
+        }
+    }
+}
+
+const STATES: [&str; 4] = ["waiting", "sending", "delivered", "givenUp"];
+
+fn word(notice: &Notice) -> &'static str {
+    match notice.state {
+        NoticeState::Waiting { .. } => STATES[0],
+        NoticeState::Sending => STATES[1],
+        NoticeState::Delivered { .. } => STATES[2],
+        NoticeState::GivenUp { .. } => STATES[3],
+    }
+}
+
+/// How many notices there are in each state, for the metrics.
+pub(super) fn counted(state: &State) -> [(&'static str, usize); 4] {
+    STATES.map(|word| (word, state.notices.values().filter(|notice| self::word(notice) == word).count()))
+}
+
+/// A page of notices.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Notices {
+    /// The newest first.
+    notices: Vec<NoticeView>,
+    /// Cursor of the next page, if there is one.
+    next: Option<u64>,
+    /// Alerts that nobody was told of, because too many notices were on their way.
+    lost: u64,
+}
+
+/// What people are told, the newest first. Settled notices are kept for 7 days, and at most 1000 of them.
+#[utoipa::path(
+    get, path = "/v1/notices", tag = "notices", params(Wanted),
+    responses((status = 200, body = Notices), (status = 400, body = ErrorBody))
+)]
+pub(super) async fn list(
+    Context(ctx): Context<ApiContext>,
+    Params(wanted): Params<Wanted>,
+) -> Result<Json<Notices>, ApiError> {
+    let most = limit(wanted.limit, 100, 1000)?;
+    let state = wanted.state.as_deref();
+    if state.is_some_and(|state| !STATES.contains(&state)) {
+        return Err(ApiError::invalid("state", format!("`state`: expected one of {}", STATES.join(", "))));
+    }
+    let projection = ctx.node.projection.read();
+    let before = NoticeId(wanted.cursor.unwrap_or(u64::MAX));
+    let notices = projection.state().notices.range(..before).rev().map(|(_, notice)| notice);
+    let mut notices = notices.filter(|notice| state.is_none_or(|state| word(notice) == state));
+    let page: Vec<NoticeView> = notices.by_ref().take(most).map(|notice| NoticeView::of(notice)).collect();
+    let next = notices.next().and(page.last()).map(|last| last.id);
+    Ok(Json(Notices { notices: page, next, lost: projection.state().meta.alerts_lost }))
+}
+
+/// Sends a notice at once that has not arrived, also one that was given up, and tries for another day.
+#[utoipa::path(
+    post, path = "/v1/notices/{id}/retry", tag = "notices", params(("id" = u64, Path)),
+    responses((status = 200, body = Changed), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody))
+)]
+pub(super) async fn retry(
+    Context(ctx): Context<ApiContext>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let id = id.parse().map_err(|_| ApiError::invalid("id", "`id` is not the number of a notice"))?;
+    let (_, seq) = ctx.ask(Request::RetryNotice(NoticeId(id))).await?;
+    Ok(([seq_header(seq)], Json(Changed { seq: seq.0 })).into_response())
+}
+
+/// A test as it is asked for.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says in the document what the body looks like; it is read by its shape")]
+pub(super) struct TestBody {
+    /// `mail` or `webhook`; what there is, if absent.
+    channel: Option<String>,
+    /// Whom a mail goes to.
+    to: Option<String>,
+}
+
+/// One step of a test.
+#[derive(Serialize, ToSchema)]
+struct StepView {
+    step: &'static str,
+    ok: bool,
+    /// What came of it.
+    detail: String,
+}
+
+/// How a test went.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TestView {
+    channel: &'static str,
+    /// Whether the other side has taken the message.
+    delivered: bool,
+    /// In order; the last one is what failed, if something did.
+    steps: Vec<StepView>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    hint: &'static str,
+}
+
+/// Sends a message about nothing from this node, at once, and says how each step went.
+#[utoipa::path(
+    post, path = "/v1/notify/test", tag = "notices", request_body = TestBody,
+    responses((status = 200, body = TestView), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody))
+)]
+pub(super) async fn test(
+    Context(ctx): Context<ApiContext>,
+    Document(body): Document,
+) -> Result<Json<TestView>, ApiError> {
+    const FIELDS: [crate::wire::shape::Field; 2] =
+        [optional("channel", Shape::Word(&["mail", "webhook"])), optional("to", Shape::Text)];
+    let value: Value = match &body[..] {
+        [] => Value::Object(Map::new()),
+        body => serde_json::from_slice(body).map_err(|e| {
+            ApiError::new(StatusCode::BAD_REQUEST, "malformed", format!("the body is not valid JSON: {e}"))
+        })?,
+    };
+    let object = value.as_object().ok_or_else(|| ApiError::invalid("", "the body is not a JSON object"))?;
+    let read = Reader::default().read_object(object, &FIELDS, &[], "")?;
+    let text = |key: &str| read.get(key).and_then(Value::as_str);
+    let notifier = &ctx.node.notifier;
+    let there = notifier.channels();
+    let (channel, name) = match text("channel") {
+        Some("webhook") => (Channel::Webhook, "webhook"),
+        None if there.webhook && !there.mail => (Channel::Webhook, "webhook"),
+        _ => (Channel::Mail, "mail"),
+    };
+    let to = text("to").unwrap_or_default();
+    if channel == Channel::Mail && there.mail && to.is_empty() {
+        return Err(ApiError::invalid("to", "`to` is missing: a mail needs a recipient"));
+    }
+    let tested = notifier.test(channel, to).await.ok_or_else(|| no_channel(channel))?;
+    Ok(Json(view(name, tested)))
+}
+
+fn no_channel(channel: Channel) -> ApiError {
+    let (what, hint) = match channel {
+        Channel::Mail => ("this server has no mail server", "start it with --mail_server and --mail_from"),
+        Channel::Webhook => ("this server has no URL to post to", "start it with --http_notification_url"),
+    };
+    ApiError::new(StatusCode::CONFLICT, "no_channel", what).hint(hint)
+}
+
+fn view(channel: &'static str, tested: Tested) -> TestView {
+    let done =
+        tested.steps.into_iter().map(|step| StepView { step: step.name, ok: true, detail: step.detail });
+    let (delivered, hint) =
+        (tested.trouble.is_none(), tested.trouble.as_ref().map_or("", |trouble| trouble.hint));
+    let failed =
+        tested.trouble.map(|trouble| StepView { step: trouble.step, ok: false, detail: trouble.what });
+    TestView { channel, delivered, steps: done.chain(failed).collect(), hint }
+}

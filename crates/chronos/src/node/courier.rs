@@ -1,0 +1,157 @@
+//! Carries notices out, for one term: looks up what else is known, sends, and reports what came of it.
+
+use std::sync::Arc;
+
+use engine::{Engine, Stream};
+use metrics::counter;
+use scheduler::ids::TaskId;
+use scheduler::job::Plan;
+use scheduler::notice::{Alert, Channel, Notice, Sent};
+use scheduler::run::{EndedRun, Record};
+use scheduler::schedule::Zones;
+use serde_json::{Map, Value};
+use store::Store;
+use store::projection::ProjectionHandle;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::effects::Report;
+use super::life::Life;
+use crate::notify::Notifier;
+use crate::notify::text::Facts;
+use crate::wire;
+
+/// How much of the end of an output is looked at for its last lines.
+const OUTPUT_BYTES: usize = 4096;
+/// Pieces of output that are read to find its end: 4 MiB at most.
+const PIECES_MAX: usize = 64;
+/// Lines of output in a message.
+const OUTPUT_LINES: usize = 10;
+
+/// What it takes to tell people.
+#[derive(Clone)]
+pub(super) struct Courier {
+    notifier: Arc<Notifier>,
+    store: Arc<dyn Store>,
+    engine: Arc<dyn Engine>,
+    projection: ProjectionHandle,
+    zones: Zones,
+    server: Option<String>,
+    reports: mpsc::UnboundedSender<Report>,
+}
+
+impl Courier {
+    pub(super) fn new(life: &Life, reports: mpsc::UnboundedSender<Report>) -> Self {
+        Self {
+            notifier: life.options.notifier.clone(),
+            store: life.options.store.clone(),
+            engine: life.options.engine.clone(),
+            projection: life.projection.clone(),
+            zones: life.options.zones.clone(),
+            server: life.options.identity.addresses.first().cloned(),
+            reports,
+        }
+    }
+
+    /// Sends a notice, at its own pace. Never holds up the scheduler.
+    pub(super) fn send(&self, notice: Arc<Notice>) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            // The term may have ended while others were before it.
+            if this.reports.is_closed() {
+                return;
+            }
+            let (job, facts) = this.look_up(&notice).await;
+            let sent = this.notifier.send(&notice, &facts, job.as_ref()).await;
+            tell(&notice, &sent);
+            let _ = this.reports.send(Report::Sent(notice.id, sent)); // Nobody listens once the term is over.
+        });
+    }
+
+    /// The job of the first alert, and, where that is the only one, what became of its run.
+    async fn look_up(&self, notice: &Notice) -> (Option<Map<String, Value>>, Facts) {
+        let mut facts = Facts { server: self.server.clone(), ..Facts::default() };
+        let Some(alert) = notice.alerts.first() else { return (None, facts) };
+        let job = self.job(alert, &mut facts);
+        if notice.count() > 1 {
+            return (job, facts);
+        }
+        let Some(run) = alert.run else { return (job, facts) };
+        if let Ok(Some(Record::Run(EndedRun { attempts, job: name, .. }))) = self.store.ended_run(run).await {
+            if let Some(last) = attempts.last() {
+                let task = TaskId::of(&name, run, last.number);
+                facts.output = self.last_lines(&task).await;
+            }
+            facts.attempts = attempts;
+        }
+        (job, facts)
+    }
+
+    fn job(&self, alert: &Alert, facts: &mut Facts) -> Option<Map<String, Value>> {
+        let projection = self.projection.read();
+        let state = projection.state();
+        let (job, progress) = (state.jobs.get(&alert.job)?, state.progress.get(&alert.job)?);
+        if let Plan::Schedule(table) = &job.plan {
+            let zone = self.zones.named(&table.zone).ok().filter(|_| !table.zone.is_empty());
+            facts.zone = zone.map(|zone| (table.zone.to_string(), zone.time_zone().clone()));
+        }
+        let name_of = |uid| state.jobs.get(&uid).map(|job| job.name.clone());
+        Some(wire::job::write(job, progress, name_of))
+    }
+
+    /// The end of what a task wrote: to standard error if it wrote anything there, else to standard output.
+    async fn last_lines(&self, task: &TaskId) -> Vec<String> {
+        for stream in [Stream::Stderr, Stream::Stdout] {
+            let lines = self.tail(task, stream).await;
+            if !lines.is_empty() {
+                return lines;
+            }
+        }
+        Vec::new()
+    }
+
+    /// Empty where there is none, or where it is too long to be read for this.
+    async fn tail(&self, task: &TaskId, stream: Stream) -> Vec<String> {
+        let (mut end, mut offset) = (Vec::new(), 0);
+        for _ in 0..PIECES_MAX {
+            let Ok(piece) = self.engine.output(task, stream, offset).await else { return Vec::new() };
+            end.extend_from_slice(&piece.bytes);
+            end.drain(..end.len().saturating_sub(OUTPUT_BYTES));
+            if piece.complete || piece.bytes.is_empty() {
+                return last_lines(&end);
+            }
+            offset = piece.next;
+        }
+        Vec::new()
+    }
+}
+
+fn last_lines(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(OUTPUT_LINES)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// Says what became of it, to the log and the metrics.
+fn tell(notice: &Notice, sent: &Sent) {
+    let channel = match notice.address.channel {
+        Channel::Mail => "mail",
+        Channel::Webhook => "webhook",
+    };
+    let (to, id, alerts) = (&notice.address.to, notice.id.0, notice.count());
+    let result = match sent {
+        Sent::Delivered => {
+            info!(notice = id, channel, %to, alerts, "told people");
+            "delivered"
+        }
+        Sent::Later { error, .. } => {
+            warn!(notice = id, channel, %to, alerts, attempt = notice.attempts, %error, "could not tell people; trying again");
+            "later"
+        }
+        Sent::Refused { error } => {
+            warn!(notice = id, channel, %to, alerts, %error, "a notice was refused; it is not sent again");
+            "refused"
+        }
+    };
+    counter!("chronos_notices_total", "channel" => channel, "result" => result).increment(1);
+}

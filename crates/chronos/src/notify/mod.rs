@@ -1,0 +1,188 @@
+//! Telling people: what a notice says and how it is sent. What is told, to whom and how often is decided by the core;
+//! nothing here is kept.
+
+mod mail;
+pub mod settings;
+pub mod text;
+mod webhook;
+
+pub(crate) use webhook::alert_json;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use scheduler::notice::{Channel, Channels, Notice, Sent};
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+use mail::Mailer;
+use settings::NotifySettings;
+use text::Facts;
+use webhook::Hook;
+
+/// Messages under way at once: mail servers count the connections of a client.
+const SENDING_MAX: usize = 8;
+
+/// Sends notices by whatever channels there are.
+#[derive(Debug)]
+pub struct Notifier {
+    cluster_name: String,
+    mail: Option<Mailer>,
+    hook: Option<Hook>,
+    under_way: Semaphore,
+}
+
+/// A message to be sent.
+#[derive(Clone, Debug)]
+struct Letter {
+    /// The same for every attempt; receivers tell a repeat by it.
+    id: String,
+    created: Timestamp,
+    subject: String,
+    body: String,
+}
+
+/// One step of sending that went well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its name.
+    pub name: &'static str,
+    /// What came of it.
+    pub detail: String,
+}
+
+impl Step {
+    fn done(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, detail: detail.into() }
+    }
+}
+
+/// The step that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Its name.
+    pub step: &'static str,
+    /// What happened.
+    pub what: String,
+    /// What to do about it; may be empty.
+    pub hint: &'static str,
+    /// Whether trying again makes sense.
+    pub passing: bool,
+    /// The other side asked for this much patience.
+    pub after: Option<Duration>,
+}
+
+impl Trouble {
+    fn later(step: &'static str, what: impl Into<String>, hint: &'static str) -> Self {
+        Self { step, what: what.into(), hint, passing: true, after: None }
+    }
+
+    fn never(step: &'static str, what: impl Into<String>, hint: &'static str) -> Self {
+        Self { passing: false, ..Self::later(step, what, hint) }
+    }
+}
+
+/// How a test message went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tested {
+    /// What went well, in order.
+    pub steps: Vec<Step>,
+    /// What did not; `None` when the other side has taken the message.
+    pub trouble: Option<Trouble>,
+}
+
+impl Default for Notifier {
+    /// Without any channel.
+    fn default() -> Self {
+        Self { cluster_name: String::new(), mail: None, hook: None, under_way: Semaphore::new(SENDING_MAX) }
+    }
+}
+
+impl Notifier {
+    /// Makes ready what the settings name; connects to nobody.
+    /// # Errors
+    /// A file that cannot be read, in words.
+    pub fn new(settings: NotifySettings) -> Result<Self, String> {
+        Ok(Self {
+            cluster_name: settings.cluster_name,
+            mail: settings.mail.map(Mailer::new).transpose()?,
+            hook: settings.webhook.map(Hook::new).transpose()?,
+            under_way: Semaphore::new(SENDING_MAX),
+        })
+    }
+
+    /// What there is.
+    pub fn channels(&self) -> Channels {
+        Channels { mail: self.mail.is_some(), webhook: self.hook.is_some() }
+    }
+
+    /// Sends a notice. `job` is the definition of the job of its first alert, if there still is one.
+    pub async fn send(&self, notice: &Notice, facts: &Facts, job: Option<&Map<String, Value>>) -> Sent {
+        let Ok(_permit) = self.under_way.acquire().await else {
+            return Sent::Later { error: "the server is ending".into(), after: None };
+        };
+        let letter = self.letter(notice, facts);
+        let mut steps = Vec::new();
+        let done = match (notice.address.channel, &self.mail, &self.hook) {
+            (Channel::Mail, Some(mail), _) => mail.send(&notice.address.to, &letter, &mut steps).await,
+            (Channel::Webhook, _, Some(hook)) => {
+                hook.post(&letter.id, &webhook::payload(notice, &letter, job), &mut steps).await
+            }
+            _ => Err(Trouble::later("send", "this node has no such channel", "")),
+        };
+        match done {
+            Ok(()) => Sent::Delivered,
+            Err(Trouble { step, what, passing: true, after, .. }) => {
+                Sent::Later { error: told(step, &what), after }
+            }
+            Err(Trouble { step, what, .. }) => Sent::Refused { error: told(step, &what) },
+        }
+    }
+
+    /// Sends a message that is about nothing, and says how each step went. `None`: there is no such channel.
+    pub async fn test(&self, channel: Channel, to: &str) -> Option<Tested> {
+        let created = Timestamp::now();
+        let mut subject = Cow::Borrowed("[Chronos] test message");
+        if !self.cluster_name.is_empty() {
+            subject = format!("[{}] {subject}", text::plain(&self.cluster_name)).into();
+        }
+        let letter = Letter {
+            id: format!("test.{}", created.as_millisecond()),
+            created,
+            subject: subject.into_owned(),
+            body: "This is a test. If you read it, Chronos can tell you about your jobs.\n".into(),
+        };
+        let mut steps = Vec::new();
+        let done = match channel {
+            Channel::Mail => self.mail.as_ref()?.send(to, &letter, &mut steps).await,
+            Channel::Webhook => {
+                let body = json!({
+                    "subject": letter.subject, "message": letter.body, "id": letter.id, "count": 0, "counts": {},
+                    "alerts": [],
+                });
+                self.hook.as_ref()?.post(&letter.id, &body, &mut steps).await
+            }
+        };
+        Some(Tested { steps, trouble: done.err() })
+    }
+
+    fn letter(&self, notice: &Notice, facts: &Facts) -> Letter {
+        Letter {
+            id: message_id(notice),
+            created: notice.created,
+            subject: text::subject(&self.cluster_name, notice),
+            body: text::body(notice, facts),
+        }
+    }
+}
+
+/// The id that receivers see: unique beyond one store, as two may share a mail server.
+pub fn message_id(notice: &Notice) -> String {
+    format!("{}.{}", notice.id.0, notice.created.as_millisecond())
+}
+
+fn told(step: &str, what: &str) -> Arc<str> {
+    format!("{step}: {what}").into()
+}

@@ -1,0 +1,245 @@
+//! People are told: by mail through a real mail server, and by web hooks; once, also when everything between fails.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::mail_server::{MailServer, WebServer, certificate, is_here};
+use crate::server::{Folder, TestServer, by_hand};
+
+fn owned(name: &str, command: &str) -> Value {
+    let mut job = by_hand(name, command);
+    job["owner"] = "ops@example.org".into();
+    job
+}
+
+fn led(folder: Arc<Folder>, flags: &[&str]) -> TestServer {
+    let server = TestServer::launch(folder, flags);
+    server.wait_ready();
+    server
+}
+
+fn states(server: &TestServer) -> Vec<String> {
+    let notices = server.get_json("/v1/notices");
+    let notices = notices["notices"].as_array().unwrap().iter();
+    notices.map(|notice| notice["state"].as_str().unwrap().to_owned()).collect()
+}
+
+fn wait_for_states(server: &TestServer, wanted: &[&str]) {
+    crate::wait::until("the notices are as wanted", || (states(server) == wanted).then_some(()));
+}
+
+#[test]
+fn a_failing_job_is_one_mail_with_all_that_is_known() {
+    if !is_here() {
+        return;
+    }
+    let folder = Folder::new();
+    let mail = MailServer::start(&folder, &[]);
+    let address = mail.address();
+    let flags =
+        ["--mail_server", &address, "--mail_from", "Chronos <chronos@example.org>", "--cluster_name", "prod"];
+    let server = led(folder, &flags);
+    server.put(owned("backup", "echo the disk is full >&2; exit 3"));
+    server.cli(["run", "backup"]).success();
+    let run = server.wait_for("backup", "failed")["key"].as_str().unwrap().to_owned();
+    let mails = mail.wait_for("the mail is there", |mails| !mails.is_empty());
+    let first = &mails[0];
+    assert_eq!(first.0["to"], json!(["ops@example.org"]));
+    assert_eq!(first.0["from"], "chronos@example.org");
+    assert_eq!(first.header("Subject"), "[prod] [Chronos] job 'backup' failed!");
+    assert_eq!(first.header("Auto-Submitted"), "auto-generated");
+    assert!(first.header("Message-ID").ends_with("@example.org>"), "{}", first.text());
+    assert!(!first.header("Date").is_empty());
+    for part in ["exit status 3", "the disk is full", &format!("chronos why {run}")] {
+        assert!(first.text().contains(part), "{part:?} is not in {}", first.text());
+    }
+    wait_for_states(&server, &["delivered"]);
+    server.cli(["notify", "list"]).success().says("1 failed: backup");
+    assert_eq!(mail.mails().len(), 1);
+}
+
+#[test]
+fn a_mail_server_that_was_down_gets_the_mail_also_after_a_crash_of_ours() {
+    if !is_here() {
+        return;
+    }
+    let folder = Folder::new();
+    let port = MailServer::start(&folder, &[]).port.to_string();
+    let address = format!("localhost:{port}");
+    let flags = ["--mail_server", &address, "--mail_from", "chronos@example.org"];
+    let server = led(folder.clone(), &flags);
+    server.put(owned("backup", "exit 3"));
+    server.cli(["run", "backup"]).success();
+    crate::wait::until("it was tried in vain", || {
+        let notices = server.get_json("/v1/notices");
+        notices["notices"][0]["error"].as_str().is_some_and(|error| error.contains("connect")).then_some(())
+    });
+    let ready = server.get_json("/ready");
+    assert_eq!(ready["ready"], true, "nothing is kept from running");
+    assert!(ready["notes"][0].as_str().unwrap().contains("could not be sent yet"), "{ready}");
+    let server = led(server.kill(), &flags);
+    let mail = MailServer::start(&folder, &["--port", &port]);
+    server.cli(["notify", "retry", "1"]).success();
+    let mails = mail.wait_for("the mail is there", |mails| !mails.is_empty());
+    assert_eq!(mails[0].header("Subject"), "[Chronos] job 'backup' failed!");
+    wait_for_states(&server, &["delivered"]);
+    assert_eq!(mail.mails().len(), 1);
+}
+
+#[test]
+fn a_storm_is_a_few_mails_and_every_failure_is_counted() {
+    if !is_here() {
+        return;
+    }
+    let folder = Folder::new();
+    let mail = MailServer::start(&folder, &[]);
+    let address = mail.address();
+    let server = led(folder, &["--mail_server", &address, "--mail_from", "chronos@example.org"]);
+    for n in 0..50 {
+        server.put(owned(&format!("job-{n}"), "exit 1"));
+    }
+    for n in 0..50 {
+        server.cli(["run", &format!("job-{n}")]).success();
+    }
+    let counted = |server: &TestServer| {
+        let notices = server.get_json("/v1/notices");
+        let notices = notices["notices"].as_array().unwrap().clone();
+        (notices.len(), notices.iter().map(|notice| notice["count"].as_u64().unwrap()).sum::<u64>())
+    };
+    let (messages, alerts) =
+        crate::wait::within(std::time::Duration::from_secs(180), "all are counted", || {
+            Some(counted(&server)).filter(|(_, alerts)| *alerts == 50)
+        });
+    // One at once, and one for each minute that it takes.
+    assert!(messages <= 5, "{messages} messages for {alerts} failures");
+}
+
+/// Each kind of protection against a server that insists on it, and what is said where it does not work.
+#[test]
+fn a_test_mail_says_how_each_step_went() {
+    if !is_here() {
+        return;
+    }
+    let folder = Folder::new();
+    let (ca, cert, key) = certificate(&folder);
+    let [ca, cert, key] = [&ca, &cert, &key].map(|path| path.to_str().unwrap());
+    let password = folder.file("password", "hunter2\n");
+    let login = ["--mail_user", "chronos", "--mail_password_file", password.to_str().unwrap()];
+    let trust = ["--mail_ca_file", ca];
+    let guarded = ["--cert", cert, "--key", key, "--user", "chronos", "--password", "hunter2"];
+    type Case<'a> = (&'a str, Vec<&'a str>, i32, &'a [&'a str]);
+    let cases: [Case<'_>; 6] = [
+        (
+            "starttls",
+            [&login[..], &trust[..]].concat(),
+            0,
+            &["ok      starttls", "ok      authenticate  as chronos"],
+        ),
+        ("tls", [&login[..], &trust[..], &["--mail_tls", "tls"]].concat(), 0, &["with TLS", "ok      send"]),
+        ("tls", [&login[..], &trust[..], &["--mail_ssl"]].concat(), 0, &["with TLS"]),
+        ("starttls", login.to_vec(), 1, &["FAILED  starttls", "--mail_ca_file"]),
+        (
+            "starttls",
+            [&["--mail_user", "chronos", "--mail_password", "wrong"], &trust[..]].concat(),
+            1,
+            &["FAILED  authenticate", "check --mail_user"],
+        ),
+        ("none", login.to_vec(), 1, &["FAILED  starttls", "does not offer STARTTLS"]),
+    ];
+    let mut folder = folder;
+    for (kind, more, code, says) in cases {
+        let mail = MailServer::start(&folder, &[&["--tls", kind], &guarded[..]].concat());
+        let before = mail.mails().len();
+        let address = mail.address();
+        let mut flags = vec!["--mail_server", address.as_str(), "--mail_from", "chronos@example.org"];
+        flags.extend(&more);
+        let server = led(folder, &flags);
+        let tested = server.cli(["notify", "test", "--to", "me@example.org"]).exit(code);
+        let told = format!("{}{}", tested.stdout_text(), tested.stderr_text());
+        for part in says {
+            assert!(told.contains(part), "{kind} {more:?}: {part:?} is not in\n{told}");
+        }
+        assert!(!server.log().contains("hunter2"));
+        let arrived = mail.mails();
+        assert_eq!(arrived.len() - before, usize::from(code == 0));
+        if code == 0 {
+            let last = &arrived[before].0;
+            assert_eq!((&last["tls"], &last["user"]), (&json!(true), &json!("chronos")));
+        }
+        (folder, _) = server.terminate();
+    }
+}
+
+#[test]
+fn a_recipient_that_is_refused_is_given_up_with_the_reason() {
+    if !is_here() {
+        return;
+    }
+    let folder = Folder::new();
+    let mail = MailServer::start(&folder, &[]);
+    let address = mail.address();
+    let server = led(folder, &["--mail_server", &address, "--mail_from", "chronos@example.org"]);
+    let mut job = owned("backup", "exit 3");
+    job["alerts"] = json!({"to": ["nobody@example.org"]});
+    server.put(job);
+    server.cli(["run", "backup"]).success();
+    wait_for_states(&server, &["givenUp"]);
+    let notice = server.get_json("/v1/notices?state=givenUp")["notices"][0].clone();
+    assert!(notice["error"].as_str().unwrap().contains("there is no such mailbox"), "{notice}");
+    assert_eq!(notice["attempts"], 1);
+}
+
+#[test]
+fn a_web_hook_is_posted_signed_and_again_until_it_is_taken() {
+    let web = WebServer::start(&["503 Service Unavailable", "204 No Content"]);
+    let folder = Folder::new();
+    let secret = folder.file("secret", "key\n");
+    let flags = [
+        "--http_notification_url",
+        &web.url,
+        "--http_notification_credentials",
+        "user:hunter2",
+        "--http_notification_secret_file",
+        secret.to_str().unwrap(),
+    ];
+    let server = led(folder, &flags);
+    server.put(owned("backup", "exit 3"));
+    server.cli(["run", "backup"]).success();
+    let posts = web.wait_for("it was posted again", |posts| posts.len() == 2);
+    wait_for_states(&server, &["delivered"]);
+    let head = posts[1].head.to_ascii_lowercase();
+    for part in [
+        "authorization: basic dxnlcjpodw50zxiy",
+        "x-chronos-signature: sha256=",
+        "content-type: application/json",
+    ] {
+        assert!(head.contains(part), "{part:?} is not in {head}");
+    }
+    let (first, again) = (posts[0].json(), posts[1].json());
+    assert_eq!(first["id"], again["id"], "the same notice under the same id");
+    assert_eq!(
+        (&again["job"], &again["to"], &again["cpus"]),
+        (&json!("backup"), &json!("ops@example.org"), &json!("0.1"))
+    );
+    assert_eq!((&again["count"], &again["errorCount"]), (&json!(1), &json!("1")));
+    assert_eq!(again["alerts"][0]["kind"], "failed");
+    // The recovery is a notice of its own, a minute later at the earliest.
+    server.cli(["notify", "test", "--channel", "webhook"]).success().says("ok      post");
+    server
+        .cli(["notify", "test", "--to", "me@example.org", "--channel", "mail"])
+        .exit(3)
+        .says("no mail server");
+    assert!(!server.log().contains("hunter2"));
+}
+
+#[test]
+fn a_web_hook_that_is_not_wanted_is_given_up() {
+    let web = WebServer::start(&["302 Found\r\nLocation: http://127.0.0.1:1/elsewhere"]);
+    let server = led(Folder::new(), &["--http_notification_url", &web.url]);
+    server.put(by_hand("backup", "exit 3"));
+    server.cli(["run", "backup"]).success();
+    wait_for_states(&server, &["givenUp"]);
+    assert_eq!(web.posts().len(), 1);
+    server.cli(["notify", "list"]).success().says("302");
+}
