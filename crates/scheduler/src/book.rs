@@ -16,6 +16,7 @@ use crate::limits::Limits;
 use crate::notice::{Notice, NoticeId};
 use crate::outbox::Outbox;
 use crate::queue::{Class, Queue, Rank};
+use crate::revision::Revision;
 use crate::run::{Record, Run, RunState};
 use crate::state::{Change, Fanout, Join, Meta, State, ZoneData};
 
@@ -289,7 +290,7 @@ impl Book {
         self.change(Change::Meta(Meta { zone_data, ..self.state.meta }));
     }
 
-    pub(crate) fn put_job(&mut self, mut job: Job) {
+    pub(crate) fn put_job(&mut self, mut job: Job) -> Arc<Job> {
         let uid = job.uid;
         if let Some(tags) = job.rules.tags.clone() {
             Arc::make_mut(&mut job.rules).tags = Some(self.shared(tags));
@@ -301,10 +302,12 @@ impl Book {
         }
         self.graph.insert(&job);
         self.by_name.insert(job.name.clone(), uid);
-        self.change(Change::PutJob(Arc::new(job)));
+        let job = Arc::new(job);
+        self.change(Change::PutJob(job.clone()));
         runs.iter().for_each(|run| self.index_run(run));
         self.admit(uid);
         self.refresh_due(uid);
+        job
     }
 
     fn shared(&mut self, tags: Arc<Tags>) -> Arc<Tags> {
@@ -372,6 +375,10 @@ impl Book {
 
     pub(crate) fn append(&mut self, record: Record) {
         self.changes.push(Change::Append(Arc::new(record)));
+    }
+
+    pub(crate) fn revise(&mut self, revision: Revision) {
+        self.changes.push(Change::Revise(Arc::new(revision)));
     }
 
     pub(crate) fn put_join(&mut self, join: Join) {

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey};
 use crate::job::{Job, Pause, Plan, Progress, Timetable};
-use crate::request::{Answer, Definition, PlanText, Refusal, Request};
+use crate::request::{Answer, Definition, Edit, Expect, PlanText, Refusal, Request};
+use crate::revision::{Deed, Revision};
 use crate::run::{EndedRun, KillReason, Outcome, Record, RunState, Skipped};
 use crate::scheduler::Scheduler;
 use crate::spawn::NewRun;
@@ -16,13 +17,19 @@ pub const WAITING_MAX: usize = 16;
 
 /// A job with more children cannot be deleted: they are all rewritten with it, in one batch.
 pub const HEIRS_MAX: usize = 64;
-/// Nor one whose children's definitions are larger together: half a batch.
-const HEIRS_BYTES_MAX: usize = 256 * 1024;
+/// Nor one whose children's definitions are larger together: each is written twice, as the job and as its revision,
+/// and JSON within JSON may take twice its bytes, so this is what still fits a batch.
+const HEIRS_BYTES_MAX: usize = 80 * 1024;
 
 impl Scheduler {
     pub(crate) fn request(&mut self, request: Request) -> Result<Answer, Refusal> {
         match request {
-            Request::Put(definition) => self.put(definition),
+            Request::Put(definition) => self.put(definition, None),
+            Request::Edit { definition, edit } => self.put(definition, Some(edit)),
+            Request::When { job, expect, then } => {
+                self.expect(&job, &expect)?;
+                self.request(*then)
+            }
             Request::Delete(name) => self.delete(&name),
             Request::Trigger { job, arguments } => self.trigger(&job, arguments),
             Request::KillJob(name) => self.kill_job(&name),
@@ -41,15 +48,52 @@ impl Scheduler {
         self.book.job_named(name).cloned().ok_or_else(|| Refusal::NoSuchJob(name.clone()))
     }
 
+    fn expect(&self, name: &JobName, expect: &Expect) -> Result<(), Refusal> {
+        let present = self.book.job_named(name).map(|job| (job.uid, job.version));
+        let holds = match (expect, &present) {
+            (Expect::Absent, present) => present.is_none(),
+            (Expect::Present, present) => present.is_some(),
+            (Expect::OneOf(versions), Some(present)) => versions.contains(present),
+            (Expect::OneOf(_), None) => false,
+        };
+        if holds { Ok(()) } else { Err(Refusal::VersionMismatch { job: name.clone(), present }) }
+    }
+
     // ---- create and replace
 
-    fn put(&mut self, definition: Definition) -> Result<Answer, Refusal> {
+    fn put(&mut self, definition: Definition, edit: Option<Edit>) -> Result<Answer, Refusal> {
         let old = self.book.job_named(&definition.name).cloned();
         let plan = self.plan(&definition, old.as_deref())?;
+        let deed = match edit {
+            Some(Edit::Patch) => Deed::Patched,
+            Some(Edit::RollBack { to }) => Deed::RolledBack { to },
+            Some(Edit::Restore) => Deed::Restored,
+            None if old.is_some() => Deed::Replaced,
+            None => Deed::Created,
+        };
         match old {
-            None => self.create(definition, plan),
-            Some(old) => self.replace(&old, definition, plan),
+            None => self.create(definition, plan, deed),
+            Some(old) => self.replace(&old, definition, plan, deed),
         }
+    }
+
+    /// Puts a job whose definition has changed, and keeps what it has become.
+    pub(crate) fn revise(&mut self, job: Job, deed: Deed) {
+        let job = self.book.put_job(job);
+        self.keep(job, deed);
+    }
+
+    fn keep(&mut self, job: Arc<Job>, deed: Deed) {
+        let parents = self.names_of_parents(&job);
+        self.book.revise(Revision { job, parents, at: self.now, by: "".into(), deed });
+    }
+
+    fn names_of_parents(&self, job: &Job) -> Vec<JobName> {
+        let Plan::Parents(parents) = &job.plan else { return Vec::new() };
+        let mut names: Vec<JobName> =
+            parents.iter().filter_map(|uid| self.book.job(*uid)).map(|parent| parent.name.clone()).collect();
+        names.sort();
+        names
     }
 
     /// The plan as it will be kept. The schedule that is there already keeps its anchor.
@@ -112,24 +156,18 @@ impl Scheduler {
         Ok(uids)
     }
 
-    fn create(&mut self, definition: Definition, plan: Plan) -> Result<Answer, Refusal> {
+    fn create(&mut self, definition: Definition, plan: Plan, deed: Deed) -> Result<Answer, Refusal> {
         let uid = self.book.next_uid();
         let mut progress = Progress::new(self.now);
         self.begin_schedule(&definition.name, &plan, &mut progress)?;
         let Definition { name, rules, body, .. } = definition;
         // A new job takes part in the cycles that are under way: none of them can have fired it.
         let (created, joins_from) = (self.now, GraphVersion::default());
-        self.book.put_job(Job {
-            uid,
-            version: 1,
-            created,
-            changed: created,
-            joins_from,
-            name,
-            plan,
-            rules: rules.shared(),
-            body,
-        });
+        let (version, changed) = (1, created);
+        self.revise(
+            Job { uid, version, created, changed, joins_from, name, plan, rules: rules.shared(), body },
+            deed,
+        );
         self.book.put_progress(uid, progress);
         Ok(Answer::Put { uid, version: 1, changed: true })
     }
@@ -148,7 +186,13 @@ impl Scheduler {
         Ok(())
     }
 
-    fn replace(&mut self, old: &Job, definition: Definition, plan: Plan) -> Result<Answer, Refusal> {
+    fn replace(
+        &mut self,
+        old: &Job,
+        definition: Definition,
+        plan: Plan,
+        deed: Deed,
+    ) -> Result<Answer, Refusal> {
         let Definition { name, rules, body, .. } = definition;
         if (&old.plan, &*old.rules, &old.body) == (&plan, &rules, &body) {
             return Ok(Answer::Put { uid: old.uid, version: old.version, changed: false });
@@ -194,17 +238,10 @@ impl Scheduler {
             };
         }
         let (uid, version, created, changed) = (old.uid, old.version + 1, old.created, self.now);
-        self.book.put_job(Job {
-            uid,
-            version,
-            created,
-            changed,
-            joins_from,
-            name,
-            plan,
-            rules: rules.shared(),
-            body,
-        });
+        self.revise(
+            Job { uid, version, created, changed, joins_from, name, plan, rules: rules.shared(), body },
+            deed,
+        );
         self.book.put_progress(uid, progress);
         Ok(Answer::Put { uid, version, changed: true })
     }
@@ -255,6 +292,7 @@ impl Scheduler {
             self.order_kill(run, KillReason::Deleted);
         }
         self.forget_backfills(job.uid);
+        self.keep(Arc::new(Job { version: job.version + 1, ..Job::clone(&job) }), Deed::Deleted);
         self.book.remove_job(job.uid);
         Ok(Answer::Deleted { live: live.len() })
     }
@@ -305,7 +343,7 @@ impl Scheduler {
             heir.plan = Plan::Parents(parents);
         }
         progress.flags.retain(|(parent, _)| *parent != gone.uid);
-        self.book.put_job(heir.clone());
+        self.revise(heir.clone(), Deed::Inherited);
         self.book.put_progress(heir.uid, progress);
         self.forget_parent(&heir, gone.uid);
     }

@@ -31,6 +31,7 @@ pub mod limits;
 pub mod notice;
 pub mod request;
 pub mod restore;
+pub mod revision;
 pub mod run;
 pub mod schedule;
 pub mod state;

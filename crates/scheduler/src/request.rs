@@ -20,6 +20,22 @@ pub struct RequestId(pub u64);
 pub enum Request {
     /// Creates the job, or replaces the one of that name.
     Put(Definition),
+    /// Does the same in another manner.
+    Edit {
+        /// The whole definition.
+        definition: Definition,
+        /// How it came about.
+        edit: Edit,
+    },
+    /// Does something to a job only if the job is as the asker believes.
+    When {
+        /// Which job.
+        job: JobName,
+        /// How it must be.
+        expect: Expect,
+        /// What to do then.
+        then: Box<Request>,
+    },
     /// Removes the job, kills its runs, and gives its children its parents or its schedule.
     Delete(JobName),
     /// Runs the job now, whatever its schedule says.
@@ -100,6 +116,31 @@ pub enum Remains {
     GoOn,
     /// They are killed, with all that has come of them.
     Die,
+}
+
+/// Where a definition that replaces another comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// From the present one, but for some fields.
+    Patch,
+    /// From an earlier version of the job.
+    RollBack {
+        /// Which.
+        to: u32,
+    },
+    /// From the last version of a deleted job.
+    Restore,
+}
+
+/// How a job must be for a request to be done. Checked where it is done, so nothing can come between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// There is none of that name.
+    Absent,
+    /// There is one.
+    Present,
+    /// There is one, of one of these creations and versions.
+    OneOf(Vec<(JobUid, u32)>),
 }
 
 /// A job as a user writes it.
@@ -193,6 +234,17 @@ pub enum Refusal {
     /// No live run of that key.
     #[error("there is no live run `{0}`")]
     NoSuchRun(RunKey),
+    /// The job is not as the asker believes.
+    #[error("job `{job}` is not as expected: {}", match present {
+        Some((uid, version)) => format!("it is at version {version} (`{uid}-{version}`)"),
+        None => "there is no such job".to_owned(),
+    })]
+    VersionMismatch {
+        /// Which.
+        job: JobName,
+        /// How it is.
+        present: Option<(JobUid, u32)>,
+    },
     /// The schedule cannot be read or never comes.
     #[error("job `{job}`: schedule is not valid: {cause}")]
     Schedule {
@@ -287,6 +339,7 @@ impl Refusal {
         match self {
             Self::NoSuchJob(_) => "list the jobs to see their names; names are case-sensitive",
             Self::NoSuchRun(_) => "it may have ended: look it up in the history",
+            Self::VersionMismatch { .. } => "read the job again, and decide with what it is now",
             Self::Schedule { .. } => {
                 "write an ISO 8601 interval such as `R/2030-01-01T00:00:00Z/PT1H`, or a cron expression such as `0 3 * * *`"
             }

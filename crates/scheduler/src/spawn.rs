@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::backfill::Children;
 use crate::ids::{Cause, Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Overlap};
+use crate::revision::Deed;
 use crate::run::{EndedRun, KillReason, Outcome, Record, Run, RunState, Skipped, Told};
 use crate::scheduler::Scheduler;
 use crate::state::Fanout;
@@ -216,7 +217,7 @@ impl Scheduler {
         disabled.version += 1;
         disabled.changed = self.now;
         // First of all, so that runs that end as failures now do not disable it once more.
-        self.book.put_job(disabled);
+        self.revise(disabled, Deed::Disabled);
         self.close_joins(job, &Skipped::Withdrawn);
         self.withdraw(job.uid);
     }

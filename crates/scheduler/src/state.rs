@@ -13,6 +13,7 @@ use crate::backfill::Backfill;
 use crate::ids::{BackfillId, Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Progress};
 use crate::notice::{Notice, NoticeId};
+use crate::revision::Revision;
 use crate::run::{Record, Run};
 
 /// Everything that a new leader needs to go on. History is elsewhere.
@@ -173,6 +174,8 @@ pub enum Change {
     RemoveNotice(NoticeId),
     /// A line of the ledger, for the history.
     Append(Arc<Record>),
+    /// What a definition has become, for the history; the change itself comes in the same batch.
+    Revise(Arc<Revision>),
 }
 
 impl State {
@@ -220,7 +223,7 @@ impl State {
             Change::RemoveNotice(id) => {
                 self.notices.remove(id);
             }
-            Change::Append(_) => {}
+            Change::Append(_) | Change::Revise(_) => {}
         }
     }
 

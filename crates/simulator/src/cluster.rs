@@ -506,6 +506,9 @@ fn told(change: &Change) -> String {
         Change::PutJoin(join) => format!("join {join:?}"),
         Change::RemoveJoin(child, cycle) => format!("join of {child} is over, cycle {cycle:?}"),
         Change::PutFanout(fanout) => format!("fan-out {fanout:?}"),
+        Change::Revise(revision) => {
+            format!("revision {} of {}: {:?}", revision.job.version, revision.job.name, revision.deed)
+        }
         Change::RemoveFanout(run) => format!("fan-out of {run} is over"),
         Change::PutBackfill(backfill) => format!("backfill {backfill:?}"),
         Change::RemoveBackfill(id) => format!("backfill {id} is forgotten"),

@@ -453,7 +453,8 @@ fn removes(change: &Change) -> bool {
         | Change::PutFanout(_)
         | Change::PutBackfill(_)
         | Change::PutNotice(_)
-        | Change::Append(_) => false,
+        | Change::Append(_)
+        | Change::Revise(_) => false,
     }
 }
 

@@ -15,15 +15,16 @@ use jiff::Timestamp;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use scheduler::ids::{Epoch, JobUid, Seq};
+use scheduler::revision::{Deed, Revision};
 use scheduler::run::{Missed, Outcome, Record, Skipped};
 use scheduler::state::{Change, Meta, State};
 
 use crate::backup::{BackupError, Extent, Line, Reader, StageError, Staged};
 use crate::memory::MemoryCore;
-use crate::samples::{any_batches, at, ended, every_change, job, outcomes, run, slot};
+use crate::samples::{any_batches, at, ended, every_change, job, outcomes, revision, run, slot};
 use crate::{
-    Applied, BATCH_BYTES_MAX, Candidate, Deposed, HistoryPage, HistoryQuery, OutcomeKind, Retention, Store,
-    StoreError, Term, format,
+    Applied, BATCH_BYTES_MAX, Candidate, Deposed, HistoryPage, HistoryQuery, OutcomeKind, Retention,
+    RevisionPage, RevisionQuery, Store, StoreError, Term, format,
 };
 
 /// How long anything may take before it counts as never; generous, as tests share their cores.
@@ -55,6 +56,7 @@ macro_rules! conformance_tests {
             pages_are_stable_while_history_grows retention_removes_what_it_says only_the_leader_removes_history
             a_backup_is_a_state_that_was a_restored_backup_is_equal a_backup_may_leave_the_history_out
             a_damaged_backup_is_refused only_the_leader_restores followers_of_another_past_load_again
+            revisions_are_found_and_bounded revisions_of_deleted_jobs_go_with_retention
         );
     };
     ($make:path: $($promise:ident)*) => {
@@ -110,6 +112,23 @@ impl Leader {
             let (state, term) = within(store.load()).await.expect("it can be loaded");
             assert_eq!(term, self.model.term());
             assert_eq!(&state, self.model.state());
+        }
+        self.check_revisions(&RevisionQuery { limit: 1000, ..RevisionQuery::default() }).await;
+    }
+
+    /// All pages of a query, which must be those of the model.
+    async fn check_revisions(&self, query: &RevisionQuery) {
+        let (mut ours, mut models) = (query.clone(), query.clone());
+        loop {
+            let page = within(self.store.revisions(&ours)).await.expect("revisions can be read");
+            let RevisionPage { revisions, next } = self.model.revisions(&models);
+            assert_eq!(page.revisions, revisions, "{query:?}");
+            assert_eq!(page.next.is_some(), next.is_some(), "{query:?}");
+            // Cursors may differ from store to store: each goes on where it ended.
+            (ours.cursor, models.cursor) = (page.next, next);
+            if next.is_none() {
+                return;
+            }
         }
     }
 
@@ -822,6 +841,54 @@ pub async fn retention_removes_what_it_says(backing: &impl Backing) {
         assert_eq!(since, leader.model.kept_since(job));
         assert_eq!(since.is_none(), job == JobUid(1));
     }
+}
+
+/// The newest of each job are there, whole, by job, by name and by version.
+pub async fn revisions_are_found_and_bounded(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let revised = |uid, version, deed| Change::Revise(Arc::new(revision(uid, version, deed)));
+    for version in 1..=Revision::KEPT + 20 {
+        leader.commit(&[revised(1, version, Deed::Replaced), revised(2, version, Deed::Applied)]).await;
+    }
+    leader.commit(&[revised(3, 1, Deed::Created), revised(3, 2, Deed::RolledBack { to: 1 })]).await;
+    for limit in [1, 7, 1000] {
+        let all = RevisionQuery { limit, ..RevisionQuery::default() };
+        leader.check_revisions(&all).await;
+        for uid in 1..=4 {
+            leader.check_revisions(&RevisionQuery { job: Some(JobUid(uid)), ..all.clone() }).await;
+            let name = Some(crate::samples::name(uid));
+            leader.check_revisions(&RevisionQuery { name: name.clone(), ..all.clone() }).await;
+            leader.check_revisions(&RevisionQuery { job: Some(JobUid(uid)), name, ..all.clone() }).await;
+        }
+    }
+    for (version, kept) in [(0, false), (20, false), (21, true), (70, true), (71, false)] {
+        let found = within(leader.store.revision(JobUid(1), version)).await.expect("it can be read");
+        let wanted = kept.then(|| revision(1, version, Deed::Replaced));
+        assert_eq!(found, wanted, "version {version}");
+    }
+}
+
+/// A deleted job can be brought back until its deletion is older than the history is kept; others keep theirs.
+pub async fn revisions_of_deleted_jobs_go_with_retention(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let revised = |uid, version, deed| Change::Revise(Arc::new(revision(uid, version, deed)));
+    for uid in 1..=60 {
+        leader.commit(&[put(uid), revised(uid, 1, Deed::Created)]).await;
+        if uid > 1 {
+            // Later ones last longer.
+            let version = u32::try_from(uid).expect("a small number");
+            leader.commit(&[Change::RemoveJob(JobUid(uid)), revised(uid, version, Deed::Deleted)]).await;
+        }
+    }
+    let retention = Retention { age_max: Duration::from_secs(3600), count_max: 1 };
+    for seconds in [0, 3600 + 30, 3600 + 31, 7200] {
+        let now = at(seconds * 1000);
+        within(leader.store.prune(retention, now)).await.expect("this node leads");
+        leader.model.prune(retention, now);
+        leader.check_revisions(&RevisionQuery::default()).await;
+    }
+    let left = leader.model.revisions(&RevisionQuery::default()).revisions;
+    assert_eq!(left, [revision(1, 1, Deed::Created)]);
 }
 
 /// Others may read the history, not remove it.

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use scheduler::ids::{JobName, JobUid};
+use scheduler::revision::Revision;
 use scheduler::run::{EndedRun, Outcome, Record, SlotRange};
 
-use crate::{HistoryQuery, LastRun, OutcomeKind};
+use crate::{HistoryQuery, LastRun, OutcomeKind, RevisionQuery};
 
 /// A new store's first uid: 20 bits of `salt` above a counter that begins at 1, see [`JobUid`].
 pub(crate) fn first_uid(salt: u32) -> u64 {
@@ -76,6 +77,19 @@ impl HistoryQuery {
     /// The limit, within its bounds.
     pub fn limit(&self) -> usize {
         self.limit.clamp(1, Self::LIMIT_MAX)
+    }
+}
+
+impl RevisionQuery {
+    /// Whether a revision is asked for, cursor aside.
+    pub fn wants(&self, revision: &Revision) -> bool {
+        self.job.is_none_or(|job| job == revision.job.uid)
+            && self.name.as_ref().is_none_or(|name| *name == revision.job.name)
+    }
+
+    /// The limit, within its bounds.
+    pub fn limit(&self) -> usize {
+        self.limit.clamp(1, HistoryQuery::LIMIT_MAX)
     }
 }
 

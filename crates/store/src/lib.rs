@@ -27,7 +27,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
+use scheduler::ids::{Epoch, JobName, JobUid, RunKey, Seq};
+use scheduler::revision::Revision;
 use scheduler::run::Record;
 use scheduler::state::{Change, State};
 use tokio::sync::mpsc;
@@ -176,6 +177,34 @@ pub struct HistoryPage {
     pub next: Option<u64>,
 }
 
+/// Which revisions are wanted: all conditions hold, newest first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RevisionQuery {
+    /// Only of this job.
+    pub job: Option<JobUid>,
+    /// Only of jobs of this name, deleted ones too.
+    pub name: Option<JobName>,
+    /// Where the page before this one ended.
+    pub cursor: Option<u64>,
+    /// At most so many; 1 to 1000.
+    pub limit: usize,
+}
+
+impl Default for RevisionQuery {
+    fn default() -> Self {
+        Self { job: None, name: None, cursor: None, limit: 100 }
+    }
+}
+
+/// A page of revisions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RevisionPage {
+    /// Newest first.
+    pub revisions: Vec<Revision>,
+    /// Give it to the next query; `None` at the end.
+    pub next: Option<u64>,
+}
+
 /// How much history is kept. What is removed is known to be removed: see [`Store::kept_since`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -241,6 +270,17 @@ pub trait Store: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn ended_run(&self, key: RunKey) -> Result<Option<Record>, StoreError>;
 
+    /// What definitions were, of which the newest [`Revision::KEPT`] of each job are there; those of a deleted job until
+    /// its deletion is older than the history is kept.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn revisions(&self, query: &RevisionQuery) -> Result<RevisionPage, StoreError>;
+
+    /// One revision of a job.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn revision(&self, job: JobUid, version: u32) -> Result<Option<Revision>, StoreError>;
+
     /// The run of each job that ended last, as far as the history reaches; in no order. It may take seconds, so a
     /// node asks after it has begun to answer, see [`projection::Projection::learn`].
     /// # Errors
@@ -254,7 +294,7 @@ pub trait Store: Send + Sync + 'static {
     async fn kept_since(&self, job: JobUid) -> Result<Option<Timestamp>, StoreError>;
 
     /// Removes old history, in small transactions. Returns how many records went. A deleted job is forgotten with
-    /// its last record, [`Store::kept_since`] included.
+    /// its last record, [`Store::kept_since`] included. Revisions of deleted jobs are not counted.
     /// # Errors
     /// See [`StoreError`]; [`StoreError::Deposed`] on a node that does not lead.
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError>;

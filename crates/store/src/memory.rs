@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use scheduler::ids::{Epoch, JobName, JobUid, RunKey, Seq};
+use scheduler::revision::{Deed, Revision};
 use scheduler::run::Record;
 use scheduler::state::{Change, State};
 use tokio::sync::{mpsc, watch};
@@ -16,7 +17,8 @@ use crate::backup::{
 };
 use crate::facts::{Facts, first_uid};
 use crate::{
-    Applied, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Retention, Store, StoreError, Term,
+    Applied, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Retention, RevisionPage, RevisionQuery,
+    Store, StoreError, Term,
 };
 
 /// Batches kept for followers: enough to bridge a pause, little enough to test what happens after one.
@@ -37,6 +39,8 @@ pub struct MemoryCore {
     by_key: BTreeMap<RunKey, u64>,
     kept_since: BTreeMap<JobUid, Timestamp>,
     next_record: u64,
+    revisions: BTreeMap<u64, Arc<Revision>>,
+    revision_of: BTreeMap<(JobUid, u32), u64>,
 }
 
 /// Why a batch was not applied.
@@ -75,6 +79,8 @@ impl MemoryCore {
             by_key: BTreeMap::new(),
             kept_since: BTreeMap::new(),
             next_record: 1,
+            revisions: BTreeMap::new(),
+            revision_of: BTreeMap::new(),
         }
     }
 
@@ -170,6 +176,23 @@ impl MemoryCore {
         self.by_key.get(&key).and_then(|id| self.records.get(id)).map(|(_, record)| record.clone())
     }
 
+    /// See [`Store::revisions`].
+    pub fn revisions(&self, query: &RevisionQuery) -> RevisionPage {
+        let older = self.revisions.range(..query.cursor.unwrap_or(u64::MAX)).rev();
+        let mut found = older.filter(|(_, revision)| query.wants(revision));
+        let page: Vec<_> = found.by_ref().take(query.limit()).collect();
+        let next = page.last().map(|(id, _)| **id).filter(|_| found.next().is_some());
+        RevisionPage {
+            revisions: page.into_iter().map(|(_, revision)| Revision::clone(revision)).collect(),
+            next,
+        }
+    }
+
+    /// See [`Store::revision`].
+    pub fn revision(&self, job: JobUid, version: u32) -> Option<Arc<Revision>> {
+        self.revision_of.get(&(job, version)).and_then(|id| self.revisions.get(id)).cloned()
+    }
+
     /// See [`Store::last_runs`].
     pub fn last_runs(&self) -> Vec<LastRun> {
         let mut last = BTreeMap::new();
@@ -191,6 +214,8 @@ impl MemoryCore {
         if extent == Extent::WithoutHistory {
             let mut without = self.clone();
             without.prune(Retention { age_max: Duration::MAX, count_max: 0 }, Timestamp::now());
+            without.revisions.clear();
+            without.revision_of.clear();
             return without.write_backup(extent, to);
         }
         self.write_backup(extent, to)
@@ -208,9 +233,11 @@ impl MemoryCore {
             by_key: _,
             kept_since,
             next_record: _,
+            revisions,
+            revision_of: _,
         } = self;
         let changes = changes_of(state);
-        let lines = changes.len() + records.len() + kept_since.len();
+        let lines = changes.len() + records.len() + revisions.len() + kept_since.len();
         let header = Header {
             format: crate::format::VERSION,
             kind: "memory".into(),
@@ -226,6 +253,9 @@ impl MemoryCore {
         }
         for (_, record) in records.values() {
             writer.change(&Change::Append(record.clone()))?;
+        }
+        for revision in revisions.values() {
+            writer.change(&Change::Revise(revision.clone()))?;
         }
         for (job, since) in kept_since {
             let named =
@@ -247,8 +277,10 @@ impl MemoryCore {
     fn make(&mut self, changes: &[Change]) {
         for change in changes {
             self.state.apply(change);
-            if let Change::Append(record) = change {
-                self.append(record);
+            match change {
+                Change::Append(record) => self.append(record),
+                Change::Revise(revision) => self.revise(revision),
+                _ => {}
             }
         }
     }
@@ -277,7 +309,31 @@ impl MemoryCore {
         self.records_of.retain(|_, ids| !ids.is_empty());
         let Self { state, records_of, kept_since, .. } = self;
         kept_since.retain(|job, _| state.jobs.contains_key(job) || records_of.contains_key(job));
+        let is_gone = |revision: &Revision| revision.deed == Deed::Deleted && revision.at < oldest;
+        let gone_jobs: BTreeSet<JobUid> = self
+            .revisions
+            .values()
+            .filter(|revision| is_gone(revision))
+            .map(|revision| revision.job.uid)
+            .collect();
+        self.revisions.retain(|_, revision| !gone_jobs.contains(&revision.job.uid));
+        self.revision_of.retain(|(job, _), _| !gone_jobs.contains(job));
         gone.len() as u64
+    }
+
+    fn revise(&mut self, revision: &Arc<Revision>) {
+        let (job, version) = (revision.job.uid, revision.job.version);
+        let id = self.revisions.last_key_value().map_or(1, |(id, _)| id + 1);
+        self.revisions.insert(id, revision.clone());
+        let replaced = self.revision_of.insert((job, version), id);
+        let kept = version.saturating_sub(Revision::KEPT - 1);
+        let old: Vec<_> =
+            self.revision_of.range((job, 0)..(job, kept)).map(|(key, id)| (*key, *id)).collect();
+        for (key, id) in old {
+            self.revision_of.remove(&key);
+            self.revisions.remove(&id);
+        }
+        replaced.map(|id| self.revisions.remove(&id));
     }
 
     fn append(&mut self, record: &Arc<Record>) {
@@ -470,6 +526,14 @@ impl Store for MemoryStore {
 
     async fn ended_run(&self, key: RunKey) -> Result<Option<Record>, StoreError> {
         Ok(self.inner().core.ended_run(key).map(|record| Record::clone(&record)))
+    }
+
+    async fn revisions(&self, query: &RevisionQuery) -> Result<RevisionPage, StoreError> {
+        Ok(self.inner().core.revisions(query))
+    }
+
+    async fn revision(&self, job: JobUid, version: u32) -> Result<Option<Revision>, StoreError> {
+        Ok(self.inner().core.revision(job, version).map(|revision| Revision::clone(&revision)))
     }
 
     async fn last_runs(&self) -> Result<Vec<LastRun>, StoreError> {

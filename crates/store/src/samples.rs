@@ -14,6 +14,7 @@ use scheduler::job::{
     CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Tags, Timetable,
 };
 use scheduler::notice::{Address, Alert, AlertKind, AlertRules, Channel, Notice, NoticeId, NoticeState};
+use scheduler::revision::{Deed, Revision};
 use scheduler::run::{
     Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped,
     SlotRange, Told,
@@ -125,7 +126,34 @@ pub fn every_change() -> Vec<Titled> {
     all.extend(joins());
     all.extend(notices());
     all.extend(records().into_iter().map(|(title, record)| (title, Change::Append(Arc::new(record)))));
+    all.extend(
+        deeds().into_iter().map(|(title, deed)| (title, Change::Revise(Arc::new(revision(1, 2, deed))))),
+    );
+    let child = Job { plan: Plan::Parents(vec![JobUid(1), JobUid(2)]), ..job(3) };
+    let by = Revision { by: "ops".into(), job: Arc::new(child), ..revision(3, 1, Deed::Applied) };
+    let by = Revision { parents: vec![name(1), name(2)], ..by };
+    all.push(("revision: of a dependent, by someone", Change::Revise(Arc::new(by))));
     all
+}
+
+/// What a job with nothing special about it was.
+pub fn revision(uid: u64, version: u32, deed: Deed) -> Revision {
+    let job = Arc::new(Job { version, ..job(uid) });
+    Revision { job, parents: Vec::new(), at: at(i64::from(version) * 1000), by: "".into(), deed }
+}
+
+fn deeds() -> [(&'static str, Deed); 9] {
+    [
+        ("revision: created", Deed::Created),
+        ("revision: replaced", Deed::Replaced),
+        ("revision: patched", Deed::Patched),
+        ("revision: applied", Deed::Applied),
+        ("revision: rolled back", Deed::RolledBack { to: 1 }),
+        ("revision: restored", Deed::Restored),
+        ("revision: deleted", Deed::Deleted),
+        ("revision: inherited", Deed::Inherited),
+        ("revision: disabled", Deed::Disabled),
+    ]
 }
 
 fn put(job: Job) -> Change {
@@ -537,6 +565,7 @@ pub fn any_change() -> impl Strategy<Value = Change> {
         any_notice().prop_map(|notice| Change::PutNotice(Arc::new(notice))),
         (1u64..4).prop_map(|id| Change::RemoveNotice(NoticeId(id))),
         any_record().prop_map(|record| Change::Append(Arc::new(record))),
+        any_revision().prop_map(|revision| Change::Revise(Arc::new(revision))),
         prop::sample::select(every_change()).prop_map(|(_, change)| change),
     ]
 }
@@ -612,6 +641,14 @@ fn any_job() -> impl Strategy<Value = Job> {
             body,
         },
     )
+}
+
+fn any_revision() -> impl Strategy<Value = Revision> {
+    let deed = prop::sample::select(deeds().map(|(_, deed)| deed).to_vec());
+    (any_job(), vec(any_uid(), 0..3), any_at(), any_text(), deed).prop_map(|(job, parents, at, by, deed)| {
+        let parents = parents.into_iter().map(|uid| name(uid.0)).collect();
+        Revision { job: Arc::new(job), parents, at, by, deed }
+    })
 }
 
 fn any_rules() -> impl Strategy<Value = Rules> {

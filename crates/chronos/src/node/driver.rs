@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
 use scheduler::clock::ClockGuard;
 use scheduler::ids::{Seq, TaskId};
-use scheduler::job::{Plan, Progress, Rules};
+use scheduler::job::{Job, Plan, Progress, Rules};
 use scheduler::request::RequestId;
 use scheduler::run::{Outcome, Record, RunState, Skipped};
 use scheduler::state::{Change, State};
@@ -383,13 +383,19 @@ fn event_of(event: TaskEvent) -> Event {
     Event::Task { task: event.task, news: news_of(event.known) }
 }
 
+fn job_weight(job: &Job) -> usize {
+    let parents = if let Plan::Parents(parents) = &job.plan { parents.len() } else { 0 };
+    1500 + job.body.len() * 2 + parents * 24 + tags_weight(&job.rules)
+}
+
 /// About how many bytes a change takes in a batch; never less than it does, see the bound of a batch.
 fn weight(change: &Change) -> usize {
     const ATTEMPT: usize = 300;
     match change {
-        Change::PutJob(job) => {
-            let parents = if let Plan::Parents(parents) = &job.plan { parents.len() } else { 0 };
-            1500 + job.body.len() * 2 + parents * 24 + tags_weight(&job.rules)
+        Change::PutJob(job) => job_weight(job),
+        Change::Revise(revision) => {
+            let names: usize = revision.parents.iter().map(|name| name.as_str().len() + 3).sum();
+            job_weight(&revision.job) + names + 200
         }
         Change::PutRun(run) => {
             let arguments = run.arguments.as_ref().map_or(0, |text| text.len() * 2);

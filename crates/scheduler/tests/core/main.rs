@@ -4,6 +4,7 @@
 
 mod alerts;
 mod backfill;
+mod editing;
 mod herd;
 mod jitter;
 mod joins;

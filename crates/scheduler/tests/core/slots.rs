@@ -356,7 +356,7 @@ fn zones_that_are_handed_in_move_slots_and_repeat_none() {
         ("Asia/Tokyo", "2031b", "04:00:00"),
         ("America/New_York", "2031c", "05:00:00"),
     ] {
-        w.zones = berlin_like(place, version);
+        w.settings.zones = berlin_like(place, version);
         w.fail_over(time);
         w.until(time);
         assert_eq!(w.stored.meta.zone_data.name(), version);
@@ -367,7 +367,7 @@ fn zones_that_are_handed_in_move_slots_and_repeat_none() {
     w.succeed("a");
     assert_eq!(w.launched_of("a"), "01:30:00 07:30:00");
     // The same slot is behind us in Tokyo's clocks too, where it would be ten hours earlier.
-    w.zones = berlin_like("Asia/Tokyo", "2031d");
+    w.settings.zones = berlin_like("Asia/Tokyo", "2031d");
     w.fail_over("2030-01-02T08:00:00Z");
     w.until("2030-01-02T17:30:00Z");
     assert_eq!(w.launched_of("a"), "01:30:00 07:30:00 17:30:00");

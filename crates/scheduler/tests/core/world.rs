@@ -10,6 +10,7 @@ use scheduler::job::{Job, Rules};
 use scheduler::limits::Limits;
 use scheduler::notice::{Channels, Notice};
 use scheduler::request::{Answer, Definition, PlanText, Refusal, Request, RequestId};
+use scheduler::revision::Revision;
 use scheduler::run::{AttemptEnd, Outcome, Record, Run, RunState};
 use scheduler::schedule::{DstPolicy, Zones};
 use scheduler::state::{Change, State};
@@ -29,11 +30,10 @@ pub(crate) struct World {
     pub(crate) acknowledged: BTreeSet<TaskId>,
     /// Notices in the order in which they were sent.
     pub(crate) sent: Vec<Arc<Notice>>,
-    settings: Settings,
+    pub(crate) revisions: Vec<Revision>,
     answer: Option<Result<Answer, Refusal>>,
-    /// What the next leader has of zones.
-    pub(crate) zones: Zones,
-    limits: Limits,
+    /// What the next leader is told.
+    pub(crate) settings: Settings,
 }
 
 pub(crate) fn at(text: &str) -> Timestamp {
@@ -57,7 +57,7 @@ fn settings(limits: Limits) -> Settings {
 impl World {
     /// Midnight of 2030 in UTC, the engine ready.
     pub(crate) fn new() -> Self {
-        Self::limited(Limits::default())
+        Self::with(Limits::default(), 0)
     }
 
     /// The same under limits.
@@ -70,11 +70,14 @@ impl World {
         Self::with(Settings { channels, disable_after_failures: 3, ..settings(Limits::default()) })
     }
 
+    /// The same, where jobs are disabled after so many failures.
+    pub(crate) fn disabling_after(failures: u64) -> Self {
+        Self::with(Settings { disable_after_failures: failures, ..settings(Limits::default()) })
+    }
+
     fn with(settings: Settings) -> Self {
-        let limits = settings.limits.clone();
         let mut world = Self {
             core: Scheduler::new(State::default(), settings.clone()),
-            settings,
             sent: Vec::new(),
             now: at("00:00:00"),
             stored: State::default(),
@@ -83,9 +86,9 @@ impl World {
             alive: BTreeMap::new(),
             kills: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
+            revisions: Vec::new(),
             answer: None,
-            zones: Zones::bundled(),
-            limits,
+            settings,
         };
         world.event(Event::Engine { ready: true });
         world
@@ -95,8 +98,10 @@ impl World {
         let step = self.core.step(self.now, event);
         for change in &step.changes {
             self.stored.apply(change);
-            if let Change::Append(record) = change {
-                self.ledger.push((**record).clone());
+            match change {
+                Change::Append(record) => self.ledger.push((**record).clone()),
+                Change::Revise(revision) => self.revisions.push((**revision).clone()),
+                _ => {}
             }
         }
         assert_eq!(self.stored, *self.core.state(), "the changes must lead to the state");
@@ -144,9 +149,7 @@ impl World {
     /// An outage: the leader dies, time passes, the next one loads what was stored.
     pub(crate) fn fail_over(&mut self, time: &str) {
         self.now = at(time);
-        let (zones, limits) = (self.zones.clone(), self.limits.clone());
-        let settings = Settings { zones, limits, ..self.settings.clone() };
-        self.core = Scheduler::new(self.stored.clone(), settings);
+        self.core = Scheduler::new(self.stored.clone(), self.settings.clone());
         self.event(Event::Engine { ready: true });
     }
 

@@ -9,6 +9,7 @@ mod backfill;
 mod job;
 mod join;
 mod notice;
+mod revision;
 mod run;
 mod value;
 
@@ -19,6 +20,7 @@ use scheduler::backfill::Backfill;
 use scheduler::ids::{GraphVersion, RunKey};
 use scheduler::job::{Job, Progress};
 use scheduler::notice::{Notice, NoticeId};
+use scheduler::revision::Revision;
 use scheduler::run::{Record, Run};
 use scheduler::state::{Change, Fanout, Join, Meta, ZoneData};
 use serde::de::DeserializeOwned;
@@ -66,6 +68,7 @@ pub fn write_change(out: &mut Vec<u8>, change: &Change) -> Range<usize> {
         Change::PutNotice(notice) => tagged(out, "notice", &notice::StoredNotice::from(&**notice)),
         Change::RemoveNotice(id) => tagged(out, "notice_gone", &id.0),
         Change::Append(record) => tagged(out, "record", &run::StoredRecord::from(&**record)),
+        Change::Revise(revision) => tagged(out, "revision", &revision::StoredRevision::from(&**revision)),
     }
 }
 
@@ -93,6 +96,7 @@ pub fn read_change(line: &[u8]) -> Result<Change, FormatError> {
         StoredChange::Notice(notice) => Change::PutNotice(Arc::new((*notice).into())),
         StoredChange::NoticeGone(id) => Change::RemoveNotice(NoticeId(id)),
         StoredChange::Record(record) => Change::Append(Arc::new((*record).into())),
+        StoredChange::Revision(revision) => Change::Revise(Arc::new(revised(line, *revision)?)),
     })
 }
 
@@ -176,6 +180,13 @@ pub fn read_record(value: &[u8]) -> Result<Record, FormatError> {
     read::<run::StoredRecord>("record", value).map(Into::into)
 }
 
+/// Reads the value of a `revision` line.
+/// # Errors
+/// [`FormatError`].
+pub fn read_revision(value: &[u8]) -> Result<Revision, FormatError> {
+    revised(value, read("revision", value)?)
+}
+
 /// The key of a record of the history, where it has one.
 pub fn record_key(record: &Record) -> Option<RunKey> {
     match record {
@@ -241,6 +252,7 @@ enum StoredChange {
     Notice(Box<notice::StoredNotice>),
     NoticeGone(u64),
     Record(Box<run::StoredRecord>),
+    Revision(Box<revision::StoredRevision>),
 }
 
 fn tagged(out: &mut Vec<u8>, tag: &str, value: &impl Serialize) -> Range<usize> {
@@ -257,6 +269,10 @@ fn tagged(out: &mut Vec<u8>, tag: &str, value: &impl Serialize) -> Range<usize> 
 
 fn whole(bytes: &[u8], stored: job::StoredJob) -> Result<Job, FormatError> {
     stored.try_into().map_err(|cause| failed("job", bytes, serde::de::Error::custom(cause)))
+}
+
+fn revised(bytes: &[u8], stored: revision::StoredRevision) -> Result<Revision, FormatError> {
+    stored.try_into().map_err(|cause| failed("revision", bytes, serde::de::Error::custom(cause)))
 }
 
 fn read<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, FormatError> {

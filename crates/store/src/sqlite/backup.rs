@@ -29,8 +29,11 @@ const HOT: &[(&str, &str)] = &[
     ("SELECT value FROM backfills", "backfill"),
     ("SELECT value FROM notices ORDER BY id", "notice"),
 ];
-/// The history.
-const PAST: &[(&str, &str)] = &[("SELECT value FROM history ORDER BY id", "record")];
+/// The history, of runs and of definitions.
+const PAST: &[(&str, &str)] = &[
+    ("SELECT value FROM history ORDER BY id", "record"),
+    ("SELECT value FROM revisions ORDER BY id", "revision"),
+];
 /// Since when the history of a job is whole.
 const KEPT: &str = "SELECT job, name, kept_since FROM history_jobs WHERE kept_since IS NOT NULL ORDER BY job";
 /// The same for a backup without it: what is left out was removed.

@@ -232,7 +232,7 @@ impl Conditions {
 }
 
 /// Rounded up: due times have whole milliseconds, so "at or after" and "before" mean the same then.
-fn whole_ms(at: Timestamp) -> i64 {
+pub(super) fn whole_ms(at: Timestamp) -> i64 {
     let ms = at.as_millisecond();
     if at.as_nanosecond() > i128::from(ms) * 1_000_000 { ms + 1 } else { ms }
 }
@@ -303,7 +303,7 @@ fn ids_of_all(connection: &Connection, wanted: &Conditions) -> rusqlite::Result<
 }
 
 /// SQLite counts with signed numbers.
-fn small(n: usize) -> i64 {
+pub(super) fn small(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 

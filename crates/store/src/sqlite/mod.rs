@@ -11,6 +11,7 @@ mod inspect;
 mod lock;
 mod mounts;
 mod open;
+mod revisions;
 mod rows;
 mod writer;
 
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::Connection;
 use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
+use scheduler::revision::Revision;
 use scheduler::run::Record;
 use scheduler::state::{Change, State};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -35,10 +37,11 @@ use self::history::ReadError;
 use self::lock::LeaderLock;
 use self::open::{Place, Schema};
 use self::rows::Batch;
-use self::writer::{Command, Commit, Inbox, Restore};
+use self::writer::{Command, Commit, Inbox, Restore, Surplus};
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::{
-    Applied, Candidate, Deposed, Disk, HistoryPage, HistoryQuery, LastRun, Retention, Store, StoreError, Term,
+    Applied, Candidate, Deposed, Disk, HistoryPage, HistoryQuery, LastRun, Retention, RevisionPage,
+    RevisionQuery, Store, StoreError, Term,
 };
 
 /// How often a candidate looks whether the lock is free, and a follower whether another process has written.
@@ -286,6 +289,15 @@ impl Store for SqliteStore {
         self.read(move |connection| history::ended_run(connection, key)).await
     }
 
+    async fn revisions(&self, query: &RevisionQuery) -> Result<RevisionPage, StoreError> {
+        let query = query.clone();
+        self.read(move |connection| revisions::page(connection, &query)).await
+    }
+
+    async fn revision(&self, job: JobUid, version: u32) -> Result<Option<Revision>, StoreError> {
+        self.read(move |connection| revisions::one(connection, job, version)).await
+    }
+
     async fn last_runs(&self) -> Result<Vec<LastRun>, StoreError> {
         self.read(history::last_runs).await
     }
@@ -303,11 +315,22 @@ impl Store for SqliteStore {
             if ids.is_empty() {
                 break;
             }
-            removed += self.ask(|reply| Command::Remove { ids, forget: Vec::new(), reply }).await??;
+            let surplus = Surplus { ids, ..Surplus::default() };
+            removed += self.ask(|reply| Command::Remove { surplus, reply }).await??;
+        }
+        loop {
+            let find = move |connection: &Connection| Ok(revisions::surplus(connection, retention, now)?);
+            let revisions_of = self.read(find).await?;
+            if revisions_of.is_empty() {
+                break;
+            }
+            let surplus = Surplus { revisions_of, ..Surplus::default() };
+            self.ask(|reply| Command::Remove { surplus, reply }).await??;
         }
         let forget = self.read(|connection| Ok(history::forgotten(connection, REMOVE_MAX)?)).await?;
         // Also with nothing to do: it says whether this node leads.
-        self.ask(|reply| Command::Remove { ids: Vec::new(), forget, reply }).await??;
+        let surplus = Surplus { forget, ..Surplus::default() };
+        self.ask(|reply| Command::Remove { surplus, reply }).await??;
         Ok(removed)
     }
 

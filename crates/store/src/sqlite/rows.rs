@@ -7,6 +7,7 @@ use std::ops::Range;
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use scheduler::ids::{Cycle, JobName, JobUid};
+use scheduler::revision::{Deed, Revision};
 use scheduler::state::Change;
 
 use crate::facts::Facts;
@@ -40,6 +41,7 @@ enum Row {
     Put(Keyed, Range<usize>, Range<usize>),
     Remove(Keyed, Range<usize>),
     Append(Box<Entry>),
+    Revise(Box<RevisionRow>),
 }
 
 /// Tables whose keys are texts.
@@ -55,6 +57,12 @@ enum Keyed {
 struct Entry {
     facts: Facts,
     key: Option<Range<usize>>,
+    value: Range<usize>,
+}
+
+/// A revision of a definition.
+struct RevisionRow {
+    revision: std::sync::Arc<Revision>,
     value: Range<usize>,
 }
 
@@ -114,6 +122,9 @@ impl Row {
                 let key = run.map(|run| key(format_args!("{run}")));
                 Self::Append(Box::new(Entry { facts: Facts::of(record), key, value }))
             }
+            Change::Revise(revision) => {
+                Self::Revise(Box::new(RevisionRow { revision: revision.clone(), value }))
+            }
         }
     }
 }
@@ -158,6 +169,8 @@ pub(super) struct RowWriter<'c> {
     remove: [CachedStatement<'c>; 4],
     append: CachedStatement<'c>,
     know: CachedStatement<'c>,
+    revise: CachedStatement<'c>,
+    forget_revisions: CachedStatement<'c>,
     merge_block: CachedStatement<'c>,
     log: CachedStatement<'c>,
     forget: CachedStatement<'c>,
@@ -191,6 +204,10 @@ impl<'c> RowWriter<'c> {
             ],
             append: sql("INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?,
             know: sql("INSERT OR IGNORE INTO history_jobs (job, name) VALUES (?1, ?2)")?,
+            revise: sql(
+                "INSERT OR REPLACE INTO revisions (job, version, name, at, deleted, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?,
+            forget_revisions: sql("DELETE FROM revisions WHERE job = ?1 AND version < ?2")?,
             merge_block: sql(
                 "INSERT INTO history_blocks VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (block) DO UPDATE SET \
                  outcomes = outcomes | excluded.outcomes, due_min = min(due_min, excluded.due_min), \
@@ -233,6 +250,7 @@ impl<'c> RowWriter<'c> {
                     self.remove[*table as usize].execute(params![&batch.keys[key.clone()]])?
                 }
                 Row::Append(entry) => self.append(entry, batch)?,
+                Row::Revise(row) => self.revise(row, batch)?,
             };
         }
         Ok(())
@@ -285,6 +303,18 @@ impl<'c> RowWriter<'c> {
         let key = entry.key.clone().map(|key| &batch.keys[key]);
         let value = &batch.text[entry.value.clone()];
         self.append.execute(params![id, job, key, code(*outcome), first_due, last_due, recorded, value])
+    }
+
+    fn revise(&mut self, row: &RevisionRow, batch: &Batch) -> rusqlite::Result<usize> {
+        let RevisionRow { revision, value } = row;
+        let (job, version) = (integer(revision.job.uid), revision.job.version);
+        let deleted = revision.deed == Deed::Deleted;
+        let (name, at) = (revision.job.name.as_str(), revision.at.as_millisecond());
+        self.revise.execute(params![job, version, name, at, deleted, &batch.text[value.clone()]])?;
+        match version.saturating_sub(Revision::KEPT - 1) {
+            0 | 1 => Ok(1),
+            kept => self.forget_revisions.execute(params![job, kept]),
+        }
     }
 
     fn write_block(&mut self) -> rusqlite::Result<()> {
@@ -350,6 +380,15 @@ pub(super) fn forget_jobs(connection: &Connection, jobs: &[i64]) -> rusqlite::Re
         "DELETE FROM history_jobs WHERE job = ?1 AND NOT EXISTS (SELECT 1 FROM jobs WHERE uid = ?1) \
          AND NOT EXISTS (SELECT 1 FROM history WHERE job = ?1)",
     )?;
+    for job in jobs {
+        delete.execute([job])?;
+    }
+    Ok(())
+}
+
+/// Removes the revisions of jobs that are gone.
+pub(super) fn remove_revisions(connection: &Connection, jobs: &[i64]) -> rusqlite::Result<()> {
+    let mut delete = connection.prepare_cached("DELETE FROM revisions WHERE job = ?1")?;
     for job in jobs {
         delete.execute([job])?;
     }

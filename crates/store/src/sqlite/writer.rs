@@ -17,7 +17,7 @@ use super::backup::{self, StagedFile};
 use super::checkpoints::Checkpoints;
 use super::lock::LeaderLock;
 use super::open::{Schema, migrate};
-use super::rows::{Batch, Ledger, RowWriter, forget_jobs, remove_records};
+use super::rows::{Batch, Ledger, RowWriter, forget_jobs, remove_records, remove_revisions};
 use crate::{Deposed, StoreError, Term};
 
 /// Batches in one transaction, and their bytes: so that those who wait for the first one wait for milliseconds.
@@ -38,13 +38,24 @@ pub(super) enum Command {
     /// Begin a term; the lock comes back with it, so that it is gone when nobody waits any more.
     Raise { lock: LeaderLock, reply: oneshot::Sender<Result<(Term, LeaderLock), StoreError>> },
     /// Remove records of the history.
-    Remove { ids: Vec<i64>, forget: Vec<i64>, reply: oneshot::Sender<Result<u64, StoreError>> },
+    Remove { surplus: Surplus, reply: oneshot::Sender<Result<u64, StoreError>> },
     /// Put staged content in the place of everything.
     Restore(Restore),
     /// End the term after everything that came before.
     Resign { reply: oneshot::Sender<()> },
     /// The store is being dropped.
     Stop,
+}
+
+/// What retention removes in one transaction.
+#[derive(Default)]
+pub(super) struct Surplus {
+    /// Records of the history.
+    pub(super) ids: Vec<i64>,
+    /// Deleted jobs without history.
+    pub(super) forget: Vec<i64>,
+    /// Deleted jobs whose revisions go.
+    pub(super) revisions_of: Vec<i64>,
 }
 
 /// A batch that waits to be applied.
@@ -136,10 +147,10 @@ impl Writer {
                 match command {
                     Command::Commit(commit) => self.accept(commit),
                     Command::Raise { lock, reply } => self.raise(lock, reply),
-                    Command::Remove { ids, forget, reply } => {
+                    Command::Remove { surplus, reply } => {
                         self.flush();
                         // Whoever asked may have gone; the records are removed all the same.
-                        let _ = reply.send(self.remove(&ids, &forget));
+                        let _ = reply.send(self.remove(&surplus));
                     }
                     Command::Restore(order) => {
                         self.flush();
@@ -338,7 +349,8 @@ impl Writer {
         Ok(Term { epoch: Epoch(record.epoch), seq: Seq(record.seq) })
     }
 
-    fn remove(&mut self, ids: &[i64], forget: &[i64]) -> Result<u64, StoreError> {
+    fn remove(&mut self, surplus: &Surplus) -> Result<u64, StoreError> {
+        let Surplus { ids, forget, revisions_of } = surplus;
         let gone = || Deposed { reason: "only the leader removes history".into() };
         let epoch = self.shared.leads().ok_or_else(gone)?;
         let place = self.shared.place.clone();
@@ -349,6 +361,7 @@ impl Writer {
             }
             let removed = remove_records(&transaction, ids)?;
             forget_jobs(&transaction, forget)?;
+            remove_revisions(&transaction, revisions_of)?;
             transaction.commit()?;
             Ok(Some(removed))
         };
