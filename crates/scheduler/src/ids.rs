@@ -39,6 +39,14 @@ impl fmt::Display for JobUid {
     }
 }
 
+impl std::str::FromStr for JobUid {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        parse36(text).map(Self)
+    }
+}
+
 /// A job's name as its users know it: 1 to [`JobName::LEN_MAX`] of `[A-Za-z0-9_.-]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobName(Arc<str>);

@@ -21,6 +21,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::job::{self, Door, Reading, is_exhausted};
 
+use super::conditions::{self, Conditions};
+use super::editing::Written;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{self, Document, Params};
 use super::{ApiContext, seq_header, view};
@@ -33,101 +35,86 @@ pub(super) struct Manner {
     verbose: bool,
 }
 
-/// What a definition came to.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Written {
-    /// Name of the job.
-    job: String,
-    /// `created`, `updated` or `unchanged`.
-    result: &'static str,
-    /// Counts replacements, from 1.
-    version: u32,
-    /// What the author should know, one sentence each.
-    warnings: Vec<String>,
-    /// Number of the change.
-    seq: u64,
-}
-
 /// Creates or replaces a job with a schedule.
 ///
 /// Without `schedule` the job runs once, now. Warnings come in the header `X-Chronos-Warnings`, a JSON list.
 #[utoipa::path(
     post, path = "/iso8601", tag = "chronos", params(Manner), request_body = Object,
-    responses((status = 204), (status = 200, body = Written), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody))
+    responses((status = 204), (status = 200, body = Written), (status = 400, body = ErrorBody),
+        (status = 412, body = ErrorBody), (status = 503, body = ErrorBody))
 )]
 pub(super) async fn post_iso8601(
     ctx: State<ApiContext>,
     manner: Params<Manner>,
+    conditions: Conditions,
     body: Document,
 ) -> Result<Response, ApiError> {
-    put(ctx, Door::Schedule, manner, body).await
+    put(ctx, Door::Schedule, manner, conditions, body).await
 }
 
 /// The same by PUT, as Chronos 2 had it.
 #[utoipa::path(
     put, path = "/iso8601", tag = "chronos", params(Manner), request_body = Object,
-    responses((status = 204), (status = 200, body = Written), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody))
+    responses((status = 204), (status = 200, body = Written), (status = 400, body = ErrorBody),
+        (status = 412, body = ErrorBody), (status = 503, body = ErrorBody))
 )]
 pub(super) async fn put_iso8601(
     ctx: State<ApiContext>,
     manner: Params<Manner>,
+    conditions: Conditions,
     body: Document,
 ) -> Result<Response, ApiError> {
-    put(ctx, Door::Schedule, manner, body).await
+    put(ctx, Door::Schedule, manner, conditions, body).await
 }
 
 /// Creates or replaces a job with parents.
 #[utoipa::path(
     post, path = "/dependency", tag = "chronos", params(Manner), request_body = Object,
-    responses((status = 204), (status = 200, body = Written), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody))
+    responses((status = 204), (status = 200, body = Written), (status = 400, body = ErrorBody),
+        (status = 412, body = ErrorBody), (status = 503, body = ErrorBody))
 )]
 pub(super) async fn post_dependency(
     ctx: State<ApiContext>,
     manner: Params<Manner>,
+    conditions: Conditions,
     body: Document,
 ) -> Result<Response, ApiError> {
-    put(ctx, Door::Dependency, manner, body).await
+    put(ctx, Door::Dependency, manner, conditions, body).await
 }
 
 /// The same by PUT, as Chronos 2 had it.
 #[utoipa::path(
     put, path = "/dependency", tag = "chronos", params(Manner), request_body = Object,
-    responses((status = 204), (status = 200, body = Written), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody))
+    responses((status = 204), (status = 200, body = Written), (status = 400, body = ErrorBody),
+        (status = 412, body = ErrorBody), (status = 503, body = ErrorBody))
 )]
 pub(super) async fn put_dependency(
     ctx: State<ApiContext>,
     manner: Params<Manner>,
+    conditions: Conditions,
     body: Document,
 ) -> Result<Response, ApiError> {
-    put(ctx, Door::Dependency, manner, body).await
+    put(ctx, Door::Dependency, manner, conditions, body).await
 }
 
 async fn put(
     State(ctx): State<ApiContext>,
     door: Door,
     Params(manner): Params<Manner>,
+    conditions: Conditions,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     let Reading { definition, mut warnings, lints } =
         job::read(&body, door, &ctx.node.zones, Timestamp::now())?;
     warnings.extend(lints.iter().map(ToString::to_string));
-    let name = definition.name.to_string();
-    let (answer, seq) = ctx.ask(Request::Put(definition)).await?;
-    let (version, changed) = match answer {
-        Answer::Put { version, changed, .. } => (version, changed),
-        _ => (0, true),
-    };
-    let result = match (changed, version) {
-        (false, _) => "unchanged",
-        (true, 1) => "created",
-        (true, _) => "updated",
-    };
-    let mut headers = HeaderMap::new();
+    let name = definition.name.clone();
+    let (answer, seq) = ctx.ask(conditions.on(&name, Request::Put(definition))).await?;
+    let (uid, body) = Written::of(&name, &answer, seq, warnings.clone());
+    let mut headers = HeaderMap::from_iter(conditions::etag(uid, body.version));
     if !warnings.is_empty() {
         headers.insert(HeaderName::from_static("x-chronos-warnings"), ascii(&json!(warnings)));
     }
-    Ok((headers, done(manner, seq, Written { job: name, result, version, warnings, seq: seq.0 }))
-        .into_response())
+    Ok((headers, done(manner, seq, body)).into_response())
 }
 
 /// 204, or 200 with a body where it is asked for.
@@ -326,10 +313,12 @@ pub(super) async fn summary(State(ctx): State<ApiContext>) -> Json<Summary> {
 pub(super) async fn job(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
-) -> Result<Json<Map<String, Value>>, ApiError> {
+) -> Result<Response, ApiError> {
     let projection = ctx.node.projection.read();
     let found = projection.job(&name).and_then(|job| shared(&projection, job));
-    found.map(|job| Json(written(&job))).ok_or_else(|| no_such_job(&name))
+    let found = found.ok_or_else(|| no_such_job(&name))?;
+    let tag = conditions::etag(found.0.uid, found.0.version);
+    Ok((tag, Json(written(&found))).into_response())
 }
 
 pub(super) fn no_such_job(name: &JobName) -> ApiError {
@@ -391,8 +380,9 @@ pub(super) async fn delete(
     State(ctx): State<ApiContext>,
     extract::Job(job): extract::Job,
     Params(manner): Params<Manner>,
+    conditions: Conditions,
 ) -> Result<Response, ApiError> {
-    let (answer, seq) = ctx.ask(Request::Delete(job)).await?;
+    let (answer, seq) = ctx.ask(conditions.on(&job, Request::Delete(job.clone()))).await?;
     let runs = if let Answer::Deleted { live } = answer { live } else { 0 };
     Ok(done(manner, seq, json!({ "runs": runs, "seq": seq.0 })))
 }

@@ -79,7 +79,8 @@ fn form(request: &Request) -> Result<(), ApiError> {
     let needed = has_body || essence.is_some() || request.method() == Method::POST;
     // Neither can be sent by a page of another site without asking first.
     let lines = essence == Some(super::backup::LINES) && request.uri().path() == "/v1/restore";
-    if !needed || lines || essence == Some("application/json") {
+    let patch = request.method() == Method::PATCH && essence == Some("application/merge-patch+json");
+    if !needed || lines || patch || essence == Some("application/json") {
         return Ok(());
     }
     let found = essence.map_or_else(|| "nothing".into(), |t| format!("`{t}`"));

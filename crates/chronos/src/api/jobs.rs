@@ -22,6 +22,7 @@ use crate::wire::duration;
 use crate::wire::shape::{Shape, optional};
 
 use super::classic::no_such_job;
+use super::conditions;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{self, Document, Params, limit};
 use super::view::{self, JobRow, JobView, RunView, SlotView};
@@ -165,7 +166,7 @@ pub(super) fn find(ctx: &ApiContext, name: &JobName) -> Result<Found, ApiError> 
 /// What ended last that is shown with a job.
 const LAST: usize = 5;
 
-/// Everything about a job.
+/// Everything about a job. `ETag` names its version: it changes with the definition, not with what the job does.
 #[utoipa::path(
     get, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path)),
     responses((status = 200, body = JobView), (status = 404, body = ErrorBody))
@@ -173,7 +174,7 @@ const LAST: usize = 5;
 pub(super) async fn show(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
-) -> Result<Json<JobView>, ApiError> {
+) -> Result<Response, ApiError> {
     let now = Timestamp::now();
     let (job, progress) = find(&ctx, &name)?;
     let mut view = JobView::of(&ctx.node.projection.read(), &job, &progress, now);
@@ -188,7 +189,7 @@ pub(super) async fn show(
         view.warnings = schedule.lints().iter().map(ToString::to_string).collect();
         view.schedule_resolved = schedule.resolved().map(Into::into);
     }
-    Ok(Json(view))
+    Ok((conditions::etag(job.uid, job.version), Json(view)).into_response())
 }
 
 /// The schedule of a job; it was read when it was posted, so it can be read again.

@@ -7,7 +7,9 @@
 mod backfills;
 mod backup;
 mod classic;
+mod conditions;
 mod definitions;
+mod editing;
 pub mod error;
 mod events;
 mod extract;
@@ -21,6 +23,7 @@ mod notices;
 mod output;
 mod page;
 mod runs;
+mod versions;
 pub mod view;
 pub mod why;
 
@@ -77,6 +80,11 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 impl ApiContext {
     /// Asks for a change. When it is done it is durable, and visible on this node.
     async fn ask(&self, request: Request) -> Result<(Answer, Seq), ApiError> {
+        Ok(self.try_ask(request).await??)
+    }
+
+    /// The same, for those who know what to do about a refusal.
+    async fn try_ask(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
         let answer = match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(request)).await {
             Err(_) => {
                 let message = format!("the change was not confirmed within {} s", ANSWER_WITHIN.as_secs());
@@ -87,9 +95,11 @@ impl ApiContext {
                     self.node.store.leader().await.and_then(|leader| leader.addresses.first().cloned());
                 return Err(ApiError::from(AskError::NotLeading).leader(leader));
             }
-            Ok(answer) => answer?,
+            Ok(answer) => answer,
         };
-        self.node.projection.wait_for(answer.1, SHOWN_WITHIN).await;
+        if let Ok((_, seq)) = &answer {
+            self.node.projection.wait_for(*seq, SHOWN_WITHIN).await;
+        }
         Ok(answer)
     }
 }
@@ -140,7 +150,12 @@ fn documented() -> OpenApiRouter<ApiContext> {
     OpenApiRouter::with_openapi(Document::openapi())
         .nest("/v1/scheduler", classic_routes())
         .routes(routes!(jobs::list))
-        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::show, editing::put, editing::patch, editing::delete))
+        .routes(routes!(versions::list))
+        .routes(routes!(versions::show))
+        .routes(routes!(versions::compare))
+        .routes(routes!(versions::rollback))
+        .routes(routes!(versions::restore))
         .routes(routes!(jobs::next))
         .routes(routes!(jobs::fleet))
         .routes(routes!(jobs::why))

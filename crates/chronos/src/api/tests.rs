@@ -20,6 +20,9 @@ use tower::ServiceExt;
 mod backfills;
 
 use super::*;
+
+mod editing;
+
 use crate::node::{self, NodeOptions, NodeTask, Role};
 
 struct Server {

@@ -18,6 +18,7 @@ mod queries;
 mod requests;
 mod server;
 mod table;
+mod versions;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -102,6 +103,11 @@ enum Ask {
     Why(TargetArgs),
     /// List the next slots of a job, or of all jobs
     Next(NextArgs),
+    /// List the versions of a job: when, how and by whom it was changed, and in which fields
+    History(HistoryArgs),
+    /// Bring an earlier version of a job back, as a new version
+    #[command(after_help = ROLLBACK_HELP)]
+    Rollback(RollbackArgs),
     /// Let the children of a job go on as if it had succeeded
     MarkSuccess(JobArgs),
     /// Write everything that the server keeps into a file, while it goes on
@@ -229,6 +235,12 @@ Examples:
   chronos forecast
   chronos forecast --hours 6 --bucket 5m
   chronos forecast --output json | jq '.busiest'";
+
+const ROLLBACK_HELP: &str = "\
+Examples:
+  chronos history nightly
+  chronos rollback nightly 3 --dry-run
+  chronos rollback nightly 3";
 
 #[derive(Debug, Args)]
 struct ServerArgs {
@@ -406,6 +418,17 @@ struct NextArgs {
 }
 
 #[derive(Debug, Args)]
+struct HistoryArgs {
+    /// Name of the job, a deleted one too
+    job: String,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
+    limit: usize,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
 struct BackfillArgs {
     /// Name of the job
     #[arg(required_unless_present = "cancel")]
@@ -515,6 +538,19 @@ struct RetryArgs {
 }
 
 #[derive(Debug, Args)]
+struct RollbackArgs {
+    /// Name of the job
+    job: String,
+    /// The version to bring back, as `chronos history` lists it
+    version: u32,
+    /// Only tell what would change
+    #[arg(long = "dry_run")]
+    dry_run: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
 struct SuperviseArgs {
     /// The folder it looks after
     #[arg(long)]
@@ -577,6 +613,8 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Runs(args) => queries::runs(&client(&args.client)?, &args).await,
         Ask::Why(args) => queries::why(&client(&args.client)?, &args).await,
         Ask::Next(args) => queries::next(&client(&args.client)?, &args).await,
+        Ask::History(args) => versions::history(&client(&args.client)?, &args).await,
+        Ask::Rollback(args) => versions::rollback(&client(&args.client)?, &args).await,
         Ask::Logs(args) => logs::run(&client(&args.client)?, &args).await,
         Ask::Run(args) => requests::run(&client(&args.client)?, &args).await,
         Ask::Kill(args) => requests::kill(&client(&args.client)?, &args).await,

@@ -623,30 +623,51 @@ pub fn write(
     progress: &Progress,
     name_of: impl Fn(JobUid) -> Option<JobName>,
 ) -> Map<String, Value> {
+    let time = |t: Option<Timestamp>| json!(t.map(instant).unwrap_or_default());
+    let counter = |key: &str| match key {
+        "successCount" => Some(json!(progress.successes)),
+        "errorCount" => Some(json!(progress.errors)),
+        "errorsSinceLastSuccess" => Some(json!(progress.errors_in_a_row)),
+        "lastSuccess" => Some(time(progress.last_success)),
+        "lastError" => Some(time(progress.last_error)),
+        key => default(key),
+    };
+    let mut written = fields(job, &names(job, name_of), counter);
+    written.insert("disabled".into(), json!(job.rules.disabled || is_exhausted(job, progress)));
+    written
+}
+
+/// Writes a definition without counters, with all defaults filled in: to be compared with another one.
+pub fn whole_definition(job: &Job, parents: &[JobName]) -> Map<String, Value> {
+    fields(job, parents, default)
+}
+
+/// Writes a definition without counters and without what was left to defaults: read again, it is the same definition.
+pub fn definition(job: &Job, parents: &[JobName]) -> Map<String, Value> {
+    fields(job, parents, |_| None)
+}
+
+/// The fields that are kept, in the order of Chronos; `other` knows those that are not.
+fn fields(job: &Job, parents: &[JobName], other: impl Fn(&str) -> Option<Value>) -> Map<String, Value> {
     let mut body = body(job);
     let rules = &job.rules;
-    let time = |t: Option<Timestamp>| json!(t.map(instant).unwrap_or_default());
     let mut written = Map::new();
     for key in ORDER {
         let value = match *key {
             "name" => Some(json!(job.name.as_str())),
             "retries" => Some(json!(rules.retry.max)),
-            "successCount" => Some(json!(progress.successes)),
-            "errorCount" => Some(json!(progress.errors)),
-            "errorsSinceLastSuccess" => Some(json!(progress.errors_in_a_row)),
-            "lastSuccess" => Some(time(progress.last_success)),
-            "lastError" => Some(time(progress.last_error)),
             "owner" => Some(json!(*rules.owner())),
             "labels" => labels(rules.labels()),
-            "disabled" => Some(json!(rules.disabled || is_exhausted(job, progress))),
+            "disabled" => Some(json!(rules.disabled)),
             "softError" => Some(json!(rules.soft_error)),
             "highPriority" => Some(json!(rules.high_priority)),
             "concurrent" => Some(json!(matches!(rules.overlap, Overlap::Allow { .. }))),
             "maxCompletionTime" => Some(json!(rules.run_max.map_or(0, |d| d.as_secs()))),
-            "parents" => parents(job, &name_of),
+            "parents" => matches!(job.plan, Plan::Parents(_))
+                .then(|| parents.iter().map(JobName::as_str).collect::<Value>()),
             "schedule" => timetable(job).map(|t| json!(*t.text)),
             "scheduleTimeZone" => timetable(job).map(|t| json!(*t.zone)),
-            key => body.swap_remove(key).or_else(|| default(key)),
+            key => body.swap_remove(key).or_else(|| other(key)),
         };
         if let Some(value) = value {
             written.insert((*key).into(), value);
@@ -710,11 +731,12 @@ fn timetable(job: &Job) -> Option<&scheduler::job::Timetable> {
     }
 }
 
-fn parents(job: &Job, name_of: &impl Fn(JobUid) -> Option<JobName>) -> Option<Value> {
-    let Plan::Parents(parents) = &job.plan else { return None };
+/// The names of the parents, sorted.
+fn names(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Vec<JobName> {
+    let Plan::Parents(parents) = &job.plan else { return Vec::new() };
     let mut names: Vec<_> = parents.iter().filter_map(|uid| name_of(*uid)).collect();
     names.sort();
-    Some(names.iter().map(JobName::as_str).collect())
+    names
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod alerts;
 pub mod duration;
 pub mod job;
+pub mod patch;
 pub mod rate;
 pub mod shape;
 pub mod task;

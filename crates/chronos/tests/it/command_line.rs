@@ -24,6 +24,8 @@ fn help_of_every_command() {
         "logs",
         "why",
         "next",
+        "history",
+        "rollback",
         "mark-success",
         "bench",
         "completions",

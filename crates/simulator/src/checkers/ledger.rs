@@ -6,6 +6,7 @@ use std::sync::Arc;
 use scheduler::backfill::Children;
 use scheduler::ids::{BackfillId, Cause, JobUid, RunKey, Seq, TaskId};
 use scheduler::job::{Job, Plan};
+use scheduler::revision::Deed;
 use scheduler::run::{EndedRun, Record, Run, RunState};
 use scheduler::state::{Change, State};
 
@@ -65,12 +66,19 @@ impl Ledger {
                 if !same {
                     self.unsettled.insert(job.uid, self.at);
                 }
-                Ok(())
+                let before = self.state.jobs.get(&job.uid).map(|old| old.version);
+                let kept = |change: &Change| matches!(change, Change::Revise(kept) if kept.job == *job);
+                if before == Some(job.version) || step.iter().any(kept) {
+                    Ok(())
+                } else {
+                    Err(format!("version {} of job {} left no revision", job.version, job.name))
+                }
             }
             Change::RemoveJob(uid) => {
                 self.unsettled.insert(*uid, self.at);
                 self.removed.insert(*uid);
-                Ok(())
+                let deleted = |change: &Change| matches!(change, Change::Revise(kept) if kept.job.uid == *uid && kept.deed == Deed::Deleted);
+                if step.iter().any(deleted) { Ok(()) } else { Err(format!("job {uid} left no revision")) }
             }
             Change::PutRun(run) => {
                 if let RunState::Running(live) = &run.state {

@@ -1,0 +1,194 @@
+//! One job by its name: put, patched, deleted, each on a condition where the client has one.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use scheduler::ids::{JobName, JobUid, Seq};
+use scheduler::job::Job;
+use scheduler::request::{Answer, Edit, Expect, Refusal, Request};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use store::projection::Projection;
+use utoipa::ToSchema;
+
+use crate::node::AskError;
+use crate::wire::job::{self, Door, Reading};
+use crate::wire::patch;
+
+use super::classic::no_such_job;
+use super::conditions::{self, Conditions};
+use super::error::{ApiError, ErrorBody};
+use super::extract::{self, Document};
+use super::{ApiContext, seq_header, view};
+
+/// How often a patch without a condition is tried again when others edit the same job at the same time.
+const TRIES: usize = 8;
+
+/// What a definition came to.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Written {
+    /// Name of the job.
+    pub(super) job: String,
+    /// New with each creation.
+    pub(super) uid: String,
+    /// `created`, `updated` or `unchanged`.
+    pub(super) result: &'static str,
+    /// Counts replacements, from 1.
+    pub(super) version: u32,
+    /// What the author should know, one sentence each.
+    pub(super) warnings: Vec<String>,
+    /// Number of the change.
+    pub(super) seq: u64,
+}
+
+impl Written {
+    pub(super) fn of(name: &JobName, answer: &Answer, seq: Seq, warnings: Vec<String>) -> (JobUid, Self) {
+        let (uid, version, changed) = match *answer {
+            Answer::Put { uid, version, changed } => (uid, version, changed),
+            _ => (JobUid(0), 0, true),
+        };
+        let result = result(version, changed);
+        let job = name.to_string();
+        (uid, Self { job, uid: uid.to_string(), result, version, warnings, seq: seq.0 })
+    }
+}
+
+/// `created`, `updated` or `unchanged`.
+pub(super) fn result(version: u32, changed: bool) -> &'static str {
+    match (changed, version) {
+        (false, _) => "unchanged",
+        (true, 1) => "created",
+        (true, _) => "updated",
+    }
+}
+
+/// Answers a write of one definition.
+pub(super) fn written(name: &JobName, answer: &Answer, seq: Seq, warnings: Vec<String>) -> Response {
+    let (uid, body) = Written::of(name, answer, seq, warnings);
+    let status = if body.result == "created" { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response =
+        (status, [seq_header(seq)], conditions::etag(uid, body.version), Json(body)).into_response();
+    if status == StatusCode::CREATED
+        && let Ok(location) = format!("/v1/jobs/{name}").try_into()
+    {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// Creates or replaces a job; with `If-None-Match: *` only creates, with `If-Match` only replaces that version.
+#[utoipa::path(
+    put, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path)), request_body = Object,
+    responses((status = 200, body = Written), (status = 201, body = Written), (status = 400, body = ErrorBody),
+        (status = 412, body = ErrorBody))
+)]
+pub(super) async fn put(
+    State(ctx): State<ApiContext>,
+    extract::Job(name): extract::Job,
+    conditions: Conditions,
+    Document(body): Document,
+) -> Result<Response, ApiError> {
+    let mut document = object(&body)?;
+    document.entry("name").or_insert_with(|| json!(name.as_str()));
+    let Reading { definition, warnings, .. } = read(Value::Object(document), &name)?;
+    let (answer, seq) = ctx.ask(conditions.on(&name, Request::Put(definition))).await?;
+    Ok(written(&name, &answer, seq, warnings))
+}
+
+/// Changes the fields that the body names, and no others: a JSON merge patch (RFC 7396), where null takes a field away.
+#[utoipa::path(
+    patch, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path)),
+    request_body(content((Object = "application/merge-patch+json"), (Object = "application/json"))),
+    responses((status = 200, body = Written), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 412, body = ErrorBody))
+)]
+pub(super) async fn patch(
+    State(ctx): State<ApiContext>,
+    extract::Job(name): extract::Job,
+    Conditions(expect): Conditions,
+    Document(body): Document,
+) -> Result<Response, ApiError> {
+    let fields = object(&body)?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (uid, version, definition) = {
+            let projection = ctx.node.projection.read();
+            let job = projection.job(&name).ok_or_else(|| no_such_job(&name))?;
+            (job.uid, job.version, job::definition(job, &parents(&projection, job)))
+        };
+        let refuse = |job| ApiError::from(Refusal::VersionMismatch { job, present: Some((uid, version)) });
+        match &expect {
+            Some(Expect::Absent) => return Err(refuse(name)),
+            Some(Expect::OneOf(versions)) if !versions.contains(&(uid, version)) => return Err(refuse(name)),
+            _ => {}
+        }
+        let Reading { definition, warnings, .. } = read(patch::patched(definition, &fields), &name)?;
+        // What was patched is what is there, or nothing is done.
+        let then = Box::new(Request::Edit { definition, edit: Edit::Patch });
+        let seen = Expect::OneOf(vec![(uid, version)]);
+        match ctx.try_ask(Request::When { job: name.clone(), expect: seen, then }).await? {
+            Ok((answer, seq)) => return Ok(written(&name, &answer, seq, warnings)),
+            Err(AskError::Refused(Refusal::VersionMismatch { .. }))
+                if !matches!(expect, Some(Expect::OneOf(_))) && tries < TRIES =>
+            {
+                // This node may not have heard yet of what came between.
+                tokio::task::yield_now().await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Deletes a job and kills its runs. Its children inherit its parents or its schedule.
+#[utoipa::path(
+    delete, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path)),
+    responses((status = 200), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 412, body = ErrorBody))
+)]
+pub(super) async fn delete(
+    State(ctx): State<ApiContext>,
+    extract::Job(name): extract::Job,
+    conditions: Conditions,
+) -> Result<Response, ApiError> {
+    let (answer, seq) = ctx.ask(conditions.on(&name, Request::Delete(name.clone()))).await?;
+    let runs = if let Answer::Deleted { live } = answer { live } else { 0 };
+    Ok(([seq_header(seq)], Json(json!({ "runs": runs, "seq": seq.0 }))).into_response())
+}
+
+/// The names of the parents of a job, sorted.
+pub(super) fn parents(projection: &Projection, job: &Job) -> Vec<JobName> {
+    let scheduler::job::Plan::Parents(parents) = &job.plan else { return Vec::new() };
+    let mut names: Vec<_> = parents.iter().filter_map(|uid| view::name_of(projection, *uid)).collect();
+    names.sort();
+    names
+}
+
+/// A definition of the job that the path names, with its lints among the warnings.
+fn read(document: Value, name: &JobName) -> Result<Reading, ApiError> {
+    let mut reading = job::read_value(&document, Door::Any, Timestamp::now())?;
+    if reading.definition.name != *name {
+        let message = format!(
+            "`name` is `{}`, but the path names `{name}`: a job is not renamed",
+            reading.definition.name
+        );
+        return Err(ApiError::invalid("name", message)
+            .hint("create a job of the new name and delete this one, or leave `name` out"));
+    }
+    reading.warnings.extend(reading.lints.iter().map(ToString::to_string));
+    Ok(reading)
+}
+
+/// The fields of a body.
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let malformed = |message: String| {
+        ApiError::new(StatusCode::BAD_REQUEST, "malformed", message).hint("send one JSON object")
+    };
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(malformed("the body is not a JSON object".into())),
+        Err(e) => Err(malformed(format!("the body is not valid JSON: {e}"))),
+    }
+}

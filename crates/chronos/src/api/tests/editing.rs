@@ -1,0 +1,217 @@
+//! Edits by several people, and the ways back.
+
+use super::*;
+
+impl Server {
+    async fn edit(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Value) -> Answered {
+        let mut request = Request::builder().method(method).uri(path);
+        if !body.is_null() {
+            request = request.header("content-type", "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        self.send(request.body(body).expect("a request")).await
+    }
+
+    async fn put(&self, name: &str, headers: &[(&str, &str)], body: Value) -> Answered {
+        self.edit(Method::PUT, &format!("/v1/jobs/{name}"), headers, body).await
+    }
+
+    async fn patch(&self, name: &str, headers: &[(&str, &str)], body: Value) -> Answered {
+        self.edit(Method::PATCH, &format!("/v1/jobs/{name}"), headers, body).await
+    }
+
+    async fn definition(&self, name: &str) -> Value {
+        self.get(&format!("/v1/scheduler/job/{name}")).await.json()
+    }
+}
+
+#[tokio::test]
+async fn of_two_who_edit_one_job_the_second_is_told() {
+    let server = Server::start(succeed).await;
+    let absent = [("if-none-match", "*")];
+    let created = server.put("a", &absent, json!({"command": "1", "schedule": FAR})).await;
+    assert_eq!(
+        (created.status, created.header("location")),
+        (StatusCode::CREATED, "/v1/jobs/a"),
+        "{}",
+        created.text
+    );
+    let first = created.header("etag").to_owned();
+    assert_eq!(server.get("/v1/jobs/a").await.header("etag"), first);
+    assert_eq!(server.get("/v1/scheduler/job/a").await.header("etag"), first);
+    let seen = [("if-match", first.as_str())];
+    let changed = server.put("a", &seen, json!({"command": "2", "schedule": FAR})).await;
+    assert_eq!((changed.status, &changed.json()["version"]), (StatusCode::OK, &json!(2)), "{}", changed.text);
+    let second = changed.header("etag").to_owned();
+    let refused = [
+        server.put("a", &seen, json!({"command": "3", "schedule": FAR})).await,
+        server.put("a", &absent, json!({"command": "3", "schedule": FAR})).await,
+        server.patch("a", &seen, json!({"command": "3"})).await,
+        server.edit(Method::DELETE, "/v1/jobs/a", &seen, Value::Null).await,
+        server.edit(Method::DELETE, "/v1/scheduler/job/a", &seen, Value::Null).await,
+        server
+            .edit(Method::POST, "/v1/scheduler/iso8601", &seen, json!({"name": "a", "schedule": FAR}))
+            .await,
+        server.edit(Method::POST, "/v1/jobs/a/rollback", &seen, json!({"version": 1})).await,
+        server.put("b", &[("if-match", "*")], json!({"command": "3", "schedule": FAR})).await,
+    ];
+    for (n, refused) in refused.iter().enumerate() {
+        let told = (refused.status, refused.json()["code"].clone());
+        assert_eq!(
+            told,
+            (StatusCode::PRECONDITION_FAILED, json!("version_mismatch")),
+            "{n}: {}",
+            refused.text
+        );
+    }
+    assert!(refused[0].json()["message"].as_str().is_some_and(|m| m.contains(second.trim_matches('"'))));
+    assert_eq!(server.definition("a").await["command"], json!("2"));
+    let either = format!("{first}, {second}");
+    let gone = server.edit(Method::DELETE, "/v1/jobs/a", &[("if-match", &either)], Value::Null).await;
+    assert_eq!(gone.status, StatusCode::OK, "{}", gone.text);
+    for (name, value) in [("if-match", "no quotes"), ("if-none-match", "\"1-1\"")] {
+        let wrong = server.put("a", &[(name, value)], json!({"schedule": FAR})).await;
+        assert_eq!((wrong.status, &wrong.json()["code"]), (StatusCode::BAD_REQUEST, &json!("invalid")));
+    }
+}
+
+#[tokio::test]
+async fn a_patch_changes_what_it_names_and_nothing_else() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "p", "command": "x", "schedule": FAR})).await;
+    server
+        .create(json!({
+            "name": "a", "command": "1", "parents": ["p"], "owner": "ops", "concurrent": true, "maxConcurrent": 4,
+            "labels": {"team": "red", "tier": "1"}, "retryDelay": "7s", "epsilon": "1h", "softError": true,
+            "environmentVariables": [{"name": "A", "value": "1"}], "constraints": [["rack", "EQUALS", "1"]],
+        }))
+        .await;
+    let before = server.definition("a").await;
+    let nothing = server.patch("a", &[], json!({})).await;
+    assert_eq!(nothing.json()["result"], json!("unchanged"), "{}", nothing.text);
+    let patched =
+        server.patch("a", &[], json!({"owner": "dev", "labels": {"tier": null}, "retryDelay": "9s"})).await;
+    assert_eq!((patched.status, &patched.json()["result"]), (StatusCode::OK, &json!("updated")));
+    let mut expected = before.clone();
+    expected["owner"] = json!("dev");
+    expected["labels"] = json!({"team": "red"});
+    expected["retryDelay"] = json!("9s");
+    assert_eq!(server.definition("a").await, expected);
+    // The two forms of one fact do not stand in each other's way.
+    assert_eq!(server.patch("a", &[], json!({"overlap": "skip"})).await.status, StatusCode::OK);
+    assert_eq!(server.definition("a").await["concurrent"], json!(false));
+    let merge = [("content-type", "application/merge-patch+json")];
+    let request =
+        Request::patch("/v1/jobs/a").header(merge[0].0, merge[0].1).body(Body::from("{\"epsilon\":null}"));
+    assert_eq!(server.send(request.expect("a request")).await.status, StatusCode::OK);
+    assert_eq!(server.definition("a").await["epsilon"], Value::Null);
+
+    let renamed = server.patch("a", &[], json!({"name": "b"})).await.json();
+    assert_eq!((&renamed["code"], &renamed["field"]), (&json!("invalid"), &json!("name")));
+    assert_eq!(server.patch("a", &[], json!([])).await.json()["code"], json!("malformed"));
+    assert_eq!(server.patch("none", &[], json!({})).await.status, StatusCode::NOT_FOUND);
+    let form = Request::post("/v1/jobs/a/pause").header(merge[0].0, merge[0].1).body(Body::from("{}"));
+    assert_eq!(server.send(form.expect("a request")).await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}
+
+/// A schedule that is over shows `disabled`, which a patch must not make true.
+#[tokio::test]
+async fn a_patch_of_a_job_whose_schedule_is_over_does_not_disable_it() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "once", "command": "x", "schedule": "R1/2020-01-01T00:00:00Z/PT1H"})).await;
+    server.until_get("/v1/jobs/once", |job| job["exhausted"] == true).await;
+    server.patch("once", &[], json!({"owner": "me", "schedule": FAR})).await;
+    assert_eq!(server.definition("once").await["disabled"], json!(false));
+}
+
+#[tokio::test]
+async fn patches_at_the_same_time_all_count() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "a", "command": "x", "schedule": FAR})).await;
+    let names: Vec<String> = (0..6).map(|n| format!("l{n}")).collect();
+    let patches = names.iter().map(|name| server.patch("a", &[], json!({"labels": {name: "1"}})));
+    for answer in futures_util::future::join_all(patches).await {
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    }
+    let labels = server.definition("a").await["labels"].clone();
+    assert_eq!(labels.as_object().map(serde_json::Map::len), Some(6), "{labels}");
+}
+
+#[tokio::test]
+async fn every_version_is_kept_compared_and_brought_back() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "p", "command": "x", "schedule": FAR})).await;
+    server.put("a", &[], json!({"command": "1", "parents": ["p"]})).await;
+    server.put("a", &[], json!({"command": "2", "parents": ["p"]})).await;
+    server.patch("a", &[], json!({"owner": "ops"})).await;
+    let versions = server.get("/v1/jobs/a/versions").await.json();
+    let shown: Vec<_> = versions["versions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|v| json!([v["version"], v["how"], v["changed"]]))
+        .collect();
+    assert_eq!(
+        shown,
+        [json!([3, "patched", ["owner"]]), json!([2, "replaced", ["command"]]), json!([1, "created", []])]
+    );
+    let page = server.get("/v1/jobs/a/versions?limit=1").await.json();
+    assert_eq!(page["versions"][0], versions["versions"][0], "what a page ends with is compared too");
+    let rest = format!("/v1/jobs/a/versions?cursor={}", page["next"].as_str().expect("a cursor"));
+    assert_eq!(server.get(&rest).await.json()["versions"][0]["version"], json!(2));
+
+    let first = server.get("/v1/jobs/a/versions/1").await.json();
+    assert_eq!(
+        (&first["definition"]["command"], &first["definition"]["parents"]),
+        (&json!("1"), &json!(["p"]))
+    );
+    let diff = server.get("/v1/jobs/a/versions/1/diff").await.json();
+    assert_eq!((&diff["from"], &diff["to"]), (&json!(1), &json!(3)));
+    let changes =
+        json!([{"field": "command", "from": "1", "to": "2"}, {"field": "owner", "from": "", "to": "ops"}]);
+    assert_eq!(diff["changes"], changes);
+    assert_eq!(server.get("/v1/jobs/a/versions/2/diff?with=2").await.json()["changes"], json!([]));
+    for path in ["/v1/jobs/a/versions/9", "/v1/jobs/a/versions/1/diff?with=9"] {
+        let missing = server.get(path).await;
+        assert_eq!(
+            (missing.status, &missing.json()["code"]),
+            (StatusCode::NOT_FOUND, &json!("no_such_version"))
+        );
+    }
+
+    let back = server.post("/v1/jobs/a/rollback", json!({"version": 1})).await;
+    assert_eq!((back.status, &back.json()["version"]), (StatusCode::OK, &json!(4)), "{}", back.text);
+    assert_eq!(server.definition("a").await["command"], json!("1"));
+    let newest = server.get("/v1/jobs/a/versions?limit=1").await.json()["versions"][0].clone();
+    assert_eq!((&newest["how"], &newest["of"]), (&json!("rolledBack"), &json!(1)));
+    assert_eq!(server.post("/v1/jobs/a/rollback", json!({})).await.json()["field"], json!("version"));
+
+    // A deleted job keeps its versions, and comes back as a new one.
+    server.edit(Method::DELETE, "/v1/jobs/a", &[], Value::Null).await;
+    let deleted = server.get("/v1/jobs/a/versions?limit=1").await.json();
+    assert_eq!(deleted["versions"][0]["how"], json!("deleted"));
+    let hint = server.post("/v1/jobs/a/rollback", json!({"version": 1})).await.json();
+    assert!(hint["hint"].as_str().is_some_and(|hint| hint.contains("restore")), "{hint}");
+    let restored = server.post("/v1/jobs/a/restore", json!({})).await;
+    assert_eq!(
+        (restored.status, &restored.json()["version"]),
+        (StatusCode::CREATED, &json!(1)),
+        "{}",
+        restored.text
+    );
+    assert_eq!(server.definition("a").await["command"], json!("1"));
+    assert_eq!(server.post("/v1/jobs/a/restore", json!({})).await.status, StatusCode::PRECONDITION_FAILED);
+
+    // Parents that are gone are named.
+    server.put("b", &[], json!({"command": "1", "parents": ["p"]})).await;
+    server.put("b", &[], json!({"command": "1", "schedule": FAR})).await;
+    server.edit(Method::DELETE, "/v1/jobs/p", &[], Value::Null).await;
+    assert_eq!(
+        server.post("/v1/jobs/b/rollback", json!({"version": 1})).await.json()["code"],
+        json!("missing_parents")
+    );
+    assert_eq!(server.get("/v1/jobs/none/versions").await.status, StatusCode::NOT_FOUND);
+}

@@ -1,0 +1,293 @@
+//! What a job was: its versions, in what they differ, and the ways back.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use scheduler::ids::{JobName, JobUid};
+use scheduler::request::{Edit, Expect, Request};
+use scheduler::revision::{Deed, Revision};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use store::RevisionQuery;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::wire::job::{instant, whole_definition};
+use crate::wire::patch::{FieldChange, diff};
+
+use super::ApiContext;
+use super::classic::no_such_job;
+use super::conditions::Conditions;
+use super::editing;
+use super::error::{ApiError, ErrorBody};
+use super::extract::{self, Document, Params, limit};
+
+/// A version of a definition.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct VersionView {
+    /// Name of the job.
+    job: String,
+    /// Which creation of it.
+    uid: String,
+    /// Counts changes, from 1.
+    version: u32,
+    /// When it came about.
+    at: String,
+    /// By whom, where anybody had to say.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    by: String,
+    /// How: `created`, `replaced`, `patched`, `applied`, `rolledBack`, `restored`, `deleted`, `inherited` (its parent was
+    /// deleted) or `disabled` (by its failures).
+    how: &'static str,
+    /// The version that was brought back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of: Option<u32>,
+    /// The fields in which it differs from the version before it, as far as that is kept.
+    changed: Vec<String>,
+}
+
+impl VersionView {
+    fn of(revision: &Revision, before: Option<&Revision>) -> Self {
+        let changed = before.map_or_else(Vec::new, |before| {
+            diff(&fields(before), &fields(revision)).into_iter().map(|change| change.field).collect()
+        });
+        Self {
+            job: revision.job.name.to_string(),
+            uid: revision.job.uid.to_string(),
+            version: revision.job.version,
+            at: instant(revision.at),
+            by: revision.by.to_string(),
+            how: word(revision.deed),
+            of: if let Deed::RolledBack { to } = revision.deed { Some(to) } else { None },
+            changed,
+        }
+    }
+}
+
+fn word(deed: Deed) -> &'static str {
+    match deed {
+        Deed::Created => "created",
+        Deed::Replaced => "replaced",
+        Deed::Patched => "patched",
+        Deed::Applied => "applied",
+        Deed::RolledBack { .. } => "rolledBack",
+        Deed::Restored => "restored",
+        Deed::Deleted => "deleted",
+        Deed::Inherited => "inherited",
+        Deed::Disabled => "disabled",
+    }
+}
+
+fn fields(revision: &Revision) -> Map<String, Value> {
+    whole_definition(&revision.job, &revision.parents)
+}
+
+/// A page of versions.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Versions {
+    /// Newest first.
+    versions: Vec<VersionView>,
+    /// Cursor of the next page, if there is one.
+    next: Option<String>,
+}
+
+/// Which versions of a list.
+#[derive(Deserialize, IntoParams)]
+pub(super) struct Wanted {
+    /// At most so many; 1 to 1000, 50 if absent.
+    limit: Option<usize>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// The creation of a job that its name means: the present one, else the last one.
+async fn uid_of(ctx: &ApiContext, name: &JobName) -> Result<JobUid, ApiError> {
+    if let Some(uid) = ctx.node.projection.read().job(name).map(|job| job.uid) {
+        return Ok(uid);
+    }
+    last_of(ctx, name).await.map(|revision| revision.job.uid)
+}
+
+async fn last_of(ctx: &ApiContext, name: &JobName) -> Result<Revision, ApiError> {
+    let query = RevisionQuery { name: Some(name.clone()), limit: 1, ..RevisionQuery::default() };
+    ctx.node.store.revisions(&query).await?.revisions.pop().ok_or_else(|| no_such_job(name))
+}
+
+async fn revision(ctx: &ApiContext, name: &JobName, version: u32) -> Result<Revision, ApiError> {
+    let uid = uid_of(ctx, name).await?;
+    ctx.node.store.revision(uid, version).await?.ok_or_else(|| no_such_version(name, version))
+}
+
+fn no_such_version(name: &JobName, version: u32) -> ApiError {
+    let message = format!("version {version} of job `{name}` is not there");
+    ApiError::new(StatusCode::NOT_FOUND, "no_such_version", message)
+        .hint(format!("the newest {} are kept; GET /v1/jobs/{name}/versions lists them", Revision::KEPT))
+}
+
+/// The versions of a job, the newest first; of a deleted one too, as long as its history is kept.
+#[utoipa::path(
+    get, path = "/v1/jobs/{name}/versions", tag = "jobs", params(("name" = String, Path), Wanted),
+    responses((status = 200, body = Versions), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody))
+)]
+pub(super) async fn list(
+    State(ctx): State<ApiContext>,
+    extract::Job(name): extract::Job,
+    Params(wanted): Params<Wanted>,
+) -> Result<Json<Versions>, ApiError> {
+    let limit = limit(wanted.limit, 50, 1000)?;
+    let cursor = wanted.cursor.as_deref().map(str::parse::<u64>).transpose();
+    let cursor = cursor.map_err(|_| ApiError::invalid("cursor", "`cursor` is none of ours"))?;
+    let job = Some(uid_of(&ctx, &name).await?);
+    let page =
+        ctx.node.store.revisions(&RevisionQuery { job, cursor, limit, ..RevisionQuery::default() }).await?;
+    // One more, to say what the last one of the page has changed.
+    let older = match page.next {
+        Some(_) => {
+            let query = RevisionQuery { job, cursor: page.next, limit: 1, ..RevisionQuery::default() };
+            ctx.node.store.revisions(&query).await?.revisions
+        }
+        None => Vec::new(),
+    };
+    let before = page.revisions.iter().skip(1).chain(&older).map(Some).chain([None]);
+    let versions =
+        page.revisions.iter().zip(before).map(|(revision, before)| VersionView::of(revision, before));
+    Ok(Json(Versions { versions: versions.collect(), next: page.next.map(|at| at.to_string()) }))
+}
+
+/// One version, whole.
+#[derive(Serialize, ToSchema)]
+pub(super) struct WholeVersion {
+    /// What a list says about it.
+    #[serde(flatten)]
+    version: VersionView,
+    /// The definition, ready to be applied.
+    #[schema(value_type = Object)]
+    definition: Map<String, Value>,
+}
+
+/// One version of a job, with its definition.
+#[utoipa::path(
+    get, path = "/v1/jobs/{name}/versions/{version}", tag = "jobs",
+    params(("name" = String, Path), ("version" = u32, Path)),
+    responses((status = 200, body = WholeVersion), (status = 404, body = ErrorBody))
+)]
+pub(super) async fn show(
+    State(ctx): State<ApiContext>,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Json<WholeVersion>, ApiError> {
+    let (name, version) = named(&name, &version)?;
+    let revision = revision(&ctx, &name, version).await?;
+    let before = ctx.node.store.revision(revision.job.uid, version.saturating_sub(1)).await?;
+    Ok(Json(WholeVersion {
+        version: VersionView::of(&revision, before.as_ref()),
+        definition: fields(&revision),
+    }))
+}
+
+fn named(name: &str, version: &str) -> Result<(JobName, u32), ApiError> {
+    let name = JobName::new(name).map_err(|e| ApiError::invalid("name", e.to_string()))?;
+    let version =
+        version.parse().map_err(|_| ApiError::invalid("version", "`version`: expected a number"))?;
+    Ok((name, version))
+}
+
+/// The other side of a comparison.
+#[derive(Deserialize, IntoParams)]
+pub(super) struct With {
+    /// A version; the newest if absent.
+    with: Option<u32>,
+}
+
+/// In what two versions differ.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Difference {
+    /// The version in the path.
+    from: u32,
+    /// The other one.
+    to: u32,
+    /// Field by field; empty when the definitions are the same.
+    changes: Vec<FieldChange>,
+}
+
+/// In what two versions of a job differ, field by field.
+#[utoipa::path(
+    get, path = "/v1/jobs/{name}/versions/{version}/diff", tag = "jobs",
+    params(("name" = String, Path), ("version" = u32, Path), With),
+    responses((status = 200, body = Difference), (status = 404, body = ErrorBody))
+)]
+pub(super) async fn compare(
+    State(ctx): State<ApiContext>,
+    Path((name, version)): Path<(String, String)>,
+    Params(With { with }): Params<With>,
+) -> Result<Json<Difference>, ApiError> {
+    let (name, version) = named(&name, &version)?;
+    let one = revision(&ctx, &name, version).await?;
+    let other = match with {
+        Some(with) => revision(&ctx, &name, with).await?,
+        None => {
+            let query = RevisionQuery { job: Some(one.job.uid), limit: 1, ..RevisionQuery::default() };
+            let newest = ctx.node.store.revisions(&query).await?.revisions.pop();
+            newest.ok_or_else(|| no_such_version(&name, version))?
+        }
+    };
+    let changes = diff(&fields(&one), &fields(&other));
+    Ok(Json(Difference { from: one.job.version, to: other.job.version, changes }))
+}
+
+/// What to bring back.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says in the document what the body looks like; it is read by its fields")]
+pub(super) struct RollbackBody {
+    /// Which version.
+    version: u32,
+}
+
+/// Brings an earlier version of a job back, as a new version. Its parents must exist.
+#[utoipa::path(
+    post, path = "/v1/jobs/{name}/rollback", tag = "jobs", params(("name" = String, Path)),
+    request_body = RollbackBody,
+    responses((status = 200, body = editing::Written), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 412, body = ErrorBody))
+)]
+pub(super) async fn rollback(
+    State(ctx): State<ApiContext>,
+    extract::Job(name): extract::Job,
+    Conditions(expect): Conditions,
+    Document(body): Document,
+) -> Result<Response, ApiError> {
+    let version = editing::object(&body)?.get("version").and_then(Value::as_u64);
+    let version = version.and_then(|version| u32::try_from(version).ok());
+    let to = version.ok_or_else(|| {
+        ApiError::invalid("version", "`version`: expected a number")
+            .hint(format!("GET /v1/jobs/{name}/versions lists them"))
+    })?;
+    if ctx.node.projection.read().job(&name).is_none() {
+        let deleted = last_of(&ctx, &name).await?;
+        let message = format!("job `{name}` is deleted");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "no_such_job", message)
+            .hint(format!("restore it first: POST /v1/jobs/{}/restore", deleted.job.name)));
+    }
+    let definition = revision(&ctx, &name, to).await?.definition();
+    let edit = Request::Edit { definition, edit: Edit::RollBack { to } };
+    // Without a condition: at least not created anew, if it is deleted just now.
+    let expect = Some(expect.unwrap_or(Expect::Present));
+    let (answer, seq) = ctx.ask(Conditions(expect).on(&name, edit)).await?;
+    Ok(editing::written(&name, &answer, seq, Vec::new()))
+}
+
+/// Brings a deleted job back as it was last, as a new job: it has the old definition, and begins to count anew.
+#[utoipa::path(
+    post, path = "/v1/jobs/{name}/restore", tag = "jobs", params(("name" = String, Path)),
+    responses((status = 201, body = editing::Written), (status = 404, body = ErrorBody),
+        (status = 412, body = ErrorBody))
+)]
+pub(super) async fn restore(
+    State(ctx): State<ApiContext>,
+    extract::Job(name): extract::Job,
+) -> Result<Response, ApiError> {
+    let definition = last_of(&ctx, &name).await?.definition();
+    let edit = Request::Edit { definition, edit: Edit::Restore };
+    let (answer, seq) = ctx.ask(Conditions(Some(Expect::Absent)).on(&name, edit)).await?;
+    Ok(editing::written(&name, &answer, seq, Vec::new()))
+}
