@@ -12,7 +12,7 @@ use super::classic::no_such_job;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Params, limit};
 use super::view::name_of;
-use crate::wire::job::definition;
+use crate::wire::job::as_written;
 
 /// Which definitions.
 #[derive(Deserialize, IntoParams)]
@@ -50,7 +50,7 @@ pub(super) async fn list(
     };
     let (only, after) = (name("job", &wanted.job)?, name("cursor", &wanted.cursor)?);
     let projection = ctx.node.projection.read();
-    let written = |job| Value::Object(definition(job, |uid| name_of(&projection, uid)));
+    let written = |job| Value::Object(as_written(job, |uid| name_of(&projection, uid)));
     if let Some(name) = only {
         let job = projection.job(&name).ok_or_else(|| no_such_job(&name))?;
         return Ok(Json(Definitions { definitions: vec![written(job)], next: None }));

@@ -677,7 +677,8 @@ fn fields(job: &Job, parents: &[JobName], other: impl Fn(&str) -> Option<Value>)
 }
 
 /// Writes what its author said, without counters and without defaults: read again, it is the same definition.
-pub fn definition(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Map<String, Value> {
+pub fn as_written(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Map<String, Value> {
+    let parents = names(job, name_of);
     let mut body = body(job);
     let (rules, default) = (&job.rules, Rules::default());
     let concurrent = matches!(rules.overlap, Overlap::Allow { .. }) && !body.contains_key("overlap");
@@ -685,13 +686,16 @@ pub fn definition(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Map
     for key in ORDER {
         let value = match *key {
             "name" => Some(json!(job.name.as_str())),
+            "owner" => Some(rules.owner()).filter(|owner| !owner.is_empty()).map(|owner| json!(*owner)),
+            "labels" => labels(rules.labels()),
             "retries" => (rules.retry.max != default.retry.max).then(|| json!(rules.retry.max)),
             "disabled" => rules.disabled.then(|| json!(true)),
             "softError" => rules.soft_error.then(|| json!(true)),
             "highPriority" => rules.high_priority.then(|| json!(true)),
             "concurrent" => concurrent.then(|| json!(true)),
             "maxCompletionTime" => rules.run_max.map(|longest| json!(longest.as_secs())),
-            "parents" => parents(job, &name_of),
+            "parents" => matches!(job.plan, Plan::Parents(_))
+                .then(|| parents.iter().map(JobName::as_str).collect::<Value>()),
             "schedule" => timetable(job).map(|t| json!(*t.text)),
             "scheduleTimeZone" => timetable(job).filter(|t| !t.zone.is_empty()).map(|t| json!(*t.zone)),
             key => body.shift_remove(key),

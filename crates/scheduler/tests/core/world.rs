@@ -57,7 +57,7 @@ fn settings(limits: Limits) -> Settings {
 impl World {
     /// Midnight of 2030 in UTC, the engine ready.
     pub(crate) fn new() -> Self {
-        Self::with(Limits::default(), 0)
+        Self::with(settings(Limits::default()))
     }
 
     /// The same under limits.
