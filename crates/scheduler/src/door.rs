@@ -21,11 +21,20 @@ pub const HEIRS_MAX: usize = 64;
 /// and JSON within JSON may take twice its bytes, so this is what still fits a batch.
 const HEIRS_BYTES_MAX: usize = 80 * 1024;
 
+/// Where a definition comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum Origin {
+    User,
+    Edit(Edit),
+    Set,
+}
+
 impl Scheduler {
     pub(crate) fn request(&mut self, request: Request) -> Result<Answer, Refusal> {
         match request {
-            Request::Put(definition) => self.put(definition, None),
-            Request::Edit { definition, edit } => self.put(definition, Some(edit)),
+            Request::Put(definition) => self.put(definition, Origin::User),
+            Request::Edit { definition, edit } => self.put(definition, Origin::Edit(edit)),
+            Request::Apply { definitions, manner } => self.apply_set(definitions, manner),
             Request::When { job, expect, then } => {
                 self.expect(&job, &expect)?;
                 self.request(*then)
@@ -61,15 +70,16 @@ impl Scheduler {
 
     // ---- create and replace
 
-    fn put(&mut self, definition: Definition, edit: Option<Edit>) -> Result<Answer, Refusal> {
+    pub(crate) fn put(&mut self, definition: Definition, origin: Origin) -> Result<Answer, Refusal> {
         let old = self.book.job_named(&definition.name).cloned();
         let plan = self.plan(&definition, old.as_deref())?;
-        let deed = match edit {
-            Some(Edit::Patch) => Deed::Patched,
-            Some(Edit::RollBack { to }) => Deed::RolledBack { to },
-            Some(Edit::Restore) => Deed::Restored,
-            None if old.is_some() => Deed::Replaced,
-            None => Deed::Created,
+        let deed = match origin {
+            Origin::Edit(Edit::Patch) => Deed::Patched,
+            Origin::Edit(Edit::RollBack { to }) => Deed::RolledBack { to },
+            Origin::Edit(Edit::Restore) => Deed::Restored,
+            Origin::Set => Deed::Applied,
+            Origin::User if old.is_some() => Deed::Replaced,
+            Origin::User => Deed::Created,
         };
         match old {
             None => self.create(definition, plan, deed),
@@ -88,7 +98,7 @@ impl Scheduler {
         self.book.revise(Revision { job, parents, at: self.now, by: "".into(), deed });
     }
 
-    fn names_of_parents(&self, job: &Job) -> Vec<JobName> {
+    pub(crate) fn names_of_parents(&self, job: &Job) -> Vec<JobName> {
         let Plan::Parents(parents) = &job.plan else { return Vec::new() };
         let mut names: Vec<JobName> =
             parents.iter().filter_map(|uid| self.book.job(*uid)).map(|parent| parent.name.clone()).collect();
@@ -97,7 +107,7 @@ impl Scheduler {
     }
 
     /// The plan as it will be kept. The schedule that is there already keeps its anchor.
-    fn plan(&mut self, definition: &Definition, old: Option<&Job>) -> Result<Plan, Refusal> {
+    pub(crate) fn plan(&mut self, definition: &Definition, old: Option<&Job>) -> Result<Plan, Refusal> {
         let job = &definition.name;
         match &definition.plan {
             PlanText::Schedule { text, zone, dst } => {

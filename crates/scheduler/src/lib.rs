@@ -7,6 +7,7 @@
 //! **Invariant:** depends on neither tokio nor serde, and never on `store`, `engine` or `chronos`.
 
 mod afoot;
+mod apply;
 mod attempts;
 mod backfilling;
 mod book;
@@ -36,6 +37,7 @@ pub mod run;
 pub mod schedule;
 pub mod state;
 
+pub use apply::{SET_BYTES_MAX, SET_MAX};
 pub use door::{HEIRS_MAX, WAITING_MAX};
 pub use joins::JOINS_MAX;
 pub use launch_loop::QuickFailures;

@@ -27,6 +27,13 @@ pub enum Request {
         /// How it came about.
         edit: Edit,
     },
+    /// Puts all of these, in any order, or none.
+    Apply {
+        /// At most [`crate::SET_MAX`], of at most [`crate::SET_BYTES_MAX`] together.
+        definitions: Vec<Definition>,
+        /// Whether to do it.
+        manner: Manner,
+    },
     /// Does something to a job only if the job is as the asker believes.
     When {
         /// Which job.
@@ -118,6 +125,28 @@ pub enum Remains {
     Die,
 }
 
+/// Whether something is done or only checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It is done.
+    Do,
+    /// It is checked as if it were to be done, and what would change is told.
+    DryRun,
+}
+
+/// What became, or would become, of one job of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which.
+    pub job: JobName,
+    /// Its uid; `None` for one that would be created.
+    pub uid: Option<JobUid>,
+    /// Its version after that; 1 for a new one.
+    pub version: u32,
+    /// Whether anything differs from before.
+    pub changed: bool,
+}
+
 /// Where a definition that replaces another comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edit {
@@ -161,6 +190,15 @@ impl Definition {
     pub const BYTES_MAX: usize = 64 * 1024;
     /// Most parents of one job: an open join of all of them still fits a batch.
     pub const PARENTS_MAX: usize = 1000;
+
+    /// About how large it is, written.
+    pub fn bytes(&self) -> usize {
+        let plan = match &self.plan {
+            PlanText::Schedule { text, zone, .. } => text.len() + zone.len(),
+            PlanText::Parents(parents) => parents.iter().map(|parent| parent.as_str().len() + 3).sum(),
+        };
+        self.body.len() + plan
+    }
 }
 
 /// What makes a job run, by name and as text.
@@ -191,6 +229,8 @@ pub enum Answer {
         /// Whether anything differs from before.
         changed: bool,
     },
+    /// The jobs are as asked, or would be; in the order in which they were given.
+    Applied(Vec<Verdict>),
     /// The job is gone; so many of its runs were told to end.
     Deleted {
         /// Runs that were live.
@@ -322,6 +362,23 @@ pub enum Refusal {
     /// Only what has ended can run again.
     #[error("run `{0}` has not ended")]
     StillLive(RunKey),
+    /// A set has one job twice.
+    #[error("job `{0}` is in the set twice")]
+    Twice(JobName),
+    /// More than changes in one batch.
+    #[error("{jobs} jobs of {bytes} bytes are more than one set may hold")]
+    SetTooLarge {
+        /// How many.
+        jobs: usize,
+        /// How large.
+        bytes: usize,
+    },
+    /// More runs and joins would end at once than fit one batch.
+    #[error("{count} runs and joins of the jobs that change are live, too many to end together")]
+    TooManyEnds {
+        /// How many.
+        count: usize,
+    },
     /// It would resume before it pauses.
     #[error("job `{0}`: the pause would end in the past")]
     PauseOver(JobName),
@@ -361,6 +418,13 @@ impl Refusal {
                 "list the backfills; those that are over are forgotten when others begin"
             }
             Self::StillLive(_) => "wait until it has ended, or kill it",
+            Self::Twice(_) => "keep one of them",
+            Self::SetTooLarge { .. } => {
+                "a set has at most 200 jobs and 64 KiB of definitions: apply it in several parts, parents first"
+            }
+            Self::TooManyEnds { .. } => {
+                "apply the jobs in several parts, or wait until some of their runs have ended"
+            }
             Self::PauseOver(_) => "give a time in the future",
             Self::NoSuchNotice(_) => "settled notices are kept for 7 days, and at most 1000 of them",
             Self::NoticeDelivered(_) => "a notice that may not have arrived can be sent again, this one has",

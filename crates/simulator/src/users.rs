@@ -7,7 +7,7 @@ use scheduler::backfill::{Children, Order, Rate};
 use scheduler::ids::{BackfillId, Cycle, JobName, RunKey};
 use scheduler::job::{CatchUp, Guarantee, Overlap, Plan, Retry, Rules, Tags};
 use scheduler::notice::AlertRules;
-use scheduler::request::{BackfillOrder, Definition, PlanText, Remains, Request};
+use scheduler::request::{BackfillOrder, Definition, Manner, PlanText, Remains, Request};
 use scheduler::run::EndedRun;
 use scheduler::schedule::DstPolicy;
 use scheduler::state::State;
@@ -125,6 +125,26 @@ impl Users {
         self.put(own, written, parents, rules, body)
     }
 
+    /// Several definitions at once, new jobs and old ones, children before their parents as often as after them.
+    fn set(&mut self, random: &mut Random, now: Millis) -> Request {
+        let mut definitions = Vec::new();
+        for _ in 0..random.pick(&[1, 2, 3, 6, 12]) {
+            let request = if random.permille(500) {
+                self.new_job(random, now)
+            } else {
+                let job = name(&format!("job{}", random.below(self.names.max(1))));
+                self.definition(random, job, now)
+            };
+            if let Request::Put(definition) = request {
+                definitions.push(definition);
+            }
+        }
+        if random.permille(500) {
+            definitions.reverse();
+        }
+        Request::Apply { definitions, manner: Manner::Do }
+    }
+
     /// One request, of any kind. `failed` finds a run of a job that ended without success, `ended` some run of it.
     pub(crate) fn request(
         &mut self,
@@ -140,7 +160,8 @@ impl Users {
         let kind = if self.mix.edits { random.below(120) } else { 45 + random.below(75) };
         match kind {
             0..8 => self.new_job(random, now),
-            8..28 => self.definition(random, job, now),
+            8..24 => self.definition(random, job, now),
+            24..28 => self.set(random, now),
             28..45 => Request::Delete(job),
             45..62 => Request::Trigger { job, arguments: None },
             62..69 => Request::KillJob(job),

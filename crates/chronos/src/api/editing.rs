@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use scheduler::ids::{JobName, JobUid, Seq};
 use scheduler::job::Job;
 use scheduler::request::{Answer, Edit, Expect, Refusal, Request};
+use scheduler::schedule::Zones;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use store::projection::Projection;
@@ -92,7 +93,7 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let mut document = object(&body)?;
     document.entry("name").or_insert_with(|| json!(name.as_str()));
-    let Reading { definition, warnings, .. } = read(Value::Object(document), &name)?;
+    let Reading { definition, warnings, .. } = read(Value::Object(document), &name, &ctx.node.zones)?;
     let (answer, seq) = ctx.ask(conditions.on(&name, Request::Put(definition))).await?;
     Ok(written(&name, &answer, seq, warnings))
 }
@@ -125,7 +126,8 @@ pub(super) async fn patch(
             Some(Expect::OneOf(versions)) if !versions.contains(&(uid, version)) => return Err(refuse(name)),
             _ => {}
         }
-        let Reading { definition, warnings, .. } = read(patch::patched(definition, &fields), &name)?;
+        let Reading { definition, warnings, .. } =
+            read(patch::patched(definition, &fields), &name, &ctx.node.zones)?;
         // What was patched is what is there, or nothing is done.
         let then = Box::new(Request::Edit { definition, edit: Edit::Patch });
         let seen = Expect::OneOf(vec![(uid, version)]);
@@ -167,8 +169,8 @@ pub(super) fn parents(projection: &Projection, job: &Job) -> Vec<JobName> {
 }
 
 /// A definition of the job that the path names, with its lints among the warnings.
-fn read(document: Value, name: &JobName) -> Result<Reading, ApiError> {
-    let mut reading = job::read_value(&document, Door::Any, Timestamp::now())?;
+fn read(document: Value, name: &JobName, zones: &Zones) -> Result<Reading, ApiError> {
+    let mut reading = job::read_value(&document, Door::Any, zones, Timestamp::now())?;
     if reading.definition.name != *name {
         let message = format!(
             "`name` is `{}`, but the path names `{name}`: a job is not renamed",

@@ -110,6 +110,9 @@ impl From<Refusal> for ApiError {
             Refusal::StillLive(_) => (StatusCode::CONFLICT, "still_live", ""),
             Refusal::NoSuchNotice(_) => (StatusCode::NOT_FOUND, "no_such_notice", ""),
             Refusal::NoticeDelivered(_) => (StatusCode::CONFLICT, "delivered", ""),
+            Refusal::Twice(_) => (StatusCode::BAD_REQUEST, "twice", "jobs"),
+            Refusal::SetTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "set_too_large", "jobs"),
+            Refusal::TooManyEnds { .. } => (StatusCode::CONFLICT, "too_many_ends", "jobs"),
             Refusal::PauseOver(_) => (StatusCode::BAD_REQUEST, "invalid", "until"),
         };
         Self::new(status, code, refusal.to_string()).field(field).hint(refusal.hint())

@@ -4,6 +4,7 @@
 //! a group of endpoints, but for [`error`], [`view`], [`why`] and what `guard` does for all of them.
 //! **Invariant:** every answer that is not 2xx is JSON of the form [`error::ErrorBody`].
 
+mod apply;
 mod backfills;
 mod backup;
 mod classic;
@@ -149,6 +150,7 @@ fn classic_routes() -> OpenApiRouter<ApiContext> {
 fn documented() -> OpenApiRouter<ApiContext> {
     OpenApiRouter::with_openapi(Document::openapi())
         .nest("/v1/scheduler", classic_routes())
+        .routes(routes!(apply::apply))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::show, editing::put, editing::patch, editing::delete))
         .routes(routes!(versions::list))

@@ -21,6 +21,7 @@ mod backfills;
 
 use super::*;
 
+mod apply;
 mod editing;
 
 use crate::node::{self, NodeOptions, NodeTask, Role};

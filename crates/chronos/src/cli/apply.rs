@@ -1,4 +1,5 @@
-//! `chronos apply`: reads job files, puts parents before children, and reports each job.
+//! `chronos apply`: reads job files, puts them as one set where the server takes it, else parents before children, and
+//! reports each job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Read, Write};
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
 use reqwest::Method;
+use scheduler::request::Manner;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -47,8 +49,21 @@ const PROGRESS_MIN: usize = 50;
 /// Largest file: far more than the largest useful set of jobs.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// What to do with jobs that are refused as a set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Otherwise {
+    /// Apply those that are not refused by themselves.
+    OneByOne,
+    /// Nothing.
+    Refuse,
+}
+
 pub(crate) async fn run(client: &Client, args: &ApplyArgs) -> Result<(), Failure> {
     let format = args.client.output;
+    if args.dry_run {
+        return dry_run(client, args).await;
+    }
+    let otherwise = if args.atomic { Otherwise::Refuse } else { Otherwise::OneByOne };
     let mut lines = Vec::new();
     let mut tell = |news: News<'_>| {
         match (news, format) {
@@ -65,16 +80,94 @@ pub(crate) async fn run(client: &Client, args: &ApplyArgs) -> Result<(), Failure
         }
         Ok(())
     };
-    let done = apply_all(client, &args.paths, &mut tell).await;
+    let done = apply_all(client, &args.paths, otherwise, &mut tell).await;
     if format == Format::Json {
         super::out_json(&Value::Array(lines))?;
     }
     done
 }
 
-/// Applies all jobs of all paths, parents first, and goes on after a refusal.
-pub(crate) async fn apply_all(client: &Client, paths: &[PathBuf], tell: Tell<'_>) -> Result<(), Failure> {
-    let (jobs, mut failures) = read_all(paths);
+/// Tells what would change.
+async fn dry_run(client: &Client, args: &ApplyArgs) -> Result<(), Failure> {
+    let (jobs, failures) = read_all(&args.paths);
+    let jobs = whole(jobs, failures)?;
+    let answer = put_set(client, &jobs, Manner::DryRun).await?;
+    if args.client.output == Format::Json {
+        return Ok(super::out_json(&answer.body)?);
+    }
+    for job in answer.body["jobs"].as_array().into_iter().flatten() {
+        let name = job["job"].as_str().unwrap_or_default();
+        let would = match job["result"].as_str() {
+            Some("created") => "would be created",
+            Some("unchanged") => "would stay as it is",
+            _ => "would be updated",
+        };
+        for warning in job["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            super::warn(&format!("job `{name}`: {warning}"));
+        }
+        let told = format!("job `{name}` {would}\n{}", super::versions::lines(&job["changes"]));
+        super::out(told.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The jobs, if all of them could be read.
+fn whole(jobs: Vec<Written>, mut failures: Vec<Failure>) -> Result<Vec<Written>, Failure> {
+    let Some(last) = failures.pop() else { return Ok(jobs) };
+    failures.iter().for_each(Failure::print);
+    Err(last)
+}
+
+/// Sends all jobs as one set.
+async fn put_set(client: &Client, jobs: &[Written], manner: Manner) -> Result<Answer, Failure> {
+    let jobs: Vec<&Value> = jobs.iter().map(|job| &job.definition).collect();
+    let body = json!({ "jobs": jobs, "dryRun": manner == Manner::DryRun });
+    client.change(Method::POST, &["v1", "apply"], &[], Some(&body)).await
+}
+
+/// Applies the jobs as one set, so that a chain is whole from its first cycle on. `None`: the server took it.
+async fn apply_set(
+    client: &Client,
+    jobs: Vec<Written>,
+    otherwise: Otherwise,
+    tell: Tell<'_>,
+) -> Result<Option<Vec<Written>>, Failure> {
+    if jobs.len() > scheduler::SET_MAX && otherwise == Otherwise::OneByOne {
+        return Ok(Some(jobs));
+    }
+    let answer = match put_set(client, &jobs, Manner::Do).await {
+        Err(failure) if failure.exit == Exit::Refused && otherwise == Otherwise::OneByOne => {
+            return Ok(Some(jobs));
+        }
+        Err(failure) if failure.exit == Exit::Refused => return Err(failure.context("nothing was applied")),
+        answer => answer?,
+    };
+    let applied = answer.body["jobs"].as_array().into_iter().flatten();
+    for (job, applied) in jobs.iter().zip(applied) {
+        let applied = Answer { body: applied.clone() };
+        let (word, warnings) = (word(&applied), warnings(&applied));
+        tell(News::Applied { job: &job.name, origin: &job.origin, word, warnings: &warnings })?;
+    }
+    Ok(None)
+}
+
+/// Applies all jobs of all paths: as one set, or else parents first, going on after a refusal.
+pub(crate) async fn apply_all(
+    client: &Client,
+    paths: &[PathBuf],
+    otherwise: Otherwise,
+    tell: Tell<'_>,
+) -> Result<(), Failure> {
+    let (mut jobs, mut failures) = read_all(paths);
+    if otherwise == Otherwise::Refuse {
+        jobs = whole(jobs, std::mem::take(&mut failures))?;
+    }
+    if failures.is_empty() {
+        match apply_set(client, jobs, otherwise, tell).await? {
+            Some(refused) => jobs = refused,
+            None => return Ok(()),
+        }
+    }
     let waves = in_waves(jobs, &mut failures);
     for failure in &failures {
         tell(News::Refused(failure))?;

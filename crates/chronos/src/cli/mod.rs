@@ -187,8 +187,12 @@ const APPLY_HELP: &str = "\
 A file holds one job, an array of jobs, or, in YAML, several documents. A folder means all files in it and
 below that end in .json, .yaml or .yml. `-` is the standard input.
 
+Up to 200 jobs (64 KiB) are applied at once. If the server refuses one of them, the others are still
+applied, parents first; with --atomic nothing is.
+
 Examples:
   chronos apply nightly.yaml
+  chronos apply jobs/ --dry-run
   chronos apply jobs/ more.json
   chronos show nightly | sed s/PT1H/PT2H/ | chronos apply -";
 
@@ -301,6 +305,12 @@ struct ApplyArgs {
     /// Files, folders, or `-`
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Only tell what would change, field by field
+    #[arg(long = "dry_run")]
+    dry_run: bool,
+    /// All jobs or none: if one is refused, nothing is applied
+    #[arg(long)]
+    atomic: bool,
     #[command(flatten)]
     client: ClientArgs,
 }

@@ -312,7 +312,7 @@ async fn apply_examples(node: Node, address: SocketAddr, folder: PathBuf) {
         }
         Ok(())
     };
-    if let Err(failure) = apply::apply_all(&client, &[folder], &mut tell).await {
+    if let Err(failure) = apply::apply_all(&client, &[folder], apply::Otherwise::OneByOne, &mut tell).await {
         error!(problem = failure.to_text().trim_end(), "cannot apply the examples");
     }
 }

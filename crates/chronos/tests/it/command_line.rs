@@ -273,3 +273,40 @@ fn bench_measures_beside_the_data_and_leaves_nothing_behind() {
     assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
     assert_eq!(folder.processes(), [0; 0]);
 }
+
+#[test]
+fn a_set_is_shown_before_it_is_applied_and_brought_back_after() {
+    let server = TestServer::start();
+    let folder = Folder::new();
+    let job = |name: &str, command: &str| {
+        format!("name: {name}\ncommand: {command}\nschedule: R/2099-01-01T00:00:00Z/P1D\n")
+    };
+    let child = "name: child\ncommand: c\nparents: [root]\n";
+    let first = folder.file("set.yaml", &format!("{child}---\n{}", job("root", "one")));
+    let path = first.to_str().unwrap();
+    server
+        .cli(["apply", path, "--dry-run"])
+        .success()
+        .stdout("job `child` would be created\njob `root` would be created\n");
+    server.cli(["apply", path]).success().stdout("created job `child`\ncreated job `root`\n");
+    folder.file("set.yaml", &format!("{child}---\n{}", job("root", "two")));
+    golden("apply-dry-run.txt", &server.cli(["apply", path, "--dry-run"]).success().stdout_text());
+    server.cli(["apply", path]).success().stdout("unchanged job `child`\nupdated job `root`\n");
+    let bad = folder.file("bad.yaml", &format!("{}---\nname: x\nparents: [none]\n", job("root", "three")));
+    server
+        .cli(["apply", bad.to_str().unwrap(), "--atomic"])
+        .exit(3)
+        .says("nothing was applied")
+        .says("no parent `none`");
+    let history = server.cli(["history", "root", "--output", "json"]).success().stdout_text();
+    let history: serde_json::Value = serde_json::from_str(&history).unwrap();
+    assert_eq!(history.as_array().map(Vec::len), Some(2), "{history}");
+    assert_eq!(history[0]["changed"], serde_json::json!(["command"]));
+    golden(
+        "rollback-dry-run.txt",
+        &server.cli(["rollback", "root", "1", "--dry-run"]).success().stdout_text(),
+    );
+    golden("rollback.txt", &server.cli(["rollback", "root", "1"]).success().stdout_text());
+    server.cli(["show", "root"]).success().says("\"command\": \"one\"");
+    server.cli(["rollback", "root", "9"]).exit(3).says("version 9").says("hint: ");
+}

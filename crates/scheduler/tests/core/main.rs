@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod alerts;
+mod apply;
 mod backfill;
 mod editing;
 mod herd;

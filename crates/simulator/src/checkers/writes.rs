@@ -75,6 +75,18 @@ fn in_effect(
         (Request::Put(_), Answer::Put { uid, changed: false, .. }) => {
             ledger.state.jobs.contains_key(uid) || ledger.removed.contains(uid)
         }
+        // All of a set is there, or none.
+        (Request::Apply { definitions, .. }, Answer::Applied(verdicts)) => {
+            verdicts.len() == definitions.len()
+                && definitions.iter().zip(verdicts).all(|(definition, verdict)| {
+                    !verdict.changed
+                        || any(&|change| {
+                            matches!(change, Change::PutJob(job) if Some(job.uid) == verdict.uid
+                                && job.version == verdict.version && job.name == definition.name
+                                && job.body == definition.body && *job.rules == definition.rules)
+                        })
+                })
+        }
         (Request::Delete(_), Answer::Deleted { .. }) => any(&|change| matches!(change, Change::RemoveJob(_))),
         (Request::Trigger { .. } | Request::Rerun { .. }, Answer::Triggered(key)) => {
             any(&|change| match change {

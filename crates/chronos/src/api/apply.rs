@@ -1,0 +1,151 @@
+//! A set of jobs, applied whole or not at all.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use scheduler::ids::{GraphVersion, JobName, JobUid};
+use scheduler::job::{Job, Plan, Timetable};
+use scheduler::request::{Answer, Definition, Manner, PlanText, Request, Verdict};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::wire::job::{self, Door, Reading, whole_definition};
+use crate::wire::patch::{FieldChange, diff};
+use crate::wire::shape::Problem;
+
+use super::editing::{self, parents};
+use super::error::{ApiError, ErrorBody};
+use super::extract::Document;
+use super::{ApiContext, seq_header};
+
+/// A set of jobs.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says in the document what the body looks like; it is read by its fields")]
+pub(super) struct SetBody {
+    /// Definitions, in any order: at most 200, of at most 64 KiB together.
+    jobs: Vec<Object>,
+    /// Only tell what would change.
+    #[schema(rename = "dryRun")]
+    dry_run: Option<bool>,
+}
+
+/// Stands for a JSON object in the document.
+type Object = Map<String, Value>;
+
+/// What became, or would become, of one job.
+#[derive(Serialize, ToSchema)]
+struct AppliedJob {
+    /// Name of the job.
+    job: String,
+    /// `created`, `updated` or `unchanged`.
+    result: &'static str,
+    /// Its version after that.
+    version: u32,
+    /// What changes, field by field; empty for a new job.
+    changes: Vec<FieldChange>,
+    /// What the author should know, one sentence each.
+    warnings: Vec<String>,
+}
+
+/// What became, or would become, of a set.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AppliedSet {
+    /// Whether nothing was done.
+    dry_run: bool,
+    /// In the order in which they were given.
+    jobs: Vec<AppliedJob>,
+    /// Number of the change.
+    seq: u64,
+}
+
+/// Creates or replaces all these jobs, or none. Parents may come after their children.
+#[utoipa::path(
+    post, path = "/v1/apply", tag = "jobs", request_body = SetBody,
+    responses((status = 200, body = AppliedSet), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 413, body = ErrorBody))
+)]
+pub(super) async fn apply(
+    State(ctx): State<ApiContext>,
+    Document(body): Document,
+) -> Result<Response, ApiError> {
+    let (documents, manner) = set_of(&body)?;
+    let now = Timestamp::now();
+    let (mut definitions, mut notes) = (Vec::new(), Vec::new());
+    for (i, document) in documents.iter().enumerate() {
+        let Reading { definition, mut warnings, lints } =
+            job::read_value(document, Door::Any, &ctx.node.zones, now)
+                .map_err(|problem| within(i, document, problem))?;
+        warnings.extend(lints.iter().map(ToString::to_string));
+        let changes = changes(&ctx, &definition);
+        definitions.push(definition);
+        notes.push((warnings, changes));
+    }
+    let (answer, seq) = ctx.ask(Request::Apply { definitions, manner }).await?;
+    let verdicts = if let Answer::Applied(verdicts) = answer { verdicts } else { Vec::new() };
+    let jobs = verdicts.into_iter().zip(notes).map(|(verdict, (warnings, changes))| {
+        let Verdict { job, version, changed, .. } = verdict;
+        let result = editing::result(version, changed);
+        let changes = if result == "updated" { changes } else { Vec::new() };
+        AppliedJob { job: job.to_string(), result, version, changes, warnings }
+    });
+    let set = AppliedSet { dry_run: manner == Manner::DryRun, jobs: jobs.collect(), seq: seq.0 };
+    Ok(([seq_header(seq)], Json(set)).into_response())
+}
+
+/// The definitions of a body, `{"jobs": [..]}` or a bare list, and what to do with them.
+fn set_of(body: &[u8]) -> Result<(Vec<Value>, Manner), ApiError> {
+    if let Ok(Value::Array(jobs)) = serde_json::from_slice(body) {
+        return Ok((jobs, Manner::Do));
+    }
+    let mut fields = editing::object(body)?;
+    let manner = match fields.get("dryRun") {
+        None | Some(Value::Bool(false)) => Manner::Do,
+        Some(Value::Bool(true)) => Manner::DryRun,
+        Some(_) => return Err(ApiError::invalid("dryRun", "`dryRun`: expected true or false")),
+    };
+    let wrong = || {
+        ApiError::invalid("jobs", "`jobs`: expected a list of definitions")
+            .hint("send {\"jobs\": [{..}, {..}]}")
+    };
+    match fields.swap_remove("jobs") {
+        Some(Value::Array(jobs)) => Ok((jobs, manner)),
+        _ => Err(wrong()),
+    }
+}
+
+/// What is wrong with one job, as seen from the set.
+fn within(i: usize, document: &Value, mut problem: Problem) -> Problem {
+    let name = document.get("name").and_then(Value::as_str).unwrap_or("?");
+    problem.message = format!("job `{name}`: {}", problem.message);
+    problem.field =
+        if problem.field.is_empty() { format!("jobs[{i}]") } else { format!("jobs[{i}].{}", problem.field) };
+    problem
+}
+
+/// In what a definition differs from the job that is there.
+fn changes(ctx: &ApiContext, definition: &Definition) -> Vec<FieldChange> {
+    let projection = ctx.node.projection.read();
+    let Some(job) = projection.job(&definition.name) else { return Vec::new() };
+    let (new, new_parents) = draft(definition);
+    diff(&whole_definition(job, &parents(&projection, job)), &whole_definition(&new, &new_parents))
+}
+
+/// A definition as a job, as far as writing it needs one.
+fn draft(definition: &Definition) -> (Job, Vec<JobName>) {
+    let Definition { name, plan, rules, body } = definition.clone();
+    let now = Timestamp::UNIX_EPOCH;
+    let (plan, parents) = match plan {
+        PlanText::Schedule { text, zone, dst } => {
+            (Plan::Schedule(Timetable { text, zone, dst, anchor: now, plan: 1 }), Vec::new())
+        }
+        PlanText::Parents(parents) => (Plan::Parents(Vec::new()), parents),
+    };
+    let (uid, version, joins_from) = (JobUid(0), 1, GraphVersion::default());
+    (
+        Job { uid, version, created: now, changed: now, joins_from, name, plan, rules: rules.shared(), body },
+        parents,
+    )
+}

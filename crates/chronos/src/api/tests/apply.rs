@@ -1,0 +1,57 @@
+//! Sets of jobs.
+
+use super::*;
+
+#[tokio::test]
+async fn a_set_is_applied_in_any_order_with_its_differences() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "a", "command": "1", "schedule": FAR})).await;
+    let set = json!([
+        {"name": "c", "command": "3", "parents": ["b"], "retrys": 1},
+        {"name": "b", "command": "2", "parents": ["a"]},
+        {"name": "a", "command": "0", "schedule": FAR},
+    ]);
+    let dry = server.post("/v1/apply", json!({"jobs": set, "dryRun": true})).await;
+    assert_eq!(dry.status, StatusCode::OK, "{}", dry.text);
+    assert_eq!(dry.json()["dryRun"], json!(true));
+    assert_eq!(server.get("/v1/jobs").await.json()["total"], json!(1));
+    let done = server.post("/v1/apply", &set).await;
+    assert_eq!(done.json()["jobs"], dry.json()["jobs"], "what was foretold is what was done");
+    let told: Vec<_> =
+        done.json()["jobs"].as_array().expect("a list").iter().map(|j| j["result"].clone()).collect();
+    assert_eq!(told, ["created", "created", "updated"]);
+    assert_eq!(done.json()["jobs"][2]["changes"], json!([{"field": "command", "from": "1", "to": "0"}]));
+    assert!(done.json()["jobs"][0]["warnings"][0].as_str().is_some_and(|w| w.contains("retrys")));
+    assert_eq!(server.get("/v1/jobs/c").await.json()["parents"], json!(["b"]));
+    assert_eq!(server.get("/v1/jobs/a/versions").await.json()["versions"][0]["how"], json!("applied"));
+    let again = server.post("/v1/apply", &set).await.json();
+    assert!(again["jobs"].as_array().is_some_and(|jobs| jobs.iter().all(|job| job["result"] == "unchanged")));
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_a_set_is_named_and_nothing_is_done() {
+    let server = Server::start(succeed).await;
+    let good = json!({"name": "good", "command": "1", "schedule": FAR});
+    for (bad, code, field) in [
+        (json!({"name": "x", "schedule": "nonsense"}), "invalid", "jobs[1].schedule"),
+        (json!({"name": "x", "schedule": FAR, "cpus": "many"}), "invalid", "jobs[1].cpus"),
+        (json!(7), "invalid", "jobs[1]"),
+        (json!({"name": "x", "parents": ["none"]}), "missing_parents", "parents"),
+        (json!({"name": "x", "parents": ["x"]}), "cycle", "parents"),
+        (good.clone(), "twice", "jobs"),
+    ] {
+        let refused = server.post("/v1/apply", json!([good, bad])).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text);
+        assert_eq!((&refused.json()["code"], &refused.json()["field"]), (&json!(code), &json!(field)));
+    }
+    let many: Vec<_> = (0..201).map(|n| json!({"name": format!("m{n}"), "schedule": FAR})).collect();
+    let refused = server.post("/v1/apply", json!({"jobs": many})).await;
+    assert_eq!(
+        (refused.status, &refused.json()["code"]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &json!("set_too_large"))
+    );
+    for body in [json!({}), json!({"jobs": {}}), json!({"jobs": [], "dryRun": "yes"})] {
+        assert_eq!(server.post("/v1/apply", body).await.status, StatusCode::BAD_REQUEST);
+    }
+    assert_eq!(server.get("/v1/jobs").await.json()["total"], json!(0));
+}
