@@ -503,8 +503,10 @@ impl Book {
     /// What tells a run's place in the queue, besides its due time. It follows from the job as it is now.
     fn place(&self, key: RunKey) -> (Rank, Arc<Class>) {
         let Some(job) = self.job(key.job) else { return (Rank::Normal, self.queue.class(&Rules::default())) };
+        // What has begun is tried again as any other run is: its job has no room for another one meanwhile.
+        let begun = || self.state.runs.get(&key).is_some_and(|run| !run.attempts.is_empty());
         let rank = match key.cause {
-            Cause::Backfill { .. } => Rank::Low,
+            Cause::Backfill { .. } if !begun() => Rank::Low,
             _ if job.rules.high_priority => Rank::High,
             _ => Rank::Normal,
         };

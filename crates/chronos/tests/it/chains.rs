@@ -19,7 +19,7 @@ fn a_chain_runs_in_order_within_one_cycle() {
     server.folder.file("chain.yaml", &yaml);
     server
         .cli(["apply", "chain.yaml"])
-        .stdout("created job `a`\ncreated job `b`\ncreated job `c`\n")
+        .stdout("created job `c`\ncreated job `b`\ncreated job `a`\n")
         .success();
     server.cli(["run", "a"]).success();
     let last = server.wait_for("c", "succeeded");

@@ -33,10 +33,14 @@ impl Default for Alerts {
 impl Alerts {
     /// Takes a step, before its changes have become part of `state`.
     pub(crate) fn step(&mut self, changes: &[Change], state: &State) -> Verdict {
-        let rules = |uid: JobUid| state.jobs.get(&uid).map(|job| &job.rules);
+        // A job may be created and miss slots in one step.
+        let mut put: BTreeMap<JobUid, &Rules> = BTreeMap::new();
         let (mut expected, mut found) = (Counts::new(), Counts::new());
         for change in changes {
             match change {
+                Change::PutJob(job) => {
+                    put.insert(job.uid, &job.rules);
+                }
                 Change::Append(record) => {
                     let (uid, outcome) = match &**record {
                         Record::Run(run) => (run.key.job, &run.outcome),
@@ -48,7 +52,8 @@ impl Alerts {
                         _ => continue,
                     };
                     // What ends after its job was deleted has no owner any more.
-                    for address in rules(uid).map(|rules| addresses(&rules)).unwrap_or_default() {
+                    let known = || state.jobs.get(&uid).map(|job| &*job.rules);
+                    for address in put.get(&uid).copied().or_else(known).map(addresses).unwrap_or_default() {
                         *expected.entry((address, kind)).or_default() += 1;
                     }
                 }
