@@ -248,6 +248,7 @@ impl<'a> Writer<'a> {
         Ok(writer)
     }
 
+    #[cfg(feature = "sqlite")]
     /// A record as a store keeps it: the part after the tag.
     pub(crate) fn value(&mut self, tag: &str, value: &[u8]) -> Result<(), ReaderGone> {
         let start = self.out.len();

@@ -55,7 +55,7 @@ Dashes may be written for the underscores in flags.";
 enum Command {
     /// Run a server: schedules jobs, runs them, answers the API
     #[command(after_help = SERVER_HELP)]
-    Server(ServerArgs),
+    Server(Box<ServerArgs>),
     #[command(flatten)]
     Ask(Ask),
     /// Measure in 20 seconds what this machine and the disk of a data folder can do
@@ -576,7 +576,7 @@ pub fn main() -> ExitCode {
     let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match cli.command {
-        Command::Server(args) => server::run(args, matches.subcommand_matches("server")),
+        Command::Server(args) => server::run(*args, matches.subcommand_matches("server")),
         Command::Supervise(args) => server::supervise(&args.dir),
         Command::Launch => return engine::local::launch::run(),
         Command::Bench(args) => client_runtime().and_then(|runtime| runtime.block_on(bench::run(args))),
