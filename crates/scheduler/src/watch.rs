@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::book::later;
 use crate::ids::RunKey;
 use crate::job::Job;
@@ -38,17 +40,7 @@ impl Scheduler {
             }
             _ => end_of(run),
         };
-        let alert = Alert {
-            kind,
-            job: job.uid,
-            name: job.name.clone(),
-            run: Some(run.key),
-            due: run.due,
-            at: self.now,
-            slots: 1,
-            detail: clipped(&detail, Alert::DETAIL_MAX),
-        };
-        self.alert(job, &alert);
+        self.alert_about(job, kind, (Some(run.key), run.due), 1, &detail);
     }
 
     /// Slots of the job have passed without becoming runs.
@@ -58,17 +50,7 @@ impl Scheduler {
             return;
         }
         let detail = format!("{} not run: {}", times(range.count, "slot"), missed(why));
-        let alert = Alert {
-            kind: AlertKind::Missed,
-            job: job.uid,
-            name: job.name.clone(),
-            run: None,
-            due: range.last_due,
-            at: self.now,
-            slots: range.count,
-            detail: clipped(&detail, Alert::DETAIL_MAX),
-        };
-        self.alert(job, &alert);
+        self.alert_about(job, AlertKind::Missed, (None, range.last_due), range.count, &detail);
     }
 
     /// A run is about to be launched: too late, if the timer has not been able to say so.
@@ -80,7 +62,9 @@ impl Scheduler {
         run.told.late = true;
         let behind = Duration::try_from(self.now.duration_since(run.due)).unwrap_or_default();
         let detail = format!("started {} after its due time, more than {}", length(behind), length(after));
-        self.alert_about(job, run, AlertKind::Late, &detail);
+        if self.is_wanted(job, AlertKind::Late) {
+            self.alert_about(job, AlertKind::Late, (Some(run.key), run.due), 1, &detail);
+        }
     }
 
     /// A run has waited, or has been running, for as long as its job finds worth telling.
@@ -101,22 +85,30 @@ impl Scheduler {
             }
             _ => return,
         };
-        self.book.put_run(run.clone());
-        self.alert_about(&job, &run, kind, &detail);
+        let about = (Some(run.key), run.due);
+        self.book.put_run(run);
+        if self.is_wanted(&job, kind) {
+            self.alert_about(&job, kind, about, 1, &detail);
+        }
     }
 
-    fn alert_about(&mut self, job: &Job, run: &Run, kind: AlertKind, detail: &str) {
-        if !self.is_wanted(job, kind) {
-            return;
-        }
+    /// Tells something that is wanted, of a run or of slots that never became one.
+    fn alert_about(
+        &mut self,
+        job: &Job,
+        kind: AlertKind,
+        (run, due): (Option<RunKey>, Timestamp),
+        slots: u64,
+        detail: &str,
+    ) {
         let alert = Alert {
             kind,
             job: job.uid,
             name: job.name.clone(),
-            run: Some(run.key),
-            due: run.due,
+            run,
+            due,
             at: self.now,
-            slots: 1,
+            slots,
             detail: clipped(detail, Alert::DETAIL_MAX),
         };
         self.alert(job, &alert);
