@@ -118,7 +118,8 @@ pub(super) async fn patch(
         let (uid, version, definition) = {
             let projection = ctx.node.projection.read();
             let job = projection.job(&name).ok_or_else(|| no_such_job(&name))?;
-            (job.uid, job.version, job::definition(job, &parents(&projection, job)))
+            let definition = job::as_written(job, |uid| view::name_of(&projection, uid));
+            (job.uid, job.version, definition)
         };
         let refuse = |job| ApiError::from(Refusal::VersionMismatch { job, present: Some((uid, version)) });
         match &expect {

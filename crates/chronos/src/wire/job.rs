@@ -642,11 +642,6 @@ pub fn whole_definition(job: &Job, parents: &[JobName]) -> Map<String, Value> {
     fields(job, parents, default)
 }
 
-/// Writes a definition without counters and without what was left to defaults: read again, it is the same definition.
-pub fn definition(job: &Job, parents: &[JobName]) -> Map<String, Value> {
-    fields(job, parents, |_| None)
-}
-
 /// The fields that are kept, in the order of Chronos; `other` knows those that are not.
 fn fields(job: &Job, parents: &[JobName], other: impl Fn(&str) -> Option<Value>) -> Map<String, Value> {
     let mut body = body(job);
