@@ -227,6 +227,8 @@ impl From<RestoreError> for ApiError {
     fn from(error: RestoreError) -> Self {
         match error {
             RestoreError::NotLeading => AskError::NotLeading.into(),
+            RestoreError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", error.to_string())
+                .hint("nothing has changed by this one; look what the other has done, and ask again"),
             RestoreError::Undo(ref cause) => nothing_restored(format!("{error}: {cause:#}")),
             RestoreError::Store(problem) => nothing_restored(problem.to_string()),
         }

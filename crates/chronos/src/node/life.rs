@@ -86,7 +86,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
     let projection = ProjectionHandle::new(nothing);
     let (status, status_now) = watch::channel(Status { role: Role::Starting, troubles: Vec::new() });
     let (asks, asked) = mpsc::channel(Node::ASKS_MAX);
-    // One at a time: who comes while one is under way is told so.
+    // One may wait behind the one that is under way; who comes then is told so.
     let (restores, restored) = mpsc::channel(1);
     let (stop, stopped) = watch::channel(false);
     let node = Node {

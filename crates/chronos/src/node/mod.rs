@@ -115,7 +115,10 @@ impl Node {
     ) -> Result<Restored, RestoreError> {
         let (answer, reply) = oneshot::channel();
         let order = Restore { staged, undo, answer };
-        self.restores.try_send(order).map_err(|_| RestoreError::NotLeading)?;
+        self.restores.try_send(order).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => RestoreError::Busy,
+            mpsc::error::TrySendError::Closed(_) => RestoreError::NotLeading,
+        })?;
         reply.await.unwrap_or(Err(RestoreError::NotLeading))
     }
 

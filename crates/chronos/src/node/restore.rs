@@ -48,6 +48,9 @@ pub(crate) enum RestoreError {
     /// This node does not lead.
     #[error("this node does not lead")]
     NotLeading,
+    /// Another one waits or is under way.
+    #[error("another restore is under way")]
+    Busy,
     /// What is there could not be written down.
     #[error("cannot write down what is there before it is replaced")]
     Undo(#[source] anyhow::Error),
