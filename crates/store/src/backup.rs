@@ -248,8 +248,8 @@ impl<'a> Writer<'a> {
         Ok(writer)
     }
 
-    #[cfg(feature = "sqlite")]
     /// A record as a store keeps it: the part after the tag.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn value(&mut self, tag: &str, value: &[u8]) -> Result<(), ReaderGone> {
         let start = self.out.len();
         for part in [b"{\"", tag.as_bytes(), b"\":", value, b"}\n"] {
