@@ -68,6 +68,7 @@ pub(crate) async fn fill(
         zones: Zones::bundled(),
         disable_after_failures: 0,
         limits: Limits::default(),
+        set_batch: scheduler::SET_BATCH,
         channels: Channels::default(),
     };
     let mut core = Scheduler::new(state, settings);

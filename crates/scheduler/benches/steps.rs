@@ -29,6 +29,7 @@ impl Term {
                 zones: Zones::bundled(),
                 disable_after_failures: 0,
                 limits: Limits::default(),
+                set_batch: scheduler::SET_BATCH,
                 channels: Channels::default(),
             },
         );

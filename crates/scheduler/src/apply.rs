@@ -1,6 +1,7 @@
 //! A set of definitions, applied whole or not at all: in any order, as parents may come after their children.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::door::Origin;
 use crate::ids::JobName;
@@ -8,23 +9,31 @@ use crate::job::Plan;
 use crate::request::{Answer, Definition, Manner, PlanText, Refusal, Verdict};
 use crate::scheduler::Scheduler;
 
-/// Jobs in one set: they change in one step and one batch.
-pub const SET_MAX: usize = 200;
+/// Jobs in one set: while it is put among the others nothing else happens, and that must not take long.
+pub const SET_MAX: usize = 10_000;
+/// Bytes of their definitions.
+pub const SET_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Jobs that change in one batch; larger sets are staged first.
+pub const SET_BATCH: usize = 200;
 /// Bytes of their definitions: each is written twice, as the job and as its revision, in a batch that others share.
-pub const SET_BYTES_MAX: usize = 64 * 1024;
-/// Runs and joins that may end with the plans that the set takes away.
-const ENDS_MAX: usize = 200;
+pub(crate) const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Runs and joins that may end in one batch, with the plans that the set takes away.
+pub(crate) const ENDS_MAX: usize = 200;
 
 /// The definitions of a set by name.
-type Set = BTreeMap<JobName, Definition>;
+pub(crate) type Set = BTreeMap<JobName, Arc<Definition>>;
 
 impl Scheduler {
+    /// Applies a set that fits one batch, or checks one of any size.
     pub(crate) fn apply_set(
         &mut self,
         definitions: Vec<Definition>,
         manner: Manner,
     ) -> Result<Answer, Refusal> {
         let names: Vec<JobName> = definitions.iter().map(|definition| definition.name.clone()).collect();
+        if manner == Manner::Do && !self.fits_one_batch(&definitions) {
+            return Err(too_large(&definitions));
+        }
         let mut set = fitting(definitions)?;
         let order = self.check_set(&set)?;
         if manner == Manner::DryRun {
@@ -35,16 +44,23 @@ impl Scheduler {
         let mut verdicts = BTreeMap::new();
         for name in order {
             let Some(definition) = set.remove(&name) else { continue };
-            if let Answer::Put { uid, version, changed } = self.put(definition, Origin::Set)? {
+            if let Answer::Put { uid, version, changed } =
+                self.put(Arc::unwrap_or_clone(definition), Origin::Set)?
+            {
                 verdicts.insert(name.clone(), Verdict { job: name, uid: Some(uid), version, changed });
             }
         }
         Ok(Answer::Applied(names.iter().filter_map(|name| verdicts.remove(name)).collect()))
     }
 
+    pub(crate) fn fits_one_batch(&self, definitions: &[Definition]) -> bool {
+        definitions.len() <= self.settings.set_batch
+            && definitions.iter().map(Definition::bytes).sum::<usize>() <= BATCH_BYTES_MAX
+            && definitions.iter().map(|definition| self.ends_with(definition)).sum::<usize>() <= ENDS_MAX
+    }
+
     /// Checks the whole set against what is there, and gives the order in which every job comes after its parents.
-    fn check_set(&mut self, set: &Set) -> Result<Vec<JobName>, Refusal> {
-        let mut ends = 0;
+    pub(crate) fn check_set(&mut self, set: &Set) -> Result<Vec<JobName>, Refusal> {
         for definition in set.values() {
             match &definition.plan {
                 PlanText::Schedule { .. } => {
@@ -53,10 +69,10 @@ impl Scheduler {
                 }
                 PlanText::Parents(parents) => self.check_parents(&definition.name, parents, set)?,
             }
-            ends += self.ends_with(definition);
-        }
-        if ends > ENDS_MAX {
-            return Err(Refusal::TooManyEnds { count: ends });
+            let count = self.ends_with(definition);
+            if count > ENDS_MAX {
+                return Err(Refusal::TooManyEnds { job: definition.name.clone(), count });
+            }
         }
         self.order(set)
     }
@@ -75,7 +91,7 @@ impl Scheduler {
     }
 
     /// Runs and joins that end when this definition takes the place of another.
-    fn ends_with(&self, definition: &Definition) -> usize {
+    pub(crate) fn ends_with(&self, definition: &Definition) -> usize {
         let Some(old) = self.book.job_named(&definition.name) else { return 0 };
         if self.says_the_same(definition) {
             return 0;
@@ -113,7 +129,7 @@ impl Scheduler {
 
     /// The set in an order in which every job comes after all that it descends from, also through jobs that are not in
     /// the set: then no job on the way is ever its own ancestor, whatever it was before.
-    fn order(&self, set: &Set) -> Result<Vec<JobName>, Refusal> {
+    pub(crate) fn order(&self, set: &Set) -> Result<Vec<JobName>, Refusal> {
         let mut done: BTreeSet<JobName> = BTreeSet::new();
         let mut order = Vec::new();
         for start in set.keys() {
@@ -165,17 +181,22 @@ impl Scheduler {
 }
 
 /// The set by name, within its bounds.
-fn fitting(definitions: Vec<Definition>) -> Result<Set, Refusal> {
-    let bytes = definitions.iter().map(Definition::bytes).sum();
+pub(crate) fn fitting(definitions: Vec<Definition>) -> Result<Set, Refusal> {
+    let bytes: usize = definitions.iter().map(Definition::bytes).sum();
     if definitions.len() > SET_MAX || bytes > SET_BYTES_MAX {
-        return Err(Refusal::SetTooLarge { jobs: definitions.len(), bytes });
+        return Err(too_large(&definitions));
     }
     let mut set = Set::new();
     for definition in definitions {
         let name = definition.name.clone();
-        if set.insert(name.clone(), definition).is_some() {
+        if set.insert(name.clone(), Arc::new(definition)).is_some() {
             return Err(Refusal::Twice(name));
         }
     }
     Ok(set)
+}
+
+fn too_large(definitions: &[Definition]) -> Refusal {
+    let bytes = definitions.iter().map(Definition::bytes).sum();
+    Refusal::SetTooLarge { jobs: definitions.len(), bytes }
 }

@@ -16,6 +16,8 @@ use crate::limits::Limits;
 use crate::notice::{Notice, NoticeId};
 use crate::outbox::Outbox;
 use crate::queue::{Class, Queue, Rank};
+use crate::receipt::{ByAge, Receipt, RequestKey};
+use crate::request::Definition;
 use crate::revision::Revision;
 use crate::run::{Record, Run, RunState};
 use crate::state::{Change, Fanout, Join, Meta, State, ZoneData};
@@ -64,6 +66,7 @@ pub(crate) struct Book {
     tags: BTreeSet<Arc<Tags>>,
     afoot: Afoot,
     outbox: Outbox,
+    receipts: ByAge,
     changes: Vec<Change>,
     /// Where in `changes` the present value of a run or a progress stands: a step keeps only the last of each.
     put_at: BTreeMap<PutKey, usize>,
@@ -96,6 +99,7 @@ impl Book {
             tags: BTreeSet::new(),
             afoot: Afoot::new(&state),
             outbox: Outbox::default(),
+            receipts: state.receipts.values().map(|r| (r.at, r.once.key.clone())).collect(),
             changes: Vec::new(),
             put_at: BTreeMap::new(),
             state,
@@ -446,6 +450,39 @@ impl Book {
         }
     }
 
+    /// The oldest receipt, and how many there are.
+    pub(crate) fn oldest_receipt(&self) -> Option<(RequestKey, usize)> {
+        self.receipts.first().map(|(_, key)| (key.clone(), self.receipts.len()))
+    }
+
+    pub(crate) fn put_receipt(&mut self, receipt: Receipt) {
+        let key = receipt.once.key.clone();
+        if let Some(old) = self.state.receipts.get(&key) {
+            self.receipts.remove(&(old.at, key.clone()));
+        }
+        self.receipts.insert((receipt.at, key));
+        self.change(Change::PutReceipt(Arc::new(receipt)));
+    }
+
+    pub(crate) fn remove_receipt(&mut self, key: &RequestKey) {
+        if let Some(old) = self.state.receipts.get(key) {
+            self.receipts.remove(&(old.at, key.clone()));
+            self.change(Change::RemoveReceipt(key.clone()));
+        }
+    }
+
+    pub(crate) fn stage(&mut self, definition: Arc<Definition>) {
+        self.change(Change::Stage(definition));
+    }
+
+    pub(crate) fn unstage(&mut self, name: &JobName) {
+        self.change(Change::Unstage(name.clone()));
+    }
+
+    pub(crate) fn note_applying(&mut self, applying: bool) {
+        self.change(Change::Meta(Meta { applying, ..self.state.meta }));
+    }
+
     fn change(&mut self, change: Change) {
         self.afoot.note(&self.state, &change);
         self.state.apply(&change);
@@ -487,6 +524,7 @@ impl Book {
         same("tasks", self.tasks == fresh.tasks)?;
         same("what lives of backfills", self.afoot.same_lives(&fresh.afoot))?;
         same("the outbox", self.outbox == fresh.outbox)?;
+        same("receipts", self.receipts == fresh.receipts)?;
         same("the graph", self.graph.edges() == fresh.graph.edges())
     }
 

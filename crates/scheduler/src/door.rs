@@ -39,6 +39,7 @@ impl Scheduler {
                 self.expect(&job, &expect)?;
                 self.request(*then)
             }
+            Request::Once { once, request } => self.once(once, *request),
             Request::Delete(name) => self.delete(&name),
             Request::Trigger { job, arguments } => self.trigger(&job, arguments),
             Request::KillJob(name) => self.kill_job(&name),

@@ -22,6 +22,7 @@ mod queue;
 mod scheduler;
 mod slots;
 mod spawn;
+mod staging;
 mod watch;
 
 pub mod backfill;
@@ -30,6 +31,7 @@ pub mod ids;
 pub mod job;
 pub mod limits;
 pub mod notice;
+pub mod receipt;
 pub mod request;
 pub mod restore;
 pub mod revision;
@@ -37,7 +39,7 @@ pub mod run;
 pub mod schedule;
 pub mod state;
 
-pub use apply::{SET_BYTES_MAX, SET_MAX};
+pub use apply::{SET_BATCH, SET_BYTES_MAX, SET_MAX};
 pub use door::{HEIRS_MAX, WAITING_MAX};
 pub use joins::JOINS_MAX;
 pub use launch_loop::QuickFailures;

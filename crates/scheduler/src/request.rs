@@ -5,9 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::backfill::{Backfill, Children, Order, RangeError, Rate};
-use crate::ids::{BackfillId, JobName, JobUid, RunKey};
-use crate::job::Rules;
+use crate::ids::{BackfillId, GraphVersion, JobName, JobUid, RunKey};
+use crate::job::{Job, Plan, Rules, Timetable};
 use crate::notice::NoticeId;
+use crate::receipt::{Once, RequestKey};
 use crate::run::EndedRun;
 use crate::schedule::{DstPolicy, ScheduleError};
 
@@ -42,6 +43,13 @@ pub enum Request {
         expect: Expect,
         /// What to do then.
         then: Box<Request>,
+    },
+    /// Does something unless it has been done: asked for again, it is answered as before.
+    Once {
+        /// Which request it is.
+        once: Once,
+        /// What is asked.
+        request: Box<Request>,
     },
     /// Removes the job, kills its runs, and gives its children its parents or its schedule.
     Delete(JobName),
@@ -191,6 +199,32 @@ impl Definition {
     /// Most parents of one job: an open join of all of them still fits a batch.
     pub const PARENTS_MAX: usize = 1000;
 
+    /// The definition of a job whose parents have these names, as a user would write it.
+    pub fn of(job: &Job, parents: Vec<JobName>) -> Self {
+        let plan = match &job.plan {
+            Plan::Schedule(table) => {
+                PlanText::Schedule { text: table.text.clone(), zone: table.zone.clone(), dst: table.dst }
+            }
+            Plan::Parents(_) => PlanText::Parents(parents),
+        };
+        Self { name: job.name.clone(), plan, rules: Rules::clone(&job.rules), body: job.body.clone() }
+    }
+
+    /// The other way round, for whoever can write a job: one that has no uid yet, and the names of its parents.
+    pub fn draft(&self) -> (Job, Vec<JobName>) {
+        let Self { name, plan, rules, body } = self.clone();
+        let now = Timestamp::UNIX_EPOCH;
+        let (plan, parents) = match plan {
+            PlanText::Schedule { text, zone, dst } => {
+                (Plan::Schedule(Timetable { text, zone, dst, anchor: now, plan: 1 }), Vec::new())
+            }
+            PlanText::Parents(parents) => (Plan::Parents(Vec::new()), parents),
+        };
+        let (uid, version, joins_from) = (JobUid(0), 1, GraphVersion::default());
+        let rules = rules.shared();
+        (Job { uid, version, created: now, changed: now, joins_from, name, plan, rules, body }, parents)
+    }
+
     /// About how large it is, written.
     pub fn bytes(&self) -> usize {
         let plan = match &self.plan {
@@ -263,6 +297,8 @@ pub enum Answer {
     },
     /// The notice is on its way again.
     NoticeRetried,
+    /// It had been done before, and was answered so.
+    Before(Box<Answer>),
 }
 
 /// Why a request was refused. Every variant is the asker's to mend.
@@ -373,9 +409,14 @@ pub enum Refusal {
         /// How large.
         bytes: usize,
     },
+    /// Another set that does not fit one batch is on its way.
+    #[error("another large set of jobs is being applied")]
+    SetUnderWay,
     /// More runs and joins would end at once than fit one batch.
-    #[error("{count} runs and joins of the jobs that change are live, too many to end together")]
+    #[error("job `{job}` has {count} live runs and joins, too many to end together")]
     TooManyEnds {
+        /// Whose.
+        job: JobName,
         /// How many.
         count: usize,
     },
@@ -388,6 +429,9 @@ pub enum Refusal {
     /// It has arrived.
     #[error("notice {} has been delivered", .0.0)]
     NoticeDelivered(NoticeId),
+    /// Something else was done under this key.
+    #[error("another request was done under the key `{0}`")]
+    KeyReused(RequestKey),
 }
 
 impl Refusal {
@@ -420,13 +464,15 @@ impl Refusal {
             Self::StillLive(_) => "wait until it has ended, or kill it",
             Self::Twice(_) => "keep one of them",
             Self::SetTooLarge { .. } => {
-                "a set has at most 200 jobs and 64 KiB of definitions: apply it in several parts, parents first"
+                "a set has at most 10,000 jobs and 8 MiB of definitions: apply it in several parts, parents first"
             }
-            Self::TooManyEnds { .. } => {
-                "apply the jobs in several parts, or wait until some of their runs have ended"
-            }
+            Self::SetUnderWay => "nothing has changed; ask again in a moment",
+            Self::TooManyEnds { .. } => "wait until some of its runs have ended, or kill them",
             Self::PauseOver(_) => "give a time in the future",
             Self::NoSuchNotice(_) => "settled notices are kept for 7 days, and at most 1000 of them",
+            Self::KeyReused(_) => {
+                "use a new key for each request, and the same one only to repeat it unchanged"
+            }
             Self::NoticeDelivered(_) => "a notice that may not have arrived can be sent again, this one has",
         }
     }

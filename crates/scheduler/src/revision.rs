@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::ids::JobName;
-use crate::job::{Job, Plan, Rules};
-use crate::request::{Definition, PlanText};
+use crate::job::Job;
+use crate::request::Definition;
 
 /// A definition as it was from one change to the next. With the uid and version of the job it is unique.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,14 +56,6 @@ impl Revision {
 
     /// The definition as a user would write it.
     pub fn definition(&self) -> Definition {
-        let plan = match &self.job.plan {
-            Plan::Schedule(table) => {
-                PlanText::Schedule { text: table.text.clone(), zone: table.zone.clone(), dst: table.dst }
-            }
-            Plan::Parents(_) => PlanText::Parents(self.parents.clone()),
-        };
-        let (name, rules, body) =
-            (self.job.name.clone(), Rules::clone(&self.job.rules), self.job.body.clone());
-        Definition { name, plan, rules, body }
+        Definition::of(&self.job, self.parents.clone())
     }
 }

@@ -14,6 +14,7 @@ use crate::notice::{Channels, Notice, NoticeId, NoticeState, Sent};
 use crate::request::{Answer, Refusal, Request, RequestId};
 use crate::run::{AttemptEnd, Run, RunState};
 use crate::schedule::Zones;
+use crate::staging::Staging;
 use crate::state::{Change, Fanout, State};
 
 /// Everything that can happen in a term. Closed on purpose: this is the whole list.
@@ -129,6 +130,8 @@ pub struct Settings {
     pub disable_after_failures: u64,
     /// What bounds the launches of the node's engine.
     pub limits: Limits,
+    /// Jobs of a set that change in one batch, [`SET_BATCH`](crate::SET_BATCH); larger sets are staged first.
+    pub set_batch: usize,
     /// By what people can be told of things. What happens while there is nothing is told to nobody.
     pub channels: Channels,
 }
@@ -151,6 +154,8 @@ pub struct Scheduler {
     resend: Vec<NoticeId>,
     /// Alerts written in notices since the budget of the step was last charged for them.
     pub(crate) posted: usize,
+    /// A set on its way that does not fit one batch.
+    pub(crate) staging: Staging,
     /// Jobs whose next slot was computed with other zone data. Before they have been looked at, no slot is taken.
     moves: Vec<JobUid>,
     /// Whether backfills may be held back for too long, because a clock has gone back.
@@ -185,6 +190,7 @@ impl Scheduler {
             notice_clips,
             resend,
             posted: 0,
+            staging: Staging::default(),
             moves,
             holds_suspect,
             engine_ready: false,
@@ -226,8 +232,9 @@ impl Scheduler {
         match event {
             Event::Tick => {}
             Event::Request { id, request } => {
-                let answer = self.request(request);
-                self.effects.push(Effect::Answer { id, answer });
+                if let Some(answer) = self.ask(id, request) {
+                    self.effects.push(Effect::Answer { id, answer });
+                }
             }
             Event::Task { task, news } => self.task_news(task, news),
             Event::Notice { id, sent } => self.notice_sent(id, sent),
@@ -240,7 +247,8 @@ impl Scheduler {
 
     /// When to send the next [`Event::Tick`]; `None` when there is nothing to wait for.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        if !self.fanouts.is_empty()
+        if self.is_staging()
+            || !self.fanouts.is_empty()
             || !self.moves.is_empty()
             || (self.clock_trusted && (!self.clips.is_empty() || self.holds_suspect))
             || (self.clock_trusted && !(self.notice_clips.is_empty() && self.resend.is_empty()))
@@ -262,6 +270,11 @@ impl Scheduler {
 
     /// Does what is due, within the bound of one step.
     fn advance(&mut self) {
+        if self.is_applying() {
+            self.put_staged();
+            self.keep_fanouts();
+            return;
+        }
         let mut budget = Self::STEP_MAX;
         self.charge(&mut budget);
         self.tell_children(&mut budget);
@@ -289,6 +302,7 @@ impl Scheduler {
         if self.clock_trusted {
             self.send_notices(&mut budget);
         }
+        self.prepare_set();
         self.keep_fanouts();
     }
 

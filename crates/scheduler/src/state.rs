@@ -10,9 +10,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::backfill::Backfill;
-use crate::ids::{BackfillId, Cycle, GraphVersion, JobUid, RunKey};
+use crate::ids::{BackfillId, Cycle, GraphVersion, JobName, JobUid, RunKey};
 use crate::job::{Job, Progress};
 use crate::notice::{Notice, NoticeId};
+use crate::receipt::{Receipt, RequestKey};
+use crate::request::Definition;
 use crate::revision::Revision;
 use crate::run::{Record, Run};
 
@@ -35,6 +37,10 @@ pub struct State {
     pub backfills: BTreeMap<BackfillId, Arc<Backfill>>,
     /// Messages on their way to people, and the last ones that are settled.
     pub notices: BTreeMap<NoticeId, Arc<Notice>>,
+    /// What requests with a key came to.
+    pub receipts: BTreeMap<RequestKey, Arc<Receipt>>,
+    /// Definitions of a set that does not fit one batch, on their way to be jobs. They will be if `meta.applying` says so.
+    pub staged: BTreeMap<JobName, Arc<Definition>>,
 }
 
 /// Counters of the whole store.
@@ -50,6 +56,8 @@ pub struct Meta {
     pub notices: u64,
     /// Alerts that nobody was told of, because too many notices were on their way.
     pub alerts_lost: u64,
+    /// Whether the staged set has been decided and is being put.
+    pub applying: bool,
 }
 
 /// A version of the zone data, such as `2026f`.
@@ -172,6 +180,14 @@ pub enum Change {
     PutNotice(Arc<Notice>),
     /// A settled notice is forgotten.
     RemoveNotice(NoticeId),
+    /// A request with a key has been done.
+    PutReceipt(Arc<Receipt>),
+    /// A receipt is forgotten.
+    RemoveReceipt(RequestKey),
+    /// A definition of a large set is written beside the jobs.
+    Stage(Arc<Definition>),
+    /// It has become a job, or never will.
+    Unstage(JobName),
     /// A line of the ledger, for the history.
     Append(Arc<Record>),
     /// What a definition has become, for the history; the change itself comes in the same batch.
@@ -222,6 +238,18 @@ impl State {
             }
             Change::RemoveNotice(id) => {
                 self.notices.remove(id);
+            }
+            Change::PutReceipt(receipt) => {
+                self.receipts.insert(receipt.once.key.clone(), receipt.clone());
+            }
+            Change::RemoveReceipt(key) => {
+                self.receipts.remove(key);
+            }
+            Change::Stage(definition) => {
+                self.staged.insert(definition.name.clone(), definition.clone());
+            }
+            Change::Unstage(name) => {
+                self.staged.remove(name);
             }
             Change::Append(_) | Change::Revise(_) => {}
         }

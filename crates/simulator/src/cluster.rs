@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use scheduler::ids::{Cycle, Epoch, JobName, RunKey, TaskId};
 use scheduler::limits::{LabelLimit, Limits};
+use scheduler::receipt::{Once, RequestKey};
 use scheduler::request::Request;
 use scheduler::run::{EndedRun, Outcome, Record};
 use scheduler::state::Change;
@@ -322,7 +323,16 @@ impl Cluster {
             runs.get(at).cloned()
         };
         let request = self.users.request(&mut self.random, self.now, core.state(), failed, ended);
-        self.ask_soon(0, request, false);
+        if !self.random.permille(250) {
+            return self.ask_soon(0, request, false);
+        }
+        // Somebody who does not trust the answer, or did not hear it, asks again.
+        let key = format!("request-{}", self.requests + 1);
+        let Some(key) = RequestKey::new(&key) else { return };
+        let request = Request::Once { once: Once { key, digest: 1 }, request: Box::new(request) };
+        let again = self.random.between(0, 20_000);
+        self.ask_soon(0, request.clone(), false);
+        self.ask_soon(again, request, false);
     }
 
     fn ask_soon(&mut self, after: Millis, request: Request, patient: bool) {
@@ -512,6 +522,10 @@ fn told(change: &Change) -> String {
         Change::RemoveFanout(run) => format!("fan-out of {run} is over"),
         Change::PutBackfill(backfill) => format!("backfill {backfill:?}"),
         Change::RemoveBackfill(id) => format!("backfill {id} is forgotten"),
+        Change::PutReceipt(receipt) => format!("receipt {receipt:?}"),
+        Change::RemoveReceipt(key) => format!("receipt {key} is forgotten"),
+        Change::Stage(definition) => format!("staged {}", definition.name),
+        Change::Unstage(name) => format!("no longer staged: {name}"),
         Change::PutNotice(notice) => format!("notice {notice:?}"),
         Change::RemoveNotice(id) => format!("notice {} is forgotten", id.0),
         Change::Append(record) => match &**record {

@@ -234,6 +234,8 @@ impl Cluster {
             zones: Zones::bundled(),
             disable_after_failures: self.disable_after_failures,
             limits: self.limits.clone(),
+            // So small that sets of a few jobs are staged.
+            set_batch: 2,
             channels: Channels { mail: true, webhook: true },
         };
         let office = Office {

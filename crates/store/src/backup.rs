@@ -445,7 +445,9 @@ fn removes(change: &Change) -> bool {
         | Change::RemoveJoin(..)
         | Change::RemoveFanout(_)
         | Change::RemoveBackfill(_)
-        | Change::RemoveNotice(_) => true,
+        | Change::RemoveNotice(_)
+        | Change::RemoveReceipt(_)
+        | Change::Unstage(_) => true,
         Change::Meta(_)
         | Change::PutJob(_)
         | Change::PutProgress(..)
@@ -454,6 +456,8 @@ fn removes(change: &Change) -> bool {
         | Change::PutFanout(_)
         | Change::PutBackfill(_)
         | Change::PutNotice(_)
+        | Change::PutReceipt(_)
+        | Change::Stage(_)
         | Change::Append(_)
         | Change::Revise(_) => false,
     }

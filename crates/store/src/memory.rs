@@ -373,7 +373,7 @@ impl MemoryCore {
 /// All of a state, as the changes that make it of nothing.
 fn changes_of(state: &State) -> Vec<Change> {
     // Named one by one: whoever adds a field is asked here to add it.
-    let State { meta, jobs, progress, runs, joins, fanouts, backfills, notices } = state;
+    let State { meta, jobs, progress, runs, joins, fanouts, backfills, notices, receipts, staged } = state;
     let mut changes = vec![Change::Meta(*meta)];
     changes.extend(jobs.values().cloned().map(Change::PutJob));
     changes.extend(progress.iter().map(|(uid, progress)| Change::PutProgress(*uid, progress.clone())));
@@ -382,6 +382,8 @@ fn changes_of(state: &State) -> Vec<Change> {
     changes.extend(fanouts.values().cloned().map(Change::PutFanout));
     changes.extend(backfills.values().cloned().map(Change::PutBackfill));
     changes.extend(notices.values().cloned().map(Change::PutNotice));
+    changes.extend(receipts.values().cloned().map(Change::PutReceipt));
+    changes.extend(staged.values().cloned().map(Change::Stage));
     changes
 }
 

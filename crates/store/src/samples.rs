@@ -14,6 +14,8 @@ use scheduler::job::{
     CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Tags, Timetable,
 };
 use scheduler::notice::{Address, Alert, AlertKind, AlertRules, Channel, Notice, NoticeId, NoticeState};
+use scheduler::receipt::{Once, Receipt, RequestKey};
+use scheduler::request::{Answer, Definition, Verdict};
 use scheduler::revision::{Deed, Revision};
 use scheduler::run::{
     Attempt, AttemptEnd, EndedRun, KillReason, Live, Missed, Outcome, Record, Run, RunState, Skipped,
@@ -108,6 +110,7 @@ pub fn every_change() -> Vec<Titled> {
                 zone_data: ZoneData::named("2026f"),
                 notices: 41,
                 alerts_lost: 2,
+                applying: true,
             }),
         ),
         ("counters of a new store", Change::Meta(Meta { next_uid: 1, ..Meta::default() })),
@@ -119,12 +122,16 @@ pub fn every_change() -> Vec<Titled> {
         ("join: gone", Change::RemoveJoin(JobUid(3), cycle(4))),
         ("fan-out: gone", Change::RemoveFanout(slot(1, 5))),
         ("backfill: gone", Change::RemoveBackfill(BackfillId { job: JobUid(1), number: 4 })),
+        ("receipt: gone", Change::RemoveReceipt(request_key("k-1"))),
+        ("staged: gone", Change::Unstage(name(1))),
     ];
     all.extend(backfills().into_iter().map(|(title, b)| (title, Change::PutBackfill(Arc::new(b)))));
     all.extend(jobs().into_iter().map(|(title, job)| (title, put(job))));
     all.extend(runs().into_iter().map(|(title, run)| (title, Change::PutRun(Arc::new(run)))));
     all.extend(joins());
     all.extend(notices());
+    all.extend(receipts().into_iter().map(|(title, receipt)| (title, Change::PutReceipt(Arc::new(receipt)))));
+    all.extend(definitions().into_iter().map(|(title, it)| (title, Change::Stage(Arc::new(it)))));
     all.extend(records().into_iter().map(|(title, record)| (title, Change::Append(Arc::new(record)))));
     all.extend(
         deeds().into_iter().map(|(title, deed)| (title, Change::Revise(Arc::new(revision(1, 2, deed))))),
@@ -247,6 +254,43 @@ fn jobs() -> Vec<(&'static str, Job)> {
 
 fn told_to_one() -> AlertRules {
     AlertRules { to: vec!["ops@example.org".into()], ..AlertRules::default() }
+}
+
+fn request_key(text: &str) -> RequestKey {
+    RequestKey::new(text).expect("a valid key")
+}
+
+/// One receipt of every answer.
+fn receipts() -> Vec<(&'static str, Receipt)> {
+    let verdict = |job, uid| Verdict { job: name(job), uid, version: 2, changed: true };
+    let answers = vec![
+        ("receipt: put", Answer::Put { uid: JobUid(1), version: 3, changed: true }),
+        ("receipt: applied", Answer::Applied(vec![verdict(1, Some(JobUid(1))), verdict(2, None)])),
+        ("receipt: deleted", Answer::Deleted { live: 2 }),
+        ("receipt: triggered", Answer::Triggered(slot(1, 5))),
+        ("receipt: killed", Answer::Killed { runs: 1 }),
+        ("receipt: marked", Answer::Marked(slot(1, 5))),
+        ("receipt: paused", Answer::Paused),
+        ("receipt: resumed", Answer::Resumed),
+        (
+            "receipt: backfilling",
+            Answer::Backfilling { id: BackfillId { job: JobUid(1), number: 4 }, slots: 17 },
+        ),
+        ("receipt: cancelled", Answer::Cancelled { runs: 3 }),
+        ("receipt: notice retried", Answer::NoticeRetried),
+    ];
+    let receipt = |answer| Receipt {
+        once: Once { key: request_key("0b7c\"\\~"), digest: u128::MAX - 1 },
+        at: at(9000),
+        answer,
+    };
+    answers.into_iter().map(|(title, answer)| (title, receipt(answer))).collect()
+}
+
+/// Definitions on their way: of every job there is, with parents by name.
+fn definitions() -> Vec<(&'static str, Definition)> {
+    let parents = || vec![name(1), name(2)];
+    jobs().into_iter().map(|(title, job)| (title, Definition::of(&job, parents()))).collect()
 }
 
 /// A notice that has just begun.
@@ -564,6 +608,14 @@ pub fn any_change() -> impl Strategy<Value = Change> {
         (any_uid(), 0u32..4).prop_map(|(job, number)| Change::RemoveBackfill(BackfillId { job, number })),
         any_notice().prop_map(|notice| Change::PutNotice(Arc::new(notice))),
         (1u64..4).prop_map(|id| Change::RemoveNotice(NoticeId(id))),
+        (prop::sample::select(receipts()), 0u32..4).prop_map(|((_, receipt), n)| {
+            let once = Once { key: request_key(&format!("k{n}")), ..receipt.once };
+            Change::PutReceipt(Arc::new(Receipt { once, ..receipt }))
+        }),
+        (0u32..4).prop_map(|n| Change::RemoveReceipt(request_key(&format!("k{n}")))),
+        prop::sample::select(definitions()).prop_map(|(_, definition)| Change::Stage(Arc::new(definition))),
+        prop::sample::select(definitions())
+            .prop_map(|(_, definition)| Change::Unstage(definition.name.clone())),
         any_record().prop_map(|record| Change::Append(Arc::new(record))),
         any_revision().prop_map(|revision| Change::Revise(Arc::new(revision))),
         prop::sample::select(every_change()).prop_map(|(_, change)| change),

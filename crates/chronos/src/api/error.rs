@@ -112,6 +112,10 @@ impl From<Refusal> for ApiError {
             Refusal::NoticeDelivered(_) => (StatusCode::CONFLICT, "delivered", ""),
             Refusal::Twice(_) => (StatusCode::BAD_REQUEST, "twice", "jobs"),
             Refusal::SetTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "set_too_large", "jobs"),
+            Refusal::SetUnderWay => (StatusCode::TOO_MANY_REQUESTS, "busy", ""),
+            Refusal::KeyReused(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency-Key")
+            }
             Refusal::TooManyEnds { .. } => (StatusCode::CONFLICT, "too_many_ends", "jobs"),
             Refusal::PauseOver(_) => (StatusCode::BAD_REQUEST, "invalid", "until"),
         };
@@ -136,8 +140,9 @@ impl From<AskError> for ApiError {
 
 /// The one error after which nobody may simply try again.
 pub(super) fn outcome_unknown(message: impl Into<String>) -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", message)
-        .hint("look whether the change has been made before you ask again")
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", message).hint(
+        "send it again if it had an `Idempotency-Key`, else look first whether the change has been made",
+    )
 }
 
 impl From<StoreError> for ApiError {

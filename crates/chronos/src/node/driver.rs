@@ -78,6 +78,7 @@ pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
         zones: life.options.zones.clone(),
         disable_after_failures: life.options.disable_after_failures,
         limits: life.options.limits.clone(),
+        set_batch: scheduler::SET_BATCH,
         channels: life.options.notifier.channels(),
     };
     let core = Scheduler::new(state, settings);
@@ -158,7 +159,7 @@ impl Driver<'_> {
                 news = engine.events(), if room && self.engine_follows.is_some() => {
                     events.extend(news.into_iter().map(event_of));
                 }
-                Some(ask) = self.life.asks.recv(), if room => events.push(self.request(ask)),
+                Some(ask) = self.life.asks.recv(), if room && !self.core.is_applying() => events.push(self.request(ask)),
                 () = tokio::time::sleep(wait), if room => {}
             }
             self.look_around(&mut events);
@@ -215,7 +216,7 @@ impl Driver<'_> {
         loop {
             let event = if let Some(event) = events.pop_front() {
                 event
-            } else if let Some(ask) = batches.is_empty().then(|| self.life.asks.try_recv().ok()).flatten() {
+            } else if let Some(ask) = self.another_ask(batches.is_empty()) {
                 self.request(ask)
             } else if !ticked {
                 Event::Tick
@@ -243,6 +244,11 @@ impl Driver<'_> {
         let id = RequestId(self.last_request);
         self.replies.insert(id, ask.answer);
         Event::Request { id, request: ask.request }
+    }
+
+    /// What else is asked, as long as there is room for it and it would not be refused.
+    fn another_ask(&mut self, room: bool) -> Option<Ask> {
+        if room && !self.core.is_applying() { self.life.asks.try_recv().ok() } else { None }
     }
 
     fn until_wake(&self) -> Duration {
@@ -412,6 +418,8 @@ fn weight(change: &Change) -> usize {
             700 + reason + progress.flags.len() * 80
         }
         Change::PutNotice(notice) => 900 + notice.alerts.len() * 1000,
+        Change::Stage(definition) => 700 + definition.bytes() * 2 + tags_weight(&definition.rules),
+        Change::PutReceipt(_) => 700,
         _ => 200,
     }
 }

@@ -3,28 +3,28 @@
 use scheduler::job::Rules;
 use scheduler::request::{Answer, Definition, Manner, PlanText, Refusal, Request, Verdict};
 use scheduler::schedule::DstPolicy;
-use scheduler::{SET_MAX, Scheduler};
+use scheduler::{SET_BATCH, SET_MAX, Scheduler};
 
 use crate::world::{World, job};
 
-const FAR: &str = "R/2031-01-01T00:00:00Z/PT1H";
+pub(crate) const FAR: &str = "R/2031-01-01T00:00:00Z/PT1H";
 
-fn timed(name: &str, schedule: &str) -> Definition {
+pub(crate) fn timed(name: &str, schedule: &str) -> Definition {
     let plan = PlanText::Schedule { text: schedule.into(), zone: "".into(), dst: DstPolicy::default() };
     Definition { name: job(name), plan, rules: Rules::default(), body: "{}".into() }
 }
 
-fn child(name: &str, parents: &[&str]) -> Definition {
+pub(crate) fn child(name: &str, parents: &[&str]) -> Definition {
     let plan = PlanText::Parents(parents.iter().map(|parent| job(parent)).collect());
     Definition { plan, ..timed(name, FAR) }
 }
 
 impl World {
-    fn apply(&mut self, definitions: Vec<Definition>) -> Result<Answer, Refusal> {
+    pub(crate) fn apply(&mut self, definitions: Vec<Definition>) -> Result<Answer, Refusal> {
         self.ask(Request::Apply { definitions, manner: Manner::Do })
     }
 
-    fn parents_of(&self, name: &str) -> Vec<String> {
+    pub(crate) fn parents_of(&self, name: &str) -> Vec<String> {
         let jobs = &self.stored.jobs;
         let found = jobs.values().find(|found| found.name == job(name)).unwrap();
         match &found.plan {
@@ -36,7 +36,7 @@ impl World {
     }
 }
 
-fn told(answer: Result<Answer, Refusal>) -> String {
+pub(crate) fn told(answer: Result<Answer, Refusal>) -> String {
     let Ok(Answer::Applied(verdicts)) = answer else { return format!("{answer:?}") };
     let line = |Verdict { job, version, changed, .. }: Verdict| match (changed, version) {
         (true, 1) => format!("{job} created"),
@@ -126,7 +126,7 @@ fn a_dry_run_tells_what_would_be_and_changes_nothing() {
 fn a_crash_finds_none_of_a_set_or_all_of_it() {
     let mut w = World::new();
     w.apply(vec![timed("a", FAR), child("b", &["a"])]).unwrap();
-    let definitions = (0..SET_MAX - 1).map(|n| child(&format!("m{n}"), &["a", "b"]));
+    let definitions = (0..SET_BATCH - 1).map(|n| child(&format!("m{n}"), &["a", "b"]));
     let definitions = definitions.chain([timed("b", FAR)]).collect();
     let before = w.stored.clone();
     let request = Request::Apply { definitions, manner: Manner::Do };
@@ -134,7 +134,7 @@ fn a_crash_finds_none_of_a_set_or_all_of_it() {
     let step = w.core.step(w.now, event);
     let mut after = before.clone();
     step.changes.iter().for_each(|change| after.apply(change));
-    assert_eq!((before.jobs.len(), after.jobs.len()), (2, SET_MAX + 1));
+    assert_eq!((before.jobs.len(), after.jobs.len()), (2, SET_BATCH + 1));
     // Every later step of this leader is about something else.
     assert_eq!(w.core.step(w.now, scheduler::Event::Tick).changes, []);
     for state in [before, after] {

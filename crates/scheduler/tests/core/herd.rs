@@ -208,6 +208,7 @@ fn a_hundred_thousand_at_one_instant_go_in_order() {
         zones: scheduler::schedule::Zones::bundled(),
         disable_after_failures: 0,
         limits: Limits::default(),
+        set_batch: scheduler::SET_BATCH,
         channels: Default::default(),
     };
     let mut core = Scheduler::new(stored, settings);

@@ -223,6 +223,7 @@ proptest! {
             zones: Zones::bundled(),
             disable_after_failures: 3,
             limits: Limits::default(),
+            set_batch: scheduler::SET_BATCH,
             channels: CHANNELS,
         };
         let mut fresh = Scheduler::new(w.stored.clone(), settings);

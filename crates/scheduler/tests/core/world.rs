@@ -31,7 +31,7 @@ pub(crate) struct World {
     /// Notices in the order in which they were sent.
     pub(crate) sent: Vec<Arc<Notice>>,
     pub(crate) revisions: Vec<Revision>,
-    answer: Option<Result<Answer, Refusal>>,
+    pub(crate) answer: Option<Result<Answer, Refusal>>,
     /// What the next leader is told.
     pub(crate) settings: Settings,
 }
@@ -50,6 +50,7 @@ fn settings(limits: Limits) -> Settings {
         zones: Zones::bundled(),
         disable_after_failures: 0,
         limits,
+        set_batch: scheduler::SET_BATCH,
         channels: Channels::default(),
     }
 }
@@ -73,6 +74,11 @@ impl World {
     /// The same, where jobs are disabled after so many failures.
     pub(crate) fn disabling_after(failures: u64) -> Self {
         Self::with(Settings { disable_after_failures: failures, ..settings(Limits::default()) })
+    }
+
+    /// The same, where sets of more than two jobs do not fit a batch.
+    pub(crate) fn staging() -> Self {
+        Self::with(Settings { set_batch: 2, ..settings(Limits::default()) })
     }
 
     fn with(settings: Settings) -> Self {
@@ -155,7 +161,14 @@ impl World {
 
     pub(crate) fn ask(&mut self, request: Request) -> Result<Answer, Refusal> {
         self.event(Event::Request { id: RequestId(1), request });
-        self.answer.take().expect("every request is answered")
+        for _ in 0..10_000 {
+            if let Some(answer) = self.answer.take() {
+                return answer;
+            }
+            // A large set takes several steps.
+            self.event(Event::Tick);
+        }
+        panic!("every request is answered")
     }
 
     #[track_caller]

@@ -10,6 +10,7 @@ mod fencing;
 mod joins;
 mod ledger;
 mod limits;
+mod sets;
 mod slots;
 mod steps;
 mod writes;
@@ -102,6 +103,8 @@ impl Audit {
         for (wall, changes) in steps {
             let slots = self.slots.step(*wall, changes, phrases);
             self.check("1, slots", slots);
+            let sets = sets::step(changes, &self.ledger.state);
+            self.check("3, sets", sets);
             let backfills = self.backfills.step(changes, phrases, &self.ledger.state);
             self.check("1, backfills", backfills);
             let canary = self.canary.step(now, changes);

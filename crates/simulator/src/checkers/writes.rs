@@ -1,8 +1,9 @@
 //! Promise 3: an acknowledged write survives. What a user was told is in the log, in the batch that the answer names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scheduler::ids::Seq;
+use scheduler::receipt::RequestKey;
 use scheduler::request::{Answer, Refusal, Request};
 use scheduler::run::{Outcome, Record, Run, RunState};
 use scheduler::state::Change;
@@ -15,6 +16,8 @@ pub(crate) struct Writes {
     asked: BTreeMap<u64, Request>,
     /// The batches whose effects users have been told of.
     told: Vec<(u64, Seq)>,
+    /// Keys of requests of which somebody was told that they had been done just now.
+    done: BTreeSet<RequestKey>,
 }
 
 impl Writes {
@@ -38,6 +41,11 @@ impl Writes {
             ));
         };
         self.told.push((number, seq));
+        if let (Request::Once { once, .. }, false) = (request, matches!(answer, Answer::Before(_)))
+            && !self.done.insert(once.key.clone())
+        {
+            return Err(format!("request {number} was done, and not for the first time"));
+        }
         if in_effect(request, answer, *begin, changes, ledger) {
             return Ok(());
         }
@@ -68,6 +76,9 @@ fn in_effect(
 ) -> bool {
     let any = |is: &dyn Fn(&Change) -> bool| changes.iter().any(is);
     match (request, answer) {
+        // When it was done is told by its receipt; that it is there only once, by the checker of sets.
+        (Request::Once { once, .. }, Answer::Before(_)) => ledger.state.receipts.contains_key(&once.key),
+        (Request::Once { request, .. }, answer) => in_effect(request, answer, begin, changes, ledger),
         (Request::Put(definition), Answer::Put { uid, version, changed: true }) => any(&|change| {
             matches!(change, Change::PutJob(job) if job.uid == *uid && job.version == *version
                 && job.name == definition.name && job.body == definition.body && *job.rules == definition.rules)
@@ -75,16 +86,17 @@ fn in_effect(
         (Request::Put(_), Answer::Put { uid, changed: false, .. }) => {
             ledger.state.jobs.contains_key(uid) || ledger.removed.contains(uid)
         }
-        // All of a set is there, or none.
+        // All of a set is there, or none. A large one is put by several batches, of which this is the last.
         (Request::Apply { definitions, .. }, Answer::Applied(verdicts)) => {
             verdicts.len() == definitions.len()
                 && definitions.iter().zip(verdicts).all(|(definition, verdict)| {
-                    !verdict.changed
-                        || any(&|change| {
-                            matches!(change, Change::PutJob(job) if Some(job.uid) == verdict.uid
-                                && job.version == verdict.version && job.name == definition.name
-                                && job.body == definition.body && *job.rules == definition.rules)
-                        })
+                    let put = |change: &Change| {
+                        matches!(change, Change::PutJob(job) if Some(job.uid) == verdict.uid
+                            && job.version == verdict.version && job.name == definition.name
+                            && job.body == definition.body && *job.rules == definition.rules)
+                    };
+                    let mut lately = ledger.batches.values().rev().take(64);
+                    !verdict.changed || any(&put) || lately.any(|(_, changes)| changes.iter().any(put))
                 })
         }
         (Request::Delete(_), Answer::Deleted { .. }) => any(&|change| matches!(change, Change::RemoveJob(_))),

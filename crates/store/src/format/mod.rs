@@ -9,6 +9,7 @@ mod backfill;
 mod job;
 mod join;
 mod notice;
+mod receipt;
 mod revision;
 mod run;
 mod value;
@@ -20,6 +21,8 @@ use scheduler::backfill::Backfill;
 use scheduler::ids::{GraphVersion, RunKey};
 use scheduler::job::{Job, Progress};
 use scheduler::notice::{Notice, NoticeId};
+use scheduler::receipt::Receipt;
+use scheduler::request::Definition;
 use scheduler::revision::Revision;
 use scheduler::run::{Record, Run};
 use scheduler::state::{Change, Fanout, Join, Meta, ZoneData};
@@ -29,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use self::value::{Key, Uid, is_default};
 
 /// The version of the format. It grows when an older binary would misread what a newer one writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Stored bytes that are not what this version writes.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,10 @@ pub fn write_change(out: &mut Vec<u8>, change: &Change) -> Range<usize> {
         Change::RemoveBackfill(id) => tagged(out, "backfill_gone", &backfill::StoredBackfillId::from(*id)),
         Change::PutNotice(notice) => tagged(out, "notice", &notice::StoredNotice::from(&**notice)),
         Change::RemoveNotice(id) => tagged(out, "notice_gone", &id.0),
+        Change::PutReceipt(receipt) => tagged(out, "receipt", &receipt::StoredReceipt::from(&**receipt)),
+        Change::RemoveReceipt(key) => tagged(out, "receipt_gone", &receipt::StoredKey::from(key)),
+        Change::Stage(definition) => tagged(out, "staged", &receipt::StoredDefinition::from(&**definition)),
+        Change::Unstage(name) => tagged(out, "staged_gone", &value::Name(name.clone())),
         Change::Append(record) => tagged(out, "record", &run::StoredRecord::from(&**record)),
         Change::Revise(revision) => tagged(out, "revision", &revision::StoredRevision::from(&**revision)),
     }
@@ -79,7 +86,7 @@ pub fn read_change(line: &[u8]) -> Result<Change, FormatError> {
     let stored: StoredChange = read("change", line)?;
     Ok(match stored {
         StoredChange::Meta(meta) => Change::Meta(meta.into()),
-        StoredChange::Job(job) => Change::PutJob(Arc::new(whole(line, *job)?)),
+        StoredChange::Job(job) => Change::PutJob(Arc::new(valid("job", line, *job)?)),
         StoredChange::JobGone(uid) => Change::RemoveJob(uid.0),
         StoredChange::Progress(progress) => {
             let (uid, progress) = progress.into_parts();
@@ -95,8 +102,14 @@ pub fn read_change(line: &[u8]) -> Result<Change, FormatError> {
         StoredChange::BackfillGone(id) => Change::RemoveBackfill(id.into()),
         StoredChange::Notice(notice) => Change::PutNotice(Arc::new((*notice).into())),
         StoredChange::NoticeGone(id) => Change::RemoveNotice(NoticeId(id)),
+        StoredChange::Receipt(receipt) => Change::PutReceipt(Arc::new(valid("receipt", line, *receipt)?)),
+        StoredChange::ReceiptGone(key) => Change::RemoveReceipt(valid("receipt", line, key)?),
+        StoredChange::Staged(definition) => {
+            Change::Stage(Arc::new(valid("staged definition", line, *definition)?))
+        }
+        StoredChange::StagedGone(name) => Change::Unstage(name.0),
         StoredChange::Record(record) => Change::Append(Arc::new((*record).into())),
-        StoredChange::Revision(revision) => Change::Revise(Arc::new(revised(line, *revision)?)),
+        StoredChange::Revision(revision) => Change::Revise(Arc::new(valid("revision", line, *revision)?)),
     })
 }
 
@@ -128,7 +141,7 @@ pub fn read_meta(value: &[u8]) -> Result<Meta, FormatError> {
 /// # Errors
 /// [`FormatError`].
 pub fn read_job(value: &[u8]) -> Result<Job, FormatError> {
-    whole(value, read("job", value)?)
+    valid("job", value, read::<job::StoredJob>("job", value)?)
 }
 
 /// Reads the value of a `progress` line.
@@ -173,6 +186,21 @@ pub fn read_notice(value: &[u8]) -> Result<Notice, FormatError> {
     read::<notice::StoredNotice>("notice", value).map(Into::into)
 }
 
+/// Reads the value of a `receipt` line.
+/// # Errors
+/// [`FormatError`].
+pub fn read_receipt(value: &[u8]) -> Result<Receipt, FormatError> {
+    valid("receipt", value, read::<receipt::StoredReceipt>("receipt", value)?)
+}
+
+/// Reads the value of a `staged` line.
+/// # Errors
+/// [`FormatError`].
+pub fn read_staged(value: &[u8]) -> Result<Definition, FormatError> {
+    let what = "staged definition";
+    valid(what, value, read::<receipt::StoredDefinition>(what, value)?)
+}
+
 /// Reads the value of a `record` line.
 /// # Errors
 /// [`FormatError`].
@@ -184,7 +212,7 @@ pub fn read_record(value: &[u8]) -> Result<Record, FormatError> {
 /// # Errors
 /// [`FormatError`].
 pub fn read_revision(value: &[u8]) -> Result<Revision, FormatError> {
-    revised(value, read("revision", value)?)
+    valid("revision", value, read::<revision::StoredRevision>("revision", value)?)
 }
 
 /// The key of a record of the history, where it has one.
@@ -207,28 +235,32 @@ struct StoredMeta {
     notices: u64,
     #[serde(default, skip_serializing_if = "is_default")]
     alerts_lost: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    applying: bool,
 }
 
 impl From<&Meta> for StoredMeta {
-    fn from(Meta { next_uid, graph, zone_data, notices, alerts_lost }: &Meta) -> Self {
+    fn from(Meta { next_uid, graph, zone_data, notices, alerts_lost, applying }: &Meta) -> Self {
         Self {
             next_uid: *next_uid,
             graph: graph.0,
             zone_data: zone_data.name(),
             notices: *notices,
             alerts_lost: *alerts_lost,
+            applying: *applying,
         }
     }
 }
 
 impl From<StoredMeta> for Meta {
-    fn from(StoredMeta { next_uid, graph, zone_data, notices, alerts_lost }: StoredMeta) -> Self {
+    fn from(StoredMeta { next_uid, graph, zone_data, notices, alerts_lost, applying }: StoredMeta) -> Self {
         Self {
             next_uid,
             graph: GraphVersion(graph),
             zone_data: ZoneData::named(&zone_data),
             notices,
             alerts_lost,
+            applying,
         }
     }
 }
@@ -251,6 +283,10 @@ enum StoredChange {
     BackfillGone(backfill::StoredBackfillId),
     Notice(Box<notice::StoredNotice>),
     NoticeGone(u64),
+    Receipt(Box<receipt::StoredReceipt>),
+    ReceiptGone(receipt::StoredKey),
+    Staged(Box<receipt::StoredDefinition>),
+    StagedGone(value::Name),
     Record(Box<run::StoredRecord>),
     Revision(Box<revision::StoredRevision>),
 }
@@ -267,12 +303,13 @@ fn tagged(out: &mut Vec<u8>, tag: &str, value: &impl Serialize) -> Range<usize> 
     start..end
 }
 
-fn whole(bytes: &[u8], stored: job::StoredJob) -> Result<Job, FormatError> {
-    stored.try_into().map_err(|cause| failed("job", bytes, serde::de::Error::custom(cause)))
-}
-
-fn revised(bytes: &[u8], stored: revision::StoredRevision) -> Result<Revision, FormatError> {
-    stored.try_into().map_err(|cause| failed("revision", bytes, serde::de::Error::custom(cause)))
+/// What was read, if its fields agree with each other.
+fn valid<S: TryInto<T, Error = &'static str>, T>(
+    what: &'static str,
+    bytes: &[u8],
+    stored: S,
+) -> Result<T, FormatError> {
+    stored.try_into().map_err(|cause| failed(what, bytes, serde::de::Error::custom(cause)))
 }
 
 fn read<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, FormatError> {

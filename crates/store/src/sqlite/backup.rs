@@ -28,6 +28,8 @@ const HOT: &[(&str, &str)] = &[
     ("SELECT value FROM fanouts", "fanout"),
     ("SELECT value FROM backfills", "backfill"),
     ("SELECT value FROM notices ORDER BY id", "notice"),
+    ("SELECT value FROM receipts", "receipt"),
+    ("SELECT value FROM staged", "staged"),
 ];
 /// The history, of runs and of definitions.
 const PAST: &[(&str, &str)] = &[

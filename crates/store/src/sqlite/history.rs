@@ -65,6 +65,12 @@ pub(super) fn load(connection: &Connection) -> Result<(State, Term), ReadError> 
         fanouts: all(&snapshot, "SELECT value FROM fanouts", |value| {
             format::read_fanout(value).map(|fanout| (fanout.run, Arc::new(fanout)))
         })?,
+        receipts: all(&snapshot, "SELECT value FROM receipts", |value| {
+            format::read_receipt(value).map(|receipt| (receipt.once.key.clone(), Arc::new(receipt)))
+        })?,
+        staged: all(&snapshot, "SELECT value FROM staged", |value| {
+            format::read_staged(value).map(|definition| (definition.name.clone(), Arc::new(definition)))
+        })?,
         backfills: all(&snapshot, "SELECT value FROM backfills", |value| {
             format::read_backfill(value).map(|backfill| (backfill.id, Arc::new(backfill)))
         })?,

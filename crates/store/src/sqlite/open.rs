@@ -20,8 +20,11 @@ pub(super) const FILE: &str = "chronos.db";
 const APPLICATION: u32 = 0x4368_726e;
 
 /// What makes version n of n - 1.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001-begin.sql"), include_str!("migrations/0002-comfort.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001-begin.sql"),
+    include_str!("migrations/0002-comfort.sql"),
+    include_str!("migrations/0003-receipts.sql"),
+];
 
 /// The version that this binary writes.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;

@@ -51,6 +51,8 @@ enum Keyed {
     Joins,
     Fanouts,
     Backfills,
+    Receipts,
+    Staged,
 }
 
 /// A record of the history.
@@ -115,6 +117,14 @@ impl Row {
                 Self::Put(Keyed::Backfills, key(format_args!("{}", backfill.id)), value)
             }
             Change::RemoveBackfill(id) => Self::Remove(Keyed::Backfills, key(format_args!("{id}"))),
+            Change::PutReceipt(receipt) => {
+                Self::Put(Keyed::Receipts, key(format_args!("{}", receipt.once.key)), value)
+            }
+            Change::RemoveReceipt(request) => Self::Remove(Keyed::Receipts, key(format_args!("{request}"))),
+            Change::Stage(definition) => {
+                Self::Put(Keyed::Staged, key(format_args!("{}", definition.name)), value)
+            }
+            Change::Unstage(name) => Self::Remove(Keyed::Staged, key(format_args!("{name}"))),
             Change::PutNotice(notice) => Self::PutNotice(notice.id.0.cast_signed(), value),
             Change::RemoveNotice(id) => Self::RemoveNotice(id.0.cast_signed()),
             Change::Append(record) => {
@@ -165,8 +175,8 @@ pub(super) struct RowWriter<'c> {
     remove_progress: CachedStatement<'c>,
     put_notice: CachedStatement<'c>,
     remove_notice: CachedStatement<'c>,
-    put: [CachedStatement<'c>; 4],
-    remove: [CachedStatement<'c>; 4],
+    put: [CachedStatement<'c>; 6],
+    remove: [CachedStatement<'c>; 6],
     append: CachedStatement<'c>,
     know: CachedStatement<'c>,
     revise: CachedStatement<'c>,
@@ -195,12 +205,16 @@ impl<'c> RowWriter<'c> {
                 sql("INSERT OR REPLACE INTO joins VALUES (?1, ?2)")?,
                 sql("INSERT OR REPLACE INTO fanouts VALUES (?1, ?2)")?,
                 sql("INSERT OR REPLACE INTO backfills VALUES (?1, ?2)")?,
+                sql("INSERT OR REPLACE INTO receipts VALUES (?1, ?2)")?,
+                sql("INSERT OR REPLACE INTO staged VALUES (?1, ?2)")?,
             ],
             remove: [
                 sql("DELETE FROM runs WHERE key = ?1")?,
                 sql("DELETE FROM joins WHERE key = ?1")?,
                 sql("DELETE FROM fanouts WHERE key = ?1")?,
                 sql("DELETE FROM backfills WHERE key = ?1")?,
+                sql("DELETE FROM receipts WHERE key = ?1")?,
+                sql("DELETE FROM staged WHERE key = ?1")?,
             ],
             append: sql("INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?,
             know: sql("INSERT OR IGNORE INTO history_jobs (job, name) VALUES (?1, ?2)")?,
