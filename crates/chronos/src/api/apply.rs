@@ -4,9 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use scheduler::ids::{GraphVersion, JobName, JobUid};
-use scheduler::job::{Job, Plan, Timetable};
-use scheduler::request::{Answer, Definition, Manner, PlanText, Request, Verdict};
+use scheduler::ids::JobName;
+use scheduler::request::{Answer, Definition, Manner, Request, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -24,7 +23,7 @@ use super::{ApiContext, seq_header};
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "says in the document what the body looks like; it is read by its fields")]
 pub(super) struct SetBody {
-    /// Definitions, in any order: at most 200, of at most 64 KiB together.
+    /// Definitions, in any order: at most 10,000, of at most 8 MiB together.
     jobs: Vec<Object>,
     /// Only tell what would change.
     #[schema(rename = "dryRun")]
@@ -83,8 +82,13 @@ pub(super) async fn apply(
         definitions.push(definition);
         notes.push((warnings, changes));
     }
+    let names: Vec<JobName> = definitions.iter().map(|definition| definition.name.clone()).collect();
     let (answer, seq) = ctx.ask(Request::Apply { definitions, manner }).await?;
-    let verdicts = if let Answer::Applied(verdicts) = answer { verdicts } else { Vec::new() };
+    let verdicts = match answer {
+        Answer::Applied(verdicts) if verdicts.len() == names.len() => verdicts,
+        // It had been applied before: what the jobs are now is what there is to tell.
+        _ => present(&ctx, names),
+    };
     let jobs = verdicts.into_iter().zip(notes).map(|(verdict, (warnings, changes))| {
         let Verdict { job, version, changed, .. } = verdict;
         let result = editing::result(version, changed);
@@ -93,6 +97,17 @@ pub(super) async fn apply(
     });
     let set = AppliedSet { dry_run: manner == Manner::DryRun, jobs: jobs.collect(), seq: seq.0 };
     Ok(([seq_header(seq)], Json(set)).into_response())
+}
+
+/// The jobs as they are.
+fn present(ctx: &ApiContext, names: Vec<JobName>) -> Vec<Verdict> {
+    let projection = ctx.node.projection.read();
+    let verdict = |name: JobName| {
+        let job = projection.job(&name);
+        let (uid, version) = (job.map(|job| job.uid), job.map_or(0, |job| job.version));
+        Verdict { job: name, uid, version, changed: false }
+    };
+    names.into_iter().map(verdict).collect()
 }
 
 /// The definitions of a body, `{"jobs": [..]}` or a bare list, and what to do with them.
@@ -129,23 +144,6 @@ fn within(i: usize, document: &Value, mut problem: Problem) -> Problem {
 fn changes(ctx: &ApiContext, definition: &Definition) -> Vec<FieldChange> {
     let projection = ctx.node.projection.read();
     let Some(job) = projection.job(&definition.name) else { return Vec::new() };
-    let (new, new_parents) = draft(definition);
+    let (new, new_parents) = definition.draft();
     diff(&whole_definition(job, &parents(&projection, job)), &whole_definition(&new, &new_parents))
-}
-
-/// A definition as a job, as far as writing it needs one.
-fn draft(definition: &Definition) -> (Job, Vec<JobName>) {
-    let Definition { name, plan, rules, body } = definition.clone();
-    let now = Timestamp::UNIX_EPOCH;
-    let (plan, parents) = match plan {
-        PlanText::Schedule { text, zone, dst } => {
-            (Plan::Schedule(Timetable { text, zone, dst, anchor: now, plan: 1 }), Vec::new())
-        }
-        PlanText::Parents(parents) => (Plan::Parents(Vec::new()), parents),
-    };
-    let (uid, version, joins_from) = (JobUid(0), 1, GraphVersion::default());
-    (
-        Job { uid, version, created: now, changed: now, joins_from, name, plan, rules: rules.shared(), body },
-        parents,
-    )
 }

@@ -6,6 +6,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use scheduler::ids::{BackfillId, JobName, RunKey};
 use serde::de::DeserializeOwned;
@@ -90,16 +91,28 @@ pub(super) struct Document(pub(super) Bytes);
 impl<S: Send + Sync> FromRequest<S> for Document {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, ApiError> {
-        Bytes::from_request(request, state).await.map(Self).map_err(|e| match e.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-            _ => ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "malformed",
-                format!("the body cannot be read: {}", e.body_text()),
-            ),
-        })
+    async fn from_request(request: Request<Body>, _: &S) -> Result<Self, ApiError> {
+        let max = super::guard::body_max(request.uri().path());
+        whole(request.into_body(), max).await.map(Self)
     }
+}
+
+/// Reads a body to its end, which must come within so many bytes.
+pub(super) async fn whole(body: Body, max: usize) -> Result<Bytes, ApiError> {
+    let mut read = Vec::new();
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|e| {
+            let message = format!("the body cannot be read: {e}");
+            ApiError::new(StatusCode::BAD_REQUEST, "malformed", message)
+        })?;
+        if read.len() + piece.len() > max {
+            let message = format!("the body has more than {max} bytes");
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
+        }
+        read.extend_from_slice(&piece);
+    }
+    Ok(read.into())
 }
 
 /// The object that a body holds, in its normal form; an empty body is an empty object.
@@ -114,11 +127,6 @@ pub(super) fn object(body: &[u8], fields: &[Field]) -> Result<Map<String, Value>
         return Err(Problem::invalid("", "the body is not a JSON object", "send {\"key\": \"value\"}").into());
     };
     Ok(Reader::default().read_object(&object, fields, &[], "")?)
-}
-
-pub(super) fn too_large() -> ApiError {
-    let message = format!("the body has more than {} bytes", super::guard::BODY_MAX);
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
 }
 
 /// Reads an instant of a query: RFC 3339.

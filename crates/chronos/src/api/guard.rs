@@ -18,7 +18,14 @@ pub(super) const SEQ: HeaderName = HeaderName::from_static("x-chronos-seq");
 /// How long a read waits for the batch it wants to see: longer than any commit in health.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
 /// Largest body; a definition has at most 64 KiB, so this is room enough to say what is too large about it.
-pub(super) const BODY_MAX: usize = 1024 * 1024;
+const BODY_MAX: usize = 1024 * 1024;
+/// The same for a set of jobs, which is bounded by its own content: names and what is around them come on top.
+const SET_BODY_MAX: usize = 2 * scheduler::SET_BYTES_MAX;
+
+/// Largest body that is read at a path.
+pub(super) fn body_max(path: &str) -> usize {
+    if path == "/v1/apply" { SET_BODY_MAX } else { BODY_MAX }
+}
 
 /// Refuses what a browser on this machine may have been tricked into asking, and requests of the wrong form.
 pub(super) async fn admit(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {

@@ -21,6 +21,7 @@ mod jobs;
 mod load;
 pub mod metrics;
 mod notices;
+mod once;
 mod output;
 mod page;
 mod runs;
@@ -33,7 +34,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
@@ -86,7 +86,7 @@ impl ApiContext {
 
     /// The same, for those who know what to do about a refusal.
     async fn try_ask(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
-        let answer = match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(request)).await {
+        let answer = match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(once::keyed(request))).await {
             Err(_) => {
                 let message = format!("the change was not confirmed within {} s", ANSWER_WITHIN.as_secs());
                 return Err(error::outcome_unknown(message));
@@ -101,7 +101,7 @@ impl ApiContext {
         if let Ok((_, seq)) = &answer {
             self.node.projection.wait_for(*seq, SHOWN_WITHIN).await;
         }
-        Ok(answer)
+        Ok(answer.map(|(answer, seq)| (once::opened(answer), seq)))
     }
 }
 
@@ -117,7 +117,9 @@ fn seq_header(seq: Seq) -> (HeaderName, HeaderValue) {
         title = "Chronos",
         description = "Cron for a fleet. The endpoints under `/v1/scheduler` are those of Chronos, and are served under \
             `/scheduler` too; the others are new. All times are RFC 3339 in UTC. Every answer that is not 2xx has an \
-            `ErrorBody`. A write answers with `X-Chronos-Seq`; a read that sends it back sees that write."
+            `ErrorBody`. A write answers with `X-Chronos-Seq`; a read that sends it back sees that write. A write with an \
+            `Idempotency-Key` of the client's own is done once, however often it is sent within a day; a repetition is \
+            answered as the first one was, with `Idempotency-Replayed: true`."
     ),
     components(schemas(error::ErrorBody)),
     tags(
@@ -216,7 +218,7 @@ pub fn router(ctx: ApiContext) -> Router {
         })
         // The last layer is the first to see a request.
         .layer(from_fn_with_state(ctx.clone(), guard::catch_up))
-        .layer(DefaultBodyLimit::max(guard::BODY_MAX))
+        .layer(from_fn_with_state(ctx.clone(), once::around))
         .layer(from_fn_with_state(ctx.clone(), guard::admit))
         .layer(CatchPanicLayer::custom(guard::panicked))
         .layer(from_fn(guard::measure))

@@ -23,6 +23,7 @@ use super::*;
 
 mod apply;
 mod editing;
+mod once;
 
 use crate::node::{self, NodeOptions, NodeTask, Role};
 

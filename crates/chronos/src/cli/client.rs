@@ -1,6 +1,6 @@
 //! Asks a server over HTTP and turns what goes wrong into a [`Failure`] that says what is known.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode, Url};
 use scheduler::ids::JobName;
@@ -25,6 +25,10 @@ impl Client {
     const CONNECT_MAX: Duration = Duration::from_secs(10);
     /// Longest wait for a whole answer; the server gives up a change earlier, and says so.
     const ANSWER_MAX: Duration = Duration::from_secs(60);
+    /// How long a change is asked for again whose answer was lost: a server that starts anew is back by then.
+    const AGAIN_WITHIN: Duration = Duration::from_secs(15);
+    /// How long it waits before it asks again.
+    const AGAIN_AFTER: Duration = Duration::from_millis(300);
     /// A silent stream whose server is gone is noticed within about so long.
     const ALIVE: Duration = Duration::from_secs(30);
 
@@ -105,7 +109,7 @@ impl Client {
         Err(refused(status, &body))
     }
 
-    /// Asks for a change. Never repeated: the answer to the first may have been lost.
+    /// Asks for a change, under a key of its own: where the answer is lost it asks again, and it is done once.
     pub(crate) async fn change(
         &self,
         method: Method,
@@ -119,10 +123,29 @@ impl Client {
             .request(method, self.url(path))
             .query(query)
             .query(&[("verbose", "true")])
+            .header("idempotency-key", request_key()?)
             .timeout(Self::ANSWER_MAX);
         if let Some(body) = body {
             request = request.json(body);
         }
+        let again_until = Instant::now() + Self::AGAIN_WITHIN;
+        let mut unsure = None;
+        loop {
+            let Some(attempt) = request.try_clone() else { return self.change_once(request).await };
+            match self.change_once(attempt).await {
+                Err(failure) if failure.exit == Exit::OutcomeUnknown => unsure = Some(failure),
+                // It may have been done before the server went away.
+                Err(failure) if failure.exit == Exit::Unreachable && unsure.is_some() => {}
+                answer => return answer,
+            }
+            if let Some(failure) = unsure.take_if(|_| Instant::now() >= again_until) {
+                return Err(failure);
+            }
+            tokio::time::sleep(Self::AGAIN_AFTER).await;
+        }
+    }
+
+    async fn change_once(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
         let response = request.send().await.map_err(|e| self.lost(e))?;
         let status = response.status();
         let body = response.bytes().await.map_err(|e| self.lost(e))?;
@@ -164,6 +187,14 @@ impl Client {
     }
 }
 
+/// A key that no other request has.
+fn request_key() -> Result<String, Failure> {
+    let random: [u8; 16] = ring::rand::generate(&ring::rand::SystemRandom::new())
+        .map_err(|_| Failure::new(Exit::Failed, anyhow::anyhow!("the machine has no random numbers")))?
+        .expose();
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// Checks a name before it becomes part of a URL: `..` would be taken for a step up.
 pub(crate) fn job_name(text: &str) -> Result<&str, Failure> {
     JobName::new(text).map_err(|e| Failure::new(Exit::Usage, e))?;
@@ -196,4 +227,45 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let message = text("message").map_or_else(|| format!("the server answered {status}"), Into::into);
     let owned = |key: &str| text(key).map(Into::into);
     Failure { exit, error: anyhow::anyhow!(message), hint: owned("hint"), code: owned("code") }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Reads one request, and answers it or breaks off.
+    async fn serve(listener: &TcpListener, answer: Option<&str>) -> String {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        let (mut text, mut buffer) = (String::new(), [0; 4096]);
+        while !text.contains("\r\n\r\n") {
+            let n = stream.read(&mut buffer).await.expect("a request");
+            text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+        if let Some(body) = answer {
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length:";
+            let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.expect("it is read");
+        }
+        let key = text.lines().find_map(|line| line.strip_prefix("idempotency-key: "));
+        key.expect("every change has a key").to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_change_whose_answer_is_lost_is_asked_for_again_under_its_key() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let client = Client::new(&url).expect("a client");
+        let served = async {
+            let first = serve(&listener, None).await;
+            (first, serve(&listener, Some(r#"{"run": "1-m1"}"#)).await)
+        };
+        let change = client.change(Method::PUT, &["v1"], &[], None);
+        let (answer, (first, second)) = tokio::join!(change, served);
+        assert_eq!(answer.ok().map(|answer| answer.body["run"].clone()), Some("1-m1".into()));
+        assert_eq!(first, second);
+        assert_eq!(first.len(), 32);
+    }
 }

@@ -187,7 +187,7 @@ const APPLY_HELP: &str = "\
 A file holds one job, an array of jobs, or, in YAML, several documents. A folder means all files in it and
 below that end in .json, .yaml or .yml. `-` is the standard input.
 
-Up to 200 jobs (64 KiB) are applied at once. If the server refuses one of them, the others are still
+Up to 10,000 jobs (8 MiB) are applied at once. If the server refuses one of them, the others are still
 applied, parents first; with --atomic nothing is.
 
 Examples:
