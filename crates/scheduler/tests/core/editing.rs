@@ -1,9 +1,11 @@
 //! Definitions that change: on conditions, and with a revision of every change.
 
 use scheduler::job::Rules;
-use scheduler::request::{Answer, Definition, Edit, Expect, PlanText, Refusal, Request};
+use scheduler::request::{Answer, Definition, Edit, Expect, PlanText, Refusal, Request, RequestId};
 use scheduler::revision::Deed;
 use scheduler::schedule::DstPolicy;
+use scheduler::state::Change;
+use scheduler::{Event, Scheduler};
 
 use crate::world::{World, job};
 
@@ -75,4 +77,37 @@ fn a_job_that_is_disabled_by_its_failures_is_revised() {
     w.fail("a");
     assert_eq!(revisions_of(&w, "a"), [(1, Deed::Created), (2, Deed::Disabled)]);
     assert!(w.revisions[1].job.rules.disabled);
+}
+
+/// What an edit changes is one batch: a crash before or after it finds the job and its versions as they were, or as they
+/// are to be.
+#[test]
+fn a_crash_finds_the_old_version_or_the_new_one() {
+    let edits = [
+        (Edit::Patch, definition("a", "3"), Deed::Patched),
+        (Edit::RollBack { to: 1 }, definition("a", "1"), Deed::RolledBack { to: 1 }),
+    ];
+    for (edit, definition, deed) in edits {
+        let mut w = World::new();
+        w.ask(Request::Put(self::definition("a", "1"))).unwrap();
+        w.ask(Request::Put(self::definition("a", "2"))).unwrap();
+        let (before, body) = (w.stored.clone(), definition.body.clone());
+        let event = Event::Request { id: RequestId(1), request: Request::Edit { definition, edit } };
+        let step = w.core.step(w.now, event);
+        let revised = step.changes.iter().filter_map(|change| match change {
+            Change::Revise(revision) => {
+                Some((revision.job.version, revision.job.body.clone(), revision.deed))
+            }
+            _ => None,
+        });
+        assert_eq!(revised.collect::<Vec<_>>(), [(3, body.clone(), deed)]);
+        let mut after = before.clone();
+        step.changes.iter().for_each(|change| after.apply(change));
+        for (state, version, body) in [(before, 2, "2".into()), (after, 3, body)] {
+            let found = state.jobs.values().map(|job| (job.version, job.body.clone())).collect::<Vec<_>>();
+            assert_eq!(found, [(version, body)]);
+            Scheduler::new(state, w.settings.clone()).check().unwrap();
+        }
+        assert_eq!(w.core.step(w.now, Event::Tick).changes, [], "and that is all of it");
+    }
 }
