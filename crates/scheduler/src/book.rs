@@ -11,7 +11,7 @@ use crate::afoot::Afoot;
 use crate::backfill::Backfill;
 use crate::graph::Graph;
 use crate::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
-use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules, Tags};
+use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules};
 use crate::limits::Limits;
 use crate::notice::{Notice, NoticeId};
 use crate::outbox::Outbox;
@@ -21,9 +21,6 @@ use crate::request::Definition;
 use crate::revision::Revision;
 use crate::run::{Record, Run, RunState};
 use crate::state::{Change, Fanout, Join, Meta, State, ZoneData};
-
-/// Tags kept for sharing. There are more owners than that, but not in one import.
-const TAGS_MAX: usize = 1024;
 
 /// What a moment may be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,8 +59,6 @@ pub(crate) struct Book {
     queue: Queue,
     busy: BTreeMap<JobUid, Busy>,
     tasks: BTreeMap<TaskId, RunKey>,
-    /// Tags that came lately, so that jobs which agree in them share one copy. A cache: it decides nothing.
-    tags: BTreeSet<Arc<Tags>>,
     afoot: Afoot,
     outbox: Outbox,
     receipts: ByAge,
@@ -96,7 +91,6 @@ impl Book {
             queue: Queue::new(limits),
             busy: BTreeMap::new(),
             tasks: BTreeMap::new(),
-            tags: BTreeSet::new(),
             afoot: Afoot::new(&state),
             outbox: Outbox::default(),
             receipts: state.receipts.values().map(|r| (r.at, r.once.key.clone())).collect(),
@@ -294,11 +288,8 @@ impl Book {
         self.change(Change::Meta(Meta { zone_data, ..self.state.meta }));
     }
 
-    pub(crate) fn put_job(&mut self, mut job: Job) -> Arc<Job> {
+    pub(crate) fn put_job(&mut self, job: Job) -> Arc<Job> {
         let uid = job.uid;
-        if let Some(tags) = job.rules.tags.clone() {
-            Arc::make_mut(&mut job.rules).tags = Some(self.shared(tags));
-        }
         let runs: Vec<Arc<Run>> = self.state.runs_of(uid).cloned().collect();
         runs.iter().for_each(|run| self.unindex_run(run));
         if let Some(old) = self.state.jobs.get(&uid) {
@@ -312,17 +303,6 @@ impl Book {
         self.admit(uid);
         self.refresh_due(uid);
         job
-    }
-
-    fn shared(&mut self, tags: Arc<Tags>) -> Arc<Tags> {
-        if let Some(known) = self.tags.get(&tags) {
-            return known.clone();
-        }
-        if self.tags.len() >= TAGS_MAX {
-            self.tags.clear();
-        }
-        self.tags.insert(tags.clone());
-        tags
     }
 
     /// The job's queued runs must have ended before.

@@ -57,13 +57,10 @@ impl Scheduler {
             Request::Apply { definitions, manner: Manner::Do } if !self.fits_one_batch(&definitions) => {
                 self.stage(id, once, definitions).err().map(Err)
             }
-            request => {
-                let answer = self.request(request);
-                if let (Some(once), Ok(answer)) = (once, &answer) {
-                    self.keep_receipt(once, answer);
-                }
-                Some(answer)
-            }
+            request => Some(match once {
+                Some(once) => self.once(once, request),
+                None => self.request(request),
+            }),
         }
     }
 
