@@ -14,17 +14,18 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
-use scheduler::ids::{Epoch, JobUid, Seq};
+use scheduler::ids::{Cause, Cycle, Epoch, JobUid, Seq};
 use scheduler::revision::{Deed, Revision};
 use scheduler::run::{Missed, Outcome, Record, Skipped};
+use scheduler::schedule::Nominal;
 use scheduler::state::{Change, Meta, State};
 
 use crate::backup::{BackupError, Extent, Line, Reader, StageError, Staged};
 use crate::memory::MemoryCore;
 use crate::samples::{any_batches, at, ended, every_change, job, outcomes, revision, run, slot};
 use crate::{
-    Applied, BATCH_BYTES_MAX, Candidate, Deposed, HistoryPage, HistoryQuery, OutcomeKind, Retention,
-    RevisionPage, RevisionQuery, Store, StoreError, Term, format,
+    Applied, BATCH_BYTES_MAX, Candidate, CauseKind, Deposed, HistoryOrder, HistoryPage, HistoryQuery,
+    OutcomeKind, Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, format,
 };
 
 /// How long anything may take before it counts as never; generous, as tests share their cores.
@@ -775,8 +776,16 @@ pub async fn history_is_found(backing: &impl Backing) {
             }
         }
     }
+    for causes in
+        [vec![CauseKind::Slot], vec![CauseKind::Trigger, CauseKind::Join], vec![CauseKind::Backfill]]
+    {
+        for job in [None, Some(JobUid(2))] {
+            queries.push(HistoryQuery { job, causes: causes.clone(), limit: 40, ..whole.clone() });
+        }
+    }
     for query in queries {
         leader.check_history(&query).await;
+        leader.check_history(&HistoryQuery { order: HistoryOrder::OldestFirst, ..query }).await;
     }
 }
 
@@ -923,6 +932,16 @@ fn sample_record(n: u64) -> Record {
         && let Record::Run(run) = &mut record
     {
         run.due = at(n.cast_signed() * 500);
+    }
+    if let Record::Run(run) = &mut record {
+        let (number, nominal) = (n as u32, Nominal::Index(n));
+        let cycle = Cycle { due: at(n.cast_signed() * 1000), origin: JobUid(1), seq: 0 };
+        run.key.cause = match n {
+            _ if n.is_multiple_of(17) => Cause::Trigger(number),
+            _ if n.is_multiple_of(19) => Cause::Join { cycle, round: 0 },
+            _ if n.is_multiple_of(23) => Cause::Backfill { number, nominal },
+            _ => run.key.cause,
+        };
     }
     if n.is_multiple_of(29) {
         let (_, range) =

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use scheduler::ids::{JobName, JobUid};
+use scheduler::ids::{Cause, JobName, JobUid};
 use scheduler::revision::Revision;
 use scheduler::run::{EndedRun, Outcome, Record, SlotRange};
 
-use crate::{HistoryQuery, LastRun, OutcomeKind, RevisionQuery};
+use crate::{CauseKind, HistoryQuery, LastRun, OutcomeKind, RevisionQuery};
 
 /// A new store's first uid: 20 bits of `salt` above a counter that begins at 1, see [`JobUid`].
 pub(crate) fn first_uid(salt: u32) -> u64 {
@@ -35,6 +35,8 @@ pub struct Facts {
     pub recorded: Timestamp,
     /// How it ended.
     pub outcome: OutcomeKind,
+    /// Why there was anything to end.
+    pub cause: CauseKind,
 }
 
 impl Facts {
@@ -48,6 +50,7 @@ impl Facts {
                 last_due: *due,
                 recorded: *ended,
                 outcome: OutcomeKind::of(outcome),
+                cause: CauseKind::of(key.cause),
             },
             Record::Range(SlotRange { job, name, first_due, last_due, recorded, outcome, .. }) => Self {
                 job: *job,
@@ -56,6 +59,7 @@ impl Facts {
                 last_due: *last_due,
                 recorded: *recorded,
                 outcome: OutcomeKind::of(outcome),
+                cause: CauseKind::Slot,
             },
         }
     }
@@ -70,6 +74,7 @@ impl HistoryQuery {
         self.job.is_none_or(|job| job == facts.job)
             && self.name.as_ref().is_none_or(|name| name == facts.name.as_str())
             && (self.outcomes.is_empty() || self.outcomes.contains(&facts.outcome))
+            && (self.causes.is_empty() || self.causes.contains(&facts.cause))
             && self.from.is_none_or(|from| facts.last_due >= from)
             && self.to.is_none_or(|to| facts.first_due < to)
     }
@@ -104,6 +109,18 @@ impl OutcomeKind {
             Outcome::Lost => Self::Lost,
             Outcome::Skipped(_) => Self::Skipped,
             Outcome::Missed(_) => Self::Missed,
+        }
+    }
+}
+
+impl CauseKind {
+    /// The kind of a cause.
+    pub fn of(cause: Cause) -> Self {
+        match cause {
+            Cause::Slot { .. } => Self::Slot,
+            Cause::Trigger(_) => Self::Trigger,
+            Cause::Join { .. } => Self::Join,
+            Cause::Backfill { .. } => Self::Backfill,
         }
     }
 }

@@ -113,7 +113,7 @@ pub enum StoreError {
 /// Largest batch, encoded: half of ZooKeeper's default packet, so that one bound serves all stores.
 pub const BATCH_BYTES_MAX: usize = 512 * 1024;
 
-/// Which records of the history are wanted: all conditions hold, newest first.
+/// Which records of the history are wanted: all conditions hold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistoryQuery {
     /// Only of this job.
@@ -122,10 +122,14 @@ pub struct HistoryQuery {
     pub name: Option<String>,
     /// Only with one of these outcomes; empty for all.
     pub outcomes: Vec<OutcomeKind>,
+    /// Only with one of these causes; empty for all.
+    pub causes: Vec<CauseKind>,
     /// Only records whose (last) due time is at or after this.
     pub from: Option<Timestamp>,
     /// Only records whose (first) due time is before this.
     pub to: Option<Timestamp>,
+    /// Which end comes first.
+    pub order: HistoryOrder,
     /// Where the page before this one ended.
     pub cursor: Option<u64>,
     /// At most so many; 1 to 1000.
@@ -134,8 +138,40 @@ pub struct HistoryQuery {
 
 impl Default for HistoryQuery {
     fn default() -> Self {
-        Self { job: None, name: None, outcomes: Vec::new(), from: None, to: None, cursor: None, limit: 100 }
+        Self {
+            job: None,
+            name: None,
+            outcomes: Vec::new(),
+            causes: Vec::new(),
+            from: None,
+            to: None,
+            order: HistoryOrder::NewestFirst,
+            cursor: None,
+            limit: 100,
+        }
     }
+}
+
+/// Which end of the history comes first: records are in the order in which they were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryOrder {
+    /// The last one that was written.
+    NewestFirst,
+    /// The first one that is kept.
+    OldestFirst,
+}
+
+/// A cause without what it names. A row of slots that never became runs is of slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CauseKind {
+    /// See [`scheduler::ids::Cause`]; likewise the others.
+    Slot,
+    /// Someone asked for it.
+    Trigger,
+    /// Parents succeeded.
+    Join,
+    /// A past slot.
+    Backfill,
 }
 
 /// An outcome without its reason.
@@ -171,7 +207,8 @@ pub struct LastRun {
 /// A page of the history.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HistoryPage {
-    /// Newest first.
+    /// In the order that was asked for. Where what is wanted is rare there may be fewer than were asked for, or none,
+    /// before the end.
     pub records: Vec<Record>,
     /// Give it to the next query; `None` at the end.
     pub next: Option<u64>,

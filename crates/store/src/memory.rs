@@ -1,6 +1,7 @@
 //! A store in memory: the model that the others are measured by, and the store of the simulation.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ use crate::backup::{
 };
 use crate::facts::{Facts, first_uid};
 use crate::{
-    Applied, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Retention, RevisionPage, RevisionQuery,
-    Store, StoreError, Term,
+    Applied, Candidate, Deposed, HistoryOrder, HistoryPage, HistoryQuery, LastRun, Retention, RevisionPage,
+    RevisionQuery, Store, StoreError, Term,
 };
 
 /// Batches kept for followers: enough to bridge a pause, little enough to test what happens after one.
@@ -41,6 +42,13 @@ pub struct MemoryCore {
     next_record: u64,
     revisions: BTreeMap<u64, Arc<Revision>>,
     revision_of: BTreeMap<(JobUid, u32), u64>,
+}
+
+/// At most so many records, and where they end if there are more.
+fn page(mut found: impl Iterator<Item = (u64, Arc<Record>)>, limit: usize) -> HistoryPage {
+    let page: Vec<_> = found.by_ref().take(limit).collect();
+    let next = page.last().map(|(id, _)| *id).filter(|_| found.next().is_some());
+    HistoryPage { records: page.into_iter().map(|(_, record)| Record::clone(&record)).collect(), next }
 }
 
 /// Why a batch was not applied.
@@ -150,20 +158,19 @@ impl MemoryCore {
 
     /// See [`Store::history`].
     pub fn history(&self, query: &HistoryQuery) -> HistoryPage {
-        let before = query.cursor.unwrap_or(u64::MAX);
-        let mut records = Vec::new();
-        let mut last = None;
-        for (id, (facts, record)) in self.records.range(..before).rev() {
-            if !query.wants(facts) {
-                continue;
+        let wanted = |(id, (facts, record)): (&u64, &(Facts, Arc<Record>))| {
+            query.wants(facts).then(|| (*id, record.clone()))
+        };
+        match query.order {
+            HistoryOrder::NewestFirst => {
+                let before = query.cursor.unwrap_or(u64::MAX);
+                page(self.records.range(..before).rev().filter_map(wanted), query.limit())
             }
-            if records.len() == query.limit() {
-                return HistoryPage { records, next: last };
+            HistoryOrder::OldestFirst => {
+                let after = query.cursor.map_or(Bound::Unbounded, Bound::Excluded);
+                page(self.records.range((after, Bound::Unbounded)).filter_map(wanted), query.limit())
             }
-            records.push(Record::clone(record));
-            last = Some(*id);
         }
-        HistoryPage { records, next: None }
     }
 
     /// All records, oldest first: the ledger that a simulator audits.

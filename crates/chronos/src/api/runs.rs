@@ -185,6 +185,7 @@ pub(super) async fn list(
             _ => None,
         },
         limit: limit - runs.len(),
+        ..HistoryQuery::default()
     };
     let page = ctx.node.store.history(&query).await?;
     runs.extend(page.records.iter().map(RunView::of));

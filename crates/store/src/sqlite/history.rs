@@ -11,7 +11,9 @@ use scheduler::state::State;
 
 use super::rows::{BLOCK, code, integer, outcome};
 use crate::format::{self, FormatError};
-use crate::{Applied, HistoryPage, HistoryQuery, LastRun, Retention, StoreError, Term};
+use crate::{
+    Applied, CauseKind, HistoryOrder, HistoryPage, HistoryQuery, LastRun, Retention, StoreError, Term,
+};
 
 /// What one answer to a follower holds at most.
 const FOLLOW_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -215,10 +217,13 @@ pub(super) fn applied_after(connection: &Connection, after: Seq) -> Result<Vec<A
 struct Conditions {
     /// One bit for each outcome that is wanted.
     outcomes: i64,
+    /// What the cause in a key may begin with.
+    causes: String,
     from: i64,
     to: i64,
-    /// Records with a lower id.
-    before: i64,
+    order: HistoryOrder,
+    /// Records with a lower id, or with a higher one where the oldest come first.
+    beyond: i64,
     /// One more than the page holds, to know whether there is a next one.
     limit: i64,
 }
@@ -227,14 +232,46 @@ impl Conditions {
     fn of(query: &HistoryQuery) -> Self {
         let every = (1 << 7) - 1;
         let outcomes = query.outcomes.iter().fold(0, |bits, outcome| bits | 1 << code(*outcome));
+        let start = if query.order == HistoryOrder::NewestFirst { i64::MAX } else { i64::MIN };
         Self {
             outcomes: if query.outcomes.is_empty() { every } else { outcomes },
+            causes: letters(&query.causes),
             from: query.from.map_or(i64::MIN, whole_ms),
             to: query.to.map_or(i64::MAX, whole_ms),
-            before: query.cursor.and_then(|cursor| i64::try_from(cursor).ok()).unwrap_or(i64::MAX),
+            order: query.order,
+            beyond: query.cursor.and_then(|cursor| i64::try_from(cursor).ok()).unwrap_or(start),
             limit: small(query.limit()) + 1,
         }
     }
+
+    /// The statement that finds ids `of` something; the first parameters of both ends are the same.
+    fn sql(&self, of: &str) -> String {
+        let (beyond, way) = match self.order {
+            HistoryOrder::NewestFirst => ("<", "DESC"),
+            HistoryOrder::OldestFirst => (">", "ASC"),
+        };
+        // Most questions do not ask for causes, and need not look at keys.
+        let causes = match &*self.causes {
+            "" => "?6 = ''",
+            // Rows of slots have no key: they are of slots.
+            _ => "instr(?6, coalesce(substr(key, instr(key, '-') + 1, 1), 'i')) > 0",
+        };
+        format!(
+            "SELECT id FROM history WHERE {of} AND id {beyond} ?1 AND (1 << outcome) & ?2 <> 0 AND last_due >= ?3 \
+             AND first_due < ?4 AND {causes} ORDER BY id {way} LIMIT ?5"
+        )
+    }
+}
+
+/// The letters that keys have for these causes, see the form of [`RunKey`]; none for all.
+fn letters(causes: &[CauseKind]) -> String {
+    let of = |cause: &CauseKind| match cause {
+        CauseKind::Slot => "icd",
+        CauseKind::Trigger => "t",
+        CauseKind::Join => "j",
+        CauseKind::Backfill => "b",
+    };
+    causes.iter().map(of).collect()
 }
 
 /// Rounded up: due times have whole milliseconds, so "at or after" and "before" mean the same then.
@@ -246,8 +283,13 @@ pub(super) fn whole_ms(at: Timestamp) -> i64 {
 pub(super) fn page(connection: &Connection, query: &HistoryQuery) -> Result<HistoryPage, ReadError> {
     let snapshot = connection.unchecked_transaction()?;
     let wanted = Conditions::of(query);
+    let mut stopped = None;
     let mut ids = match (query.job, &query.name) {
-        (None, None) => ids_of_all(&snapshot, &wanted)?,
+        (None, None) => {
+            let found = ids_of_all(&snapshot, &wanted)?;
+            stopped = found.stopped;
+            found.ids
+        }
         (job, name) => {
             let mut ids = Vec::new();
             for job in jobs(&snapshot, job, name.as_deref())? {
@@ -256,14 +298,17 @@ pub(super) fn page(connection: &Connection, query: &HistoryQuery) -> Result<Hist
             ids
         }
     };
-    ids.sort_unstable_by(|a, b| b.cmp(a));
+    match query.order {
+        HistoryOrder::NewestFirst => ids.sort_unstable_by(|a, b| b.cmp(a)),
+        HistoryOrder::OldestFirst => ids.sort_unstable(),
+    }
     let more = ids.len() > query.limit();
     ids.truncate(query.limit());
     let mut find = snapshot.prepare_cached("SELECT value FROM history WHERE id = ?1")?;
     let records = ids.iter().map(|id| find.query_row([id], |row| Ok(format::read_record(bytes(row, 0)?))));
     let records = records.map(|read| Ok(read??)).collect::<Result<Vec<Record>, ReadError>>()?;
-    let next = ids.last().filter(|_| more).map(|id| id.cast_unsigned());
-    Ok(HistoryPage { records, next })
+    let next = if more { ids.last().copied() } else { stopped };
+    Ok(HistoryPage { records, next: next.map(i64::cast_unsigned) })
 }
 
 /// The jobs that a query is about: a name may have belonged to several, one after the other.
@@ -277,33 +322,50 @@ fn jobs(connection: &Connection, job: Option<JobUid>, name: Option<&str>) -> rus
 }
 
 fn ids_of_job(connection: &Connection, job: i64, wanted: &Conditions) -> rusqlite::Result<Vec<i64>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT id FROM history WHERE job = ?1 AND id < ?2 AND (1 << outcome) & ?3 <> 0 AND last_due >= ?4 \
-         AND first_due < ?5 ORDER BY id DESC LIMIT ?6",
-    )?;
-    let Conditions { outcomes, from, to, before, limit } = wanted;
-    ids(&mut statement, params![job, before, outcomes, from, to, limit])
+    let mut statement = connection.prepare_cached(&wanted.sql("job = ?7"))?;
+    let Conditions { outcomes, causes, from, to, beyond, limit, .. } = wanted;
+    ids(&mut statement, params![beyond, outcomes, from, to, limit, causes, job])
 }
 
-fn ids_of_all(connection: &Connection, wanted: &Conditions) -> rusqlite::Result<Vec<i64>> {
-    let Conditions { outcomes, from, to, before, limit } = wanted;
-    let mut blocks = connection.prepare_cached(
-        "SELECT block FROM history_blocks WHERE block <= ?1 AND outcomes & ?2 <> 0 AND due_max >= ?3 AND due_min < ?4 \
-         ORDER BY block DESC",
-    )?;
-    let mut within = connection.prepare_cached(
-        "SELECT id FROM history WHERE id >= ?1 AND id < ?2 AND (1 << outcome) & ?3 <> 0 AND last_due >= ?4 \
-         AND first_due < ?5 ORDER BY id DESC LIMIT ?6",
-    )?;
-    let mut found = Vec::new();
-    let mut rows = blocks.query(params![before / BLOCK, outcomes, from, to])?;
+/// Blocks of records that one question looks into, some 65,000 records: a tenth of a second. What is rarer than that
+/// is found by asking on.
+const BLOCKS_MAX: usize = 256;
+
+/// Ids, in order.
+struct Found {
+    ids: Vec<i64>,
+    /// Where the search was given up for now.
+    stopped: Option<i64>,
+}
+
+fn ids_of_all(connection: &Connection, wanted: &Conditions) -> rusqlite::Result<Found> {
+    let Conditions { outcomes, causes, from, to, beyond, limit, order } = wanted;
+    let (side, way) = match order {
+        HistoryOrder::NewestFirst => ("<=", "DESC"),
+        HistoryOrder::OldestFirst => (">=", "ASC"),
+    };
+    let mut blocks = connection.prepare_cached(&format!(
+        "SELECT block FROM history_blocks WHERE block {side} ?1 AND outcomes & ?2 <> 0 AND due_max >= ?3 \
+         AND due_min < ?4 ORDER BY block {way}"
+    ))?;
+    let mut within = connection.prepare_cached(&wanted.sql("id >= ?7 AND id < ?8"))?;
+    let mut found = Found { ids: Vec::new(), stopped: None };
+    let mut rows = blocks.query(params![beyond.div_euclid(BLOCK), outcomes, from, to])?;
+    let mut looked_into = 0;
     while let Some(row) = rows.next()? {
         let first = row.get::<_, i64>(0)? * BLOCK;
-        let end = *before.min(&(first + BLOCK));
-        found.extend(ids(&mut within, params![first, end, outcomes, from, to, limit - small(found.len())])?);
-        if small(found.len()) == *limit {
+        if looked_into == BLOCKS_MAX {
+            let before_first = *order == HistoryOrder::OldestFirst;
+            found.stopped = Some(if before_first { first - 1 } else { first + BLOCK });
+            return Ok(found);
+        }
+        let left = limit - small(found.ids.len());
+        let asked = params![beyond, outcomes, from, to, left, causes, first, first + BLOCK];
+        found.ids.extend(ids(&mut within, asked)?);
+        if small(found.ids.len()) == *limit {
             break;
         }
+        looked_into += 1;
     }
     Ok(found)
 }

@@ -299,7 +299,7 @@ impl<'c> RowWriter<'c> {
     fn append(&mut self, entry: &Entry, batch: &Batch) -> rusqlite::Result<usize> {
         let id = self.ledger.next_id;
         self.ledger.next_id += 1;
-        let Facts { job, name, first_due, last_due, recorded, outcome } = &entry.facts;
+        let Facts { job, name, first_due, last_due, recorded, outcome, .. } = &entry.facts;
         let job = integer(*job);
         if !self.ledger.known.contains(&job) {
             self.know.execute(params![job, name.as_str()])?;
