@@ -282,6 +282,7 @@ fn plan(
         Some(Value::Array(parents)) => Some(parents),
         _ => None,
     };
+    let is_blank = fields.get("schedule").and_then(Value::as_str).is_some_and(|text| text.trim().is_empty());
     let schedule = take_text(fields, "schedule");
     let zone = take_text(fields, "scheduleTimeZone");
     let dst = dst(fields.get("dstPolicy"));
@@ -310,6 +311,12 @@ fn plan(
         parents.sort();
         parents.dedup();
         return Ok(PlanText::Parents(parents));
+    }
+    if is_blank {
+        // Left blank, most likely: who means once and now leaves it out.
+        let message = "`schedule` is empty";
+        let hint = "write when the job is due; without `schedule` it runs once, now";
+        return Err(Problem::invalid("schedule", message, hint));
     }
     let text = if schedule.is_empty() { ONCE } else { &schedule };
     Ok(PlanText::Schedule { text: text.into(), zone: zone.into(), dst })

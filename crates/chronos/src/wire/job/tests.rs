@@ -181,6 +181,20 @@ fn neither_schedule_nor_parents_means_once_now() {
 }
 
 #[test]
+fn an_empty_schedule_is_refused_where_it_would_run_at_once() {
+    let read = |document: &str, door| read(document.as_bytes(), door, &Zones::bundled(), now());
+    for blank in ["", " "] {
+        for door in [Door::Schedule, Door::Any] {
+            let problem = read(&format!(r#"{{"name":"a","command":"x","schedule":"{blank}"}}"#), door)
+                .expect_err("nobody can mean that");
+            assert_eq!((problem.field.as_str(), &*problem.message), ("schedule", "`schedule` is empty"));
+        }
+    }
+    let child = read(r#"{"name":"a","command":"x","schedule":"","parents":["b"]}"#, Door::Dependency);
+    assert!(matches!(child.expect("its parents start it").definition.plan, PlanText::Parents(_)));
+}
+
+#[test]
 fn unknown_fields_are_named_with_a_suggestion() {
     let document =
         r#"{"name":"a","schedule":"R//PT1H","retrys":1,"async":true,"container":{"image":"i","imag":1}}"#;
