@@ -25,8 +25,9 @@ use crate::wire::shape::{Field, Shape, optional, required};
 use crate::wire::{duration, rate};
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::{self, Document, Params};
+use super::extract::{self, Document, Params, limit};
 use super::jobs::{Changed, defect, find};
+use super::lists::{self, Page, Way, words};
 use super::{ApiContext, seq_header};
 
 /// Successes looked through for slots that need not run again: as many as a backfill has slots.
@@ -376,26 +377,22 @@ pub(super) struct BackfillView {
 }
 
 fn view_of(known: &Known, backfill: &Backfill, job: &JobName) -> BackfillView {
-    let (kind, run, from, to, order) = match &backfill.what {
+    let (run, from, to, order) = match &backfill.what {
         Redo::Slots { from, to, order, .. } => {
             let order = if *order == Order::NewestFirst { "newest" } else { "oldest" };
-            ("slots", None, Some(instant(*from)), Some(instant(*to)), Some(order))
+            (None, Some(instant(*from)), Some(instant(*to)), Some(order))
         }
-        Redo::Run(key) => ("rerun", Some(key.to_string()), None, None, None),
+        Redo::Run(key) => (Some(key.to_string()), None, None, None),
     };
     BackfillView {
         id: backfill.id.to_string(),
         job: job.to_string(),
-        kind,
+        kind: kind_of(backfill),
         run,
         from,
         to,
         order,
-        state: match (backfill.cancelled, backfill.ended) {
-            (true, _) => "cancelled",
-            (false, Some(_)) => "over",
-            (false, None) => "underWay",
-        },
+        state: state_of(backfill),
         parallel: backfill.parallel,
         rate: backfill.rate.map(rate::text),
         children: if backfill.children == Children::Stay { "none" } else { "follow" },
@@ -442,22 +439,102 @@ fn name(known: &Known, id: BackfillId) -> Option<JobName> {
     known.jobs.get(&id.job).map(|job| job.name.clone())
 }
 
-/// Backfills.
+/// A page of backfills.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Backfills {
-    /// The newest first; at most 256 are kept, and those that are over go first.
+    /// The newest first, or in the order that was asked for; at most 256 are kept, and those that are over go first.
     backfills: Vec<BackfillView>,
+    /// Cursor of the next page, if there is one.
+    next: Option<String>,
+}
+
+/// Which backfills.
+#[derive(Deserialize, IntoParams)]
+pub(super) struct Wanted {
+    /// Only of this job.
+    job: Option<String>,
+    /// Only in one of these states, separated by commas: `underWay`, `over`, `cancelled`.
+    state: Option<String>,
+    /// `slots` or `rerun`.
+    kind: Option<String>,
+    /// `-created` (if absent: the newest first), `ended`, `job`, `state`, `left` (slots that have not begun); with a `-`
+    /// for the other way round.
+    sort: Option<String>,
+    /// At most so many; 1 to 1000, all of them if absent.
+    limit: Option<usize>,
+    /// `next` of the page before, with the same `sort`.
+    cursor: Option<String>,
+}
+
+/// What backfills are sorted by.
+#[derive(Clone, Copy, PartialEq)]
+enum BackfillField {
+    Created,
+    Ended,
+    Job,
+    State,
+    Left,
+}
+
+impl lists::Field for BackfillField {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("created", Self::Created),
+        ("ended", Self::Ended),
+        ("job", Self::Job),
+        ("state", Self::State),
+        ("left", Self::Left),
+    ];
+}
+
+const STATES: [&str; 3] = ["underWay", "over", "cancelled"];
+
+fn state_of(backfill: &Backfill) -> &'static str {
+    match (backfill.cancelled, backfill.ended) {
+        (true, _) => STATES[2],
+        (false, Some(_)) => STATES[1],
+        (false, None) => STATES[0],
+    }
+}
+
+fn kind_of(backfill: &Backfill) -> &'static str {
+    if matches!(backfill.what, Redo::Run(_)) { "rerun" } else { "slots" }
 }
 
 /// Backfills and re-runs, those under way and the last ones that are over.
-#[utoipa::path(get, path = "/v1/backfills", tag = "runs", responses((status = 200, body = Backfills)))]
-pub(super) async fn list(State(ctx): State<ApiContext>) -> Json<Backfills> {
+#[utoipa::path(
+    get, path = "/v1/backfills", tag = "runs", params(Wanted),
+    responses((status = 200, body = Backfills), (status = 400, body = ErrorBody))
+)]
+pub(super) async fn list(
+    State(ctx): State<ApiContext>,
+    Params(wanted): Params<Wanted>,
+) -> Result<Json<Backfills>, ApiError> {
+    let order = lists::Order::of(wanted.sort.as_deref(), (BackfillField::Created, Way::Down))?;
+    let place = order.place(wanted.cursor.as_deref(), |id| id.parse::<BackfillId>().ok())?;
+    let mut page = Page::new(place, limit(wanted.limit, 1000, 1000)?);
+    let states = words("state", wanted.state.as_deref(), &STATES.map(|word| (word, word)))?;
+    let kinds = words("kind", wanted.kind.as_deref(), &[("slots", "slots"), ("rerun", "rerun")])?;
     let projection = ctx.node.projection.read();
     let known = projection.state();
-    let mut all: Vec<&Arc<Backfill>> = known.backfills.values().collect();
-    all.sort_by_key(|backfill| std::cmp::Reverse((backfill.created, backfill.id)));
-    let view = |backfill: &Arc<Backfill>| Some(view_of(known, backfill, &name(known, backfill.id)?));
-    Json(Backfills { backfills: all.into_iter().filter_map(view).collect() })
+    for backfill in known.backfills.values() {
+        let Some(job) = name(known, backfill.id) else { continue };
+        let (state, kind) = (state_of(backfill), kind_of(backfill));
+        let meant = (states.is_empty() || states.contains(&state))
+            && (kinds.is_empty() || kinds.contains(&kind))
+            && wanted.job.as_deref().is_none_or(|wanted| job.as_str() == wanted);
+        let key = match order.field {
+            BackfillField::Created => order.time(Some(backfill.created)),
+            BackfillField::Ended => order.time(backfill.ended),
+            BackfillField::Job => order.text_of(&job.as_str().into()),
+            BackfillField::State => order.number(STATES.iter().position(|s| *s == state).map(|n| n as i64)),
+            BackfillField::Left => order.number(i64::try_from(backfill.left()).ok()),
+        };
+        if meant {
+            page.offer(key, &backfill.id, || view_of(known, backfill, &job));
+        }
+    }
+    let (backfills, next) = page.told(order);
+    Ok(Json(Backfills { backfills, next }))
 }
 
 /// How far a backfill has come.

@@ -2,33 +2,34 @@
 
 use axum::Json;
 use axum::extract::State;
+use jiff::Timestamp;
 use scheduler::ids::JobName;
+use scheduler::job::Job;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use store::projection::Projection;
 use utoipa::{IntoParams, ToSchema};
 
 use super::ApiContext;
+use super::choice::{Chosen, Selected};
 use super::classic::no_such_job;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Params, limit};
+use super::extract::Params;
+use super::jobs::{Wanted, page_of};
 use super::view::name_of;
 use crate::wire::job::as_written;
 
-/// Which definitions.
+/// Which definitions, beside the conditions on jobs.
 #[derive(Deserialize, IntoParams)]
-pub(super) struct Wanted {
-    /// Only of this job.
+pub(super) struct Only {
+    /// Only of this job; the other conditions do not count then.
     job: Option<String>,
-    /// At most so many; 1 to 1000, 100 if absent.
-    limit: Option<usize>,
-    /// `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// A page of definitions.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Definitions {
-    /// Sorted by name; each can be sent back as it is.
+    /// In the order that was asked for; each can be sent back as it is.
     definitions: Vec<Value>,
     /// Cursor of the next page, if there is one.
     next: Option<String>,
@@ -36,28 +37,28 @@ pub(super) struct Definitions {
 
 /// Definitions of jobs, without counters and without defaults.
 #[utoipa::path(
-    get, path = "/v1/definitions", tag = "jobs", params(Wanted),
+    get, path = "/v1/definitions", tag = "jobs", params(Only, Wanted, Chosen),
     responses((status = 200, body = Definitions), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody))
 )]
 pub(super) async fn list(
     State(ctx): State<ApiContext>,
+    Params(only): Params<Only>,
     Params(wanted): Params<Wanted>,
+    Params(chosen): Params<Chosen>,
 ) -> Result<Json<Definitions>, ApiError> {
-    let limit = limit(wanted.limit, 100, 1000)?;
-    let name = |field: &str, text: &Option<String>| match text {
-        Some(text) => JobName::new(text).map(Some).map_err(|e| ApiError::invalid(field, e.to_string())),
-        None => Ok(None),
-    };
-    let (only, after) = (name("job", &wanted.job)?, name("cursor", &wanted.cursor)?);
-    let projection = ctx.node.projection.read();
-    let written = |job| Value::Object(as_written(job, |uid| name_of(&projection, uid)));
-    if let Some(name) = only {
+    if let Some(name) = &only.job {
+        let name = JobName::new(name).map_err(|e| ApiError::invalid("job", e.to_string()))?;
+        let projection = ctx.node.projection.read();
         let job = projection.job(&name).ok_or_else(|| no_such_job(&name))?;
-        return Ok(Json(Definitions { definitions: vec![written(job)], next: None }));
+        return Ok(Json(Definitions { definitions: vec![written(&projection, job)], next: None }));
     }
-    let mut rest = projection.jobs_after(after.as_ref());
-    let page: Vec<_> = rest.by_ref().take(limit).collect();
-    let more = rest.next().is_some();
-    let next = page.last().filter(|_| more).map(|job| job.name.to_string());
-    Ok(Json(Definitions { definitions: page.into_iter().map(|job| written(job)).collect(), next }))
+    let page = move |Selected { jobs, next, .. }, projection: &Projection| {
+        let jobs = jobs.iter().filter_map(|uid| projection.state().jobs.get(uid));
+        Definitions { definitions: jobs.map(|job| written(projection, job)).collect(), next }
+    };
+    page_of(ctx, &wanted, &chosen, Timestamp::now(), page).await.map(Json)
+}
+
+fn written(projection: &Projection, job: &Job) -> Value {
+    Value::Object(as_written(job, |uid| name_of(projection, uid)))
 }

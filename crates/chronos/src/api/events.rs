@@ -22,6 +22,7 @@ use utoipa::IntoParams;
 use super::ApiContext;
 use super::error::ApiError;
 use super::extract::Params;
+use super::lists::words;
 use super::output::SIGN_OF_LIFE;
 use super::view;
 use crate::wire::job::instant;
@@ -31,7 +32,12 @@ use crate::wire::job::instant;
 pub(super) struct Wanted {
     /// Only of the job of this name.
     job: Option<String>,
+    /// Only of these kinds, separated by commas: `job`, `removed`, `progress`, `run`, `backfill`, `outcome`. `hello` and
+    /// `reset` come in any case.
+    kind: Option<String>,
 }
+
+const KINDS: [&str; 6] = ["job", "removed", "progress", "run", "backfill", "outcome"];
 
 /// Events on their way to a slow reader; beyond that it falls behind, and is told so.
 const WAITING_MAX: usize = 256;
@@ -40,7 +46,7 @@ const MISSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Changes as they are applied.
 ///
-/// Events are `job`, `removed`, `progress`, `run`, `outcome`; `reset` says that some were left out and everything has
+/// Events are `job`, `removed`, `progress`, `run`, `backfill`, `outcome`; `reset` says that some were left out and everything has
 /// to be read anew. The id of an event is the number of its change: a reader that comes back with `Last-Event-ID` gets
 /// what it missed, as far as that is kept.
 #[utoipa::path(get, path = "/v1/events", tag = "node", params(Wanted), responses((status = 200, body = String)))]
@@ -56,8 +62,9 @@ pub(super) async fn stream(
             .map_err(|_| ApiError::invalid("Last-Event-ID", "`Last-Event-ID` is not a number"))
     });
     let seen = seen.transpose()?;
+    let kinds = words("kind", wanted.kind.as_deref(), &KINDS.map(|kind| (kind, kind)))?;
     let (tell, mut told) = mpsc::channel(WAITING_MAX);
-    let teller = Teller { ctx, job: wanted.job, tell };
+    let teller = Teller { ctx, job: wanted.job, kinds, tell };
     tokio::spawn(async move {
         // `None` means that nobody listens any more.
         let _ = teller.run(seen).await;
@@ -70,6 +77,8 @@ pub(super) async fn stream(
 struct Teller {
     ctx: ApiContext,
     job: Option<String>,
+    /// None for all.
+    kinds: Vec<&'static str>,
     tell: mpsc::Sender<Event>,
 }
 
@@ -149,8 +158,9 @@ impl Teller {
     fn events(&self, batch: &Applied) -> Vec<(&'static str, Value)> {
         let projection = self.ctx.node.projection.read();
         let events = batch.changes.iter().filter_map(|change| told(&projection, change));
-        let events = events.filter(|(_, data)| {
-            self.job.as_ref().is_none_or(|job| data["job"].as_str().is_none_or(|name| name == job))
+        let events = events.filter(|(kind, data)| {
+            (self.kinds.is_empty() || self.kinds.contains(kind))
+                && self.job.as_ref().is_none_or(|job| data["job"].as_str().is_none_or(|name| name == job))
         });
         events.collect()
     }

@@ -138,6 +138,11 @@ pub(super) fn instant(field: &str, text: &str) -> Result<Timestamp, ApiError> {
     })
 }
 
+/// The same, where it may be absent.
+pub(super) fn instant_of(field: &str, text: &Option<String>) -> Result<Option<Timestamp>, ApiError> {
+    text.as_deref().map(|text| instant(field, text)).transpose()
+}
+
 /// Bounds a page.
 pub(super) fn limit(given: Option<usize>, default: usize, max: usize) -> Result<usize, ApiError> {
     match given.unwrap_or(default) {

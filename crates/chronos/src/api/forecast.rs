@@ -3,7 +3,7 @@
 //! Slots are counted, each schedule once however many jobs share it. What follows from them, the starts of dependents, is
 //! estimated: a child starts when its parents, started when their root is due, have taken as long as they lately did.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +22,12 @@ use utoipa::{IntoParams, ToSchema};
 use crate::wire::duration;
 use crate::wire::job::instant;
 
+use super::ApiContext;
 use super::backfills::length;
+use super::choice::{self, Choice, Chosen};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Params;
 use super::jobs::defect;
-use super::{ApiContext, view};
 
 /// Longest forecast: a week.
 const HOURS_MAX: u32 = 168;
@@ -131,20 +132,22 @@ pub(super) struct Silent {
 
 /// Expected starts of the fleet's next hours.
 #[utoipa::path(
-    get, path = "/v1/forecast", tag = "jobs", params(Wanted),
+    get, path = "/v1/forecast", tag = "jobs", params(Wanted, Chosen),
     responses((status = 200, body = Forecast), (status = 400, body = ErrorBody))
 )]
 pub(super) async fn forecast(
     State(ctx): State<ApiContext>,
     Params(wanted): Params<Wanted>,
+    Params(chosen): Params<Chosen>,
 ) -> Result<Json<Forecast>, ApiError> {
     let now = Timestamp::now();
+    let choice = Choice::of(&chosen, now)?;
     let grid = Grid::of(&wanted, Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now))?;
     let lengths = lengths(&ctx).await?;
     let (handle, zones) = (ctx.node.projection.clone(), ctx.node.zones.clone());
     let work = move || {
         let mut outlook = Outlook::new(grid, zones, lengths);
-        outlook.look(&handle);
+        outlook.look(&handle, &choice);
         outlook.told(&handle)
     };
     tokio::task::spawn_blocking(work).await.map(Json).map_err(|_| defect())
@@ -244,6 +247,8 @@ struct Outlook {
     /// Where the starts of a job come from: the slots of its root, so much later.
     sources: BTreeMap<JobUid, (Arc<Shape>, Duration)>,
     waiting: BTreeMap<JobUid, Vec<JobUid>>,
+    /// Jobs that are not counted, only followed.
+    others: HashSet<JobUid>,
     even: u64,
     unknown: u64,
 }
@@ -263,17 +268,23 @@ impl Outlook {
             silent: Silent::default(),
             sources: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            others: HashSet::new(),
             even: 0,
             unknown: 0,
         }
     }
 
-    fn look(&mut self, handle: &ProjectionHandle) {
+    /// Counts what is chosen. A parent that is not chosen still says when its children start.
+    fn look(&mut self, handle: &ProjectionHandle, choice: &Choice) {
         let mut jobs: Vec<(Arc<Job>, Arc<Progress>, bool)> = Vec::new();
-        view::each_job(handle, |projection, job| {
-            if let Some(progress) = projection.state().progress.get(&job.uid) {
-                let has_children = projection.children(job.uid).next().is_some();
-                jobs.push((job.clone(), progress.clone(), has_children));
+        choice::each(handle, |projection, of| {
+            let has_children = projection.children(of.job.uid).next().is_some();
+            let chosen = choice.takes(of);
+            if !chosen {
+                self.others.insert(of.job.uid);
+            }
+            if chosen || has_children {
+                jobs.push((of.job.clone(), of.progress.clone(), has_children));
             }
         });
         for (job, progress, has_children) in &jobs {
@@ -292,6 +303,9 @@ impl Outlook {
     fn silences(&mut self, job: &Job, progress: &Progress) -> bool {
         let paused =
             progress.paused.as_ref().is_some_and(|p| p.until.is_none_or(|until| until >= self.grid.to));
+        if self.others.contains(&job.uid) {
+            return job.rules.disabled || paused;
+        }
         match (job.rules.disabled, paused) {
             (true, _) => self.silent.disabled += 1,
             (_, true) => self.silent.paused += 1,
@@ -307,11 +321,18 @@ impl Outlook {
         if self.silences(job, progress) {
             return;
         }
-        let Some(next) = progress.next else { return self.silent.exhausted += 1 };
+        let counted = !self.others.contains(&job.uid);
+        let Some(next) = progress.next else { return self.silent.exhausted += u64::from(counted) };
         if next.due >= self.grid.to {
-            return self.silent.later += 1;
+            return self.silent.later += u64::from(counted);
         }
         let Some(shape) = self.shape(job, progress, table) else { return };
+        if has_children {
+            self.sources.insert(job.uid, (shape.clone(), Duration::ZERO));
+        }
+        if !counted {
+            return;
+        }
         self.even += u64::from(shape.even);
         for (sum, count) in self.slots.iter_mut().zip(&shape.counts) {
             *sum += u64::from(*count);
@@ -326,9 +347,6 @@ impl Outlook {
         {
             let (takes, every) = (duration::text(seconds(*takes)), duration::text(every));
             self.overlapping.push(Overlapping { job: job.name.to_string(), takes, every });
-        }
-        if has_children {
-            self.sources.insert(job.uid, (shape, Duration::ZERO));
         }
     }
 
@@ -426,8 +444,10 @@ impl Outlook {
         let (Some(offset), Some(shape)) = (latest, rarest) else { return };
         let later = i64::try_from(offset.as_millis()).unwrap_or(i64::MAX) / self.grid.bucket_ms;
         let later = usize::try_from(later).unwrap_or(usize::MAX);
-        for (sum, count) in self.dependents.iter_mut().skip(later).zip(&shape.counts) {
-            *sum += u64::from(*count);
+        if !self.others.contains(&job) {
+            for (sum, count) in self.dependents.iter_mut().skip(later).zip(&shape.counts) {
+                *sum += u64::from(*count);
+            }
         }
         self.sources.insert(job, (shape, offset));
     }

@@ -15,38 +15,39 @@ use scheduler::schedule::{Schedule, Slot, Zones};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::HistoryQuery;
-use store::projection::Projection;
+use store::projection::{Projection, ProjectionHandle};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::duration;
 use crate::wire::shape::{Shape, optional};
 
+use super::choice::{self, Choice, Chosen, JobField, Selected};
 use super::classic::no_such_job;
 use super::conditions;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{self, Document, Params, limit};
+use super::lists::{Field, Key, Order, Page, Way, wrong_cursor};
 use super::view::{self, JobRow, JobView, RunView, SlotView};
 use super::why::{Facts, Reason};
 use super::{ApiContext, seq_header};
 
-/// Which jobs of a list.
+/// Which page of a list of jobs.
 #[derive(Deserialize, IntoParams)]
 pub(super) struct Wanted {
-    /// Occurs in name, command, owner or labels, without regard to case.
-    #[serde(default)]
-    search: String,
-    /// `live`, `idle`, `disabled`, `paused` or `failing`.
-    state: Option<String>,
+    /// By which field, with a `-` before it for the other way round: `name` (if absent), `state` (running ones first),
+    /// `lastOutcome` (the worst first), `lastEnded`, `lastSuccess`, `lastError`, `next`, `owner`, `errors` (since the
+    /// last success), `created`, `changed`. Jobs without a value come last either way; ties are sorted by name.
+    pub(super) sort: Option<String>,
     /// At most so many; 1 to 1000, 100 if absent.
-    limit: Option<usize>,
-    /// `next` of the page before.
-    cursor: Option<String>,
+    pub(super) limit: Option<usize>,
+    /// `next` of the page before, with the same `sort`. In the order of names, the name of any job.
+    pub(super) cursor: Option<String>,
 }
 
 /// A page of jobs.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Jobs {
-    /// Sorted by name.
+    /// In the order that was asked for.
     jobs: Vec<JobRow>,
     /// How many match on all pages.
     total: usize,
@@ -56,61 +57,42 @@ pub(super) struct Jobs {
 
 /// Jobs for people: with state, last outcome and next slot.
 #[utoipa::path(
-    get, path = "/v1/jobs", tag = "jobs", params(Wanted),
+    get, path = "/v1/jobs", tag = "jobs", params(Wanted, Chosen),
     responses((status = 200, body = Jobs), (status = 400, body = ErrorBody))
 )]
 pub(super) async fn list(
     State(ctx): State<ApiContext>,
     Params(wanted): Params<Wanted>,
+    Params(chosen): Params<Chosen>,
 ) -> Result<Json<Jobs>, ApiError> {
-    let limit = limit(wanted.limit, 100, 1000)?;
-    let after = match &wanted.cursor {
-        Some(cursor) => Some(JobName::new(cursor).map_err(|e| ApiError::invalid("cursor", e.to_string()))?),
-        None => None,
-    };
-    let state = match wanted.state.as_deref() {
-        None | Some("") => None,
-        Some(word) => Some(StateWord::parse(word).ok_or_else(|| {
-            ApiError::invalid("state", "`state`: expected live, idle, disabled, paused or failing")
-        })?),
-    };
-    let text = wanted.search.trim().to_lowercase();
     let now = Timestamp::now();
-    let page = move || {
-        let handle = &ctx.node.projection;
-        let row = |projection: &Projection, job: &Job| {
-            let progress = projection.state().progress.get(&job.uid)?;
-            Some(JobRow::of(projection, job, progress, now))
+    let page = move |Selected { jobs, total, next }, projection: &Projection| {
+        let row = |uid| {
+            let job = projection.state().jobs.get(uid)?;
+            Some(JobRow::of(projection, job, projection.state().progress.get(uid)?, now))
         };
-        if text.is_empty() && state.is_none() {
-            // No need to look at the others.
-            let projection = handle.read();
-            let mut rest = projection.jobs_after(after.as_ref());
-            let jobs = rest.by_ref().take(limit).filter_map(|job| row(&projection, job)).collect();
-            return page_of(jobs, projection.state().jobs.len(), rest.next().is_some());
-        }
-        let (mut jobs, mut total, mut more) = (Vec::new(), 0, false);
-        view::each_job(handle, |projection, job| {
-            let holds = |state: StateWord| {
-                let live = projection.runs_of(job.uid).next().is_some();
-                projection.state().progress.get(&job.uid).is_some_and(|p| state.holds(job, p, live, now))
-            };
-            if !(state.is_none_or(holds) && (text.is_empty() || view::mentions(job, &text))) {
-                return;
-            }
-            total += 1;
-            if after.as_ref().is_none_or(|after| job.name > *after) {
-                if jobs.len() < limit { jobs.extend(row(projection, job)) } else { more = true }
-            }
-        });
-        page_of(jobs, total, more)
+        Jobs { jobs: jobs.iter().filter_map(row).collect(), total, next }
     };
-    tokio::task::spawn_blocking(page).await.map(Json).map_err(|_| defect())
+    page_of(ctx, &wanted, &chosen, now, page).await.map(Json)
 }
 
-fn page_of(jobs: Vec<JobRow>, total: usize, more: bool) -> Jobs {
-    let next = jobs.last().filter(|_| more).map(|job| job.name.clone());
-    Jobs { jobs, total, next }
+/// A page of a list of jobs, as `tell` writes it.
+pub(super) async fn page_of<T: Send + 'static>(
+    ctx: ApiContext,
+    wanted: &Wanted,
+    chosen: &Chosen,
+    now: Timestamp,
+    tell: impl FnOnce(Selected, &Projection) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let limit = limit(wanted.limit, 100, 1000)?;
+    let order = Order::of(wanted.sort.as_deref(), (JobField::Name, Way::Up))?;
+    let (choice, cursor) = (Choice::of(chosen, now)?, wanted.cursor.clone());
+    let work = move || {
+        let handle = &ctx.node.projection;
+        let selected = choice::select(handle, &choice, order, cursor.as_deref(), limit)?;
+        Ok(tell(selected, &handle.read()))
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| defect())?
 }
 
 pub(super) fn defect() -> ApiError {
@@ -119,38 +101,6 @@ pub(super) fn defect() -> ApiError {
         "internal",
         "this request met a defect of the server",
     )
-}
-
-#[derive(Clone, Copy)]
-enum StateWord {
-    Live,
-    Idle,
-    Disabled,
-    Paused,
-    Failing,
-}
-
-impl StateWord {
-    fn parse(word: &str) -> Option<Self> {
-        Some(match word {
-            "live" => Self::Live,
-            "idle" => Self::Idle,
-            "disabled" => Self::Disabled,
-            "paused" => Self::Paused,
-            "failing" => Self::Failing,
-            _ => return None,
-        })
-    }
-
-    fn holds(self, job: &Job, progress: &Progress, live: bool, now: Timestamp) -> bool {
-        match self {
-            Self::Live => live,
-            Self::Idle => !live,
-            Self::Disabled => job.rules.disabled || crate::wire::job::is_exhausted(job, progress),
-            Self::Paused => progress.paused.as_ref().is_some_and(|p| p.until.is_none_or(|until| until > now)),
-            Self::Failing => progress.errors_in_a_row > 0,
-        }
-    }
 }
 
 pub(super) type Found = (Arc<Job>, Arc<Progress>);
@@ -202,13 +152,31 @@ fn schedule(zones: &Zones, job: &Job) -> Option<Schedule> {
 
 /// The slots that will be, as far as is known now.
 fn upcoming(zones: &Zones, job: &Job, progress: &Progress, now: Timestamp) -> impl Iterator<Item = SlotView> {
-    let schedule = schedule(zones, job);
-    let first = progress.next.filter(|_| !job.rules.disabled);
     let zone = view::zone(zones, job);
-    let remaining = progress.remaining.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    let slots = std::iter::successors(first, move |slot: &Slot| schedule.as_ref()?.after(slot.nominal))
-        .take(remaining);
-    slots.map(move |slot| view::slot(job, &zone, &slot, note(progress, &slot, now)))
+    slots_from(zones, job, progress, Timestamp::MIN)
+        .map(move |slot| view::slot(job, &zone, &slot, note(progress, &slot, now)))
+}
+
+/// The slots of a job that are due at or after an instant, without a walk through those before it.
+fn slots_from(
+    zones: &Zones,
+    job: &Job,
+    progress: &Progress,
+    from: Timestamp,
+) -> impl Iterator<Item = Slot> + use<> {
+    let schedule = schedule(zones, job);
+    let mut left = progress.remaining.unwrap_or(u64::MAX);
+    let mut first = progress.next.filter(|_| !job.rules.disabled);
+    if let (Some(next), Some(schedule)) = (first.filter(|next| next.due < from), &schedule) {
+        let just_before = from.checked_sub(SignedDuration::from_millis(1)).unwrap_or(from);
+        first = schedule.first_after(just_before);
+        if progress.remaining.is_some() {
+            let passed = schedule.span(next.nominal, just_before).map_or(0, |span| span.count) + 1;
+            left = left.saturating_sub(passed);
+        }
+    }
+    std::iter::successors(first, move |slot: &Slot| schedule.as_ref()?.after(slot.nominal))
+        .take(usize::try_from(left).unwrap_or(usize::MAX))
 }
 
 fn note(progress: &Progress, slot: &Slot, now: Timestamp) -> Option<String> {
@@ -220,13 +188,72 @@ fn note(progress: &Progress, slot: &Slot, now: Timestamp) -> Option<String> {
     }
 }
 
-/// How many slots.
+/// Which slots.
 #[derive(Deserialize, IntoParams)]
-pub(super) struct Count {
+pub(super) struct Coming {
     /// At most so many; 1 to 1000, 10 if absent.
+    limit: Option<usize>,
+    /// The same, as it was called before.
     count: Option<usize>,
+    /// Only those due at or after this.
+    from: Option<String>,
     /// Only those due at or before this.
     until: Option<String>,
+    /// `due`, the only order there is.
+    sort: Option<String>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// The same, read: slots from `after` on, which is where the page before ended.
+struct Stretch {
+    limit: usize,
+    from: Timestamp,
+    until: Timestamp,
+    after: Option<(Timestamp, JobName)>,
+}
+
+/// What lists of slots are sorted by.
+#[derive(Clone, Copy, PartialEq)]
+enum SlotField {
+    Due,
+}
+
+impl Field for SlotField {
+    const ALL: &'static [(&'static str, Self)] = &[("due", Self::Due)];
+}
+
+const BY_DUE: Order<SlotField> = Order { field: SlotField::Due, way: Way::Up };
+
+impl Stretch {
+    fn of(coming: &Coming) -> Result<Self, ApiError> {
+        let instant = |field, text: &Option<String>, absent| match text {
+            Some(text) => extract::instant(field, text),
+            None => Ok(absent),
+        };
+        let order: Order<SlotField> = Order::of(coming.sort.as_deref(), (SlotField::Due, Way::Up))?;
+        if order != BY_DUE {
+            return Err(ApiError::invalid("sort", "`sort`: slots have no end to begin with; expected due"));
+        }
+        let limit = limit(coming.limit.or(coming.count), 10, 1000)?;
+        let place = BY_DUE.place(coming.cursor.as_deref(), |text| JobName::new(text).ok())?;
+        let after = match place {
+            None => None,
+            Some((Key::Number(ms), name)) => {
+                Some((Timestamp::from_millisecond(ms).map_err(|_| wrong_cursor())?, name))
+            }
+            Some(_) => return Err(wrong_cursor()),
+        };
+        let from = instant("from", &coming.from, Timestamp::MIN)?;
+        let from = after.as_ref().map_or(from, |(due, _)| from.max(*due));
+        Ok(Self { limit, from, until: instant("until", &coming.until, Timestamp::MAX)?, after })
+    }
+
+    /// Whether a slot is on this page or a later one; those at the place where the page before ended are told by name.
+    fn takes(&self, due: Timestamp, name: &JobName) -> bool {
+        (self.from..=self.until).contains(&due)
+            && self.after.as_ref().is_none_or(|(at, last)| (due, name) > (*at, last))
+    }
 }
 
 /// Slots that are to come.
@@ -236,91 +263,111 @@ pub(super) struct Slots {
     /// Of one job whose schedule has an `H`: the schedule with each `H` replaced by what it stands for.
     #[serde(skip_serializing_if = "Option::is_none")]
     schedule_resolved: Option<String>,
-    /// In the order in which they are due.
+    /// In the order in which they are due, and at one instant by the name of the job.
     slots: Vec<SlotView>,
+    /// Cursor of the next page, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 /// The next slots of a job.
 #[utoipa::path(
-    get, path = "/v1/jobs/{name}/next", tag = "jobs", params(("name" = String, Path), Count),
-    responses((status = 200, body = Slots), (status = 404, body = ErrorBody))
+    get, path = "/v1/jobs/{name}/next", tag = "jobs", params(("name" = String, Path), Coming),
+    responses((status = 200, body = Slots), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody))
 )]
 pub(super) async fn next(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
-    Params(count): Params<Count>,
+    Params(coming): Params<Coming>,
 ) -> Result<Json<Slots>, ApiError> {
-    let (job, progress) = find(&ctx, &name)?;
-    let until = count.until.as_deref().map(|text| extract::instant("until", text)).transpose()?;
-    let count = slots_limit(count.count)?;
-    // The text of a time of one form compares like the time.
-    let until = until.map(crate::wire::job::instant);
-    let slots = upcoming(&ctx.node.zones, &job, &progress, Timestamp::now());
-    let slots = slots.take_while(|slot| until.as_ref().is_none_or(|until| slot.due <= *until)).take(count);
+    let stretch = Stretch::of(&coming)?;
+    let found = find(&ctx, &name)?;
     let schedule_resolved =
-        schedule(&ctx.node.zones, &job).and_then(|schedule| schedule.resolved().map(Into::into));
-    Ok(Json(Slots { schedule_resolved, slots: slots.collect() }))
+        schedule(&ctx.node.zones, &found.0).and_then(|schedule| schedule.resolved().map(Into::into));
+    let (slots, next) = merged(&ctx.node.zones, &[found], &stretch);
+    Ok(Json(Slots { schedule_resolved, slots, next }))
 }
 
-fn slots_limit(count: Option<usize>) -> Result<usize, ApiError> {
-    limit(count, 10, 1000).map_err(|mut e| {
-        e.body.field = "count".into();
-        e.body.message = e.body.message.replace("`limit`", "`count`");
-        e
-    })
-}
-
-/// The next slots of all jobs.
-#[utoipa::path(get, path = "/v1/next", tag = "jobs", params(Count), responses((status = 200, body = Slots)))]
+/// The next slots of all jobs, or of those that are chosen.
+#[utoipa::path(
+    get, path = "/v1/next", tag = "jobs", params(Coming, Chosen),
+    responses((status = 200, body = Slots), (status = 400, body = ErrorBody))
+)]
 pub(super) async fn fleet(
     State(ctx): State<ApiContext>,
-    Params(count): Params<Count>,
+    Params(coming): Params<Coming>,
+    Params(chosen): Params<Chosen>,
 ) -> Result<Json<Slots>, ApiError> {
-    let until = match count.until.as_deref() {
-        Some(text) => extract::instant("until", text)?,
-        None => Timestamp::MAX,
+    let stretch = Stretch::of(&coming)?;
+    let choice = Choice::of(&chosen, Timestamp::now())?;
+    let work = move || {
+        let jobs = taking_part(&ctx.node.projection, &choice, &stretch);
+        let (slots, next) = merged(&ctx.node.zones, &jobs, &stretch);
+        Slots { schedule_resolved: None, slots, next }
     };
-    let count = slots_limit(count.count)?;
-    let jobs: Vec<(Found, Slot)> = {
-        let projection = ctx.node.projection.read();
-        let state = projection.state();
-        let jobs = state.jobs.values().filter(|job| !job.rules.disabled).filter_map(|job| {
-            let progress = state.progress.get(&job.uid)?;
-            Some(((job.clone(), progress.clone()), progress.next.filter(|next| next.due <= until)?))
-        });
-        jobs.collect()
-    };
-    let zones = ctx.node.zones.clone();
-    let slots = tokio::task::spawn_blocking(move || merged(&zones, &jobs, count, until))
-        .await
-        .map_err(|_| defect())?;
-    Ok(Json(Slots { schedule_resolved: None, slots }))
+    tokio::task::spawn_blocking(work).await.map(Json).map_err(|_| defect())
 }
 
-/// The earliest `count` slots of all jobs. Schedules are read only of jobs that take part.
-fn merged(zones: &Zones, jobs: &[(Found, Slot)], count: usize, until: Timestamp) -> Vec<SlotView> {
+/// The jobs whose slots may be on the page: those whose next slot lies before it, which have to be looked at, and of the
+/// others those that come first, one for each slot of the page at most.
+fn taking_part(handle: &ProjectionHandle, choice: &Choice, stretch: &Stretch) -> Vec<Found> {
+    let mut before = Vec::new();
+    let mut first = Page::new(None, stretch.limit);
+    choice::each(handle, |_, of| {
+        let next = of.progress.next.filter(|next| next.due <= stretch.until && !of.job.rules.disabled);
+        let Some(next) = next.filter(|_| choice.takes(of)) else { return };
+        if stretch.takes(next.due, &of.job.name) {
+            first.offer(BY_DUE.time(Some(next.due)), &of.job.name, || (of.job.clone(), of.progress.clone()));
+        } else {
+            before.push((of.job.clone(), of.progress.clone()));
+        }
+    });
+    before.extend(first.rows());
+    before
+}
+
+/// The earliest slots of all these jobs, and the cursor of what comes after them. Schedules are read only of jobs that
+/// take part.
+fn merged(zones: &Zones, jobs: &[Found], stretch: &Stretch) -> (Vec<SlotView>, Option<String>) {
     let now = Timestamp::now();
-    let mut heads: BinaryHeap<_> =
-        jobs.iter().enumerate().map(|(i, (_, next))| Reverse((next.due, i))).collect();
-    let mut rows = std::collections::BTreeMap::new();
-    let mut slots = Vec::new();
-    while let Some(Reverse((_, i))) = heads.pop().filter(|_| slots.len() < count) {
-        let ((job, progress), _) = &jobs[i];
-        let zone = view::zone(zones, job);
-        let row = rows.entry(i).or_insert_with(|| {
-            let schedule = schedule(zones, job);
-            let left = progress.remaining.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-            std::iter::successors(progress.next, move |slot| schedule.as_ref()?.after(slot.nominal))
-                .take(left)
-                .peekable()
+    let mut rows: Vec<_> = Vec::new();
+    let mut heads = BinaryHeap::new();
+    for (job, progress) in jobs {
+        // Most begin at the slot that is known, and need no schedule before it is their turn.
+        let head = progress.next.filter(|next| !job.rules.disabled && stretch.takes(next.due, &job.name));
+        let mut row = None;
+        let head = head.or_else(|| {
+            let mut slots = slots_from(zones, job, progress, stretch.from);
+            let first = slots.find(|slot| slot.due > stretch.until || stretch.takes(slot.due, &job.name));
+            row = Some(slots);
+            first
         });
-        let Some(slot) = row.next() else { continue };
-        slots.push(view::slot(job, &zone, &slot, note(progress, &slot, now)));
-        if let Some(next) = row.peek().filter(|next| next.due <= until) {
-            heads.push(Reverse((next.due, i)));
+        if let Some(slot) = head.filter(|slot| slot.due <= stretch.until) {
+            heads.push(Reverse((slot.due, &job.name, rows.len())));
+            rows.push((job, progress, slot, row));
         }
     }
-    slots
+    let (mut slots, mut last) = (Vec::new(), None);
+    while let Some(Reverse((due, name, i))) = heads.pop() {
+        if slots.len() == stretch.limit {
+            let next =
+                last.map(|(due, name): (Timestamp, &JobName)| BY_DUE.cursor(&BY_DUE.time(Some(due)), name));
+            return (slots, next);
+        }
+        let (job, progress, slot, row) = &mut rows[i];
+        slots.push(view::slot(job, &view::zone(zones, job), slot, note(progress, slot, now)));
+        last = Some((due, name));
+        let following = row.get_or_insert_with(|| {
+            let mut slots = slots_from(zones, job, progress, due);
+            slots.next();
+            slots
+        });
+        if let Some(next) = following.next().filter(|next| next.due <= stretch.until) {
+            *slot = next;
+            heads.push(Reverse((next.due, name, i)));
+        }
+    }
+    (slots, None)
 }
 
 /// Reasons.

@@ -7,6 +7,7 @@
 mod apply;
 mod backfills;
 mod backup;
+mod choice;
 mod classic;
 mod conditions;
 mod definitions;
@@ -15,9 +16,11 @@ pub mod error;
 mod events;
 mod extract;
 mod forecast;
+mod graph;
 mod guard;
 mod health;
 mod jobs;
+mod lists;
 mod load;
 pub mod metrics;
 mod notices;
@@ -166,6 +169,7 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(jobs::pause))
         .routes(routes!(jobs::resume))
         .routes(routes!(definitions::list))
+        .routes(routes!(graph::graph))
         .routes(routes!(runs::list))
         .routes(routes!(runs::show, runs::kill))
         .routes(routes!(runs::why))

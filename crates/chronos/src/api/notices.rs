@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Document, Params, limit};
 use super::jobs::Changed;
+use super::lists::{Field, Key, Order, Page, Way, words};
 use super::{ApiContext, seq_header};
 use crate::notify::{Tested, alert_json, message_id};
 use crate::wire::job::instant;
@@ -22,12 +23,51 @@ use crate::wire::shape::{Reader, Shape, optional};
 /// Which notices of a list.
 #[derive(Deserialize, IntoParams)]
 pub(super) struct Wanted {
-    /// Only in this state: `waiting`, `sending`, `delivered` or `givenUp`.
+    /// Only in one of these states, separated by commas: `waiting`, `sending`, `delivered`, `givenUp`.
     state: Option<String>,
+    /// Only by `mail` or `webhook`.
+    channel: Option<String>,
+    /// Only to this address.
+    to: Option<String>,
+    /// Only those that tell of this job, as far as they name it.
+    job: Option<String>,
+    /// `-id` (if absent: the newest first), `id`, `state`, `attempts`, `settled`; with a `-` for the other way round.
+    sort: Option<String>,
     /// At most so many; 1 to 1000, 100 if absent.
     limit: Option<usize>,
-    /// `next` of the page before.
-    cursor: Option<u64>,
+    /// `next` of the page before, with the same `sort`.
+    cursor: Option<String>,
+}
+
+/// What notices are sorted by.
+#[derive(Clone, Copy, PartialEq)]
+enum NoticeField {
+    Id,
+    State,
+    Attempts,
+    Settled,
+}
+
+impl Field for NoticeField {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("id", Self::Id), ("state", Self::State), ("attempts", Self::Attempts), ("settled", Self::Settled)];
+}
+
+fn key(order: Order<NoticeField>, notice: &Notice) -> Key {
+    match order.field {
+        NoticeField::Id => order.number(i64::try_from(notice.id.0).ok()),
+        NoticeField::State => order.number(Some(match notice.state {
+            NoticeState::Sending => 0,
+            NoticeState::Waiting { .. } => 1,
+            NoticeState::GivenUp { .. } => 2,
+            NoticeState::Delivered { .. } => 3,
+        })),
+        NoticeField::Attempts => order.number(Some(notice.attempts.into())),
+        NoticeField::Settled => order.time(match notice.state {
+            NoticeState::Delivered { at } | NoticeState::GivenUp { at } => Some(at),
+            NoticeState::Waiting { .. } | NoticeState::Sending => None,
+        }),
+    }
 }
 
 /// A message to one address.
@@ -111,10 +151,10 @@ pub(super) fn counted(state: &State) -> [(&'static str, usize); 4] {
 /// A page of notices.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Notices {
-    /// The newest first.
+    /// The newest first, or in the order that was asked for.
     notices: Vec<NoticeView>,
     /// Cursor of the next page, if there is one.
-    next: Option<u64>,
+    next: Option<String>,
     /// Alerts that nobody was told of, because too many notices were on their way.
     lost: u64,
 }
@@ -128,18 +168,29 @@ pub(super) async fn list(
     Context(ctx): Context<ApiContext>,
     Params(wanted): Params<Wanted>,
 ) -> Result<Json<Notices>, ApiError> {
-    let most = limit(wanted.limit, 100, 1000)?;
-    let state = wanted.state.as_deref();
-    if state.is_some_and(|state| !STATES.contains(&state)) {
-        return Err(ApiError::invalid("state", format!("`state`: expected one of {}", STATES.join(", "))));
-    }
+    let order = Order::of(wanted.sort.as_deref(), (NoticeField::Id, Way::Down))?;
+    let place = order.place(wanted.cursor.as_deref(), |id| id.parse::<u64>().ok())?;
+    let mut page = Page::new(place, limit(wanted.limit, 100, 1000)?);
+    let states = words("state", wanted.state.as_deref(), &STATES.map(|word| (word, word)))?;
+    let known = [("mail", Channel::Mail), ("webhook", Channel::Webhook)];
+    let channels = words("channel", wanted.channel.as_deref(), &known)?;
     let projection = ctx.node.projection.read();
-    let before = NoticeId(wanted.cursor.unwrap_or(u64::MAX));
-    let notices = projection.state().notices.range(..before).rev().map(|(_, notice)| notice);
-    let mut notices = notices.filter(|notice| state.is_none_or(|state| word(notice) == state));
-    let page: Vec<NoticeView> = notices.by_ref().take(most).map(|notice| NoticeView::of(notice)).collect();
-    let next = notices.next().and(page.last()).map(|last| last.id);
-    Ok(Json(Notices { notices: page, next, lost: projection.state().meta.alerts_lost }))
+    for notice in projection.state().notices.values() {
+        let meant = (states.is_empty() || states.contains(&word(notice)))
+            && (channels.is_empty() || channels.contains(&notice.address.channel))
+            && wanted.to.as_deref().is_none_or(|to| *notice.address.to == *to)
+            && wanted
+                .job
+                .as_deref()
+                .is_none_or(|job| notice.alerts.iter().any(|alert| alert.name.as_str() == job));
+        if meant {
+            page.offer(key(order, notice), &notice.id.0, || notice.clone());
+        }
+    }
+    let lost = projection.state().meta.alerts_lost;
+    drop(projection);
+    let (notices, next) = page.told(order);
+    Ok(Json(Notices { notices: notices.iter().map(|notice| NoticeView::of(notice)).collect(), next, lost }))
 }
 
 /// Sends a notice at once that has not arrived, also one that was given up, and tries for another day.

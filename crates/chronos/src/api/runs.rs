@@ -1,6 +1,6 @@
 //! Runs: those that live and those that are history, in one list.
 
-use std::cmp::Reverse;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use axum::Json;
@@ -14,14 +14,16 @@ use scheduler::request::{Answer, Refusal, Request};
 use scheduler::run::{Record, Run, RunState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::{HistoryQuery, OutcomeKind};
+use store::projection::Projection;
+use store::{CauseKind, HistoryOrder, HistoryQuery, OutcomeKind};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::shape::{Shape, optional};
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::{self, Document, Params, limit};
+use super::extract::{self, Document, Params, instant_of, limit};
 use super::jobs::{Changed, Why};
+use super::lists::{Field, Key, Order, Page, Way, words, wrong_cursor};
 use super::view::{self, RunView};
 use super::why::Facts;
 use super::{ApiContext, seq_header};
@@ -34,20 +36,26 @@ pub(super) struct Wanted {
     /// Only with one of these outcomes or states, separated by commas: `succeeded`, `failed`, `killed`, `timedOut`,
     /// `lost`, `skipped`, `missed`; `queued`, `running`, `waiting`, `live` for all three.
     outcome: Option<String>,
+    /// Only with one of these causes, separated by commas: `slot`, `trigger`, `join`, `backfill`.
+    cause: Option<String>,
     /// Only those due at or after this.
     from: Option<String>,
     /// Only those due before this.
     to: Option<String>,
-    /// At most so many; 1 to 1000, 100 if absent.
+    /// `-time` (if absent): live ones first, by due time, then those that have ended, by when they ended; the newest
+    /// first. `time`: the other way round.
+    sort: Option<String>,
+    /// At most so many; 1 to 1000, 100 if absent. Where what is asked for is rare, a page may hold fewer, or none,
+    /// although there is a next one.
     limit: Option<usize>,
-    /// `next` of the page before.
+    /// `next` of the page before, with the same `sort`.
     cursor: Option<String>,
 }
 
 /// A page of runs.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Runs {
-    /// Live ones first, each newest first.
+    /// In the order that was asked for.
     runs: Vec<RunView>,
     /// Cursor of the next page, if there is one.
     next: Option<String>,
@@ -56,43 +64,60 @@ pub(super) struct Runs {
 struct Filter {
     job: Option<JobName>,
     outcomes: Vec<OutcomeKind>,
-    states: Vec<&'static str>,
+    states: Vec<LiveState>,
+    causes: Vec<CauseKind>,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
 }
 
-const STATES: [&str; 3] = ["queued", "running", "waiting"];
+#[derive(Clone, Copy, PartialEq)]
+enum LiveState {
+    Queued,
+    Running,
+    Waiting,
+}
+
+/// What the outcome of a run may be asked for.
+#[derive(Clone, Copy)]
+enum Fate {
+    Ended(OutcomeKind),
+    In(LiveState),
+    Live,
+}
+
+const LIVE: [(&str, Fate); 4] = [
+    ("queued", Fate::In(LiveState::Queued)),
+    ("running", Fate::In(LiveState::Running)),
+    ("waiting", Fate::In(LiveState::Waiting)),
+    ("live", Fate::Live),
+];
+
+const CAUSES: [(&str, CauseKind); 4] = [
+    ("slot", CauseKind::Slot),
+    ("trigger", CauseKind::Trigger),
+    ("join", CauseKind::Join),
+    ("backfill", CauseKind::Backfill),
+];
 
 impl Filter {
     fn of(wanted: &Wanted) -> Result<Self, ApiError> {
         let job = wanted.job.as_deref().map(JobName::new).transpose();
-        let instant = |field, text: &Option<String>| {
-            text.as_deref().map(|text| extract::instant(field, text)).transpose()
-        };
+        let ended = view::KINDS.map(|kind| (view::word(kind), Fate::Ended(kind)));
         let (mut outcomes, mut states) = (Vec::new(), Vec::new());
-        for word in
-            wanted.outcome.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|w| !w.is_empty())
-        {
-            let kind = view::KINDS.into_iter().find(|kind| view::word(*kind).eq_ignore_ascii_case(word));
-            match (kind, STATES.into_iter().find(|state| *state == word)) {
-                (Some(kind), _) => outcomes.push(kind),
-                (_, Some(state)) => states.push(state),
-                _ if word == "live" => states.extend(STATES),
-                _ => {
-                    let known = view::KINDS.map(view::word).join(", ");
-                    let clipped: String = word.chars().take(40).collect();
-                    let message =
-                        format!("`outcome`: `{clipped}` is none of {known}, {}, live", STATES.join(", "));
-                    return Err(ApiError::invalid("outcome", message));
-                }
+        for fate in words("outcome", wanted.outcome.as_deref(), &[&ended[..], &LIVE].concat())? {
+            match fate {
+                Fate::Ended(kind) => outcomes.push(kind),
+                Fate::In(state) => states.push(state),
+                Fate::Live => states.extend([LiveState::Queued, LiveState::Running, LiveState::Waiting]),
             }
         }
         Ok(Self {
             job: job.map_err(|e| ApiError::invalid("job", e.to_string()))?,
             outcomes,
             states,
-            from: instant("from", &wanted.from)?,
-            to: instant("to", &wanted.to)?,
+            causes: words("cause", wanted.cause.as_deref(), &CAUSES)?,
+            from: instant_of("from", &wanted.from)?,
+            to: instant_of("to", &wanted.to)?,
         })
     }
 
@@ -106,45 +131,71 @@ impl Filter {
 
     fn takes(&self, run: &Run) -> bool {
         let state = match run.state {
-            RunState::Queued => "queued",
-            RunState::Running(_) => "running",
-            RunState::Waiting { .. } => "waiting",
+            RunState::Queued => LiveState::Queued,
+            RunState::Running(_) => LiveState::Running,
+            RunState::Waiting { .. } => LiveState::Waiting,
         };
         (self.states.is_empty() || self.states.contains(&state))
+            && (self.causes.is_empty() || self.causes.contains(&CauseKind::of(run.key.cause)))
             && self.job.as_ref().is_none_or(|job| *job == run.job)
             && self.from.is_none_or(|from| run.due >= from)
             && self.to.is_none_or(|to| run.due < to)
     }
+
+    fn query(&self, order: Order<RunField>, cursor: Option<u64>, limit: usize) -> HistoryQuery {
+        HistoryQuery {
+            job: None,
+            name: self.job.as_ref().map(ToString::to_string),
+            outcomes: self.outcomes.clone(),
+            causes: self.causes.clone(),
+            from: self.from,
+            to: self.to,
+            order: match order.way {
+                Way::Down => HistoryOrder::NewestFirst,
+                Way::Up => HistoryOrder::OldestFirst,
+            },
+            cursor,
+            limit,
+        }
+    }
+}
+
+/// What runs are sorted by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum RunField {
+    Time,
+}
+
+impl Field for RunField {
+    const ALL: &'static [(&'static str, Self)] = &[("time", Self::Time)];
 }
 
 /// Where a page of live or ended runs ended.
+#[derive(Debug, PartialEq)]
 enum Cursor {
-    Start,
-    Live(i64, RunKey),
+    /// `None`: before the first of them.
+    Live(Option<(Key, RunKey)>),
     /// `None`: where the history begins.
     History(Option<u64>),
 }
 
 impl Cursor {
-    fn parse(text: Option<&str>) -> Result<Self, ApiError> {
-        let read = |text: &str| {
-            if let Some(number) = text.strip_prefix('h') {
-                return if number.is_empty() {
-                    Some(Self::History(None))
-                } else {
-                    number.parse().ok().map(|n| Self::History(Some(n)))
-                };
-            }
-            let (due, key) = text.strip_prefix('l')?.split_once('.')?;
-            Some(Self::Live(due.parse().ok()?, key.parse().ok()?))
+    /// What belongs to the history is marked, so that it is told from the place of a live run.
+    fn parse(order: Order<RunField>, text: Option<&str>) -> Result<Self, ApiError> {
+        let Some(text) = text else {
+            return Ok(if order.way == Way::Down { Self::Live(None) } else { Self::History(None) });
         };
-        text.map_or(Ok(Self::Start), |text| {
-            read(text).ok_or_else(|| ApiError::invalid("cursor", "`cursor` is none of ours"))
-        })
+        let mark = |mark| order.cursor(&Key::Absent, &mark);
+        match text.strip_prefix(&mark("h")) {
+            Some("") => Ok(Self::History(None)),
+            Some(number) => Ok(Self::History(Some(number.parse().map_err(|_| wrong_cursor())?))),
+            None if text == mark("l") => Ok(Self::Live(None)),
+            None => order.place(Some(text), |key| key.parse().ok()).map(Self::Live),
+        }
     }
 }
 
-/// Runs, live ones first, then the history; newest first.
+/// Runs, those that live and those that are history.
 #[utoipa::path(
     get, path = "/v1/runs", tag = "runs", params(Wanted),
     responses((status = 200, body = Runs), (status = 400, body = ErrorBody))
@@ -155,59 +206,96 @@ pub(super) async fn list(
 ) -> Result<Json<Runs>, ApiError> {
     let filter = Filter::of(&wanted)?;
     let limit = limit(wanted.limit, 100, 1000)?;
-    let cursor = Cursor::parse(wanted.cursor.as_deref())?;
-    let mut runs = Vec::new();
-    if !matches!(cursor, Cursor::History(_)) && filter.wants_live() {
-        let page = live(&ctx, &filter, &cursor, limit + 1);
-        runs.extend(page.iter().take(limit).map(|run| RunView::live(run)));
-        if page.len() > limit {
-            let last = &page[limit - 1];
-            return Ok(Json(Runs {
-                runs,
-                next: Some(format!("l{}.{}", last.due.as_millisecond(), last.key)),
-            }));
-        }
-    }
-    if !filter.wants_history() {
-        return Ok(Json(Runs { runs, next: None }));
-    }
-    if runs.len() == limit {
-        return Ok(Json(Runs { runs, next: Some("h".into()) }));
-    }
-    let query = HistoryQuery {
-        job: None,
-        name: filter.job.map(|job| job.to_string()),
-        outcomes: filter.outcomes,
-        from: filter.from,
-        to: filter.to,
-        cursor: match cursor {
-            Cursor::History(at) => at,
-            _ => None,
-        },
-        limit: limit - runs.len(),
-        ..HistoryQuery::default()
+    let order = Order::of(wanted.sort.as_deref(), (RunField::Time, Way::Down))?;
+    let cursor = Cursor::parse(order, wanted.cursor.as_deref())?;
+    let mark = |mark: String| order.cursor(&Key::Absent, &mark);
+    // Live ones first, whatever comes first: what ends meanwhile is met again in the history, not lost between.
+    let live_from = match &cursor {
+        Cursor::Live(after) => after.clone(),
+        Cursor::History(_) => None,
     };
-    let page = ctx.node.store.history(&query).await?;
-    runs.extend(page.records.iter().map(RunView::of));
-    Ok(Json(Runs { runs, next: page.next.map(|at| format!("h{at}")) }))
+    let looks_at_live = filter.wants_live() && (order.way == Way::Up || matches!(cursor, Cursor::Live(_)));
+    let (mut live, live_next) = match looks_at_live {
+        true => live(&ctx, &filter, order, live_from, limit),
+        false => (Vec::new(), None),
+    };
+    if order.way == Way::Down {
+        let mut runs: Vec<_> = live.iter().map(|run| RunView::live(run)).collect();
+        if live_next.is_some() || !filter.wants_history() {
+            return Ok(Json(Runs { runs, next: live_next }));
+        }
+        if runs.len() == limit {
+            return Ok(Json(Runs { runs, next: Some(mark("h".into())) }));
+        }
+        let at = if let Cursor::History(at) = cursor { at } else { None };
+        let page = ctx.node.store.history(&filter.query(order, at, limit - runs.len())).await?;
+        runs.retain(|run| page.records.iter().all(|record| RunView::of(record).key != run.key));
+        runs.extend(page.records.iter().map(RunView::of));
+        return Ok(Json(Runs { runs, next: page.next.map(|at| mark(format!("h{at}"))) }));
+    }
+    let mut runs = Vec::new();
+    if let (Cursor::History(at), true) = (&cursor, filter.wants_history()) {
+        let page = ctx.node.store.history(&filter.query(order, *at, limit)).await?;
+        runs.extend(page.records.iter().map(RunView::of));
+        if let Some(at) = page.next {
+            return Ok(Json(Runs { runs, next: Some(mark(format!("h{at}"))) }));
+        }
+        live.retain(|run| page.records.iter().all(|record| key_of(record) != Some(run.key)));
+    }
+    let (room, fits) = (limit - runs.len(), live.len());
+    runs.extend(live.iter().take(room).map(|run| RunView::live(run)));
+    let next = match live.get(..room).and_then(<[_]>::last).filter(|_| fits > room) {
+        Some(last) => Some(order.cursor(&order.time(Some(last.due)), &last.key)),
+        None if fits > room => Some(mark("l".into())),
+        None => live_next,
+    };
+    Ok(Json(Runs { runs, next }))
 }
 
-/// The first `count` live runs after the cursor, newest first.
-fn live(ctx: &ApiContext, filter: &Filter, cursor: &Cursor, count: usize) -> Vec<Arc<Run>> {
-    let order = |run: &Run| (Reverse(run.due.as_millisecond()), run.key);
-    let after = match cursor {
-        Cursor::Live(due, key) => Some((Reverse(*due), *key)),
-        _ => None,
-    };
-    let projection = ctx.node.projection.read();
-    let runs = projection.state().runs.values().filter(|run| filter.takes(run));
-    let mut runs: Vec<_> = runs.filter(|run| after.is_none_or(|after| order(run) > after)).collect();
-    if runs.len() > count {
-        runs.select_nth_unstable_by_key(count, |run| order(run));
-        runs.truncate(count);
+fn key_of(record: &Record) -> Option<RunKey> {
+    match record {
+        Record::Run(run) => Some(run.key),
+        Record::Range(_) => None,
     }
-    runs.sort_by_key(|run| order(run));
-    runs.into_iter().cloned().collect()
+}
+
+/// The first live runs after a place, and the cursor of what comes after them.
+fn live(
+    ctx: &ApiContext,
+    filter: &Filter,
+    order: Order<RunField>,
+    after: Option<(Key, RunKey)>,
+    limit: usize,
+) -> (Vec<Arc<Run>>, Option<String>) {
+    /// So many take about a millisecond; then whoever writes may go first.
+    const AT_ONCE: usize = 5000;
+    let mut page = Page::new(after, limit);
+    let mut offer = |run: &Arc<Run>| {
+        if filter.takes(run) {
+            page.offer(order.time(Some(run.due)), &run.key, || run.clone());
+        }
+    };
+    let of_job = |projection: &Projection, name| projection.job(name).map(|job| job.uid);
+    let projection = ctx.node.projection.read();
+    // The live runs of a deleted job are few, and soon gone.
+    if let Some(job) = filter.job.as_ref().and_then(|name| of_job(&projection, name)) {
+        projection.runs_of(job).for_each(&mut offer);
+        return page.told(order);
+    }
+    drop(projection);
+    let mut last = Bound::Unbounded;
+    loop {
+        let projection = ctx.node.projection.read();
+        let mut count = 0;
+        for (key, run) in projection.state().runs.range((last, Bound::Unbounded)).take(AT_ONCE) {
+            offer(run);
+            last = Bound::Excluded(*key);
+            count += 1;
+        }
+        if count < AT_ONCE {
+            return page.told(order);
+        }
+    }
 }
 
 /// A live run.

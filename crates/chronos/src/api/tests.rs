@@ -23,6 +23,7 @@ use super::*;
 
 mod apply;
 mod editing;
+mod lists;
 mod once;
 
 use crate::node::{self, NodeOptions, NodeTask, Role};
@@ -590,6 +591,9 @@ async fn events_come_as_they_happen_and_after_a_reconnect() {
     let missed = Request::get("/v1/events?job=b").header("last-event-id", before.to_string());
     let text = read_until(&server, missed.body(Body::empty()).expect("a request"), "event: job\n").await;
     assert!(!text.contains("\"job\":\"a\"") && text.contains("event: job\n"), "{text}");
+    let outcomes = Request::get("/v1/events?kind=outcome,job").header("last-event-id", before.to_string());
+    let text = read_until(&server, outcomes.body(Body::empty()).expect("a request"), "event: job\n").await;
+    assert!(text.contains("event: outcome\n") && !text.contains("event: run\n"), "{text}");
     let stranger = Request::get("/v1/events").header("last-event-id", "999999");
     read_until(&server, stranger.body(Body::empty()).expect("a request"), "event: reset\n").await;
 }

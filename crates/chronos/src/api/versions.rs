@@ -9,7 +9,7 @@ use scheduler::request::{Edit, Expect, Request};
 use scheduler::revision::{Deed, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use store::RevisionQuery;
+use store::{HistoryQuery, RevisionQuery};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::job::{instant, whole_definition};
@@ -20,7 +20,8 @@ use super::classic::no_such_job;
 use super::conditions::Conditions;
 use super::editing;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{self, Document, Params, limit};
+use super::extract::{self, Document, Params, instant_of, limit};
+use super::lists::{Field, Order, Page, Way, words};
 
 /// A version of a definition.
 #[derive(Serialize, ToSchema)]
@@ -65,6 +66,19 @@ impl VersionView {
     }
 }
 
+/// All the words for how a version came about.
+const HOW: [&str; 9] = [
+    "created",
+    "replaced",
+    "patched",
+    "applied",
+    "rolledBack",
+    "restored",
+    "deleted",
+    "inherited",
+    "disabled",
+];
+
 fn word(deed: Deed) -> &'static str {
     match deed {
         Deed::Created => "created",
@@ -86,7 +100,7 @@ fn fields(revision: &Revision) -> Map<String, Value> {
 /// A page of versions.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Versions {
-    /// Newest first.
+    /// The newest first, or in the order that was asked for.
     versions: Vec<VersionView>,
     /// Cursor of the next page, if there is one.
     next: Option<String>,
@@ -95,10 +109,31 @@ pub(super) struct Versions {
 /// Which versions of a list.
 #[derive(Deserialize, IntoParams)]
 pub(super) struct Wanted {
+    /// How they came about, separated by commas: `created`, `replaced`, `patched`, `applied`, `rolledBack`, `restored`,
+    /// `deleted`, `inherited`, `disabled`.
+    how: Option<String>,
+    /// Only by this user.
+    by: Option<String>,
+    /// Only those that came about at or after this.
+    from: Option<String>,
+    /// Only those that came about before this.
+    to: Option<String>,
+    /// `-version` (if absent) or `version`.
+    sort: Option<String>,
     /// At most so many; 1 to 1000, 50 if absent.
     limit: Option<usize>,
-    /// `next` of the page before.
+    /// `next` of the page before, with the same `sort`.
     cursor: Option<String>,
+}
+
+/// What versions are sorted by.
+#[derive(Clone, Copy, PartialEq)]
+enum VersionField {
+    Version,
+}
+
+impl Field for VersionField {
+    const ALL: &'static [(&'static str, Self)] = &[("version", Self::Version)];
 }
 
 /// The creation of a job that its name means: the present one, else the last one.
@@ -136,23 +171,28 @@ pub(super) async fn list(
     Params(wanted): Params<Wanted>,
 ) -> Result<Json<Versions>, ApiError> {
     let limit = limit(wanted.limit, 50, 1000)?;
-    let cursor = wanted.cursor.as_deref().map(str::parse::<u64>).transpose();
-    let cursor = cursor.map_err(|_| ApiError::invalid("cursor", "`cursor` is none of ours"))?;
+    let order = Order::of(wanted.sort.as_deref(), (VersionField::Version, Way::Down))?;
+    let how = words("how", wanted.how.as_deref(), &HOW.map(|word| (word, word)))?;
+    let (from, to) = (instant_of("from", &wanted.from)?, instant_of("to", &wanted.to)?);
+    let mut page = Page::new(order.place(wanted.cursor.as_deref(), |id| id.parse::<u32>().ok())?, limit);
     let job = Some(uid_of(&ctx, &name).await?);
-    let page =
-        ctx.node.store.revisions(&RevisionQuery { job, cursor, limit, ..RevisionQuery::default() }).await?;
-    // One more, to say what the last one of the page has changed.
-    let older = match page.next {
-        Some(_) => {
-            let query = RevisionQuery { job, cursor: page.next, limit: 1, ..RevisionQuery::default() };
-            ctx.node.store.revisions(&query).await?.revisions
+    // All that are kept, which are few: what has changed is seen beside the version before.
+    let query = RevisionQuery { job, limit: HistoryQuery::LIMIT_MAX, ..RevisionQuery::default() };
+    let kept = ctx.node.store.revisions(&query).await?.revisions;
+    let before = kept.iter().skip(1).map(Some).chain([None]);
+    for (revision, before) in kept.iter().zip(before) {
+        let meant = (how.is_empty() || how.contains(&word(revision.deed)))
+            && wanted.by.as_deref().is_none_or(|by| *revision.by == *by)
+            && from.is_none_or(|from| revision.at >= from)
+            && to.is_none_or(|to| revision.at < to);
+        if meant {
+            let version = revision.job.version;
+            page.offer(order.number(Some(version.into())), &version, || (revision, before));
         }
-        None => Vec::new(),
-    };
-    let before = page.revisions.iter().skip(1).chain(&older).map(Some).chain([None]);
-    let versions =
-        page.revisions.iter().zip(before).map(|(revision, before)| VersionView::of(revision, before));
-    Ok(Json(Versions { versions: versions.collect(), next: page.next.map(|at| at.to_string()) }))
+    }
+    let (page, next) = page.told(order);
+    let versions = page.into_iter().map(|(revision, before)| VersionView::of(revision, before)).collect();
+    Ok(Json(Versions { versions, next }))
 }
 
 /// One version, whole.

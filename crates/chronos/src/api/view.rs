@@ -365,6 +365,13 @@ pub struct JobRow {
     /// Its parents, if it has some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parents: Option<Vec<String>>,
+    /// Whose it is, if anybody has said so.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub owner: String,
+    /// Its labels.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[schema(value_type = Object)]
+    pub labels: Map<String, Value>,
     /// What it runs.
     pub command: String,
     /// `idle`, `queued` or `<n> running`.
@@ -404,6 +411,8 @@ impl JobRow {
             schedule,
             schedule_time_zone: zone.filter(|z| !z.is_empty()),
             parents: parents(projection, job),
+            owner: job.rules.owner().to_string(),
+            labels: job.rules.labels().iter().map(|(k, v)| (k.to_string(), v.to_string().into())).collect(),
             command: command(job),
             state: state(projection, job.uid),
             status: status(progress),

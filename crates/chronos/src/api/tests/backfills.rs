@@ -183,6 +183,11 @@ async fn the_forecast_counts_slots_and_estimates_what_follows() {
     assert_eq!(forecast["together"][0]["jobs"], 3);
     assert_eq!((&forecast["silent"]["disabled"], &forecast["silent"]["later"]), (&json!(1), &json!(1)));
     assert_eq!(forecast["silent"]["jobs"], json!(["dense"]));
+    let child = server.get("/v1/forecast?hours=6&bucket=1h&kind=dependent").await.json();
+    assert_eq!(
+        (&child["slots"], &child["dependents"], &child["silent"]["later"]),
+        (&json!(0), &json!(6), &json!(0))
+    );
     for query in ["hours=0", "hours=169", "bucket=1s", "bucket=x", "hours=168&bucket=1m"] {
         let refused = server.get(&format!("/v1/forecast?{query}")).await;
         assert_eq!(
