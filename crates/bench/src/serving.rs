@@ -77,8 +77,14 @@ pub(crate) async fn api(bench: &mut Bench) -> anyhow::Result<()> {
     let questions = [
         ("page in the middle", "/v1/jobs?cursor=job-0050000&limit=100"),
         ("page sorted by next slot", "/v1/jobs?sort=next&limit=100"),
-        ("last names first, in the middle", "/v1/jobs?sort=-name&limit=100&cursor=-name~=job-0050000~job-0050000"),
-        ("page by state, sorted by last outcome", "/v1/jobs?state=enabled&kind=schedule&sort=lastOutcome&limit=100"),
+        (
+            "last names first, in the middle",
+            "/v1/jobs?sort=-name&limit=100&cursor=-name~=job-0050000~job-0050000",
+        ),
+        (
+            "page by state, sorted by last outcome",
+            "/v1/jobs?state=enabled&kind=schedule&sort=lastOutcome&limit=100",
+        ),
         ("page of a label, of which there is none", "/v1/jobs?label=team%3Detl&sort=-lastSuccess&limit=100"),
         ("search", "/v1/jobs?search=77777&limit=100"),
         ("search, sorted by next slot", "/v1/jobs?search=7777&sort=-next&limit=100"),

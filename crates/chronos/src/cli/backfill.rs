@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use super::client::{Client, job_name};
 use super::failure::{Exit, Failure, printable};
 use super::progress::{Progress, Show, Unit};
-use super::queries::{text, time};
+use super::queries::{pages, text, time};
 use super::requests::{is_run_key, tell};
 use super::table::Table;
-use super::{BackfillArgs, Format, RerunArgs};
+use super::{BackfillArgs, BackfillsArgs, Format, RerunArgs};
 
 /// More slots than this are asked about on a terminal.
 const ASK_ABOVE: u64 = 100;
@@ -188,10 +188,16 @@ fn checked(id: &str) -> Result<&str, Failure> {
     }
 }
 
-pub(crate) async fn list(client: &Client, format: Format) -> Result<(), Failure> {
-    let answer = client.get(&["v1", "backfills"], &[]).await?;
-    let all = answer["backfills"].as_array().cloned().unwrap_or_default();
-    if format == Format::Json {
+pub(crate) async fn list(client: &Client, args: &BackfillsArgs) -> Result<(), Failure> {
+    let one = [("job", &args.job), ("kind", &args.kind), ("sort", &args.sort)];
+    let one = one.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+    let mut query: Vec<_> = one.collect();
+    if !args.state.is_empty() {
+        query.push(("state", args.state.join(",")));
+    }
+    let limit = args.limit.unwrap_or(usize::MAX);
+    let all = pages(client, &["v1", "backfills"], query, "backfills", limit).await?;
+    if args.client.output == Format::Json {
         return Ok(super::out_json(&Value::Array(all))?);
     }
     let mut table =

@@ -61,7 +61,7 @@ pub(super) struct RestoreArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Only check the backup, and tell what is in it
-    #[arg(long = "dry_run")]
+    #[arg(long)]
     dry_run: bool,
     /// Replace what is there
     #[arg(long, short)]

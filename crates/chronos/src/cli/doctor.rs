@@ -64,6 +64,8 @@ const FREE_MIN: u64 = 1 << 30;
 const FREE_LEAST: u64 = 100 << 20;
 /// Jobs looked at; beyond, a sample is enough to see that something is wrong.
 const JOBS_MAX: usize = 200_000;
+/// Notices looked at: more than are kept.
+const NOTICES_MAX: usize = 1000;
 /// Names in one finding.
 const NAMES_MAX: usize = 5;
 
@@ -148,6 +150,9 @@ async fn of_server(args: &ClientArgs) -> Result<Vec<Finding>, Failure> {
     };
     let answered = Timestamp::now();
     let mut findings = of_status(&args.server, &status, asked, answered);
+    let query = vec![("state", "givenUp".into())];
+    let notices = pages(&client, &["v1", "notices"], query, "notices", NOTICES_MAX).await?;
+    findings.push(of_notices(&notices));
     let jobs = pages(&client, &["v1", "jobs"], Vec::new(), "jobs", JOBS_MAX).await?;
     findings.extend(of_jobs(&jobs, answered));
     Ok(findings)
@@ -182,6 +187,9 @@ fn of_status(server: &str, status: &Value, asked: Timestamp, answered: Timestamp
             "until that is mended, runs wait; `chronos why JOB` says so of each",
         )
     });
+    // What it says it does without, each with what to do about it.
+    let notes = status["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    findings.extend(notes.map(|note| look("note", note, "the server is ready nevertheless: jobs run")));
     if let (Some(used), Some(free)) = (status["storeBytes"].as_u64(), status["diskFree"].as_u64()) {
         findings.push(room(Disk { used, free }));
     }
@@ -217,6 +225,18 @@ fn clock(theirs: &str, asked: Timestamp, answered: Timestamp) -> Option<Finding>
     } else {
         good("clock", "it agrees with the one here")
     })
+}
+
+/// What became of messages to people. Of those that are still tried the notes tell.
+fn of_notices(given_up: &[Value]) -> Finding {
+    let Some(last) = given_up.first() else {
+        return good("notices", "every notice has arrived, or is on its way");
+    };
+    let why = last["error"].as_str().unwrap_or("nobody knows why");
+    let what = format!("{} notice(s) were given up; the last because of: {why}", given_up.len());
+    let advice = "`chronos notify list --state givenUp` lists them, `chronos notify retry ID` sends one again, \
+        `chronos notify test` tries out the way";
+    wrong("notices", what, advice)
 }
 
 /// What the list of jobs shows.
@@ -332,12 +352,25 @@ mod tests {
         check(&[("role", json!("standby")), ("leader", Value::Null)], "leader", Grade::Wrong, "nobody leads");
         check(&[("role", json!("preparing"))], "leader", Grade::Look, "preparing");
         check(&[("reasons", json!(["disk full"]))], "ready", Grade::Wrong, "disk full");
+        check(&[("notes", json!(["no memory limits here"]))], "note", Grade::Look, "no memory limits");
         check(&[("diskFree", json!(1u64 << 29))], "disk", Grade::Look, "512.00 MiB are free");
         check(&[("diskFree", json!(1u64 << 20))], "disk", Grade::Wrong, "1.00 MiB are free");
         check(&[("time", json!("2030-01-01T00:01:00Z"))], "clock", Grade::Look, "60 s ahead of");
         check(&[("time", json!("2029-12-31T23:59:00Z"))], "clock", Grade::Look, "60 s behind");
         check(&[("time", json!("2030-01-01T00:00:03Z"))], "clock", Grade::Good, "agrees");
         check(&[("zoneData", json!("1999a"))], "zones", Grade::Look, "1999a");
+    }
+
+    #[test]
+    fn people_who_were_not_told() {
+        assert_eq!(of_notices(&[]).grade, Grade::Good);
+        let found = of_notices(&[json!({ "id": 7, "error": "550 no such user" }), json!({ "id": 3 })]);
+        assert_eq!(found.grade, Grade::Wrong);
+        assert!(
+            found.what.starts_with("2 notice(s)") && found.what.ends_with("550 no such user"),
+            "{found:?}"
+        );
+        assert!(found.advice.contains("chronos notify retry"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
+use super::ChosenArgs;
 use super::client::{Client, job_name};
 use super::failure::{Exit, Failure};
 use super::queries::pages;
@@ -16,6 +17,7 @@ Examples:
   chronos export > jobs.yaml
   chronos export --output_dir jobs && git -C jobs add -A
   chronos export nightly -o json
+  chronos export --label team=etl --output_dir etl
   chronos export --chronos > for-the-old-chronos.json";
 
 /// In which language.
@@ -28,8 +30,10 @@ enum Language {
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
     /// Names of the jobs, instead of all
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", conflicts_with = "ChosenArgs")]
     jobs: Vec<String>,
+    #[command(flatten)]
+    chosen: ChosenArgs,
     /// Write a file for each job into this folder, instead of one stream
     #[arg(long = "output_dir", value_name = "FOLDER", conflicts_with = "output")]
     output_dir: Option<PathBuf>,
@@ -46,7 +50,7 @@ pub(super) struct ExportArgs {
 
 pub(super) async fn run(args: &ExportArgs) -> Result<(), Failure> {
     let client = Client::new(&args.server)?;
-    let jobs = definitions(&client, &args.jobs).await?;
+    let jobs = definitions(&client, args).await?;
     if let Some(folder) = &args.output_dir {
         for job in &jobs {
             write_job(folder, job["name"].as_str().unwrap_or_default(), job)?;
@@ -70,13 +74,13 @@ pub(super) async fn run(args: &ExportArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn definitions(client: &Client, names: &[String]) -> Result<Vec<Value>, Failure> {
+async fn definitions(client: &Client, args: &ExportArgs) -> Result<Vec<Value>, Failure> {
     let path = ["v1", "definitions"];
-    if names.is_empty() {
-        return pages(client, &path, Vec::new(), "definitions", usize::MAX).await;
+    if args.jobs.is_empty() {
+        return pages(client, &path, args.chosen.query(), "definitions", usize::MAX).await;
     }
     let mut jobs = Vec::new();
-    for name in names {
+    for name in &args.jobs {
         jobs.extend(pages(client, &path, vec![("job", job_name(name)?.to_owned())], "definitions", 1).await?);
     }
     Ok(jobs)

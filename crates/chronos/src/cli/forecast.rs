@@ -13,7 +13,8 @@ const LINES_MAX: usize = 48;
 const WIDTH: u64 = 50;
 
 pub(crate) async fn run(client: &Client, args: &ForecastArgs) -> Result<(), Failure> {
-    let query = [("hours", args.hours.to_string()), ("bucket", args.bucket.clone())];
+    let mut query = args.chosen.query();
+    query.extend([("hours", args.hours.to_string()), ("bucket", args.bucket.clone())]);
     let forecast = client.get(&["v1", "forecast"], &query).await?;
     match args.client.output {
         Format::Json => super::out_json(&forecast)?,

@@ -11,6 +11,7 @@ mod doctor;
 mod export;
 mod failure;
 mod forecast;
+mod graph;
 mod logs;
 mod notify;
 mod progress;
@@ -49,7 +50,7 @@ Exit codes:
   0 done   1 failed   2 usage   3 refused by the server   4 server not reachable
   5 outcome unknown   6 data folder not usable
 
-Dashes may be written for the underscores in flags.";
+Dashes and underscores in flags are the same.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -79,6 +80,7 @@ enum Ask {
     #[command(after_help = APPLY_HELP)]
     Apply(ApplyArgs),
     /// List jobs with their last outcome and next slot
+    #[command(after_help = JOBS_HELP)]
     Jobs(JobsArgs),
     /// Show the definition of a job as JSON, ready to be edited and applied
     Show(JobArgs),
@@ -102,7 +104,11 @@ enum Ask {
     /// Explain why a job or a run has not started, or how it ended
     Why(TargetArgs),
     /// List the next slots of a job, or of all jobs
+    #[command(after_help = NEXT_HELP)]
     Next(NextArgs),
+    /// Draw which jobs start which, and how they are
+    #[command(after_help = graph::HELP)]
+    Graph(graph::GraphArgs),
     /// List the versions of a job: when, how and by whom it was changed, and in which fields
     History(HistoryArgs),
     /// Bring an earlier version of a job back, as a new version
@@ -201,9 +207,23 @@ Examples:
   chronos pause nightly --reason 'disk is being replaced' --for 2h
   chronos pause nightly --until 2030-01-01T08:00:00Z";
 
+const JOBS_HELP: &str = "\
+Examples:
+  chronos jobs nightly
+  chronos jobs --state failing --sort -lastError
+  chronos jobs --label team=etl --kind schedule --sort next --limit 20
+  chronos jobs --state paused --output json | jq -r '.[].name'";
+
+const NEXT_HELP: &str = "\
+Examples:
+  chronos next -n 20
+  chronos next nightly --from 2030-01-01T00:00:00Z
+  chronos next --label team=etl --until 2030-01-01T08:00:00Z -n 1000";
+
 const RUNS_HELP: &str = "\
 Examples:
   chronos runs
+  chronos runs --cause trigger --sort time
   chronos runs nightly --outcome failed --outcome missed --limit 20
   chronos runs --output json | jq -r '.[].key'";
 
@@ -306,7 +326,7 @@ struct ApplyArgs {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Only tell what would change, field by field
-    #[arg(long = "dry_run")]
+    #[arg(long)]
     dry_run: bool,
     /// All jobs or none: if one is refused, nothing is applied
     #[arg(long)]
@@ -315,11 +335,52 @@ struct ApplyArgs {
     client: ClientArgs,
 }
 
+/// Which jobs a list is about.
+#[derive(Debug, Default, Args)]
+struct ChosenArgs {
+    /// Only jobs that are enabled, disabled, exhausted, paused, failing, live, running, queued or idle; may be repeated
+    #[arg(long, value_name = "STATE")]
+    state: Vec<String>,
+    /// Only jobs with a `schedule`, or only those that are `dependent` on others
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// Only jobs of this owner
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+    /// Only jobs with this label; if repeated, with all of them
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    label: Vec<String>,
+    /// Only jobs whose last run ended so, such as failed; may be repeated
+    #[arg(long, value_name = "OUTCOME")]
+    outcome: Vec<String>,
+}
+
+impl ChosenArgs {
+    /// The same as parameters of the API.
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let lists = [("state", &self.state), ("label", &self.label), ("outcome", &self.outcome)];
+        let lists = lists.into_iter().filter(|(_, values)| !values.is_empty());
+        let mut query: Vec<_> = lists.map(|(name, values)| (name, values.join(","))).collect();
+        query.extend(self.kind.iter().map(|kind| ("kind", kind.clone())));
+        query.extend(self.owner.iter().map(|owner| ("owner", owner.clone())));
+        query
+    }
+}
+
 #[derive(Debug, Args)]
 struct JobsArgs {
-    /// Only jobs with this text in their name or command
+    /// Only jobs with this text in their name, command, owner or labels
     #[arg(value_name = "TEXT")]
     search: Option<String>,
+    #[command(flatten)]
+    chosen: ChosenArgs,
+    /// By name, state, lastOutcome, lastEnded, lastSuccess, lastError, next, owner, errors, created or changed; a `-`
+    /// before it turns the order round
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// At most so many; all, if not given
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = at_least_one)]
+    limit: Option<usize>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -385,14 +446,20 @@ struct RunsArgs {
     /// Only with this outcome: succeeded, failed, killed, timedOut, lost, skipped, missed, or `live`; may be repeated
     #[arg(long, value_name = "OUTCOME")]
     outcome: Vec<String>,
+    /// Only for this cause: slot, trigger, join, backfill; may be repeated
+    #[arg(long, value_name = "CAUSE")]
+    cause: Vec<String>,
     /// Only with a due time at or after this
     #[arg(long, value_name = "TIME")]
     from: Option<jiff::Timestamp>,
     /// Only with a due time before this
     #[arg(long, value_name = "TIME")]
     to: Option<jiff::Timestamp>,
+    /// `-time`, the newest first, or `time`
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
     /// At most so many
-    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
     #[command(flatten)]
     client: ClientArgs,
@@ -419,7 +486,16 @@ struct LogsArgs {
 #[derive(Debug, Args)]
 struct NextArgs {
     /// Only of this job
+    #[arg(conflicts_with = "ChosenArgs")]
     job: Option<String>,
+    #[command(flatten)]
+    chosen: ChosenArgs,
+    /// Only those due at or after this
+    #[arg(long, value_name = "TIME")]
+    from: Option<jiff::Timestamp>,
+    /// Only those due at or before this
+    #[arg(long, value_name = "TIME")]
+    until: Option<jiff::Timestamp>,
     /// At most so many
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 10, value_parser = at_least_one)]
     limit: usize,
@@ -431,6 +507,16 @@ struct NextArgs {
 struct HistoryArgs {
     /// Name of the job, a deleted one too
     job: String,
+    /// Only versions that came about so: created, replaced, patched, applied, rolledBack, restored, deleted, inherited,
+    /// disabled; may be repeated
+    #[arg(long, value_name = "HOW")]
+    how: Vec<String>,
+    /// Only versions by this user
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// `-version`, the newest first, or `version`
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
     /// At most so many
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
@@ -488,6 +574,20 @@ struct BackfillArgs {
 
 #[derive(Debug, Args)]
 struct BackfillsArgs {
+    /// Only of this job
+    job: Option<String>,
+    /// Only in this state: underWay, over, cancelled; may be repeated
+    #[arg(long, value_name = "STATE")]
+    state: Vec<String>,
+    /// Only backfills of `slots`, or only each `rerun`
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// By created, ended, job, state or left; `-created`, the newest first, if not given
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// At most so many; all, if not given
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = at_least_one)]
+    limit: Option<usize>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -512,6 +612,8 @@ struct ForecastArgs {
     #[arg(long, value_name = "DURATION", default_value = "15m")]
     bucket: String,
     #[command(flatten)]
+    chosen: ChosenArgs,
+    #[command(flatten)]
     client: ClientArgs,
 }
 
@@ -529,11 +631,23 @@ struct NotifyTestArgs {
 
 #[derive(Debug, Args)]
 struct NoticesArgs {
-    /// Only in this state: waiting, sending, delivered, givenUp
+    /// Only in this state: waiting, sending, delivered, givenUp; may be repeated
     #[arg(long, value_name = "STATE")]
-    state: Option<String>,
+    state: Vec<String>,
+    /// Only by `mail`, or only by `webhook`
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// Only to this address
+    #[arg(long, value_name = "ADDRESS")]
+    to: Option<String>,
+    /// Only those that tell of this job
+    #[arg(long, value_name = "JOB")]
+    job: Option<String>,
+    /// By id, state, attempts or settled; `-id`, the newest first, if not given
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
     /// At most so many
-    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
     #[command(flatten)]
     client: ClientArgs,
@@ -554,7 +668,7 @@ struct RollbackArgs {
     /// The version to bring back, as `chronos history` lists it
     version: u32,
     /// Only tell what would change
-    #[arg(long = "dry_run")]
+    #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     client: ClientArgs,
@@ -573,6 +687,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 
 /// Parses the command line, does what it says, and tells how that went.
 pub fn main() -> ExitCode {
+    completions::answer();
     let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match cli.command {
@@ -580,7 +695,7 @@ pub fn main() -> ExitCode {
         Command::Supervise(args) => server::supervise(&args.dir),
         Command::Launch => return engine::local::launch::run(),
         Command::Bench(args) => client_runtime().and_then(|runtime| runtime.block_on(bench::run(args))),
-        Command::Completions(args) => completions::run(&args, command()),
+        Command::Completions(args) => completions::run(&args),
         Command::Ask(what) => client_runtime().and_then(|runtime| runtime.block_on(ask(what))),
     };
     match done {
@@ -594,20 +709,21 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The commands, with flags that may be written with dashes too.
+/// The commands, with flags in which dashes and underscores are the same.
 fn command() -> clap::Command {
-    fn with_dashes(command: clap::Command) -> clap::Command {
+    fn alike(command: clap::Command) -> clap::Command {
+        let other = |long: &str| match long.contains('_') {
+            true => Some(long.replace('_', "-")),
+            false => long.contains('-').then(|| long.replace('-', "_")),
+        };
         command
-            .mut_args(|arg| match arg.get_long().filter(|long| long.contains('_')) {
-                Some(long) => {
-                    let dashed = long.replace('_', "-");
-                    arg.alias(dashed)
-                }
+            .mut_args(|arg| match arg.get_long().and_then(other) {
+                Some(other) => arg.alias(other),
                 None => arg,
             })
-            .mut_subcommands(with_dashes)
+            .mut_subcommands(alike)
     }
-    Cli::command().mut_subcommands(with_dashes)
+    completions::with_names(Cli::command().mut_subcommands(alike))
 }
 
 /// A client waits for one answer at a time.
@@ -623,6 +739,7 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Runs(args) => queries::runs(&client(&args.client)?, &args).await,
         Ask::Why(args) => queries::why(&client(&args.client)?, &args).await,
         Ask::Next(args) => queries::next(&client(&args.client)?, &args).await,
+        Ask::Graph(args) => graph::run(&args).await,
         Ask::History(args) => versions::history(&client(&args.client)?, &args).await,
         Ask::Rollback(args) => versions::rollback(&client(&args.client)?, &args).await,
         Ask::Logs(args) => logs::run(&client(&args.client)?, &args).await,
@@ -641,7 +758,7 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Notify(Notify::Retry(args)) => notify::retry(&client(&args.client)?, &args).await,
         Ask::MarkSuccess(args) => requests::mark_success(&client(&args.client)?, &args).await,
         Ask::Backfill(args) => backfill::run(&client(&args.client)?, &args).await,
-        Ask::Backfills(args) => backfill::list(&client(&args.client)?, args.client.output).await,
+        Ask::Backfills(args) => backfill::list(&client(&args.client)?, &args).await,
         Ask::Rerun(args) => backfill::rerun(&client(&args.client)?, &args).await,
         Ask::Forecast(args) => forecast::run(&client(&args.client)?, &args).await,
     }

@@ -38,7 +38,12 @@ pub(crate) async fn test(client: &Client, args: &NotifyTestArgs) -> Result<(), F
 }
 
 pub(crate) async fn list(client: &Client, args: &NoticesArgs) -> Result<(), Failure> {
-    let query: Vec<_> = args.state.iter().map(|state| ("state", state.clone())).collect();
+    let one = [("channel", &args.channel), ("to", &args.to), ("job", &args.job), ("sort", &args.sort)];
+    let one = one.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+    let mut query: Vec<_> = one.collect();
+    if !args.state.is_empty() {
+        query.push(("state", args.state.join(",")));
+    }
     let notices = pages(client, &["v1", "notices"], query, "notices", args.limit).await?;
     if args.client.output == Format::Json {
         return Ok(super::out_json(&Value::Array(notices))?);

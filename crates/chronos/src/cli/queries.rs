@@ -1,6 +1,6 @@
 //! Commands that only look: tables for people, the server's own JSON for scripts.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::{Client, job_name};
 use super::failure::{Exit, Failure, printable};
@@ -14,8 +14,10 @@ const PAGE_MAX: usize = 1000;
 const RUNS_SEARCHED: usize = 1000;
 
 pub(crate) async fn jobs(client: &Client, args: &JobsArgs) -> Result<(), Failure> {
-    let query: Vec<_> = args.search.iter().map(|text| ("search", text.clone())).collect();
-    let jobs = pages(client, &["v1", "jobs"], query, "jobs", usize::MAX).await?;
+    let mut query = args.chosen.query();
+    query.extend(args.search.iter().map(|text| ("search", text.clone())));
+    query.extend(args.sort.iter().map(|sort| ("sort", sort.clone())));
+    let jobs = pages(client, &["v1", "jobs"], query, "jobs", args.limit.unwrap_or(usize::MAX)).await?;
     if args.client.output == Format::Json {
         return Ok(super::out_json(&Value::Array(jobs))?);
     }
@@ -56,6 +58,10 @@ pub(crate) async fn runs(client: &Client, args: &RunsArgs) -> Result<(), Failure
     if !args.outcome.is_empty() {
         query.push(("outcome", args.outcome.join(",")));
     }
+    if !args.cause.is_empty() {
+        query.push(("cause", args.cause.join(",")));
+    }
+    query.extend(args.sort.iter().map(|sort| ("sort", sort.clone())));
     query.extend(args.from.iter().map(|time| ("from", time.to_string())));
     query.extend(args.to.iter().map(|time| ("to", time.to_string())));
     let runs = pages(client, &["v1", "runs"], query, "runs", args.limit).await?;
@@ -70,11 +76,23 @@ pub(crate) async fn runs(client: &Client, args: &RunsArgs) -> Result<(), Failure
 }
 
 pub(crate) async fn next(client: &Client, args: &NextArgs) -> Result<(), Failure> {
-    let count = [("count", args.limit.to_string())];
-    let answer = match &args.job {
-        Some(job) => client.get(&["v1", "jobs", job_name(job)?, "next"], &count).await?,
-        None => client.get(&["v1", "next"], &count).await?,
+    let mut query = args.chosen.query();
+    query.extend(args.from.iter().map(|time| ("from", time.to_string())));
+    query.extend(args.until.iter().map(|time| ("until", time.to_string())));
+    let mut answer = json!({});
+    let path = match &args.job {
+        Some(job) => {
+            let path = vec!["v1", "jobs", job_name(job)?, "next"];
+            // Says also what an `H` stands for.
+            answer = client.get(&path, &[("limit", "1".into())]).await?;
+            path
+        }
+        None => vec!["v1", "next"],
     };
+    answer["slots"] = Value::Array(pages(client, &path, query, "slots", args.limit).await?);
+    if let Some(answer) = answer.as_object_mut() {
+        answer.shift_remove("next");
+    }
     if args.client.output == Format::Json {
         return Ok(super::out_json(&answer)?);
     }

@@ -13,7 +13,13 @@ use super::{Format, HistoryArgs, RollbackArgs};
 
 pub(crate) async fn history(client: &Client, args: &HistoryArgs) -> Result<(), Failure> {
     let path = ["v1", "jobs", job_name(&args.job)?, "versions"];
-    let versions = pages(client, &path, Vec::new(), "versions", args.limit).await?;
+    let mut query = Vec::new();
+    if !args.how.is_empty() {
+        query.push(("how", args.how.join(",")));
+    }
+    query.extend(args.by.iter().map(|by| ("by", by.clone())));
+    query.extend(args.sort.iter().map(|sort| ("sort", sort.clone())));
+    let versions = pages(client, &path, query, "versions", args.limit).await?;
     if args.client.output == Format::Json {
         return Ok(super::out_json(&Value::Array(versions))?);
     }

@@ -134,7 +134,7 @@ fn a_crash_in_the_middle_leaves_one_or_the_other() {
 fn progress_is_for_terminals_and_completions_are_scripts() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = crate::server::Ended::of(client_command().args(["completions", shell])).success();
-        assert!(script.stdout_text().contains("mark-success"), "{shell}");
+        assert!(script.stdout_text().contains("CHRONOS_COMPLETE"), "{shell}");
     }
     // The script is one that bash can read.
     let script = crate::server::Ended::of(client_command().args(["completions", "bash"])).success();

@@ -38,12 +38,18 @@ fn help_of_every_command() {
         "backfills",
         "rerun",
         "forecast",
+        "graph",
+        "notify",
     ];
     golden("help.txt", &chronos(&["--help"]).success().stdout_text());
     for command in commands {
         golden(&format!("help-{command}.txt"), &chronos(&[command, "--help"]).success().stdout_text());
     }
     golden("help-import-crontab.txt", &chronos(&["import", "crontab", "--help"]).success().stdout_text());
+    for command in ["test", "list", "retry"] {
+        let help = chronos(&["notify", command, "--help"]).success().stdout_text();
+        golden(&format!("help-notify-{command}.txt"), &help);
+    }
 }
 
 #[test]
@@ -100,11 +106,104 @@ fn the_time_zones_of_the_machine_are_found_or_it_is_said_what_to_install() {
 }
 
 #[test]
-fn flags_may_be_written_with_dashes() {
+fn dashes_and_underscores_in_flags_are_the_same() {
     let folder = Folder::new();
     let mut command = client_command();
     command.args(["server", "--check_config", "--http-port=4499", "--data-dir"]).arg(folder.data());
     Ended::of(&mut command).success().says("4499");
+    let server = TestServer::start();
+    server.folder.file(
+        "job.yaml",
+        "name: past\nschedule: R/2020-01-01T00:00:00Z/P1D\ncommand: 'true'\ndisabled: true\n",
+    );
+    for flag in ["--dry-run", "--dry_run"] {
+        server.cli(["apply", "job.yaml", flag]).success().says("would be");
+    }
+    server.cli(["apply", "job.yaml"]).success();
+    for (dry_run, only_missing) in [("--dry-run", "--only-missing"), ("--dry_run", "--only_missing")] {
+        let range = ["--from", "2020-01-01", "--to", "2020-01-03"];
+        server
+            .cli([&["backfill", "past", dry_run, only_missing][..], &range].concat())
+            .success()
+            .says("2 slots");
+        server.cli(["rollback", "past", "1", dry_run]).success();
+    }
+}
+
+#[test]
+fn lists_are_asked_for_what_is_wanted() {
+    let server = TestServer::start();
+    server.folder.file(
+        "jobs.yaml",
+        "name: nightly\nschedule: R/2099-01-01T03:00:00Z/P1D\ncommand: 'false'\nretries: 0\nlabels: {team: etl}\nowner: ann\n---\n\
+         name: weekly\nschedule: R/2098-01-01T03:00:00Z/P7D\ncommand: 'true'\n---\nname: off\nschedule: R/2097-01-01T03:00:00Z/P7D\n\
+         command: 'true'\ndisabled: true\n---\nname: child\nparents: [nightly, weekly]\ncommand: 'true'\n",
+    );
+    server.cli(["apply", "jobs.yaml"]).success();
+    server.cli(["run", "nightly"]).success();
+    server.wait_for("nightly", "failed");
+    let names = |args: &[&str], key: &str| -> Vec<String> {
+        let listed = server.cli([args, &["--output", "json"]].concat()).success().json();
+        let rows = listed.as_array().or(listed["slots"].as_array()).cloned().unwrap_or_default();
+        rows.iter().map(|row| row[key].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&["jobs", "--sort", "-name", "-n", "2"], "name"), ["weekly", "off"]);
+    assert_eq!(names(&["jobs", "--sort=next", "--kind", "schedule"], "name"), ["weekly", "nightly", "off"]);
+    assert_eq!(names(&["jobs", "--state", "failing", "--state", "disabled"], "name"), ["nightly", "off"]);
+    assert_eq!(names(&["jobs", "--label", "team=etl", "--owner", "ann"], "name"), ["nightly"]);
+    assert_eq!(names(&["jobs", "--outcome", "failed"], "name"), ["nightly"]);
+    assert_eq!(names(&["runs", "--cause", "trigger", "--sort", "time"], "job"), ["nightly"]);
+    assert_eq!(names(&["runs", "--cause", "slot,join"], "job"), [""; 0]);
+    assert_eq!(names(&["runs", "--cause", "backfill"], "job"), [""; 0]);
+    assert_eq!(names(&["next", "--label", "team", "-n", "1"], "job"), ["nightly"]);
+    let late = ["next", "weekly", "--from", "2098-01-02T00:00:00Z", "--until", "2098-01-16T00:00:00Z"];
+    assert_eq!(names(&late, "job"), ["weekly", "weekly"]);
+    assert_eq!(
+        names(&["history", "nightly", "--how", "created,applied", "--sort", "version"], "job"),
+        ["nightly"]
+    );
+    server.cli(["export", "--owner", "ann"]).success().says("name: nightly");
+    server.cli(["jobs", "--sort", "size"]).exit(3).says("none of name, state");
+    server.cli(["next", "weekly", "--owner", "ann"]).exit(2);
+    golden("graph.txt", &server.cli(["graph"]).success().stdout_text());
+    golden("graph-of-a-job.txt", &server.cli(["graph", "weekly", "--down"]).success().stdout_text());
+    golden("graph-dot.txt", &server.cli(["graph", "--output", "dot"]).success().stdout_text());
+    assert_eq!(
+        server.cli(["graph", "child", "--up", "--output", "json"]).success().json()["nodes"][2]["job"],
+        "weekly"
+    );
+    server.cli(["graph", "none"]).exit(3).says("there is no job `none`");
+    server.cli(["graph", "--up"]).exit(2);
+}
+
+/// What the script of a shell asks when a key is pressed after these words.
+fn completed(words: &[&str], url: &str) -> Vec<String> {
+    let mut command = client_command();
+    command.args(["--", "chronos"]).args(words).env("CHRONOS_SERVER", url);
+    command.env("CHRONOS_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+    let told = Ended::of(command.env("_CLAP_IFS", "\n")).success().stdout_text();
+    told.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[test]
+fn names_of_jobs_are_completed_by_asking_the_server() {
+    let server = TestServer::start();
+    for name in ["nightly", "night-watch", "weekly"] {
+        server.put(by_hand(name, "true"));
+    }
+    let url = format!("http://{}", server.address);
+    assert_eq!(completed(&["show", "nig"], &url), ["night-watch", "nightly"]);
+    assert_eq!(completed(&["graph", "w"], &url), ["weekly"]);
+    assert_eq!(completed(&["jo"], &url), ["jobs"], "commands too");
+    let nobody = "http://127.0.0.1:9";
+    assert_eq!(completed(&["show", "nig"], nobody), [""; 0]);
+    assert_eq!(
+        completed(&["logs", "--server", &url, "weekl"], nobody),
+        ["weekly"],
+        "the one that the line names"
+    );
+    let script = chronos(&["completions", "bash"]).success().stdout_text();
+    assert!(script.contains("CHRONOS_COMPLETE"), "{script}");
 }
 
 #[test]
