@@ -37,15 +37,31 @@ pub(crate) enum Timer {
     Alert(RunKey),
 }
 
+/// A queued run's turn among those of its job: what is due now before past slots that have not begun, then by due time.
+type Turn = (Haste, Timestamp, RunKey);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Haste {
+    /// It is due now, or has begun and is tried again: its job has no room for another one meanwhile.
+    Due,
+    /// A past slot that has not begun.
+    Past,
+}
+
+fn turn(run: &Run) -> Turn {
+    let past = matches!(run.key.cause, Cause::Backfill { .. }) && run.attempts.is_empty();
+    (if past { Haste::Past } else { Haste::Due }, run.due, run.key)
+}
+
 /// How busy a job is. Kept only while it has live runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Busy {
     /// Runs that an engine may have, or that wait for their next attempt.
     active: usize,
-    /// Queued runs that may start as soon as anything may.
-    ready: BTreeSet<(Timestamp, RunKey)>,
+    /// Queued runs that may start as soon as anything may: as many as there is room for, those whose turn it is.
+    ready: BTreeSet<Turn>,
     /// Queued runs that wait until the job has room.
-    waiting: BTreeSet<(Timestamp, RunKey)>,
+    waiting: BTreeSet<Turn>,
 }
 
 pub(crate) struct Book {
@@ -151,7 +167,7 @@ impl Book {
     /// The queued runs of a job, and which of them is the first to start.
     pub(crate) fn queued(&self, uid: JobUid) -> (usize, Option<RunKey>) {
         let Some(busy) = self.busy.get(&uid) else { return (0, None) };
-        let first = busy.ready.first().or(busy.waiting.first()).map(|(_, key)| *key);
+        let first = busy.ready.first().or(busy.waiting.first()).map(|(.., key)| *key);
         (busy.ready.len() + busy.waiting.len(), first)
     }
 
@@ -484,22 +500,15 @@ impl Book {
 
     // ---- indices
 
-    /// Says where the indices differ from those that a new leader would build of the same state. Of the queued runs
-    /// which are ready may differ, as it depends on the order in which they came; how many may not.
+    /// Says where the indices differ from those that a new leader would build of the same state.
     pub(crate) fn check(&self) -> Result<(), String> {
         let fresh = Self::new(self.state.clone(), self.queue.limits().clone());
         let same =
             |what: &str, same: bool| if same { Ok(()) } else { Err(format!("index of {what} is wrong")) };
-        let queued = |busy: &Busy| -> (usize, usize, Vec<(Timestamp, RunKey)>) {
-            let mut all: Vec<_> = busy.ready.iter().chain(&busy.waiting).copied().collect();
-            all.sort();
-            (busy.active, busy.ready.len(), all)
-        };
-        let busy = |book: &Self| book.busy.iter().map(|(uid, busy)| (*uid, queued(busy))).collect::<Vec<_>>();
         same("names", self.by_name == fresh.by_name)?;
         same("due slots", self.due == fresh.due && self.due_of == fresh.due_of)?;
         same("timers", self.timers == fresh.timers)?;
-        same("busy jobs", busy(self) == busy(&fresh))?;
+        same("busy jobs", self.busy == fresh.busy)?;
         self.queue.check(&fresh.queue)?;
         same("tasks", self.tasks == fresh.tasks)?;
         same("what lives of backfills", self.afoot.same_lives(&fresh.afoot))?;
@@ -508,25 +517,23 @@ impl Book {
         same("the graph", self.graph.edges() == fresh.graph.edges())
     }
 
-    fn enqueue(&mut self, (due, key): (Timestamp, RunKey)) {
-        let (rank, class) = self.place(key);
-        self.queue.insert(rank, class, due, key);
+    fn enqueue(&mut self, turn: Turn) {
+        let (rank, class) = self.place(turn);
+        self.queue.insert(rank, class, turn.1, turn.2);
     }
 
-    fn dequeue(&mut self, (due, key): (Timestamp, RunKey)) {
-        let (rank, class) = self.place(key);
-        self.queue.remove(rank, class, due, key);
+    fn dequeue(&mut self, turn: Turn) {
+        let (rank, class) = self.place(turn);
+        self.queue.remove(rank, class, turn.1, turn.2);
     }
 
     /// What tells a run's place in the queue, besides its due time. It follows from the job as it is now.
-    fn place(&self, key: RunKey) -> (Rank, Arc<Class>) {
+    fn place(&self, (haste, _, key): Turn) -> (Rank, Arc<Class>) {
         let Some(job) = self.job(key.job) else { return (Rank::Normal, self.queue.class(&Rules::default())) };
-        // What has begun is tried again as any other run is: its job has no room for another one meanwhile.
-        let begun = || self.state.runs.get(&key).is_some_and(|run| !run.attempts.is_empty());
-        let rank = match key.cause {
-            Cause::Backfill { .. } if !begun() => Rank::Low,
-            _ if job.rules.high_priority => Rank::High,
-            _ => Rank::Normal,
+        let rank = match haste {
+            Haste::Past => Rank::Low,
+            Haste::Due if job.rules.high_priority => Rank::High,
+            Haste::Due => Rank::Normal,
         };
         (rank, self.queue.class(&job.rules))
     }
@@ -542,13 +549,13 @@ impl Book {
         let busy = self.busy.entry(run.key.job).or_default();
         match &run.state {
             RunState::Queued => {
-                busy.waiting.insert((run.due, run.key));
+                busy.waiting.insert(turn(run));
             }
             RunState::Waiting { .. } => busy.active += 1,
             RunState::Running(live) => {
                 busy.active += 1;
                 self.tasks.insert(live.task.clone(), run.key);
-                self.queue.started(&self.place(run.key).1);
+                self.queue.started(&self.place(turn(run)).1);
             }
         }
     }
@@ -562,22 +569,22 @@ impl Book {
         if let Some(at) = Self::alert_at(run, &rules) {
             self.timers.remove(&(at, Timer::Alert(run.key)));
         }
-        let place = (run.due, run.key);
+        let turn = turn(run);
         match &run.state {
-            RunState::Queued if self.busy.get(&uid).is_some_and(|busy| busy.ready.contains(&place)) => {
-                self.dequeue(place);
+            RunState::Queued if self.busy.get(&uid).is_some_and(|busy| busy.ready.contains(&turn)) => {
+                self.dequeue(turn);
             }
             RunState::Queued | RunState::Waiting { .. } => {}
             RunState::Running(live) => {
                 self.tasks.remove(&live.task);
-                self.queue.ended(&self.place(run.key).1);
+                self.queue.ended(&self.place(turn).1);
             }
         }
         let Some(busy) = self.busy.get_mut(&uid) else { return };
         match &run.state {
             RunState::Queued => {
-                busy.waiting.remove(&place);
-                busy.ready.remove(&place);
+                busy.waiting.remove(&turn);
+                busy.ready.remove(&turn);
             }
             RunState::Waiting { .. } | RunState::Running(_) => busy.active -= 1,
         }
@@ -586,8 +593,10 @@ impl Book {
         }
     }
 
-    /// Lets queued runs into the queue as far as the job has room. A pause holds back all but manual runs, a launch loop
-    /// those too.
+    /// Lets queued runs into the queue as far as the job has room, those whose turn it is. One that was let in and has
+    /// not been launched, because a limit holds it, makes way for one whose turn is earlier: a past slot that waits
+    /// for its label does not keep the job's own slots waiting. So who is in the queue follows from the state.
+    /// A pause holds back all but manual runs, a launch loop those too.
     fn admit(&mut self, uid: JobUid) {
         let room = self.room(uid);
         let progress = self.state.progress.get(&uid);
@@ -596,16 +605,26 @@ impl Book {
         if progress.is_some_and(slowed) {
             return;
         }
-        let Some(busy) = self.busy.get_mut(&uid) else { return };
-        let free = room.saturating_sub(busy.active + busy.ready.len());
-        let held = |key: RunKey| paused && !matches!(key.cause, Cause::Trigger(_));
-        let admitted: Vec<_> =
-            busy.waiting.iter().filter(|(_, key)| !held(*key)).take(free).copied().collect();
-        for place in &admitted {
-            busy.waiting.remove(place);
-            busy.ready.insert(*place);
+        let held = |(.., key): &Turn| paused && !matches!(key.cause, Cause::Trigger(_));
+        loop {
+            let Some(busy) = self.busy.get_mut(&uid) else { return };
+            let room = room.saturating_sub(busy.active);
+            let next = busy.waiting.iter().find(|turn| !held(turn)).copied();
+            let last = busy.ready.last().copied();
+            match (next, last) {
+                (Some(next), _) if busy.ready.len() < room => {
+                    busy.waiting.remove(&next);
+                    busy.ready.insert(next);
+                    self.enqueue(next);
+                }
+                (next, Some(last)) if busy.ready.len() > room || next.is_some_and(|next| next < last) => {
+                    busy.ready.remove(&last);
+                    busy.waiting.insert(last);
+                    self.dequeue(last);
+                }
+                _ => return,
+            }
         }
-        admitted.into_iter().for_each(|place| self.enqueue(place));
     }
 
     /// Puts ready runs back among the waiting, so that they are admitted anew.
@@ -613,7 +632,7 @@ impl Book {
         let Some(busy) = self.busy.get_mut(&uid) else { return };
         let ready = std::mem::take(&mut busy.ready);
         busy.waiting.extend(&ready);
-        ready.into_iter().for_each(|place| self.dequeue(place));
+        ready.into_iter().for_each(|turn| self.dequeue(turn));
     }
 
     fn unindex_holds(&mut self, uid: JobUid) {

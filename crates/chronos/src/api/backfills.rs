@@ -431,7 +431,12 @@ pub(super) fn why(known: &Known, backfill: &Backfill) -> String {
                 slots.join(", ")
             )
         }
-        _ => format!("the slot of {next} waits until the job has room: what is due now comes first"),
+        _ => {
+            let since = instant(backfill.last.unwrap_or(backfill.created));
+            format!(
+                "the slot of {next} waits until the job has room: what is due now comes first; none has begun since {since}"
+            )
+        }
     }
 }
 

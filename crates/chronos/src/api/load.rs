@@ -23,8 +23,8 @@ type Place = (u8, Timestamp, RunKey);
 
 fn place(run: &Run, job: &Job) -> Place {
     let rank = match run.key.cause {
-        // Past slots go behind all that is due now.
-        Cause::Backfill { .. } => 2,
+        // Past slots that have not begun go behind all that is due now.
+        Cause::Backfill { .. } if run.attempts.is_empty() => 2,
         _ => u8::from(!job.rules.high_priority),
     };
     (rank, run.due, run.key)

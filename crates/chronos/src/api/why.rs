@@ -1,10 +1,11 @@
 //! Why a job or a run is not running, or what became of it: one pure function of what is known.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use scheduler::QuickFailures;
-use scheduler::ids::JobUid;
+use scheduler::ids::{Cause, JobUid};
 use scheduler::job::{Job, Overlap, Plan, Progress};
 use scheduler::limits::Limits;
 use scheduler::run::{Record, Run, RunState};
@@ -190,11 +191,23 @@ impl Facts<'_> {
                 ),
             };
             reasons.push(Reason::new("overlap", message).since(other.created));
+        } else if let Some(other) = self.goes_before(run, room.saturating_sub(busy.len())) {
+            let message =
+                format!("run {} is of a past slot: what is due now comes first, run {}", run.key, other.key);
+            reasons.push(Reason::new("overlap", message).since(other.created));
         } else if let Some(job) = job {
             reasons.extend(self.limit(run, job));
         }
         reasons.extend(self.cluster());
         reasons
+    }
+
+    /// The first of those queued runs of the same job that leave no room for one of a past slot, if they do.
+    fn goes_before(&self, run: &Run, room: usize) -> Option<&Run> {
+        let past = |run: &Run| matches!(run.key.cause, Cause::Backfill { .. }) && run.attempts.is_empty();
+        let due = |other: &&Arc<Run>| other.state == RunState::Queued && !past(other);
+        let others: Vec<&Arc<Run>> = self.state.runs_of(run.key.job).filter(due).collect();
+        others.first().filter(|_| past(run) && others.len() >= room).map(|other| &***other)
     }
 
     /// The limit of the server that a run waits for.
@@ -560,6 +573,20 @@ mod tests {
             &codes,
             "no more than 1 tasks are launched in a second (--launch_rate_max 1)",
         );
+        // Of a past slot that has not begun, because what is due now of its job waits too.
+        let cause = Cause::Backfill { number: 1, nominal: Nominal::Index(0) };
+        let past = RunKey { job: JobUid(2), cause };
+        s.runs.insert(past, Arc::new(Run { key: past, ..Run::clone(&run(2, 1, RunState::Queued)) }));
+        let codes = ["queued", "limit", "queued", "limit", "queued", "overlap", "not_due"];
+        check_limited(
+            &s,
+            &server,
+            &WELL,
+            2,
+            &codes,
+            "is of a past slot: what is due now comes first, run 2-t1",
+        );
+        s.runs.remove(&past);
         let held = Load::of(&s, &server).held();
         assert_eq!(
             held.into_iter().collect::<Vec<_>>(),

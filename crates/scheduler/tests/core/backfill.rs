@@ -1,11 +1,13 @@
 //! Backfills: every slot once, whatever befalls the leader, and no harm to what is due now.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use jiff::Timestamp;
 use scheduler::backfill::{Backfill, Children, Order, RangeError, Rate};
 use scheduler::ids::{BackfillId, Cause, TaskId};
-use scheduler::job::{Overlap, Retry, Rules};
+use scheduler::job::{Overlap, Retry, Rules, Tags};
+use scheduler::limits::{LabelLimit, Limits};
 use scheduler::request::{Answer, BackfillOrder, PlanText, Refusal, Remains, Request};
 use scheduler::run::{AttemptEnd, Record};
 use scheduler::schedule::DstPolicy;
@@ -184,6 +186,75 @@ fn what_is_due_now_is_not_disturbed() {
         assert_eq!(w.ledger_of("a"), ["succeeded"; 6].join(", "), "{overlap:?}");
         w.audit();
     }
+}
+
+/// A label has room for one task, and another job has it.
+fn behind_a_label(overlap: Overlap) -> World {
+    let label = LabelLimit { key: "team".into(), value: None, max: NonZeroU32::MIN };
+    let mut w = World::limited(Limits { running_max_by_label: vec![label], ..Limits::default() });
+    let tags = Tags { owner: "".into(), labels: [("team".into(), "etl".into())].into() }.kept();
+    w.put("a", MINUTELY, Rules { overlap, tags: tags.clone(), ..once() });
+    w.succeed("a");
+    w.put("b", DAILY, Rules { tags, ..once() });
+    w.until("00:10:30");
+    play_out(&mut w);
+    w.trigger("b").unwrap();
+    w.launches.clear();
+    w
+}
+
+#[test]
+fn a_past_slot_that_a_label_holds_makes_way_for_what_is_due() {
+    for overlap in [Overlap::Queue, Overlap::Skip, Overlap::Replace, Overlap::Allow { max: 2 }] {
+        for fails_over in [false, true] {
+            let mut w = behind_a_label(overlap);
+            begin(&mut w, order("a", at("00:03:00"), at("00:05:00")));
+            assert_eq!((w.stored.runs.len(), w.tasks("a").len()), (2, 0), "the first past slot waits");
+            w.until("00:11:30");
+            if fails_over {
+                w.fail_over("00:11:40");
+            }
+            w.succeed("b");
+            assert_eq!(w.launched_of("a"), "00:11:00", "{overlap:?}: the present first");
+            w.succeed("a");
+            assert_eq!(w.launched_of("a"), "00:11:00 00:03:00", "{overlap:?}");
+            play_out(&mut w);
+            assert_eq!(w.launched_of("a"), "00:11:00 00:03:00 00:04:00", "{overlap:?}");
+            w.audit();
+        }
+    }
+}
+
+#[test]
+fn a_past_slot_that_is_tried_again_keeps_its_place() {
+    let mut w = behind_a_label(Overlap::Queue);
+    w.succeed("b");
+    w.put("c", "R1/2030-01-01T00:10:35Z/PT1H", w.stored.jobs.values().next().unwrap().rules.as_ref().clone());
+    let again = Retry { max: 1, delay: seconds(10), ..Retry::default() };
+    w.put("a", MINUTELY, Rules { retry: again, ..(*w.stored.jobs.values().next().unwrap().rules).clone() });
+    begin(&mut w, order("a", at("00:03:00"), at("00:04:00")));
+    w.until("00:10:50");
+    w.fail("a");
+    w.until("00:11:30");
+    assert_eq!(w.launched_of("a"), "00:03:00", "the label is taken");
+    w.succeed("c");
+    assert_eq!(w.launched_of("a"), "00:03:00 00:03:00#1", "the job has no room for another one before");
+}
+
+#[test]
+fn a_job_that_is_always_busy_keeps_its_past_slots_waiting() {
+    let mut w = World::new();
+    w.put("a", MINUTELY, once());
+    w.until("00:10:30");
+    let id = begin(&mut w, order("a", at("00:03:00"), at("00:05:00")));
+    for _ in 0..30 {
+        let later = w.now.checked_add(seconds(60)).unwrap().to_string();
+        w.until(&later);
+        w.succeed("a");
+    }
+    assert_eq!(record(&w, id).begun, 0, "what is due now always comes first");
+    play_out(&mut w);
+    assert_eq!(record(&w, id).begun, 2);
 }
 
 #[test]

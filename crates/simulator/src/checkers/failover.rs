@@ -58,7 +58,7 @@ impl Failover {
         for run in state.runs.values() {
             let ours = self.live.contains(&run.key) || self.cycles.contains(&run.cycle);
             let paused = !matches!(run.state, RunState::Running(_)) && held(run.key.job);
-            if ours && !paused {
+            if ours && !paused && !gives_way(run, state) {
                 return Some(format!("run {} of {} is still {:?}", run.key, run.job, run.state));
             }
         }
@@ -115,6 +115,13 @@ impl Failover {
             );
         if same { Ok(()) } else { Err(format!("{task} is {phase:?}; the ledger says {:?}", attempt.end)) }
     }
+}
+
+/// A past slot that has not begun waits while its job is busy with what is due, for ever if it always is.
+fn gives_way(run: &Run, state: &State) -> bool {
+    let past = |run: &Run| matches!(run.key.cause, Cause::Backfill { .. }) && run.attempts.is_empty();
+    let waits = run.state == RunState::Queued && past(run);
+    waits && state.runs_of(run.key.job).any(|other| !past(other))
 }
 
 /// Attempts are numbered without a gap, and the outcome is that of the last.
