@@ -1,6 +1,6 @@
 //! Effects: what a released decision does in the world, and what the world says to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,9 +49,47 @@ pub(super) struct Effects {
     grace: Duration,
     reports: mpsc::UnboundedSender<Report>,
     orders: Arc<Semaphore>,
+    open: Arc<Mutex<Open>>,
+}
+
+/// What the engine has not settled yet. Orders, questions and their answers overtake each other on their way.
+#[derive(Default)]
+struct Open {
     /// Launches that were released and whose fate is not known yet. Each is settled by who gave the order: to ask for it
     /// while it may still be on its way would take "never began" for "never will".
-    unanswered: Arc<Mutex<BTreeSet<TaskId>>>,
+    launches: BTreeSet<TaskId>,
+    /// Number of the last question.
+    asked: u64,
+    /// The last question about each task. Only its answer counts: that of an older one may be from before the launch
+    /// that came of the other's.
+    questions: BTreeMap<TaskId, u64>,
+}
+
+impl Open {
+    fn ask(&mut self, tasks: &[TaskId]) -> u64 {
+        self.asked += 1;
+        self.questions.extend(tasks.iter().map(|task| (task.clone(), self.asked)));
+        self.asked
+    }
+
+    fn is_last(&self, question: u64, task: &TaskId) -> bool {
+        self.questions.get(task) == Some(&question)
+    }
+
+    /// Whether the answer of this question counts; if it is definite, the question is settled.
+    fn answered(&mut self, question: u64, task: &TaskId, known: &Known) -> bool {
+        let counts = self.is_last(question, task);
+        if counts && *known != Known::Unknown {
+            self.questions.remove(task);
+        }
+        counts
+    }
+
+    /// A launch answers all questions that were asked before it.
+    fn launch(&mut self, task: &TaskId) {
+        self.questions.remove(task);
+        self.launches.insert(task.clone());
+    }
 }
 
 impl Effects {
@@ -61,18 +99,18 @@ impl Effects {
         grace: Duration,
         reports: mpsc::UnboundedSender<Report>,
     ) -> Self {
-        let (orders, unanswered) = (Arc::new(Semaphore::new(ORDERS_MAX)), Arc::default());
-        Self { engine, epoch, grace, reports, orders, unanswered }
+        let (orders, open) = (Arc::new(Semaphore::new(ORDERS_MAX)), Arc::default());
+        Self { engine, epoch, grace, reports, orders, open }
     }
 
     /// Whether a launch of this task was released and is not settled yet.
     pub(super) fn is_unanswered(&self, task: &TaskId) -> bool {
-        self.unanswered().contains(task)
+        self.open().launches.contains(task)
     }
 
-    fn unanswered(&self) -> MutexGuard<'_, BTreeSet<TaskId>> {
+    fn open(&self) -> MutexGuard<'_, Open> {
         // Nothing panics while it is held, so a poisoned one is still whole.
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the engine of the term, for as long as it takes, then asks for these tasks: those of former terms, or
@@ -87,7 +125,7 @@ impl Effects {
                     Ok(()) if this.engine.incarnation() != incarnation => {}
                     Ok(()) => {
                         this.report(Report::Follows { incarnation });
-                        return this.reconcile(open).await;
+                        return this.ask(open).await;
                     }
                     Err(problem) => {
                         if this.ends_term(&problem) {
@@ -105,7 +143,8 @@ impl Effects {
     /// the scheduler has the others ended when it hears of them.
     pub(super) fn end_strays(&self, tasks: Vec<TaskId>) {
         if !tasks.is_empty() {
-            tokio::spawn(self.clone().ask_later(tasks, ADOPTED_WITHIN));
+            let question = self.open().ask(&tasks);
+            tokio::spawn(self.clone().ask_again(question, tasks, ADOPTED_WITHIN));
         }
     }
 
@@ -133,7 +172,7 @@ impl Effects {
                     spec: Arc::new(task_spec(&job, &run, live.attempt)),
                     not_after: engine::since_boot() + ORDER_VALID,
                 };
-                self.unanswered().insert(launch.task.clone());
+                self.open().launch(&launch.task);
                 self.order(move |this| async move { this.launch(launch).await });
             }
             Effect::Kill { task } => self.order(move |this| async move { this.kill(task).await }),
@@ -164,7 +203,7 @@ impl Effects {
         let (task, not_after) = (launch.task.clone(), launch.not_after);
         let answer = self.engine.launch(self.epoch, launch).await;
         if !matches!(answer, Err(EngineError::Unknown(_))) {
-            self.unanswered().remove(&task);
+            self.open().launches.remove(&task);
         }
         match answer {
             Ok(known) => self.report(Report::News(task, news_of(known))),
@@ -174,8 +213,9 @@ impl Effects {
                 let stale_in = not_after.saturating_sub(engine::since_boot());
                 let this = self.clone();
                 tokio::spawn(async move {
-                    this.clone().ask_later(vec![task.clone()], stale_in + ENGINE_RETRY).await;
-                    this.unanswered().remove(&task);
+                    tokio::time::sleep(stale_in + ENGINE_RETRY).await;
+                    this.open().launches.remove(&task);
+                    this.ask(vec![task]).await;
                 });
             }
             Err(problem) => {
@@ -199,41 +239,51 @@ impl Effects {
         }
     }
 
-    async fn reconcile(&self, tasks: Vec<TaskId>) {
+    async fn ask(&self, tasks: Vec<TaskId>) {
         for chunk in tasks.chunks(RECONCILE_MAX) {
+            if self.reports.is_closed() {
+                return;
+            }
+            let question = self.open().ask(chunk);
             match self.engine.reconcile(self.epoch, chunk).await {
                 Ok(answers) => {
                     let mut unknown = Vec::new();
                     for (task, known) in chunk.iter().zip(answers) {
+                        if !self.open().answered(question, task, &known) {
+                            continue;
+                        }
                         if known == Known::Unknown {
                             unknown.push(task.clone());
                         }
                         self.report(Report::News(task.clone(), news_of(known)));
                     }
                     if !unknown.is_empty() {
-                        tokio::spawn(self.clone().ask_later(unknown, UNKNOWN_RETRY));
+                        tokio::spawn(self.clone().ask_again(question, unknown, UNKNOWN_RETRY));
                     }
                 }
                 Err(problem) if self.ends_term(&problem) => return,
                 Err(problem) => {
                     warn!(%problem, "could not reconcile; trying again");
-                    tokio::spawn(self.clone().ask_later(chunk.to_vec(), ENGINE_RETRY));
+                    tokio::spawn(self.clone().ask_again(question, chunk.to_vec(), ENGINE_RETRY));
                 }
             }
         }
     }
 
-    /// Boxed, because it comes back to `reconcile`.
-    fn ask_later(
+    /// Asks once more for those that nobody has launched or asked for since. Boxed, because `ask` comes back to it.
+    fn ask_again(
         self,
-        tasks: Vec<TaskId>,
+        question: u64,
+        mut tasks: Vec<TaskId>,
         after: Duration,
     ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             tokio::time::sleep(after).await;
-            if !self.reports.is_closed() {
-                self.reconcile(tasks).await;
+            {
+                let open = self.open();
+                tasks.retain(|task| open.is_last(question, task));
             }
+            self.ask(tasks).await;
         })
     }
 
@@ -258,5 +308,34 @@ pub(super) fn news_of(known: Known) -> TaskNews {
         Known::Ended(end) => TaskNews::Ended(end),
         Known::NeverBegan => TaskNews::NeverBegan,
         Known::Unknown => TaskNews::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task() -> TaskId {
+        TaskId::parse("report-1-i5-0").expect("a task id")
+    }
+
+    #[test]
+    fn of_several_questions_about_a_task_the_last_one_counts() {
+        let (mut open, task) = (Open::default(), task());
+        let first = open.ask(std::slice::from_ref(&task));
+        let second = open.ask(std::slice::from_ref(&task));
+        assert!(!open.answered(first, &task, &Known::NeverBegan), "asked before the other");
+        assert!(open.answered(second, &task, &Known::Unknown) && open.is_last(second, &task));
+        assert!(open.answered(second, &task, &Known::NeverBegan));
+        assert!(!open.answered(second, &task, &Known::NeverBegan), "settled");
+    }
+
+    #[test]
+    fn a_launch_answers_the_questions_before_it() {
+        let (mut open, task) = (Open::default(), task());
+        let question = open.ask(std::slice::from_ref(&task));
+        open.launch(&task);
+        assert!(!open.answered(question, &task, &Known::NeverBegan), "it may be about to begin");
+        assert!(!open.is_last(question, &task), "nor is it asked again");
     }
 }
