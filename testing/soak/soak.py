@@ -95,16 +95,19 @@ class Server:
         raise SystemExit("soak: the server does not lead")
 
     def supervisor(self):
-        """The process that is the parent of all tasks of the folder."""
+        """The process that is the parent of all tasks of the folder: of those with its words the oldest, as a child has
+        them too until it has become its task, and may have the lower number."""
+        found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
                     words = file.read().split(b"\0")
+                if b"supervise" in words and os.fsencode(os.path.realpath(self.data)) in b"".join(words):
+                    with open(f"/proc/{pid}/stat") as file:
+                        found.append((int(file.read().rpartition(")")[2].split()[19]), int(pid)))
             except OSError:
                 continue  # It has ended meanwhile.
-            if b"supervise" in words and os.fsencode(os.path.realpath(self.data)) in b"".join(words):
-                return int(pid)
-        return None
+        return min(found)[1] if found else None
 
 
 def look(pid):
