@@ -1,5 +1,7 @@
 //! Every list: its order, its conditions, its pages.
 
+use jiff::Timestamp;
+
 use super::*;
 
 /// Names on all pages of a list of jobs, by pages of this size.
@@ -23,6 +25,15 @@ async fn pages(server: &Server, path: &str, items: &str) -> Vec<Value> {
     panic!("{path} has no end");
 }
 
+/// Creates a job, and waits for the next millisecond: before that, the next one would be as old.
+async fn created(server: &Server, definition: Value) {
+    server.create(definition).await;
+    let at = Timestamp::now().as_millisecond();
+    while Timestamp::now().as_millisecond() == at {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// `ok` has succeeded, `bad` failed, `slow` runs; `off` is disabled, `held` paused, `child` waits for `ok`.
 async fn fleet() -> Server {
     let server = Server::start(|launch| match launch.task.as_str() {
@@ -32,18 +43,20 @@ async fn fleet() -> Server {
     })
     .await;
     let at = |year: u32| format!("R/{year}-01-01T00:00:00Z/P1D");
-    server.create(json!({"name": "ok", "command": "c", "schedule": at(2093), "owner": "ann", "labels": {"team": "etl"}})).await;
-    server
-        .create(
-            json!({"name": "bad", "command": "c", "schedule": at(2091), "owner": "bob, ann", "retries": 0}),
-        )
-        .await;
-    server
-        .create(json!({"name": "slow", "command": "c", "schedule": at(2092), "labels": {"team": "web"}}))
-        .await;
-    server.create(json!({"name": "off", "command": "c", "schedule": at(2090), "disabled": true})).await;
-    server.create(json!({"name": "held", "command": "c", "schedule": at(2094)})).await;
-    server.create(json!({"name": "child", "command": "c", "parents": ["ok"]})).await;
+    created(&server, json!({"name": "ok", "command": "c", "schedule": at(2093), "owner": "ann", "labels": {"team": "etl"}})).await;
+    created(
+        &server,
+        json!({"name": "bad", "command": "c", "schedule": at(2091), "owner": "bob, ann", "retries": 0}),
+    )
+    .await;
+    created(
+        &server,
+        json!({"name": "slow", "command": "c", "schedule": at(2092), "labels": {"team": "web"}}),
+    )
+    .await;
+    created(&server, json!({"name": "off", "command": "c", "schedule": at(2090), "disabled": true})).await;
+    created(&server, json!({"name": "held", "command": "c", "schedule": at(2094)})).await;
+    created(&server, json!({"name": "child", "command": "c", "parents": ["ok"]})).await;
     assert_eq!(server.post("/v1/jobs/held/pause", "{}").await.status, StatusCode::OK);
     for name in ["ok", "bad", "slow"] {
         assert_eq!(server.change(Method::PUT, &format!("/v1/scheduler/job/{name}")).await.status, 204);
