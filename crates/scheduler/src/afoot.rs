@@ -12,6 +12,8 @@ pub(crate) struct Afoot {
     lives: BTreeMap<Cycle, usize>,
     /// Backfills that may be able to go on.
     pub(crate) stirred: BTreeSet<BackfillId>,
+    /// Backfills that may be complete: the last of a cycle has ended, or no more begins.
+    pub(crate) over: BTreeSet<BackfillId>,
 }
 
 /// Whether something of a cycle begins or ends to live.
@@ -45,6 +47,7 @@ impl Afoot {
         }
         let open = state.backfills.values().filter(|backfill| backfill.ended.is_none());
         afoot.stirred = open.map(|backfill| backfill.id).collect();
+        afoot.over = afoot.stirred.clone();
         afoot
     }
 
@@ -62,12 +65,13 @@ impl Afoot {
         match change {
             Change::PutBackfill(backfill) if backfill.ended.is_none() => {
                 self.stirred.insert(backfill.id);
+                if backfill.next.is_none() {
+                    self.over.insert(backfill.id);
+                }
             }
-            Change::PutBackfill(backfill) => {
-                self.stirred.remove(&backfill.id);
-            }
+            Change::PutBackfill(backfill) => self.forget(backfill.id),
             Change::RemoveBackfill(id) => {
-                self.stirred.remove(id);
+                self.forget(*id);
                 self.lives.retain(|cycle, _| BackfillId::of_cycle(*cycle) != *id);
             }
             _ if state.backfills.is_empty() => {}
@@ -94,6 +98,11 @@ impl Afoot {
         }
     }
 
+    fn forget(&mut self, id: BackfillId) {
+        self.stirred.remove(&id);
+        self.over.remove(&id);
+    }
+
     fn stir_job(&mut self, state: &State, job: JobUid) {
         let open = state.backfills_of(job).filter(|backfill| backfill.ended.is_none());
         self.stirred.extend(open.map(|backfill| backfill.id));
@@ -115,6 +124,9 @@ impl Afoot {
         }
         if backfill.ended.is_none() {
             self.stirred.insert(backfill.id);
+            if !self.lives.contains_key(&cycle) {
+                self.over.insert(backfill.id);
+            }
         }
     }
 }

@@ -147,21 +147,39 @@ impl Scheduler {
         begun && *budget > 0
     }
 
-    fn go_on(&mut self, id: BackfillId) -> bool {
-        let Some(kept) = self.book.state().backfills.get(&id).cloned() else { return false };
+    /// Ends the backfills that are complete, however much else is to be done: it costs nobody anything.
+    pub(crate) fn end_backfills(&mut self, budget: &mut usize) {
+        while *budget > 0
+            && let Some(id) = self.book.take_over()
+        {
+            *budget -= 1;
+            self.look_after(id);
+        }
+    }
+
+    /// Forgets the cycles that are over, and ends the backfill with the last of them. `None` once it has ended.
+    fn look_after(&mut self, id: BackfillId) -> Option<Backfill> {
+        let kept = self.book.state().backfills.get(&id)?.clone();
+        if kept.ended.is_some() {
+            return None;
+        }
         let mut backfill = (*kept).clone();
         backfill.under_way.retain(|due| self.book.lives(kept.cycle(*due)));
         if backfill.next.is_none() && backfill.under_way.is_empty() {
-            backfill.ended = Some(self.now);
-            self.book.put_backfill(backfill);
-            return false;
+            self.book.put_backfill(Backfill { ended: Some(self.now), ..backfill });
+            return None;
         }
+        if backfill != *kept {
+            self.book.put_backfill(backfill.clone());
+        }
+        Some(backfill)
+    }
+
+    fn go_on(&mut self, id: BackfillId) -> bool {
+        let Some(backfill) = self.look_after(id) else { return false };
         if let Some((slot, job)) = self.may_begin(&backfill) {
             self.begin(backfill, slot, &job);
             return true;
-        }
-        if backfill != *kept {
-            self.book.put_backfill(backfill);
         }
         self.book.settle_backfill(id);
         false

@@ -233,6 +233,15 @@ impl Book {
         !self.afoot.stirred.is_empty()
     }
 
+    /// The next backfill that may be complete.
+    pub(crate) fn take_over(&mut self) -> Option<BackfillId> {
+        self.afoot.over.pop_first()
+    }
+
+    pub(crate) fn any_over(&self) -> bool {
+        !self.afoot.over.is_empty()
+    }
+
     /// The backfill cannot go on before something changes.
     pub(crate) fn settle_backfill(&mut self, id: BackfillId) {
         self.afoot.stirred.remove(&id);

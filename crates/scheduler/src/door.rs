@@ -29,6 +29,16 @@ pub(crate) enum Origin {
     Set,
 }
 
+/// Those that a job has no more as its parents, where it still has some.
+fn former_parents(old: &Plan, new: &Plan) -> Vec<JobUid> {
+    match (old, new) {
+        (Plan::Parents(old), Plan::Parents(new)) => {
+            old.iter().copied().filter(|parent| !new.contains(parent)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 impl Scheduler {
     pub(crate) fn request(&mut self, request: Request) -> Result<Answer, Refusal> {
         match request {
@@ -235,7 +245,11 @@ impl Scheduler {
         if rules.disabled || (plan_changes && !becomes_dependent) {
             progress.flags.clear();
             self.book.put_progress(old.uid, progress.clone());
-            self.close_joins(old, &Skipped::Withdrawn);
+            if matches!(plan, Plan::Parents(_)) {
+                self.retire_joins(old, &Skipped::Withdrawn);
+            } else {
+                self.close_joins(old, &Skipped::Withdrawn);
+            }
             progress.sequence = self.book.progress(old.uid).sequence;
         }
         if rules.disabled {
@@ -249,11 +263,11 @@ impl Scheduler {
             };
         }
         let (uid, version, created, changed) = (old.uid, old.version + 1, old.created, self.now);
-        self.revise(
-            Job { uid, version, created, changed, joins_from, name, plan, rules: rules.shared(), body },
-            deed,
-        );
+        let former = former_parents(&old.plan, &plan);
+        let new = Job { uid, version, created, changed, joins_from, name, plan, rules: rules.shared(), body };
+        self.revise(new.clone(), deed);
         self.book.put_progress(uid, progress);
+        former.into_iter().for_each(|parent| self.forget_parent(&new, parent));
         Ok(Answer::Put { uid, version, changed: true })
     }
 
@@ -268,11 +282,6 @@ impl Scheduler {
         };
         let now = self.now;
         self.close_slots(job, progress, now, why);
-    }
-
-    pub(crate) fn close_joins(&mut self, job: &Job, why: &Skipped) {
-        let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
-        joins.iter().for_each(|join| self.close_join(job, join, why.clone()));
     }
 
     // ---- delete

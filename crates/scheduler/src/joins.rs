@@ -1,6 +1,7 @@
 //! Joins: what the end of a parent's run means to its children.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::ids::{Cause, Cycle, GraphVersion, JobUid, RunKey};
 use crate::job::{Job, Plan};
@@ -65,6 +66,10 @@ impl Scheduler {
         let Some(job) = self.book.job(child).cloned() else { return };
         let Plan::Parents(parents) = &job.plan else { return };
         if job.rules.disabled {
+            if self.book.state().joins.contains_key(&(child, news.cycle)) {
+                // It was disabled in mid-cycle: those behind it know already.
+                return self.arrive(&job, news);
+            }
             // It has no runs and so no outcomes, but those behind it must not wait for it. They are told once.
             let first = self.open_join(&job, news).parents.first().map(|(parent, _)| *parent);
             if first == Some(news.run.job) && self.book.graph().single_root(child).is_some() {
@@ -193,7 +198,7 @@ impl Scheduler {
         };
         let joins: Vec<_> =
             self.book.state().joins_of(job.uid).filter(|join| !under_way(join.cycle)).cloned().collect();
-        let (gone, kept): (Vec<_>, Vec<_>) = joins.iter().partition(|join| join.stage == Stage::Superseded);
+        let kept: Vec<_> = joins.iter().filter(|join| join.stage != Stage::Superseded).collect();
         if kept.len() < JOINS_MAX {
             return;
         }
@@ -201,13 +206,37 @@ impl Scheduler {
             return self.book.remove_join(job.uid, settled.cycle);
         }
         let Some(victim) = kept.first() else { return };
-        self.close_join(job, victim, Skipped::JoinSuperseded);
-        self.book.put_join(Join { stage: Stage::Superseded, ..(***victim).clone() });
-        if gone.len() >= SUPERSEDED_MAX
-            && let Some(oldest) = gone.first()
-        {
-            self.book.remove_join(job.uid, oldest.cycle);
+        self.supersede(job, victim, Skipped::JoinSuperseded);
+    }
+
+    /// Closes a join that parents may still arrive at: they find it and change nothing.
+    fn supersede(&mut self, job: &Job, join: &Join, why: Skipped) {
+        self.close_join(job, join, why);
+        if is_whole(join) {
+            return;
         }
+        self.book.put_join(Join { stage: Stage::Superseded, ..join.clone() });
+        let is_gone = |join: &&Arc<Join>| join.stage == Stage::Superseded;
+        let (count, oldest) = {
+            let mut gone = self.book.state().joins_of(job.uid).filter(is_gone);
+            let oldest = gone.next().map(|join| join.cycle);
+            (1 + gone.count(), oldest)
+        };
+        if let Some(cycle) = oldest.filter(|_| count > SUPERSEDED_MAX) {
+            self.book.remove_join(job.uid, cycle);
+        }
+    }
+
+    /// Forgets the joins of a job that is no child any more; open ones get their outcome.
+    pub(crate) fn close_joins(&mut self, job: &Job, why: &Skipped) {
+        let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
+        joins.iter().for_each(|join| self.close_join(job, join, why.clone()));
+    }
+
+    /// The same for a job that is disabled: its parents go on, and what they tell must not begin a cycle twice.
+    pub(crate) fn retire_joins(&mut self, job: &Job, why: &Skipped) {
+        let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
+        joins.iter().for_each(|join| self.supersede(job, join, why.clone()));
     }
 
     /// Forgets a join; an open one gets its outcome.
@@ -220,10 +249,15 @@ impl Scheduler {
         }
     }
 
-    /// A deleted parent takes no part in the joins that are open.
+    /// Who is no parent any more takes no part in the joins that are open.
     pub(crate) fn forget_parent(&mut self, job: &Job, parent: JobUid) {
         let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
         for join in joins {
+            if join.stage == Stage::Superseded {
+                // Whoever is late for it finds that the job takes part in later cycles only.
+                self.book.remove_join(job.uid, join.cycle);
+                continue;
+            }
             let mut join = (*join).clone();
             let before = join.parents.len();
             join.parents.retain(|(p, _)| *p != parent);

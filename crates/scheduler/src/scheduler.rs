@@ -249,6 +249,7 @@ impl Scheduler {
     pub fn wake_at(&self) -> Option<Timestamp> {
         if self.is_staging()
             || !self.fanouts.is_empty()
+            || self.book.any_over()
             || !self.moves.is_empty()
             || (self.clock_trusted && (!self.clips.is_empty() || self.holds_suspect))
             || (self.clock_trusted && !(self.notice_clips.is_empty() && self.resend.is_empty()))
@@ -298,6 +299,10 @@ impl Scheduler {
             {
                 self.launch_ready(&mut budget);
             }
+        }
+        // What is still to be told belongs to its cycle.
+        if self.fanouts.is_empty() {
+            self.end_backfills(&mut budget);
         }
         if self.clock_trusted {
             self.send_notices(&mut budget);

@@ -218,7 +218,7 @@ impl Scheduler {
         disabled.changed = self.now;
         // First of all, so that runs that end as failures now do not disable it once more.
         self.revise(disabled, Deed::Disabled);
-        self.close_joins(job, &Skipped::Withdrawn);
+        self.retire_joins(job, &Skipped::Withdrawn);
         self.withdraw(job.uid);
     }
 

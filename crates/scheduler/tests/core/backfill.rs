@@ -260,6 +260,21 @@ fn a_job_that_is_always_busy_keeps_its_past_slots_waiting() {
 }
 
 #[test]
+fn a_backfill_that_is_complete_ends_also_where_there_is_always_more_to_do() {
+    let limits = Limits { running_max: NonZeroU32::new(1), ..Limits::default() };
+    let mut w = World::limited(limits);
+    w.put("a", DAILY, once());
+    w.succeed("a");
+    let id = begin(&mut w, order("a", at("2029-12-30T00:00:00Z"), at("2029-12-30T00:00:01Z")));
+    w.put("b", MINUTELY, concurrent(100));
+    w.until("00:05:00");
+    w.succeed("a");
+    assert_ne!(w.tasks("b").len(), 0);
+    assert_eq!(record(&w, id).ended, Some(at("2030-01-01T00:05:00Z")));
+    w.audit();
+}
+
+#[test]
 fn a_job_that_may_run_several_at_once_keeps_a_place_free() {
     let mut w = daily(concurrent(4));
     let (from, to) = days("2029-12-01", "2030-01-01");

@@ -205,6 +205,33 @@ fn a_disabled_child_passes_no_cycle_on_and_holds_none_up() {
 }
 
 #[test]
+fn a_child_that_is_disabled_tells_a_cycle_under_way_once() {
+    let mut w = diamond();
+    w.put_child("e", &["d"], once());
+    w.succeed("a");
+    w.succeed("c");
+    w.put_child("d", &["b", "c"], Rules { disabled: true, ..once() });
+    assert_eq!(w.ledger_of("e"), "skipped upstream");
+    w.succeed("b");
+    assert_eq!((w.ledger_of("d"), w.ledger_of("e")), ("skipped withdrawn".into(), "skipped upstream".into()));
+    assert!(w.stored.joins.is_empty(), "all that was awaited has come");
+    w.audit();
+}
+
+#[test]
+fn a_former_parent_is_not_waited_for() {
+    let mut w = diamond();
+    w.succeed("a");
+    w.succeed("b");
+    assert_eq!(w.launched_of("d"), "");
+    w.put_child("d", &["a", "b"], once());
+    assert_eq!(w.tasks("d").len(), 1, "nobody else is awaited");
+    w.succeed("d");
+    assert!(w.stored.joins.is_empty());
+    w.audit();
+}
+
+#[test]
 fn the_graph_refuses_loops_and_gaps_and_names_them() {
     let mut w = diamond();
     let cycle = w.try_child("b", &["d"], once()).unwrap_err();
