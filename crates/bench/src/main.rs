@@ -71,6 +71,7 @@ fn measure(wanted: &[String]) -> anyhow::Result<()> {
 }
 
 async fn run(wanted: &[String]) -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default(); // Nobody else has.
     let program = std::env::current_exe()?;
     let parent = std::env::var_os("CHRONOS_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::Builder::new().prefix("chronos-bench-").tempdir_in(parent)?;

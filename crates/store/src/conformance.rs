@@ -50,7 +50,7 @@ macro_rules! conformance_tests {
             a_new_store_is_empty terms_rise one_leads_and_another_waits a_cancelled_candidate_does_not_lead
             a_deposed_leader_writes_nothing only_batches_of_the_present_term_are_taken
             a_batch_sent_again_is_applied_once overlapping_batches_apply_in_order
-            a_batch_waits_for_its_predecessor resigning_settles_what_is_in_flight
+            a_batch_waits_for_its_predecessor a_flood_of_batches_is_taken resigning_settles_what_is_in_flight
             an_empty_batch_asks_whether_the_epoch_holds the_largest_batch_is_taken
             the_state_is_what_the_changes_make_it followers_see_every_batch_in_order
             a_follower_waits_for_the_next_batch a_follower_far_behind_is_told history_is_found
@@ -581,6 +581,28 @@ pub async fn a_batch_waits_for_its_predecessor(backing: &impl Backing) {
     leader.check(&backing.node().await).await;
 }
 
+/// However many are sent at once, in order: a leader that has much to say is not deposed for it.
+pub async fn a_flood_of_batches_is_taken(backing: &impl Backing) {
+    const FLOOD: u64 = 500;
+    let mut leader = Leader::of(backing).await;
+    let (store, epoch, from) = (leader.store.clone(), leader.term.epoch, leader.model.term().seq);
+    let batches: Vec<Vec<Change>> = (1..=FLOOD).map(|n| vec![put(n)]).collect();
+    let sent = batches.iter().zip(1..).map(|(batch, n)| store.commit(epoch, Seq(from.0 + n), batch));
+    let mut sent: Vec<_> = sent.collect();
+    let answered: Vec<_> = sent.iter_mut().map(|commit| poll(&mut commit.as_mut())).collect();
+    for (commit, answered) in sent.into_iter().zip(answered) {
+        let verdict = match answered {
+            Some(verdict) => verdict,
+            None => within(commit).await,
+        };
+        verdict.expect("this node leads");
+    }
+    for (batch, n) in batches.iter().zip(1..) {
+        leader.model.commit(epoch, Seq(from.0 + n), batch).expect("the model is told the same");
+    }
+    leader.check(&backing.node().await).await;
+}
+
 /// After resigning, every batch is either applied and said so, or neither; a hole is never filled.
 pub async fn resigning_settles_what_is_in_flight(backing: &impl Backing) {
     let mut leader = Leader::of(backing).await;
@@ -1001,7 +1023,7 @@ async fn until(holds: impl AsyncFn() -> bool) {
 }
 
 /// One look at work in progress.
-fn poll<F: Future>(work: &mut Pin<&mut F>) -> Option<F::Output> {
+fn poll<F: Future + ?Sized>(work: &mut Pin<&mut F>) -> Option<F::Output> {
     match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => Some(done),
         Poll::Pending => None,

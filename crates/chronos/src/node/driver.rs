@@ -33,6 +33,8 @@ use super::{Ask, AskError, Restore, RestoreError, Role};
 const IN_FLIGHT_MAX: usize = 8;
 /// A batch is closed at this size; one step more still fits the store's bound.
 const BATCH_FULL: usize = 128 * 1024;
+/// Events that may wait to be decided; whatever else comes stays where it comes from.
+const BACKLOG_MAX: usize = 1024;
 /// Steps are wanted soon after each other under load; an idle leader looks at its clocks at least so often.
 const GLANCE: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,8 @@ struct Driver<'a> {
     replies: BTreeMap<RequestId, Reply>,
     last_request: u64,
     seq: Seq,
+    /// Events that are to be decided when there is room for their batches.
+    backlog: VecDeque<Event>,
     pending: VecDeque<Pending>,
 }
 
@@ -98,6 +102,7 @@ pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
         replies: BTreeMap::new(),
         last_request: 0,
         seq: term.seq,
+        backlog: VecDeque::new(),
         pending: VecDeque::new(),
         life,
         term,
@@ -119,14 +124,15 @@ impl Driver<'_> {
         let mut restoring = None;
         loop {
             if commits.is_empty()
+                && self.backlog.is_empty()
                 && let Some(order) = restoring.take()
                 && let Some(ended) = self.restore(order).await
             {
                 return ended;
             }
-            let room = commits.len() < IN_FLIGHT_MAX && !stopping && restoring.is_none();
+            let free = if stopping { 0 } else { IN_FLIGHT_MAX - commits.len() };
+            let room = free > 0 && restoring.is_none() && self.backlog.len() < BACKLOG_MAX;
             let wait = self.until_wake();
-            let mut events: Vec<Event> = Vec::new();
             tokio::select! {
                 biased;
                 Some(done) = commits.next(), if !commits.is_empty() => {
@@ -152,23 +158,29 @@ impl Driver<'_> {
                     continue;
                 }
                 Some(report) = reported.recv(), if room => {
-                    if let Some(ended) = self.report(report, &mut events) {
+                    if let Some(ended) = self.report(report) {
                         return ended;
                     }
                 }
                 news = engine.events(), if room && self.engine_follows.is_some() => {
-                    events.extend(news.into_iter().map(event_of));
+                    self.backlog.extend(news.into_iter().map(event_of));
                 }
-                Some(ask) = self.life.asks.recv(), if room && !self.core.is_applying() => events.push(self.request(ask)),
+                Some(ask) = self.life.asks.recv(), if room && !self.core.is_applying() => {
+                    let request = self.request(ask);
+                    self.backlog.push_back(request);
+                }
+                () = std::future::ready(()), if free > 0 && !self.backlog.is_empty() => {}
                 () = tokio::time::sleep(wait), if room => {}
             }
-            self.look_around(&mut events);
-            while let Ok(report) = reported.try_recv() {
-                if let Some(ended) = self.report(report, &mut events) {
+            self.look_around();
+            while self.backlog.len() < BACKLOG_MAX
+                && let Ok(report) = reported.try_recv()
+            {
+                if let Some(ended) = self.report(report) {
                     return ended;
                 }
             }
-            for batch in self.decide(events) {
+            for batch in self.decide(free) {
                 self.seq = Seq(self.seq.0 + 1);
                 let applied = Applied { seq: self.seq, epoch: self.term.epoch, changes: batch.0 };
                 let applied = Arc::new(applied);
@@ -207,14 +219,13 @@ impl Driver<'_> {
         ended
     }
 
-    /// Steps the events, then whatever else waits, into as many batches as their sizes need.
-    fn decide(&mut self, events: Vec<Event>) -> Vec<(Vec<Change>, Vec<Effect>)> {
+    /// Steps the events, then whatever else waits, into as many batches as their sizes need and the store has room for.
+    fn decide(&mut self, room: usize) -> Vec<(Vec<Change>, Vec<Effect>)> {
         let mut batches = Vec::new();
         let (mut changes, mut effects, mut size) = (Vec::new(), Vec::new(), 0);
-        let mut events = VecDeque::from(events);
         let mut ticked = false;
-        loop {
-            let event = if let Some(event) = events.pop_front() {
+        while batches.len() < room {
+            let event = if let Some(event) = self.backlog.pop_front() {
                 event
             } else if let Some(ask) = self.another_ask(batches.is_empty()) {
                 self.request(ask)
@@ -257,18 +268,18 @@ impl Driver<'_> {
     }
 
     /// Looks at what comes without an event: clocks and the engine's readiness.
-    fn look_around(&mut self, events: &mut Vec<Event>) {
+    fn look_around(&mut self) {
         let trusted = self.clock.observe(Timestamp::now(), engine::since_boot());
         if trusted != self.clock_trusted {
             self.clock_trusted = trusted;
-            events.insert(0, Event::Clock { trusted });
+            self.backlog.push_front(Event::Clock { trusted });
             warn!(trusted, "the wall clock has stepped");
         }
         self.follow_engine();
         let ready = self.engine_follows.is_some() && self.life.options.engine.readiness() == Readiness::Ready;
         if ready != self.engine_ready {
             self.engine_ready = ready;
-            events.push(Event::Engine { ready });
+            self.backlog.push_back(Event::Engine { ready });
         }
         self.say();
     }
@@ -310,11 +321,11 @@ impl Driver<'_> {
         self.life.say(Role::Leading(self.term.epoch), troubles);
     }
 
-    fn report(&mut self, report: Report, events: &mut Vec<Event>) -> Option<Ended> {
+    fn report(&mut self, report: Report) -> Option<Ended> {
         match report {
             Report::Follows { incarnation } => self.engine_follows = Some(incarnation),
-            Report::News(task, news) => events.push(Event::Task { task, news }),
-            Report::Sent(id, sent) => events.push(Event::Notice { id, sent }),
+            Report::News(task, news) => self.backlog.push_back(Event::Task { task, news }),
+            Report::Sent(id, sent) => self.backlog.push_back(Event::Notice { id, sent }),
             Report::Deposed(reason) => return Some(Ended::Deposed(reason)),
         }
         None

@@ -180,6 +180,10 @@ impl Writer {
 
     fn accept(&mut self, commit: Commit) {
         if self.waiting.len() >= WAITING_MAX {
+            // Most of them wait for nothing but their turn.
+            self.flush();
+        }
+        if self.waiting.len() >= WAITING_MAX {
             let reason = format!("{WAITING_MAX} batches wait for one that never came");
             let _ = commit.reply.send(Err(Deposed { reason }));
             return;
