@@ -13,6 +13,7 @@ use crate::graph::Graph;
 use crate::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::job::{CatchUp, Job, Overlap, Plan, Progress, Rules};
 use crate::limits::Limits;
+use crate::moment::Moment;
 use crate::notice::{Notice, NoticeId};
 use crate::outbox::Outbox;
 use crate::queue::{Class, Queue, Rank};
@@ -69,8 +70,8 @@ pub(crate) struct Book {
     graph: Graph,
     by_name: BTreeMap<JobName, JobUid>,
     /// Jobs by their next slot, where slots may be taken; and the same by job.
-    due: BTreeSet<(Timestamp, JobUid)>,
-    due_of: BTreeMap<JobUid, Timestamp>,
+    due: BTreeSet<(Moment, JobUid)>,
+    due_of: BTreeMap<JobUid, Moment>,
     timers: BTreeSet<(Timestamp, Timer)>,
     queue: Queue,
     busy: BTreeMap<JobUid, Busy>,
@@ -127,7 +128,7 @@ impl Book {
             book.admit(*uid);
         }
         // At once, not one by one: a tree that is built of sorted pairs is built faster, and half the size.
-        book.due_of = jobs.iter().filter_map(|uid| Some((*uid, book.slot_to_take(*uid)?))).collect();
+        book.due_of = jobs.iter().filter_map(|uid| Some((*uid, book.slot_to_take(*uid)?.into()))).collect();
         book.due = book.due_of.iter().map(|(uid, at)| (*at, *uid)).collect();
         book
     }
@@ -190,7 +191,7 @@ impl Book {
 
     /// The first job whose next slot is due at or before `now`.
     pub(crate) fn first_due(&self) -> Option<(Timestamp, JobUid)> {
-        self.due.first().copied()
+        self.due.first().map(|(at, uid)| (at.at(), *uid))
     }
 
     pub(crate) fn first_timer(&self) -> Option<(Timestamp, Timer)> {
@@ -672,7 +673,7 @@ impl Book {
     }
 
     fn refresh_due(&mut self, uid: JobUid) {
-        let next = self.slot_to_take(uid);
+        let next = self.slot_to_take(uid).map(Moment::from);
         let old = match next {
             Some(at) => self.due_of.insert(uid, at),
             None => self.due_of.remove(&uid),

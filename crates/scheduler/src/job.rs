@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use crate::ids::{Cycle, GraphVersion, JobName, JobUid};
 use crate::launch_loop::QuickFailures;
 use crate::limits::Label;
+use crate::moment::Moment;
 use crate::notice::{AlertKind, AlertKinds, AlertRules};
 use crate::schedule::{DstPolicy, Nominal, Slot};
 
@@ -300,9 +301,9 @@ pub struct Progress {
     /// Of those, since the last success.
     pub errors_in_a_row: u64,
     /// When a run last succeeded.
-    pub last_success: Option<Timestamp>,
+    pub last_success: Option<Moment>,
     /// When a run last failed.
-    pub last_error: Option<Timestamp>,
+    pub last_error: Option<Moment>,
     /// Set while its attempts fail as soon as they are launched. Boxed, because hardly any job is like that.
     pub quick_failures: Option<Box<QuickFailures>>,
 }

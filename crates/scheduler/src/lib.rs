@@ -30,6 +30,7 @@ pub mod clock;
 pub mod ids;
 pub mod job;
 pub mod limits;
+pub mod moment;
 pub mod notice;
 pub mod receipt;
 pub mod request;

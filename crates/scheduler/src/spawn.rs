@@ -190,11 +190,11 @@ impl Scheduler {
         if succeeded {
             progress.successes += 1;
             progress.errors_in_a_row = 0;
-            progress.last_success = Some(self.now);
+            progress.last_success = Some(self.now.into());
         } else {
             progress.errors += 1;
             progress.errors_in_a_row += 1;
-            progress.last_error = Some(self.now);
+            progress.last_error = Some(self.now.into());
         }
         let limit = self.settings.disable_after_failures;
         let disable = !succeeded && limit > 0 && progress.errors_in_a_row >= limit && !job.rules.disabled;

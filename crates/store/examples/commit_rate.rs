@@ -189,7 +189,7 @@ fn progress(uid: u64, n: u64) -> Change {
     let mut progress = Progress::new(samples::at(0));
     let slot = |k: u64| Slot { nominal: Nominal::Index(k), due: samples::at(k.cast_signed() * 1000) };
     (progress.mark, progress.next, progress.successes) = (Some(slot(n)), Some(slot(n + 1)), n);
-    progress.last_success = Some(samples::at(n.cast_signed()));
+    progress.last_success = Some(samples::at(n.cast_signed()).into());
     Change::PutProgress(JobUid(uid), Arc::new(progress))
 }
 

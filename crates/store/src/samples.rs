@@ -13,6 +13,7 @@ use scheduler::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, Ru
 use scheduler::job::{
     CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Tags, Timetable,
 };
+use scheduler::moment::Moment;
 use scheduler::notice::{Address, Alert, AlertKind, AlertRules, Channel, Notice, NoticeId, NoticeState};
 use scheduler::receipt::{Once, Receipt, RequestKey};
 use scheduler::request::{Answer, Definition, Verdict};
@@ -187,8 +188,8 @@ fn busy_progress() -> Progress {
         successes: 100,
         errors: 4,
         errors_in_a_row: 2,
-        last_success: Some(at(-50)),
-        last_error: Some(at(-20)),
+        last_success: Some(at(-50).into()),
+        last_error: Some(at(-20).into()),
         quick_failures: Some(Box::new(QuickFailures { count: 6, last: at(30), until: Some(at(2030)) })),
     }
 }
@@ -791,8 +792,8 @@ fn any_progress() -> impl Strategy<Value = Progress> {
                 successes,
                 errors,
                 errors_in_a_row,
-                last_success,
-                last_error,
+                last_success: last_success.map(Moment::from),
+                last_error: last_error.map(Moment::from),
                 quick_failures,
             }
         },

@@ -14,6 +14,7 @@ use super::error::ApiError;
 use super::lists::{Field, Key, Order, Page, Way, words};
 use super::view;
 use crate::wire::job::is_exhausted;
+use scheduler::moment::Moment;
 
 /// Which jobs: all conditions hold.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -218,8 +219,8 @@ fn key(order: Order<JobField>, of: &Overview<'_>, now: Timestamp) -> Key {
             OutcomeKind::Succeeded => 6,
         })),
         JobField::LastEnded => order.time(of.last.map(|last| last.ended)),
-        JobField::LastSuccess => order.time(of.progress.last_success),
-        JobField::LastError => order.time(of.progress.last_error),
+        JobField::LastSuccess => order.time(of.progress.last_success.map(Moment::at)),
+        JobField::LastError => order.time(of.progress.last_error.map(Moment::at)),
         JobField::Next => {
             order.time(of.progress.next.filter(|_| !of.job.rules.disabled).map(|slot| slot.due))
         }

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::duration;
 use super::shape::{Field, Kind, Problem, Reader, Shape, optional, required};
+use scheduler::moment::Moment;
 
 /// Which endpoint a definition came to; it says what the job must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -635,8 +636,8 @@ pub fn write(
         "successCount" => Some(json!(progress.successes)),
         "errorCount" => Some(json!(progress.errors)),
         "errorsSinceLastSuccess" => Some(json!(progress.errors_in_a_row)),
-        "lastSuccess" => Some(time(progress.last_success)),
-        "lastError" => Some(time(progress.last_error)),
+        "lastSuccess" => Some(time(progress.last_success.map(Moment::at))),
+        "lastError" => Some(time(progress.last_error.map(Moment::at))),
         key => default(key),
     };
     let mut written = fields(job, &names(job, name_of), counter);

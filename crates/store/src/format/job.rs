@@ -498,8 +498,8 @@ impl StoredProgress {
             successes: *successes,
             errors: *errors,
             errors_in_a_row: *errors_in_a_row,
-            last_success: last_success.map(Ms),
-            last_error: last_error.map(Ms),
+            last_success: last_success.map(|moment| Ms(moment.at())),
+            last_error: last_error.map(|moment| Ms(moment.at())),
             quick_failures: quick_failures.as_deref().map(|QuickFailures { count, last, until }| {
                 StoredQuickFailures { count: *count, last: Ms(*last), until: until.map(Ms) }
             }),
@@ -521,8 +521,8 @@ impl StoredProgress {
             successes: self.successes,
             errors: self.errors,
             errors_in_a_row: self.errors_in_a_row,
-            last_success: self.last_success.map(|at| at.0),
-            last_error: self.last_error.map(|at| at.0),
+            last_success: self.last_success.map(|at| at.0.into()),
+            last_error: self.last_error.map(|at| at.0.into()),
             quick_failures: self.quick_failures.map(|StoredQuickFailures { count, last, until }| {
                 Box::new(QuickFailures { count, last: last.0, until: until.map(|at| at.0) })
             }),
