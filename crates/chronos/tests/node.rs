@@ -3,14 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use chronos::node::{AskError, Node, NodeOptions, NodeTask, Role, start};
 use engine::fake::{Behaviour, FakeMachine};
-use engine::{Keep, Readiness};
-use scheduler::ids::JobName;
-use scheduler::job::Rules;
+use engine::{Engine, EngineError, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent};
+use scheduler::ids::{Epoch, JobName, TaskId};
+use scheduler::job::{Retry, Rules};
 use scheduler::limits::Limits;
 use scheduler::request::{Answer, Definition, PlanText, Refusal, Request};
 use scheduler::run::{AttemptEnd, Outcome, Record};
@@ -29,10 +31,14 @@ impl Cluster {
     }
 
     fn start(&self, name: &str) -> (Node, NodeTask) {
+        self.start_with(name, Arc::new(self.machine.engine()))
+    }
+
+    fn start_with(&self, name: &str, engine: Arc<dyn Engine>) -> (Node, NodeTask) {
         start(NodeOptions {
             identity: Candidate { node: name.into(), ..Candidate::default() },
             store: Arc::new(self.store.another()),
-            engine: Arc::new(self.machine.engine()),
+            engine,
             zones: scheduler::schedule::Zones::bundled(),
             retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
             output: Keep::EVERYTHING,
@@ -204,6 +210,75 @@ async fn an_engine_that_starts_anew_is_told_of_the_term_and_asked_for_its_tasks(
     node.ask(put("b", "R1//PT1H")).await.unwrap();
     eventually("later jobs run", || async { cluster.machine.running().len() == 2 }).await;
     assert_eq!(cluster.machine.begun().len(), 3);
+    task.shutdown().await;
+}
+
+/// Starts anew while it launches a task, and says that it runs only when it has been told of the term again.
+#[derive(Default)]
+struct Mortal {
+    terms: AtomicU64,
+    followed: tokio::sync::Notify,
+    lives: AtomicU64,
+}
+
+#[async_trait]
+impl Engine for Mortal {
+    fn name(&self) -> &'static str {
+        "mortal"
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.lives.load(Ordering::SeqCst)
+    }
+
+    async fn begin_term(&self, _: Epoch) -> Result<(), EngineError> {
+        if self.terms.fetch_add(1, Ordering::SeqCst) > 0 {
+            self.followed.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn launch(&self, _: Epoch, _: Launch) -> Result<Known, EngineError> {
+        self.lives.fetch_add(1, Ordering::SeqCst);
+        self.followed.notified().await;
+        Ok(Known::Running)
+    }
+
+    async fn kill(&self, _: Epoch, _: &TaskId, _: Duration, _: Duration) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn reconcile(&self, _: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError> {
+        Ok(vec![Known::Ended(AttemptEnd::Lost { message: "its engine is gone".into() }); tasks.len()])
+    }
+
+    async fn events(&self) -> Vec<TaskEvent> {
+        std::future::pending().await
+    }
+
+    async fn acknowledge(&self, _: &[TaskId]) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn output(&self, task: &TaskId, _: Stream, _: u64) -> Result<Output, EngineError> {
+        Err(EngineError::NoSuchTask(task.clone()))
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness::Ready
+    }
+}
+
+#[tokio::test]
+async fn a_task_whose_engine_starts_anew_while_it_is_launched_is_asked_for() {
+    let cluster = Cluster::new();
+    let (node, task) = cluster.start_with("n1", Arc::new(Mortal::default()));
+    leads(&node).await;
+    let Request::Put(definition) = put("a", "R1//PT1H") else { unreachable!() };
+    let rules = Rules { retry: Retry { max: 0, ..Retry::default() }, ..definition.rules };
+    node.ask(Request::Put(Definition { rules, ..definition })).await.unwrap();
+    let lost = || async { cluster.outcomes("a").await == [Outcome::Lost] };
+    eventually("nobody waits for it for ever", lost).await;
     task.shutdown().await;
 }
 

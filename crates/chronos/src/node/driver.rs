@@ -18,7 +18,7 @@ use scheduler::job::{Job, Plan, Progress, Rules};
 use scheduler::request::RequestId;
 use scheduler::run::{Outcome, Record, RunState, Skipped};
 use scheduler::state::{Change, State};
-use scheduler::{Effect, Event, QuickFailures, Scheduler, Settings};
+use scheduler::{Effect, Event, QuickFailures, Scheduler, Settings, TaskNews};
 use store::{Applied, Deposed, StoreError, Term};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
@@ -297,10 +297,28 @@ impl Driver<'_> {
         );
         self.engine_follows = None;
         let mut open = self.core.open_tasks();
-        let coming: BTreeSet<&TaskId> =
-            self.pending.iter().flat_map(|batch| &batch.effects).filter_map(launched).collect();
-        open.retain(|task| !coming.contains(task) && !self.effects.is_unanswered(task));
+        let decided: BTreeSet<&TaskId> = self.launches_decided().collect();
+        open.retain(|task| !decided.contains(task) && !self.effects.is_unanswered(task));
         self.effects.begin_term(open);
+    }
+
+    /// Tasks whose launch is released once it is durable.
+    fn launches_decided(&self) -> impl Iterator<Item = &TaskId> {
+        self.pending.iter().flat_map(|batch| &batch.effects).filter_map(launched)
+    }
+
+    /// Whether a launch of the task is on its way: what it comes to will be told, and what was known before is old.
+    fn is_coming(&self, task: &TaskId) -> bool {
+        self.effects.is_unanswered(task) || self.launches_decided().any(|decided| decided == task)
+    }
+
+    fn launch_answered(&mut self, task: TaskId, news: TaskNews, incarnation: u64) {
+        self.effects.settle(&task);
+        if news == TaskNews::Running && incarnation != self.life.options.engine.incarnation() {
+            // Who said so may be gone, and the task with it; and when all tasks were asked for, this one was left out.
+            self.effects.ask_for(task.clone());
+        }
+        self.backlog.push_back(Event::Task { task, news });
     }
 
     fn say(&self) {
@@ -324,6 +342,8 @@ impl Driver<'_> {
     fn report(&mut self, report: Report) -> Option<Ended> {
         match report {
             Report::Follows { incarnation } => self.engine_follows = Some(incarnation),
+            Report::Launched { task, news, incarnation } => self.launch_answered(task, news, incarnation),
+            Report::News(task, TaskNews::NeverBegan) if self.is_coming(&task) => {}
             Report::News(task, news) => self.backlog.push_back(Event::Task { task, news }),
             Report::Sent(id, sent) => self.backlog.push_back(Event::Notice { id, sent }),
             Report::Deposed(reason) => return Some(Ended::Deposed(reason)),

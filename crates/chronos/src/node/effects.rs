@@ -33,6 +33,8 @@ const RECONCILE_MAX: usize = 256;
 pub(super) enum Report {
     /// The engine, in this incarnation, follows this term.
     Follows { incarnation: u64 },
+    /// What became of an order to launch, given to this incarnation of the engine.
+    Launched { task: TaskId, news: TaskNews, incarnation: u64 },
     /// Something is known of a task.
     News(TaskId, TaskNews),
     /// What became of sending a notice.
@@ -106,6 +108,17 @@ impl Effects {
     /// Whether a launch of this task was released and is not settled yet.
     pub(super) fn is_unanswered(&self, task: &TaskId) -> bool {
         self.open().launches.contains(task)
+    }
+
+    /// Its launch has come to an end; from here on it is asked for like any other task.
+    pub(super) fn settle(&self, task: &TaskId) {
+        self.open().launches.remove(task);
+    }
+
+    /// Asks for a task, whatever was heard of it.
+    pub(super) fn ask_for(&self, task: TaskId) {
+        let this = self.clone();
+        tokio::spawn(async move { this.ask(vec![task]).await });
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -201,12 +214,9 @@ impl Effects {
 
     async fn launch(&self, launch: Launch) {
         let (task, not_after) = (launch.task.clone(), launch.not_after);
-        let answer = self.engine.launch(self.epoch, launch).await;
-        if !matches!(answer, Err(EngineError::Unknown(_))) {
-            self.open().launches.remove(&task);
-        }
-        match answer {
-            Ok(known) => self.report(Report::News(task, news_of(known))),
+        let incarnation = self.engine.incarnation();
+        match self.engine.launch(self.epoch, launch).await {
+            Ok(known) => self.report(Report::Launched { task, news: news_of(known), incarnation }),
             Err(EngineError::Unknown(problem)) => {
                 warn!(%task, problem, "the engine did not answer to a launch");
                 // The order may still arrive. Only once it is stale does "never began" mean that it never will.
@@ -214,14 +224,14 @@ impl Effects {
                 let this = self.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(stale_in + ENGINE_RETRY).await;
-                    this.open().launches.remove(&task);
+                    this.settle(&task);
                     this.ask(vec![task]).await;
                 });
             }
             Err(problem) => {
                 if !self.ends_term(&problem) {
                     warn!(%task, %problem, "the engine did not launch the task");
-                    self.report(Report::News(task, TaskNews::NeverBegan));
+                    self.report(Report::Launched { task, news: TaskNews::NeverBegan, incarnation });
                 }
             }
         }
