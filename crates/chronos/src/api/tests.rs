@@ -71,7 +71,11 @@ impl Server {
             store: Arc::new(store),
             engine: Arc::new(machine.engine()),
             zones: scheduler::schedule::Zones::bundled(),
-            retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
+            retention: Retention {
+                age_max: Duration::from_secs(3600),
+                count_max: 1000,
+                ..Retention::UNBOUNDED
+            },
             output: engine::Keep::EVERYTHING,
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
@@ -83,6 +87,7 @@ impl Server {
             hosts: vec!["known.example".into()],
             limits: Limits::default(),
             data_dir: None,
+            access: access::Access::default(),
         });
         let app = router(ApiContext { node: node.clone(), metrics: metrics::detached(), settings });
         Self { app, node, machine, _task: task }
