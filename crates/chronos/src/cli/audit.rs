@@ -10,8 +10,8 @@ use super::table::Table;
 use super::{ClientArgs, Format, at_least_one};
 
 pub(super) const HELP: &str = "\
-What users changed, and what the scheduler changed in definitions by itself, is listed with who, from where, and in
-which fields. Values of environment variables and passwords in URLs are not told.
+What users changed, and what the scheduler changed in definitions by itself, is listed with who, from
+where, and in which fields. Values of environment variables and passwords in URLs are not told.
 
 Examples:
   chronos audit -n 20

@@ -64,7 +64,7 @@ enum Command {
     #[command(name = "run_jar", alias = "run-jar", after_help = RUN_JAR_HELP)]
     RunJar(Box<ServerArgs>),
     #[command(flatten)]
-    Ask(Ask),
+    Ask(Box<Ask>),
     /// Measure in 20 seconds what this machine and the disk of a data folder can do
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
@@ -189,16 +189,17 @@ Examples:
   chronos server
   chronos server --http_port 4401 --data_dir /var/lib/chronos --examples examples
   chronos server --config /etc/chronos.yaml --check-config
-  chronos server --http_address 0.0.0.0 --http_credentials_file secret --tls_cert cert.pem --tls_key key.pem";
+  chronos server --http_address 0.0.0.0 --http_credentials_file secret --disable_http \\
+    --tls_cert cert.pem --tls_key key.pem";
 
 const RUN_JAR_HELP: &str = "\
-All flags of Chronos are taken, with underscores or dashes; those that mean nothing here, or nothing yet, are
-named at the start with the reason. Differences to `chronos server`: port 8080 on all addresses, and the short
-forms -m, -s, -r, -h, -d and those of flags without a meaning. Everyone who connects could run commands on this
-machine, so --http_credentials or --allow_unauthenticated is needed.
+All flags of Chronos are taken, with underscores or dashes; those that mean nothing here, or nothing
+yet, are named at the start with the reason. Differences to `chronos server`: port 8080 on all
+addresses, and the short forms -m, -s, -r, -h, -d and those of flags without a meaning. Everyone who
+connects could run commands on this machine, so --http_credentials or --allow_unauthenticated is needed.
 
-This version keeps state in a file and runs tasks on its own machine. Where --zk_hosts or --master ask for
-something else, nothing is started unless --store and --engine say that this is known.
+This version keeps state in a file and runs tasks on its own machine. Where --zk_hosts or --master ask
+for something else, nothing is started unless --store and --engine say that this is known.
 
 Examples:
   chronos run_jar --http_port 8080 --hostname a.example.org --http_credentials ops:secret
@@ -323,7 +324,7 @@ struct ServerAt {
     #[arg(long, env = "CHRONOS_SERVER", value_name = "URL", default_value = SERVER)]
     server: String,
     /// Name to log in with, and the password, which is better in CHRONOS_USER or in ~/.netrc
-    #[arg(long, env = "CHRONOS_USER", value_name = "NAME[:PASSWORD]")]
+    #[arg(id = "login", long = "user", env = "CHRONOS_USER", value_name = "NAME[:PASSWORD]")]
     user: Option<Secret>,
     /// File of certificates (PEM) that the server may be signed by, beside those this machine trusts
     #[arg(long = "ca_file", env = "CHRONOS_CA_FILE", value_name = "FILE")]
@@ -723,7 +724,7 @@ pub fn main() -> ExitCode {
         Command::Launch => return engine::local::launch::run(),
         Command::Bench(args) => client_runtime().and_then(|runtime| runtime.block_on(bench::run(args))),
         Command::Completions(args) => completions::run(&args),
-        Command::Ask(what) => client_runtime().and_then(|runtime| runtime.block_on(ask(what))),
+        Command::Ask(what) => client_runtime().and_then(|runtime| runtime.block_on(ask(*what))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -754,7 +755,11 @@ fn command() -> clap::Command {
     }
     let cli = Cli::command()
         .mut_subcommand("server", |server| groups::grouped(old::taken(server)))
-        .mut_subcommand("run_jar", |server| groups::grouped(old::taken_as_ever(server)));
+        .mut_subcommand("run_jar", |server| groups::grouped(old::taken_as_ever(server)))
+        // There `--user` is whose crontab it is.
+        .mut_subcommand("import", |import| {
+            import.mut_subcommand("crontab", |crontab| crontab.mut_arg("login", |login| login.long("login")))
+        });
     completions::with_names(cli.mut_subcommands(alike))
 }
 

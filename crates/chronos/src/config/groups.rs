@@ -89,3 +89,19 @@ pub fn grouped(command: clap::Command) -> clap::Command {
         names.iter().fold(command, |command, name| placed(command, heading, name))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Args as _;
+
+    use super::*;
+    use crate::config::ConfigFile;
+
+    #[test]
+    fn every_setting_stands_under_a_heading() {
+        let command = ConfigFile::augment_args(clap::Command::new("server"));
+        let lost: Vec<_> =
+            command.get_arguments().filter(|arg| heading(arg.get_id().as_str()).is_none()).collect();
+        assert!(lost.is_empty(), "{lost:?}");
+    }
+}

@@ -234,4 +234,19 @@ mod tests {
         check("chronos server --no-master x", "chronos server --no-master x");
         check("chronos apply --no-mail_ssl", "chronos apply --no-mail_ssl");
     }
+
+    #[test]
+    fn the_guide_says_of_every_flag_what_becomes_of_it() {
+        let guide = include_str!("../../../../docs/guides/flags.md");
+        for Old { name, short, why, .. } in OLD {
+            let short = short.map(|short| format!("`-{short}`")).unwrap_or_default();
+            let row = format!("| `--{name}` | {short} | taken, does nothing: {why} |");
+            assert!(guide.contains(&row), "{row}");
+        }
+        for (name, short) in SHORT {
+            let row =
+                guide.lines().find(|line| line.starts_with('|') && line.contains(&format!("`--{name}`")));
+            assert!(row.is_some_and(|row| row.contains(&format!("`-{short}`"))), "{name}");
+        }
+    }
 }
