@@ -175,11 +175,11 @@ async fn every_answer_says_what_browsers_may_not_do_with_it() {
             ("x-content-type-options", "nosniff"),
             ("x-frame-options", "DENY"),
             ("referrer-policy", "no-referrer"),
-            ("cache-control", "no-store"),
             ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
         ] {
             assert_eq!(answer.header(name), value, "{path}: {name}");
         }
+        assert!(answer.header("cache-control").contains("no-store"), "{path}");
     }
     let page = server.ask(Method::GET, "/", &[("authorization", &login(USER))], Value::Null).await;
     assert!(
