@@ -120,7 +120,11 @@ async fn start(dir: &std::path::Path, engine: Arc<NoopEngine>) -> anyhow::Result
         store: Arc::new(open(dir)?),
         engine,
         zones: Zones::bundled(),
-        retention: Retention { age_max: Duration::from_secs(86_400), count_max: 1000 },
+        retention: Retention {
+            age_max: Duration::from_secs(86_400),
+            count_max: 1000,
+            ..Retention::UNBOUNDED
+        },
         output: engine::Keep::EVERYTHING,
         kill_grace: Duration::from_secs(1),
         disable_after_failures: 0,

@@ -40,7 +40,11 @@ impl Cluster {
             store: Arc::new(self.store.another()),
             engine,
             zones: scheduler::schedule::Zones::bundled(),
-            retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
+            retention: Retention {
+                age_max: Duration::from_secs(3600),
+                count_max: 1000,
+                ..Retention::UNBOUNDED
+            },
             output: Keep::EVERYTHING,
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,

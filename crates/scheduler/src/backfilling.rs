@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::audit::Act;
 use crate::backfill::{Backfill, Children, Redo};
 use crate::book::later;
 use crate::door::WAITING_MAX;
@@ -39,6 +40,7 @@ impl Scheduler {
         let (slots, next) = (preview.slots, Some(preview.first));
         let begun = Backfill { children, parallel, rate, slots, next, except, ..self.new_backfill(id, what) };
         self.book.put_backfill(begun);
+        self.note_of(job.uid, Act::Backfilled { id, slots });
         Ok(Answer::Backfilling { id, slots })
     }
 
@@ -83,11 +85,13 @@ impl Scheduler {
         }
         self.book.put_backfill(Backfill { next: None, hold: None, cancelled: true, ..(*kept).clone() });
         if remains == Remains::GoOn {
+            self.note_of(id.job, Act::Cancelled { id, runs: 0 });
             return Ok(Answer::Cancelled { runs: 0 });
         }
         let of_it = |run: &&Arc<Run>| BackfillId::of_cycle(run.cycle) == id;
         let live: Vec<Arc<Run>> = self.book.state().runs.values().filter(of_it).cloned().collect();
         live.iter().for_each(|run| self.end_by_hand(run));
+        self.note_of(id.job, Act::Cancelled { id, runs: live.len() as u64 });
         Ok(Answer::Cancelled { runs: live.len() })
     }
 
@@ -122,6 +126,7 @@ impl Scheduler {
         }
         let graph = self.graph_now();
         let key = self.spawn(&job, NewRun { cause, cycle, graph, due, again: reopens, arguments });
+        self.note_of(job.uid, Act::Reran { run: past.key, again: key });
         Ok(Answer::Triggered(key))
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::afoot::Afoot;
+use crate::audit::{Author, Entry};
 use crate::backfill::Backfill;
 use crate::graph::Graph;
 use crate::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
@@ -299,19 +300,19 @@ impl Book {
 
     pub(crate) fn next_uid(&mut self) -> JobUid {
         let uid = JobUid(self.state.meta.next_uid);
-        self.change(Change::Meta(Meta { next_uid: uid.0 + 1, ..self.state.meta }));
+        self.change(Change::Meta(Meta { next_uid: uid.0 + 1, ..self.state.meta.clone() }));
         uid
     }
 
     /// The parents of an existing job are about to change: cycles from now on are told from those under way.
     pub(crate) fn next_graph(&mut self) -> GraphVersion {
         let graph = GraphVersion(self.state.meta.graph.0 + 1);
-        self.change(Change::Meta(Meta { graph, ..self.state.meta }));
+        self.change(Change::Meta(Meta { graph, ..self.state.meta.clone() }));
         graph
     }
 
     pub(crate) fn note_zone_data(&mut self, zone_data: ZoneData) {
-        self.change(Change::Meta(Meta { zone_data, ..self.state.meta }));
+        self.change(Change::Meta(Meta { zone_data, ..self.state.meta.clone() }));
     }
 
     pub(crate) fn put_job(&mut self, job: Job) -> Arc<Job> {
@@ -387,6 +388,10 @@ impl Book {
         self.changes.push(Change::Append(Arc::new(record)));
     }
 
+    pub(crate) fn note(&mut self, entry: Entry) {
+        self.change(Change::Note(Arc::new(entry)));
+    }
+
     pub(crate) fn revise(&mut self, revision: Revision) {
         self.changes.push(Change::Revise(Arc::new(revision)));
     }
@@ -432,13 +437,13 @@ impl Book {
 
     pub(crate) fn next_notice(&mut self) -> NoticeId {
         let id = self.state.meta.notices + 1;
-        self.change(Change::Meta(Meta { notices: id, ..self.state.meta }));
+        self.change(Change::Meta(Meta { notices: id, ..self.state.meta.clone() }));
         NoticeId(id)
     }
 
     pub(crate) fn count_lost_alert(&mut self) {
         let alerts_lost = self.state.meta.alerts_lost + 1;
-        self.change(Change::Meta(Meta { alerts_lost, ..self.state.meta }));
+        self.change(Change::Meta(Meta { alerts_lost, ..self.state.meta.clone() }));
     }
 
     pub(crate) fn put_notice(&mut self, notice: Notice) {
@@ -485,8 +490,10 @@ impl Book {
         self.change(Change::Unstage(name.clone()));
     }
 
-    pub(crate) fn note_applying(&mut self, applying: bool) {
-        self.change(Change::Meta(Meta { applying, ..self.state.meta }));
+    /// A staged set has been decided, by whom; or, with `None`, it is whole.
+    pub(crate) fn note_applying(&mut self, author: Option<Author>) {
+        let (applying, applying_for) = (author.is_some(), author.map(Arc::new));
+        self.change(Change::Meta(Meta { applying, applying_for, ..self.state.meta.clone() }));
     }
 
     fn change(&mut self, change: Change) {

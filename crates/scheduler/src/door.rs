@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::audit::Act;
 use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey};
 use crate::job::{Job, Pause, Plan, Progress, Timetable};
 use crate::request::{Answer, Definition, Edit, Expect, PlanText, Refusal, Request};
@@ -49,6 +50,7 @@ impl Scheduler {
                 self.expect(&job, &expect)?;
                 self.request(*then)
             }
+            Request::By { request, .. } => self.request(*request),
             Request::Once { once, request } => self.once(once, *request),
             Request::Delete(name) => self.delete(&name),
             Request::Trigger { job, arguments } => self.trigger(&job, arguments),
@@ -106,7 +108,10 @@ impl Scheduler {
 
     fn keep(&mut self, job: Arc<Job>, deed: Deed) {
         let parents = self.names_of_parents(&job);
-        self.book.revise(Revision { job, parents, at: self.now, by: "".into(), deed });
+        let (named, version) = ((job.uid, job.name.clone()), job.version);
+        let by = self.author.name().clone();
+        self.book.revise(Revision { job, parents, at: self.now, by, deed });
+        self.note(Some(named), Act::Defined { deed, version });
     }
 
     pub(crate) fn names_of_parents(&self, job: &Job) -> Vec<JobName> {
@@ -306,6 +311,7 @@ impl Scheduler {
             self.inherit(heir, &job, &progress);
         }
         let live = self.live_runs(job.uid);
+        self.watch_deletion(&job, live.len());
         self.close_joins(&job, &Skipped::Withdrawn);
         self.withdraw(job.uid);
         for run in &live {
@@ -384,6 +390,7 @@ impl Scheduler {
         let cause = Cause::Trigger(number);
         let graph = self.graph_now();
         let key = self.spawn(&job, NewRun { cause, cycle, graph, due: self.now, again: false, arguments });
+        self.note_of(job.uid, Act::Triggered { run: key });
         Ok(Answer::Triggered(key))
     }
 
@@ -391,12 +398,16 @@ impl Scheduler {
         let job = self.job_called(name)?;
         let live = self.live_runs(job.uid);
         live.iter().for_each(|run| self.end_by_hand(run));
+        if !live.is_empty() {
+            self.note_of(job.uid, Act::Killed { run: None, runs: live.len() as u64 });
+        }
         Ok(Answer::Killed { runs: live.len() })
     }
 
     fn kill_run(&mut self, key: RunKey) -> Result<Answer, Refusal> {
         let run = self.book.state().runs.get(&key).cloned().ok_or(Refusal::NoSuchRun(key))?;
         self.end_by_hand(&run);
+        self.note(Some((key.job, run.job.clone())), Act::Killed { run: Some(key), runs: 1 });
         Ok(Answer::Killed { runs: 1 })
     }
 
@@ -433,6 +444,7 @@ impl Scheduler {
         let _ = self.count(&job, true);
         // Of a cycle that is marked nobody asks when it began: its joins are open, or not to be opened again.
         self.fan_out(key, (cycle, self.graph_now()), true, failed.is_some());
+        self.note_of(job.uid, Act::Marked { run: key });
         Ok(Answer::Marked(key))
     }
 
@@ -453,15 +465,22 @@ impl Scheduler {
             self.take_slots_due(job.uid);
         }
         let mut progress = self.book.progress(job.uid);
-        let since = progress.paused.as_ref().map_or(self.now, |pause| pause.since);
-        progress.paused = Some(Box::new(Pause { since, reason, until }));
+        let before = progress.paused.take().map(|pause| *pause);
+        let since = before.as_ref().map_or(self.now, |pause| pause.since);
+        let after = Pause { since, reason, until };
+        progress.paused = Some(Box::new(after.clone()));
         self.book.put_progress(job.uid, progress);
+        self.note_of(job.uid, Act::Paused { before, after });
         Ok(Answer::Paused)
     }
 
     fn resume(&mut self, name: &JobName) -> Result<Answer, Refusal> {
         let job = self.job_called(name)?;
+        let before = self.book.progress(job.uid).paused;
         self.end_pause(job.uid);
+        if let Some(before) = before {
+            self.note_of(job.uid, Act::Resumed { before: *before });
+        }
         Ok(Answer::Resumed)
     }
 }

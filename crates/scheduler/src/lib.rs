@@ -25,6 +25,7 @@ mod spawn;
 mod staging;
 mod watch;
 
+pub mod audit;
 pub mod backfill;
 pub mod clock;
 pub mod ids;

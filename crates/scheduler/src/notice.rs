@@ -26,11 +26,15 @@ pub enum AlertKind {
     Late,
     /// An attempt runs longer than `longRunningAfter`.
     LongRunning,
+    /// Somebody deleted the job.
+    Deleted,
+    /// The schedule has no slot left.
+    Exhausted,
 }
 
 impl AlertKind {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Failed,
         Self::Recovered,
         Self::Missed,
@@ -38,6 +42,8 @@ impl AlertKind {
         Self::Killed,
         Self::Late,
         Self::LongRunning,
+        Self::Deleted,
+        Self::Exhausted,
     ];
 
     /// Its word, in job files, notices and stores.
@@ -50,6 +56,8 @@ impl AlertKind {
             Self::Killed => "killed",
             Self::Late => "late",
             Self::LongRunning => "longRunning",
+            Self::Deleted => "deleted",
+            Self::Exhausted => "exhausted",
         }
     }
 
@@ -59,9 +67,9 @@ impl AlertKind {
     }
 }
 
-/// Some of the kinds. One byte, because every job may have its own.
+/// Some of the kinds. Two bytes, because every job may have its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct AlertKinds(u8);
+pub struct AlertKinds(u16);
 
 impl AlertKinds {
     /// None of them.
@@ -85,11 +93,17 @@ impl AlertKinds {
 }
 
 impl Default for AlertKinds {
-    /// What needs a person, and that it no longer does. Kills are made by people, and the other two need a length.
+    /// What needs a person, and that it no longer does, and that a job is gone, which Chronos told as well. Kills are made
+    /// by people, most jobs that have no slot left were meant to, and the other two need a length.
     fn default() -> Self {
-        [AlertKind::Failed, AlertKind::Recovered, AlertKind::Missed, AlertKind::Disabled]
-            .into_iter()
-            .fold(Self::NONE, Self::with)
+        let kinds = [
+            AlertKind::Failed,
+            AlertKind::Recovered,
+            AlertKind::Missed,
+            AlertKind::Disabled,
+            AlertKind::Deleted,
+        ];
+        kinds.into_iter().fold(Self::NONE, Self::with)
     }
 }
 
@@ -169,6 +183,28 @@ pub enum Channel {
     Mail,
     /// An HTTP POST.
     Webhook,
+    /// A post to a channel of Slack.
+    Slack,
+    /// The same of Mattermost.
+    Mattermost,
+    /// An event of Sentry.
+    Sentry,
+}
+
+impl Channel {
+    /// All of them. Only the first has recipients; of the others there is one each.
+    pub const ALL: [Self; 5] = [Self::Mail, Self::Webhook, Self::Slack, Self::Mattermost, Self::Sentry];
+
+    /// Its word, in the API, the log and the metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Mail => "mail",
+            Self::Webhook => "webhook",
+            Self::Slack => "slack",
+            Self::Mattermost => "mattermost",
+            Self::Sentry => "sentry",
+        }
+    }
 }
 
 /// Which channels the server has.
@@ -178,6 +214,30 @@ pub struct Channels {
     pub mail: bool,
     /// A URL is configured.
     pub webhook: bool,
+    /// A URL of Slack is configured.
+    pub slack: bool,
+    /// A URL of Mattermost is configured.
+    pub mattermost: bool,
+    /// A project of Sentry is configured.
+    pub sentry: bool,
+}
+
+impl Channels {
+    /// Whether there is this one.
+    pub fn has(self, channel: Channel) -> bool {
+        match channel {
+            Channel::Mail => self.mail,
+            Channel::Webhook => self.webhook,
+            Channel::Slack => self.slack,
+            Channel::Mattermost => self.mattermost,
+            Channel::Sentry => self.sentry,
+        }
+    }
+
+    /// Those that hear of all jobs, whoever their owners are.
+    pub fn of_all(self) -> impl Iterator<Item = Channel> {
+        Channel::ALL.into_iter().filter(move |channel| *channel != Channel::Mail && self.has(*channel))
+    }
 }
 
 /// Where a notice goes.
@@ -185,7 +245,7 @@ pub struct Channels {
 pub struct Address {
     /// By what.
     pub channel: Channel,
-    /// To whom; empty for the web hook, of which there is one.
+    /// To whom; empty for all but mail, as there is one of each.
     pub to: Arc<str>,
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::Act;
 use crate::book::later;
 use crate::job::Job;
 use crate::notice::{Address, Alert, AlertKind, Channel, Notice, NoticeId, NoticeState, Sent, clipped};
@@ -28,7 +29,8 @@ impl Scheduler {
     /// Whether anybody would hear of it.
     pub(crate) fn is_wanted(&self, job: &Job, kind: AlertKind) -> bool {
         let channels = self.settings.channels;
-        job.rules.wants(kind) && (channels.webhook || (channels.mail && !job.rules.recipients().is_empty()))
+        let anyone = channels.of_all().next().is_some();
+        job.rules.wants(kind) && (anyone || (channels.mail && !job.rules.recipients().is_empty()))
     }
 
     /// Addresses an alert that is wanted.
@@ -38,8 +40,8 @@ impl Scheduler {
                 self.post(Address { channel: Channel::Mail, to: to.clone() }, alert);
             }
         }
-        if self.settings.channels.webhook {
-            self.post(Address { channel: Channel::Webhook, to: "".into() }, alert);
+        for channel in self.settings.channels.of_all() {
+            self.post(Address { channel, to: "".into() }, alert);
         }
     }
 
@@ -143,6 +145,7 @@ impl Scheduler {
                 let (state, give_up) =
                     (NoticeState::Waiting { until: self.now }, later(self.now, GIVE_UP_AFTER));
                 self.book.put_notice(Notice { state, give_up, ..(*notice).clone() });
+                self.note(None, Act::NoticeRetried { id });
             }
         }
         Ok(Answer::NoticeRetried)

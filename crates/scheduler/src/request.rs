@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::audit::Author;
 use crate::backfill::{Backfill, Children, Order, RangeError, Rate};
 use crate::ids::{BackfillId, GraphVersion, JobName, JobUid, RunKey};
 use crate::job::{Job, Plan, Rules, Timetable};
@@ -43,6 +44,13 @@ pub enum Request {
         expect: Expect,
         /// What to do then.
         then: Box<Request>,
+    },
+    /// Does something in somebody's name. Only the outermost counts.
+    By {
+        /// In whose.
+        author: Author,
+        /// What is asked.
+        request: Box<Request>,
     },
     /// Does something unless it has been done: asked for again, it is answered as before.
     Once {

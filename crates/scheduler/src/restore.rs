@@ -54,7 +54,7 @@ fn meta(present: &Meta, restored: &Meta) -> Meta {
     };
     let graph = present.graph.max(restored.graph);
     let notices = present.notices.max(restored.notices);
-    Meta { next_uid, graph, notices, ..*restored }
+    Meta { next_uid, graph, notices, ..restored.clone() }
 }
 
 impl CarriedOver {

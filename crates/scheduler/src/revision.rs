@@ -49,6 +49,23 @@ pub enum Deed {
     Disabled,
 }
 
+impl Deed {
+    /// Its word, in the API and on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Replaced => "replaced",
+            Self::Patched => "patched",
+            Self::Applied => "applied",
+            Self::RolledBack { .. } => "rolledBack",
+            Self::Restored => "restored",
+            Self::Deleted => "deleted",
+            Self::Inherited => "inherited",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
 impl Revision {
     /// The stores keep so many of each job, the newest: what anyone reads through, and at 64 KiB each still only some
     /// megabytes.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::audit::Author;
 use crate::book::{Book, Timer, later};
 use crate::ids::{JobUid, RunKey, TaskId};
 use crate::job::{Job, Plan};
@@ -141,6 +142,8 @@ pub struct Scheduler {
     pub(crate) book: Book,
     pub(crate) settings: Settings,
     pub(crate) now: Timestamp,
+    /// In whose name things are done now: that of the request under way, else nobody's.
+    pub(crate) author: Author,
     pub(crate) effects: Vec<Effect>,
     /// Ended runs whose children are still to be told, oldest first.
     pub(crate) fanouts: VecDeque<Fanout>,
@@ -182,6 +185,7 @@ impl Scheduler {
             book: Book::new(state, settings.limits.clone()),
             settings,
             now: Timestamp::UNIX_EPOCH,
+            author: Author::default(),
             effects: Vec::new(),
             fanouts,
             kills: BTreeSet::new(),

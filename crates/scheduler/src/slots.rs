@@ -71,7 +71,11 @@ impl Scheduler {
         progress.mark = Some(mark);
         progress.remaining = progress.remaining.map(|left| left.saturating_sub(consumed));
         progress.next = if progress.remaining == Some(0) { None } else { due.schedule.after(mark.nominal) };
+        let exhausted = progress.next.is_none();
         self.book.put_progress(uid, progress);
+        if exhausted {
+            self.watch_exhaustion(&job, mark.due);
+        }
         if let (Some(slot), Plan::Schedule(table)) = (wanted, &job.plan) {
             let cause = Cause::Slot { plan: table.plan, nominal: slot.nominal };
             let cycle = Cycle { due: slot.due, origin: uid, seq: 0 };

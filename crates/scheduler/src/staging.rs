@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::apply::{BATCH_BYTES_MAX, ENDS_MAX, Set, fitting};
+use crate::audit::{Author, authored};
 use crate::door::Origin;
 use crate::ids::JobName;
 use crate::receipt::Once;
@@ -32,6 +33,7 @@ pub(crate) struct Staging {
 struct Asker {
     id: RequestId,
     once: Option<Once>,
+    author: Author,
     names: Vec<JobName>,
     /// What is still to be written beside the jobs, the next one last.
     left: Vec<Arc<Definition>>,
@@ -44,6 +46,11 @@ impl Scheduler {
         if self.is_applying() {
             return Some(Err(Refusal::SetUnderWay));
         }
+        let (author, request) = authored(request);
+        self.ask_as(author, |this| this.answer(id, request))
+    }
+
+    fn answer(&mut self, id: RequestId, request: Request) -> Option<Result<Answer, Refusal>> {
         let (once, request) = match request {
             Request::Once { once, request } if matches!(*request, Request::Apply { .. }) => {
                 if let Some(answer) = self.answered_before(&once) {
@@ -82,7 +89,8 @@ impl Scheduler {
         let set = fitting(definitions)?;
         self.check_set(&set)?;
         let left = set.into_values().rev().collect();
-        self.staging.asker = Some(Asker { id, once, names, left, verdicts: BTreeMap::new() });
+        let author = self.author.clone();
+        self.staging.asker = Some(Asker { id, once, author, names, left, verdicts: BTreeMap::new() });
         Ok(())
     }
 
@@ -113,7 +121,9 @@ impl Scheduler {
             Ok(mut order) => {
                 order.reverse();
                 self.staging.order = Some(order);
-                self.book.note_applying(true);
+                let author = self.staging.asker.as_ref().map(|asker| asker.author.clone());
+                // Whichever leader makes it whole does so in the name of whoever asked for it.
+                self.book.note_applying(Some(author.unwrap_or_default()));
                 // Whoever asks again is told so, whichever leader makes it whole.
                 if let Some(once) = self.staging.asker.as_ref().and_then(|asker| asker.once.clone()) {
                     self.keep_receipt(once, &Answer::Applied(Vec::new()));
@@ -134,6 +144,12 @@ impl Scheduler {
 
     /// Puts the next jobs of a decided set.
     pub(crate) fn put_staged(&mut self) {
+        self.author = self.book.state().meta.applying_for.as_deref().cloned().unwrap_or_default();
+        self.put_next();
+        self.author = Author::default();
+    }
+
+    fn put_next(&mut self) {
         let mut order = match self.staging.order.take() {
             Some(order) => order,
             None => self.order_left(),
@@ -162,7 +178,7 @@ impl Scheduler {
             self.staging.order = Some(order);
             return;
         }
-        self.book.note_applying(false);
+        self.book.note_applying(None);
         if let Some(Asker { id, names, mut verdicts, .. }) = self.staging.asker.take() {
             let answer = Ok(Answer::Applied(names.iter().filter_map(|name| verdicts.remove(name)).collect()));
             self.effects.push(Effect::Answer { id, answer });

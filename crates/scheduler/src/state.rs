@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::audit::{Author, Entry};
 use crate::backfill::Backfill;
 use crate::ids::{BackfillId, Cycle, GraphVersion, JobName, JobUid, RunKey};
 use crate::job::{Job, Progress};
@@ -44,7 +45,7 @@ pub struct State {
 }
 
 /// Counters of the whole store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// The uid of the next job. A new store begins with a random salt in its high bits, see [`JobUid`].
     pub next_uid: u64,
@@ -58,6 +59,8 @@ pub struct Meta {
     pub alerts_lost: u64,
     /// Whether the staged set has been decided and is being put.
     pub applying: bool,
+    /// In whose name; `None` while there is none.
+    pub applying_for: Option<Arc<Author>>,
 }
 
 /// A version of the zone data, such as `2026f`.
@@ -192,13 +195,15 @@ pub enum Change {
     Append(Arc<Record>),
     /// What a definition has become, for the history; the change itself comes in the same batch.
     Revise(Arc<Revision>),
+    /// Who did what, for the audit; what was done comes in the same batch.
+    Note(Arc<Entry>),
 }
 
 impl State {
     /// Makes the change. Total: a change that finds nothing to remove removes nothing.
     pub fn apply(&mut self, change: &Change) {
         match change {
-            Change::Meta(meta) => self.meta = *meta,
+            Change::Meta(meta) => self.meta = meta.clone(),
             Change::PutJob(job) => {
                 self.jobs.insert(job.uid, job.clone());
             }
@@ -251,7 +256,7 @@ impl State {
             Change::Unstage(name) => {
                 self.staged.remove(name);
             }
-            Change::Append(_) | Change::Revise(_) => {}
+            Change::Append(_) | Change::Revise(_) | Change::Note(_) => {}
         }
     }
 

@@ -53,6 +53,29 @@ impl Scheduler {
         self.alert_about(job, AlertKind::Missed, (None, range.last_due), range.count, &detail);
     }
 
+    /// The job is about to be gone, and its runs with it.
+    pub(crate) fn watch_deletion(&mut self, job: &Job, live: usize) {
+        if !self.is_wanted(job, AlertKind::Deleted) {
+            return;
+        }
+        let mut detail = "the job was deleted".to_owned();
+        if !self.author.name().is_empty() {
+            let _ = write!(detail, " by {}", self.author.name());
+        }
+        if live > 0 {
+            let _ = write!(detail, "; {} killed", times(live as u64, "live run"));
+        }
+        self.alert_about(job, AlertKind::Deleted, (None, self.now), 0, &detail);
+    }
+
+    /// The last slot of the schedule has been taken.
+    pub(crate) fn watch_exhaustion(&mut self, job: &Job, last: Timestamp) {
+        if self.is_wanted(job, AlertKind::Exhausted) {
+            let detail = "its schedule has no repetition left: give it another one, or delete it";
+            self.alert_about(job, AlertKind::Exhausted, (None, last), 0, detail);
+        }
+    }
+
     /// A run is about to be launched: too late, if the timer has not been able to say so.
     pub(crate) fn watch_launch(&mut self, job: &Job, run: &mut Run) {
         let Some(after) = job.rules.alerts.as_ref().and_then(|alerts| alerts.late_after) else { return };

@@ -519,6 +519,7 @@ fn told(change: &Change) -> String {
         Change::Revise(revision) => {
             format!("revision {} of {}: {:?}", revision.job.version, revision.job.name, revision.deed)
         }
+        Change::Note(entry) => format!("audit {entry:?}"),
         Change::RemoveFanout(run) => format!("fan-out of {run} is over"),
         Change::PutBackfill(backfill) => format!("backfill {backfill:?}"),
         Change::RemoveBackfill(id) => format!("backfill {id} is forgotten"),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use scheduler::audit::Author;
 use scheduler::clock::ClockGuard;
 use scheduler::ids::{Epoch, Seq, TaskId};
 use scheduler::notice::{Channels, Notice, NoticeId, Sent};
@@ -236,7 +237,7 @@ impl Cluster {
             limits: self.limits.clone(),
             // So small that sets of a few jobs are staged.
             set_batch: 2,
-            channels: Channels { mail: true, webhook: true },
+            channels: Channels { mail: true, webhook: true, ..Channels::default() },
         };
         let office = Office {
             epoch: term.epoch,
@@ -310,6 +311,8 @@ impl Cluster {
         let Some(office) = self.office(node) else { return };
         let id = RequestId(number);
         office.requests.insert(id, number);
+        let author = Author::new(&format!("user-{}", number % 3), "");
+        let request = Request::By { author, request: Box::new(request) };
         self.tell_core(node, Event::Request { id, request });
     }
 

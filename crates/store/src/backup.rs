@@ -459,7 +459,8 @@ fn removes(change: &Change) -> bool {
         | Change::PutReceipt(_)
         | Change::Stage(_)
         | Change::Append(_)
-        | Change::Revise(_) => false,
+        | Change::Revise(_)
+        | Change::Note(_) => false,
     }
 }
 

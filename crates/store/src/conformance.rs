@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
+use scheduler::audit::Act;
 use scheduler::ids::{Cause, Cycle, Epoch, JobUid, Seq};
 use scheduler::revision::{Deed, Revision};
 use scheduler::run::{Missed, Outcome, Record, Skipped};
@@ -22,10 +23,11 @@ use scheduler::state::{Change, Meta, State};
 
 use crate::backup::{BackupError, Extent, Line, Reader, StageError, Staged};
 use crate::memory::MemoryCore;
-use crate::samples::{any_batches, at, ended, every_change, job, outcomes, revision, run, slot};
+use crate::samples::{any_batches, at, ended, entry, every_change, job, outcomes, revision, run, slot};
 use crate::{
-    Applied, BATCH_BYTES_MAX, Candidate, CauseKind, Deposed, HistoryOrder, HistoryPage, HistoryQuery,
-    OutcomeKind, Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, format,
+    Applied, AuditPage, AuditQuery, BATCH_BYTES_MAX, Candidate, CauseKind, Deposed, HistoryOrder,
+    HistoryPage, HistoryQuery, OutcomeKind, Retention, RevisionPage, RevisionQuery, Store, StoreError, Term,
+    format,
 };
 
 /// How long anything may take before it counts as never; generous, as tests share their cores.
@@ -58,6 +60,7 @@ macro_rules! conformance_tests {
             a_backup_is_a_state_that_was a_restored_backup_is_equal a_backup_may_leave_the_history_out
             a_damaged_backup_is_refused only_the_leader_restores followers_of_another_past_load_again
             revisions_are_found_and_bounded revisions_of_deleted_jobs_go_with_retention
+            the_audit_is_found the_audit_is_bounded
         );
     };
     ($make:path: $($promise:ident)*) => {
@@ -115,6 +118,22 @@ impl Leader {
             assert_eq!(&state, self.model.state());
         }
         self.check_revisions(&RevisionQuery { limit: 1000, ..RevisionQuery::default() }).await;
+        self.check_audit(&AuditQuery { limit: 1000, ..AuditQuery::default() }).await;
+    }
+
+    /// All pages of a query, which must be those of the model.
+    async fn check_audit(&self, query: &AuditQuery) {
+        let (mut ours, mut models) = (query.clone(), query.clone());
+        loop {
+            let page = within(self.store.audit(&ours)).await.expect("the audit can be read");
+            let AuditPage { entries, next } = self.model.audit(&models);
+            assert_eq!(page.entries, entries, "{query:?}");
+            assert_eq!(page.next.is_some(), next.is_some(), "{query:?}");
+            (ours.cursor, models.cursor) = (page.next, next);
+            if next.is_none() {
+                return;
+            }
+        }
     }
 
     /// All pages of a query, which must be those of the model.
@@ -271,7 +290,8 @@ pub async fn a_restored_backup_is_equal(backing: &impl Backing) {
             leader.commit(&batch).await;
         }
         leader.append((0..round * 400).map(|k| ended(k % 7 + 1, k, Outcome::Failed))).await;
-        let retention = Retention { age_max: Duration::from_secs(1 << 40), count_max: 50 };
+        let retention =
+            Retention { age_max: Duration::from_secs(1 << 40), count_max: 50, ..Retention::UNBOUNDED };
         within(leader.store.prune(retention, at(0))).await.expect("this node leads");
         let bytes = backup_of(&leader.store, Extent::Everything).await;
         taken.push((bytes, content_of(&leader.store).await));
@@ -569,7 +589,7 @@ pub async fn a_batch_waits_for_its_predecessor(backing: &impl Backing) {
     let (early, late) = ([put(2)], [put(1)]);
     let mut waiting = pin!(store.commit(epoch, second, &early));
     assert!(poll(&mut waiting).is_none());
-    let keep_all = Retention { age_max: Duration::from_secs(1 << 30), count_max: u64::MAX };
+    let keep_all = Retention { age_max: Duration::from_secs(1 << 30), ..Retention::UNBOUNDED };
     // Whatever the store does in order, it has done with the early batch after this.
     within(store.prune(keep_all, at(0))).await.expect("this node leads");
     leader.check(&backing.node().await).await;
@@ -843,7 +863,7 @@ pub async fn retention_removes_what_it_says(backing: &impl Backing) {
         (Duration::from_secs(1 << 30), 0, 2000),
     ];
     for (age_max, count_max, now) in rules {
-        let (retention, now) = (Retention { age_max, count_max }, at(now * 1000));
+        let (retention, now) = (Retention { age_max, count_max, ..Retention::UNBOUNDED }, at(now * 1000));
         let before: Vec<Arc<Record>> = leader.model.records().cloned().collect();
         let removed = within(leader.store.prune(retention, now)).await.expect("this node leads");
         assert_eq!(removed, leader.model.prune(retention, now), "{retention:?}");
@@ -864,7 +884,7 @@ pub async fn retention_removes_what_it_says(backing: &impl Backing) {
     leader.check_history(&HistoryQuery::default()).await;
     // A deleted job is forgotten with its last record.
     leader.commit(&[Change::RemoveJob(JobUid(1))]).await;
-    let retention = Retention { age_max: Duration::ZERO, count_max: 0 };
+    let retention = Retention { age_max: Duration::ZERO, count_max: 0, ..Retention::UNBOUNDED };
     within(leader.store.prune(retention, at(0))).await.expect("this node leads");
     leader.model.prune(retention, at(0));
     for job in (1..=4).map(JobUid) {
@@ -911,7 +931,7 @@ pub async fn revisions_of_deleted_jobs_go_with_retention(backing: &impl Backing)
             leader.commit(&[Change::RemoveJob(JobUid(uid)), revised(uid, version, Deed::Deleted)]).await;
         }
     }
-    let retention = Retention { age_max: Duration::from_secs(3600), count_max: 1 };
+    let retention = Retention { age_max: Duration::from_secs(3600), count_max: 1, ..Retention::UNBOUNDED };
     for seconds in [0, 3600 + 30, 3600 + 31, 7200] {
         let now = at(seconds * 1000);
         within(leader.store.prune(retention, now)).await.expect("this node leads");
@@ -922,11 +942,66 @@ pub async fn revisions_of_deleted_jobs_go_with_retention(backing: &impl Backing)
     assert_eq!(left, [revision(1, 1, Deed::Created)]);
 }
 
+/// By job, by author, by act, by time, and by all of them; newest first.
+pub async fn the_audit_is_found(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    for n in 0..60_u32 {
+        let by = ["ops", "dev", ""][n as usize % 3];
+        let act = match n % 4 {
+            0 => Act::Defined { deed: Deed::Replaced, version: n },
+            1 => Act::Triggered { run: slot(1, n.into()) },
+            _ => Act::Killed { run: None, runs: n.into() },
+        };
+        let mut entry = entry(u64::from(n % 5), n.into(), by, act);
+        if n % 7 == 0 {
+            entry.job = None;
+        }
+        leader.commit(&[Change::Note(Arc::new(entry))]).await;
+    }
+    let job = Some(crate::samples::name(3));
+    let all = AuditQuery::default();
+    let times = AuditQuery { from: Some(at(10_000)), to: Some(at(40_000)), ..all.clone() };
+    for limit in [1, 7, 1000] {
+        for query in [
+            all.clone(),
+            AuditQuery { name: job.clone(), ..all.clone() },
+            AuditQuery { by: Some("ops".into()), ..all.clone() },
+            AuditQuery { by: Some(String::new()), ..all.clone() },
+            AuditQuery { acts: vec!["killed", "triggered"], ..all.clone() },
+            AuditQuery { acts: vec!["kill"], ..all.clone() },
+            times.clone(),
+            AuditQuery { name: job.clone(), by: Some("dev".into()), acts: vec!["killed"], ..times.clone() },
+        ] {
+            leader.check_audit(&AuditQuery { limit, ..query }).await;
+        }
+    }
+}
+
+/// By age and by number, oldest first; and in no backup without history.
+pub async fn the_audit_is_bounded(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    let noted = |n| Change::Note(Arc::new(entry(1, n, "ops", Act::Triggered { run: slot(1, 1) })));
+    let changes: Vec<Change> = (0..1200).map(noted).collect();
+    for batch in changes.chunks(400) {
+        leader.commit(batch).await;
+    }
+    let bounds = [(1000, 2000), (1000, 1000), (500, 1000), (500, 100), (500, 0)];
+    for (seconds, count) in bounds {
+        let (audit_age_max, audit_count_max) = (Duration::from_secs(seconds), count);
+        let retention = Retention { audit_age_max, audit_count_max, ..Retention::UNBOUNDED };
+        let now = at(1300 * 1000);
+        within(leader.store.prune(retention, now)).await.expect("this node leads");
+        leader.model.prune(retention, now);
+        leader.check_audit(&AuditQuery { limit: 1000, ..AuditQuery::default() }).await;
+    }
+    assert_eq!(leader.model.audit(&AuditQuery::default()).entries, []);
+}
+
 /// Others may read the history, not remove it.
 pub async fn only_the_leader_removes_history(backing: &impl Backing) {
     let mut leader = Leader::of(backing).await;
     leader.append((0..10).map(sample_record)).await;
-    let retention = Retention { age_max: Duration::ZERO, count_max: 0 };
+    let retention = Retention { age_max: Duration::ZERO, count_max: 0, ..Retention::UNBOUNDED };
     let other = backing.node().await;
     assert!(matches!(within(other.prune(retention, at(9_000_000))).await, Err(StoreError::Deposed(_))));
     backing.usurp().await;

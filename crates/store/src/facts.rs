@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use scheduler::audit::Entry;
 use scheduler::ids::{Cause, JobName, JobUid};
 use scheduler::revision::Revision;
 use scheduler::run::{EndedRun, Outcome, Record, SlotRange};
 
-use crate::{CauseKind, HistoryQuery, LastRun, OutcomeKind, RevisionQuery};
+use crate::{AuditQuery, CauseKind, HistoryQuery, LastRun, OutcomeKind, RevisionQuery};
 
 /// A new store's first uid: 20 bits of `salt` above a counter that begins at 1, see [`JobUid`].
 pub(crate) fn first_uid(salt: u32) -> u64 {
@@ -90,6 +91,23 @@ impl RevisionQuery {
     pub fn wants(&self, revision: &Revision) -> bool {
         self.job.is_none_or(|job| job == revision.job.uid)
             && self.name.as_ref().is_none_or(|name| *name == revision.job.name)
+    }
+
+    /// The limit, within its bounds.
+    pub fn limit(&self) -> usize {
+        self.limit.clamp(1, HistoryQuery::LIMIT_MAX)
+    }
+}
+
+impl AuditQuery {
+    /// Whether an entry is asked for, cursor aside.
+    pub fn wants(&self, entry: &Entry) -> bool {
+        let named = |wanted| entry.job.as_ref().is_some_and(|(_, name)| name == wanted);
+        self.name.as_ref().is_none_or(named)
+            && self.by.as_ref().is_none_or(|by| **by == **entry.author.name())
+            && (self.acts.is_empty() || self.acts.contains(&entry.act.word()))
+            && self.from.is_none_or(|from| entry.at >= from)
+            && self.to.is_none_or(|to| entry.at < to)
     }
 
     /// The limit, within its bounds.

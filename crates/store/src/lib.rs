@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use scheduler::audit::Entry;
 use scheduler::ids::{Epoch, JobName, JobUid, RunKey, Seq};
 use scheduler::revision::Revision;
 use scheduler::run::Record;
@@ -242,6 +243,41 @@ pub struct RevisionPage {
     pub next: Option<u64>,
 }
 
+/// Which entries of the audit are wanted: all conditions hold, newest first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditQuery {
+    /// Only of jobs of this name, deleted ones too.
+    pub name: Option<JobName>,
+    /// Only by authors of this name.
+    pub by: Option<String>,
+    /// Only acts of these words; empty for all.
+    pub acts: Vec<&'static str>,
+    /// Only at or after this.
+    pub from: Option<Timestamp>,
+    /// Only before this.
+    pub to: Option<Timestamp>,
+    /// Where the page before this one ended.
+    pub cursor: Option<u64>,
+    /// At most so many; 1 to 1000.
+    pub limit: usize,
+}
+
+impl Default for AuditQuery {
+    fn default() -> Self {
+        let acts = Vec::new();
+        Self { name: None, by: None, acts, from: None, to: None, cursor: None, limit: 100 }
+    }
+}
+
+/// A page of the audit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AuditPage {
+    /// Newest first.
+    pub entries: Vec<Entry>,
+    /// Give it to the next query; `None` at the end.
+    pub next: Option<u64>,
+}
+
 /// How much history is kept. What is removed is known to be removed: see [`Store::kept_since`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -249,6 +285,20 @@ pub struct Retention {
     pub age_max: Duration,
     /// Of each job only the newest so many stay.
     pub count_max: u64,
+    /// Entries of the audit older than this go.
+    pub audit_age_max: Duration,
+    /// Of the audit only the newest so many stay.
+    pub audit_count_max: u64,
+}
+
+impl Retention {
+    /// Everything is kept.
+    pub const UNBOUNDED: Self = Self {
+        age_max: Duration::MAX,
+        count_max: u64::MAX,
+        audit_age_max: Duration::MAX,
+        audit_count_max: u64::MAX,
+    };
 }
 
 /// What a store occupies on a disk of this machine.
@@ -318,6 +368,11 @@ pub trait Store: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn revision(&self, job: JobUid, version: u32) -> Result<Option<Revision>, StoreError>;
 
+    /// Who did what, as far as retention has left it.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError>;
+
     /// The run of each job that ended last, as far as the history reaches; in no order. It may take seconds, so a
     /// node asks after it has begun to answer, see [`projection::Projection::learn`].
     /// # Errors
@@ -331,7 +386,7 @@ pub trait Store: Send + Sync + 'static {
     async fn kept_since(&self, job: JobUid) -> Result<Option<Timestamp>, StoreError>;
 
     /// Removes old history, in small transactions. Returns how many records went. A deleted job is forgotten with
-    /// its last record, [`Store::kept_since`] included. Revisions of deleted jobs are not counted.
+    /// its last record, [`Store::kept_since`] included. Revisions of deleted jobs and the audit are not counted.
     /// # Errors
     /// See [`StoreError`]; [`StoreError::Deposed`] on a node that does not lead.
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError>;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use scheduler::audit::Entry;
 use scheduler::ids::{Epoch, JobName, JobUid, RunKey, Seq};
 use scheduler::revision::{Deed, Revision};
 use scheduler::run::Record;
@@ -18,8 +18,8 @@ use crate::backup::{
 };
 use crate::facts::{Facts, first_uid};
 use crate::{
-    Applied, Candidate, Deposed, HistoryOrder, HistoryPage, HistoryQuery, LastRun, Retention, RevisionPage,
-    RevisionQuery, Store, StoreError, Term,
+    Applied, AuditPage, AuditQuery, Candidate, Deposed, HistoryOrder, HistoryPage, HistoryQuery, LastRun,
+    Retention, RevisionPage, RevisionQuery, Store, StoreError, Term,
 };
 
 /// Batches kept for followers: enough to bridge a pause, little enough to test what happens after one.
@@ -42,6 +42,8 @@ pub struct MemoryCore {
     next_record: u64,
     revisions: BTreeMap<u64, Arc<Revision>>,
     revision_of: BTreeMap<(JobUid, u32), u64>,
+    audit: BTreeMap<u64, Arc<Entry>>,
+    next_entry: u64,
 }
 
 /// At most so many records, and where they end if there are more.
@@ -89,6 +91,8 @@ impl MemoryCore {
             next_record: 1,
             revisions: BTreeMap::new(),
             revision_of: BTreeMap::new(),
+            audit: BTreeMap::new(),
+            next_entry: 1,
         }
     }
 
@@ -200,6 +204,15 @@ impl MemoryCore {
         self.revision_of.get(&(job, version)).and_then(|id| self.revisions.get(id)).cloned()
     }
 
+    /// See [`Store::audit`].
+    pub fn audit(&self, query: &AuditQuery) -> AuditPage {
+        let older = self.audit.range(..query.cursor.unwrap_or(u64::MAX)).rev();
+        let mut found = older.filter(|(_, entry)| query.wants(entry));
+        let page: Vec<_> = found.by_ref().take(query.limit()).collect();
+        let next = page.last().map(|(id, _)| **id).filter(|_| found.next().is_some());
+        AuditPage { entries: page.into_iter().map(|(_, entry)| Entry::clone(entry)).collect(), next }
+    }
+
     /// See [`Store::last_runs`].
     pub fn last_runs(&self) -> Vec<LastRun> {
         let mut last = BTreeMap::new();
@@ -220,9 +233,11 @@ impl MemoryCore {
     fn backup(&self, extent: Extent, to: &mpsc::Sender<Vec<u8>>) -> Result<(), ReaderGone> {
         if extent == Extent::WithoutHistory {
             let mut without = self.clone();
-            without.prune(Retention { age_max: Duration::MAX, count_max: 0 }, Timestamp::now());
+            let retention = Retention { count_max: 0, ..Retention::UNBOUNDED };
+            without.prune(retention, Timestamp::now());
             without.revisions.clear();
             without.revision_of.clear();
+            without.audit.clear();
             return without.write_backup(extent, to);
         }
         self.write_backup(extent, to)
@@ -242,9 +257,11 @@ impl MemoryCore {
             next_record: _,
             revisions,
             revision_of: _,
+            audit,
+            next_entry: _,
         } = self;
         let changes = changes_of(state);
-        let lines = changes.len() + records.len() + revisions.len() + kept_since.len();
+        let lines = changes.len() + records.len() + revisions.len() + audit.len() + kept_since.len();
         let header = Header {
             format: crate::format::VERSION,
             kind: "memory".into(),
@@ -263,6 +280,9 @@ impl MemoryCore {
         }
         for revision in revisions.values() {
             writer.change(&Change::Revise(revision.clone()))?;
+        }
+        for entry in audit.values() {
+            writer.change(&Change::Note(entry.clone()))?;
         }
         for (job, since) in kept_since {
             let named =
@@ -287,6 +307,10 @@ impl MemoryCore {
             match change {
                 Change::Append(record) => self.append(record),
                 Change::Revise(revision) => self.revise(revision),
+                Change::Note(entry) => {
+                    self.audit.insert(self.next_entry, entry.clone());
+                    self.next_entry += 1;
+                }
                 _ => {}
             }
         }
@@ -325,6 +349,12 @@ impl MemoryCore {
             .collect();
         self.revisions.retain(|_, revision| !gone_jobs.contains(&revision.job.uid));
         self.revision_of.retain(|(job, _), _| !gone_jobs.contains(job));
+        let oldest = now.checked_sub(retention.audit_age_max).unwrap_or(Timestamp::MIN);
+        self.audit.retain(|_, entry| entry.at >= oldest);
+        let surplus = (self.audit.len() as u64).saturating_sub(retention.audit_count_max);
+        for _ in 0..surplus {
+            self.audit.pop_first();
+        }
         gone.len() as u64
     }
 
@@ -381,7 +411,7 @@ impl MemoryCore {
 fn changes_of(state: &State) -> Vec<Change> {
     // Named one by one: whoever adds a field is asked here to add it.
     let State { meta, jobs, progress, runs, joins, fanouts, backfills, notices, receipts, staged } = state;
-    let mut changes = vec![Change::Meta(*meta)];
+    let mut changes = vec![Change::Meta(meta.clone())];
     changes.extend(jobs.values().cloned().map(Change::PutJob));
     changes.extend(progress.iter().map(|(uid, progress)| Change::PutProgress(*uid, progress.clone())));
     changes.extend(runs.values().cloned().map(Change::PutRun));
@@ -543,6 +573,10 @@ impl Store for MemoryStore {
 
     async fn revision(&self, job: JobUid, version: u32) -> Result<Option<Revision>, StoreError> {
         Ok(self.inner().core.revision(job, version).map(|revision| Revision::clone(&revision)))
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+        Ok(self.inner().core.audit(query))
     }
 
     async fn last_runs(&self) -> Result<Vec<LastRun>, StoreError> {

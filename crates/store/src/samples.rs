@@ -8,6 +8,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use scheduler::QuickFailures;
+use scheduler::audit::{Act, Author, Entry};
 use scheduler::backfill::{Backfill, Children, Order, Rate, Redo};
 use scheduler::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use scheduler::job::{
@@ -112,6 +113,7 @@ pub fn every_change() -> Vec<Titled> {
                 notices: 41,
                 alerts_lost: 2,
                 applying: true,
+                applying_for: Some(Arc::new(Author::new("ops", "10.0.0.1 r-1"))),
             }),
         ),
         ("counters of a new store", Change::Meta(Meta { next_uid: 1, ..Meta::default() })),
@@ -141,6 +143,7 @@ pub fn every_change() -> Vec<Titled> {
     let by = Revision { by: "ops".into(), job: Arc::new(child), ..revision(3, 1, Deed::Applied) };
     let by = Revision { parents: vec![name(1), name(2)], ..by };
     all.push(("revision: of a dependent, by someone", Change::Revise(Arc::new(by))));
+    all.extend(entries().into_iter().map(|(title, entry)| (title, Change::Note(Arc::new(entry)))));
     all
 }
 
@@ -162,6 +165,41 @@ fn deeds() -> [(&'static str, Deed); 9] {
         ("revision: inherited", Deed::Inherited),
         ("revision: disabled", Deed::Disabled),
     ]
+}
+
+/// What somebody did to a job.
+pub fn entry(uid: u64, seconds: i64, by: &str, act: Act) -> Entry {
+    let job = Some((JobUid(uid), name(uid)));
+    Entry { at: at(seconds * 1000), author: Author::new(by, "10.0.0.1 r-1"), job, act }
+}
+
+fn entries() -> Vec<(&'static str, Entry)> {
+    let paused = |ms, until| Pause { since: at(ms), reason: "holidays".into(), until };
+    let id = BackfillId { job: JobUid(1), number: 4 };
+    let run = slot(1, 5);
+    let acts = [
+        ("audit: triggered", Act::Triggered { run }),
+        ("audit: killed a run", Act::Killed { run: Some(run), runs: 1 }),
+        ("audit: killed a job", Act::Killed { run: None, runs: 3 }),
+        ("audit: marked", Act::Marked { run }),
+        ("audit: paused", Act::Paused { before: None, after: paused(0, None) }),
+        (
+            "audit: paused again",
+            Act::Paused { before: Some(paused(0, None)), after: paused(9, Some(at(99))) },
+        ),
+        ("audit: resumed", Act::Resumed { before: paused(0, None) }),
+        ("audit: backfilled", Act::Backfilled { id, slots: 24 }),
+        ("audit: cancelled", Act::Cancelled { id, runs: 2 }),
+        ("audit: reran", Act::Reran { run, again: slot(1, 6) }),
+    ];
+    let mut all: Vec<_> = acts.into_iter().map(|(title, act)| (title, entry(1, 5, "ops", act))).collect();
+    all.extend(
+        deeds().map(|(_, deed)| ("audit: defined", entry(1, 5, "ops", Act::Defined { deed, version: 2 }))),
+    );
+    let nobody = |act| Entry { author: Author::default(), job: None, ..entry(1, 5, "", act) };
+    all.push(("audit: of no job, by nobody", nobody(Act::NoticeRetried { id: NoticeId(7) })));
+    all.push(("audit: restored", nobody(Act::StoreRestored { taken: at(3), lines: 17 })));
+    all
 }
 
 fn put(job: Job) -> Change {
@@ -329,6 +367,7 @@ fn notices() -> Vec<Titled> {
         detail: "".into(),
         ..notice(1).alerts.swap_remove(0)
     };
+    let to = |channel| Notice { address: Address { channel, to: "".into() }, ..notice(3) };
     let tried = Notice { attempts: 2, tried: Some(at(7000)), ..notice(2) };
     vec![
         ("notice: waiting", put(notice(1))),
@@ -357,6 +396,9 @@ fn notices() -> Vec<Titled> {
                 ..tried
             }),
         ),
+        ("notice: by slack", put(to(Channel::Slack))),
+        ("notice: by mattermost", put(to(Channel::Mattermost))),
+        ("notice: by sentry", put(to(Channel::Sentry))),
         ("notice: gone", Change::RemoveNotice(NoticeId(1))),
     ]
 }
@@ -619,6 +661,7 @@ pub fn any_change() -> impl Strategy<Value = Change> {
             .prop_map(|(_, definition)| Change::Unstage(definition.name.clone())),
         any_record().prop_map(|record| Change::Append(Arc::new(record))),
         any_revision().prop_map(|revision| Change::Revise(Arc::new(revision))),
+        prop::sample::select(entries()).prop_map(|(_, entry)| Change::Note(Arc::new(entry))),
         prop::sample::select(every_change()).prop_map(|(_, change)| change),
     ]
 }

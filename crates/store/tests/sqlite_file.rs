@@ -137,7 +137,7 @@ async fn an_acknowledged_batch_survives_the_death_of_its_writer() {
     let store = open(dir.path());
     let (state, term) = store.load().await.expect("it can be loaded");
     assert!(term.seq.0 >= acknowledged, "batch {acknowledged} was acknowledged; {} is the last", term.seq.0);
-    let mut made = State { meta: state.meta, ..State::default() };
+    let mut made = State { meta: state.meta.clone(), ..State::default() };
     let (mut at, mut epochs, mut records) = (Seq(0), BTreeMap::new(), 0);
     while at < term.seq {
         for batch in store.follow(at).await.expect("it is kept") {
@@ -233,7 +233,7 @@ async fn a_newer_store_is_refused_and_not_touched() {
     let (dir, file) = filled().await;
     overwrite(&file, 60, &99_u32.to_be_bytes());
     let before = fs::read(&file).expect("it can be read");
-    assert_eq!(refusal(dir.path()), StoreError::Newer { found: 99, ours: 3 });
+    assert_eq!(refusal(dir.path()), StoreError::Newer { found: 99, ours: 4 });
     assert_eq!(fs::read(&file).expect("it can be read"), before);
     assert!(!file.with_extension("db-wal").exists());
 }
@@ -243,8 +243,8 @@ async fn a_store_that_becomes_newer_is_not_led() {
     let (dir, file) = filled().await;
     let store = open(dir.path());
     let newer = rusqlite::Connection::open(&file).expect("it can be opened");
-    newer.pragma_update(None, "user_version", 4).expect("it can be written");
-    let newer = StoreError::Newer { found: 4, ours: 3 };
+    newer.pragma_update(None, "user_version", 5).expect("it can be written");
+    let newer = StoreError::Newer { found: 5, ours: 4 };
     assert_eq!(store.begin_term(&candidate("a")).await, Err(newer.clone()));
     assert_eq!(store.load().await, Err(newer.clone()));
     drop(store);

@@ -128,7 +128,7 @@ pub(super) async fn restore(
     let mut undo = None;
     if !how.dry_run {
         let folder = ctx.settings.data_dir.clone().filter(|_| replaced > 0);
-        let restored = match ctx.node.restore(staged, folder).await {
+        let restored = match ctx.node.restore(staged, folder, super::access::author()).await {
             Err(RestoreError::NotLeading) => return Err(not_leading(&ctx).await),
             restored => restored?,
         };

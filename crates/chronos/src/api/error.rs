@@ -1,7 +1,9 @@
 //! What goes wrong, as clients see it: always JSON, always with a stable `code`.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use scheduler::request::Refusal;
 use serde::Serialize;
@@ -17,6 +19,8 @@ use crate::wire::shape::{Kind, Problem};
 pub struct ApiError {
     pub(super) status: StatusCode,
     pub(super) body: Box<ErrorBody>,
+    /// What goes with it.
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 /// The body of every answer that is not 2xx.
@@ -43,7 +47,7 @@ impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let phrase = status.canonical_reason().unwrap_or_default().to_owned();
         let body = ErrorBody { message: message.into(), status: phrase, code, ..ErrorBody::default() };
-        Self { status, body: Box::new(body) }
+        Self { status, body: Box::new(body), header: None }
     }
 
     /// A parameter or field that says something impossible.
@@ -61,6 +65,20 @@ impl ApiError {
         self
     }
 
+    /// How to log in. The realm is one that fits a header, which was seen to at the start.
+    pub(super) fn challenge(mut self, realm: &str) -> Self {
+        let value = HeaderValue::from_str(&format!("Basic realm=\"{realm}\", charset=\"UTF-8\""));
+        let value = value.unwrap_or(HeaderValue::from_static("Basic"));
+        self.header = Some((header::WWW_AUTHENTICATE, value));
+        self
+    }
+
+    /// When to come again.
+    pub(super) fn retry_after(mut self, wait: Duration) -> Self {
+        self.header = Some((header::RETRY_AFTER, HeaderValue::from(wait.as_secs().saturating_add(1))));
+        self
+    }
+
     pub(super) fn leader(mut self, leader: Option<String>) -> Self {
         self.body.leader = leader;
         self
@@ -72,6 +90,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(&*self.body)).into_response();
         if matches!(self.body.code, "busy" | "not_leading" | "behind" | "store_unavailable") {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
         }
         response
     }

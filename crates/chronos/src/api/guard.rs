@@ -29,7 +29,7 @@ pub(super) fn body_max(path: &str) -> usize {
 
 /// Refuses what a browser on this machine may have been tricked into asking, and requests of the wrong form.
 pub(super) async fn admit(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {
-    let checked = host(&ctx, &request).and_then(|()| form(&request));
+    let checked = host(&ctx, &request).and_then(|()| form(&ctx, &request));
     match checked {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
@@ -65,18 +65,20 @@ fn host(ctx: &ApiContext, request: &Request) -> Result<(), ApiError> {
 }
 
 /// A body is JSON. A POST says so even when it is empty: a form or a script of another site cannot, without asking first.
-fn form(request: &Request) -> Result<(), ApiError> {
+fn form(ctx: &ApiContext, request: &Request) -> Result<(), ApiError> {
     let headers = request.headers();
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if !changes {
         return Ok(());
     }
-    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+    let cross_site = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if cross_site && !ctx.settings.access.invites(headers) {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "cross_site",
             "pages of other sites may not change anything here",
-        ));
+        )
+        .hint("name the site with --cors_origin if it may"));
     }
     let given =
         headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
@@ -136,6 +138,10 @@ pub(super) async fn harden(request: Request, next: Next) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // The page says itself what it may do; everything else is no page.
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

@@ -4,7 +4,9 @@
 //! a group of endpoints, but for [`error`], [`view`], [`why`] and what `guard` does for all of them.
 //! **Invariant:** every answer that is not 2xx is JSON of the form [`error::ErrorBody`].
 
+pub mod access;
 mod apply;
+mod audit;
 mod backfills;
 mod backup;
 mod choice;
@@ -64,8 +66,10 @@ pub struct ApiContext {
 }
 
 /// How the API behaves.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Settings {
+    /// Who may ask.
+    pub access: access::Access,
     /// Whether it listens on a loopback address: then only the names of this machine and `hosts` are answered.
     pub loopback: bool,
     /// Further names, without port, that requests may come by.
@@ -89,7 +93,8 @@ impl ApiContext {
 
     /// The same, for those who know what to do about a refusal.
     async fn try_ask(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
-        let answer = match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(once::keyed(request))).await {
+        let authored = Request::By { author: access::author(), request: Box::new(once::keyed(request)) };
+        let answer = match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(authored)).await {
             Err(_) => {
                 let message = format!("the change was not confirmed within {} s", ANSWER_WITHIN.as_secs());
                 return Err(error::outcome_unknown(message));
@@ -182,6 +187,7 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(events::stream))
         .routes(routes!(backup::take))
         .routes(routes!(backup::restore))
+        .routes(routes!(audit::list))
         .routes(routes!(notices::list))
         .routes(routes!(notices::retry))
         .routes(routes!(notices::test))
@@ -224,6 +230,7 @@ pub fn router(ctx: ApiContext) -> Router {
         .layer(from_fn_with_state(ctx.clone(), guard::catch_up))
         .layer(from_fn_with_state(ctx.clone(), once::around))
         .layer(from_fn_with_state(ctx.clone(), guard::admit))
+        .layer(from_fn_with_state(ctx.clone(), access::identify))
         .layer(CatchPanicLayer::custom(guard::panicked))
         .layer(from_fn(guard::measure))
         .layer(from_fn(guard::harden))

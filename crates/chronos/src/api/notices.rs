@@ -25,7 +25,7 @@ use crate::wire::shape::{Reader, Shape, optional};
 pub(super) struct Wanted {
     /// Only in one of these states, separated by commas: `waiting`, `sending`, `delivered`, `givenUp`.
     state: Option<String>,
-    /// Only by `mail` or `webhook`.
+    /// Only by one of these, separated by commas: `mail`, `webhook`, `slack`, `mattermost`, `sentry`.
     channel: Option<String>,
     /// Only to this address.
     to: Option<String>,
@@ -76,9 +76,9 @@ pub(super) struct NoticeView {
     id: u64,
     /// By which receivers tell a repeat: part of the Message-ID of a mail, `X-Chronos-Notice-Id` of a web hook.
     message: String,
-    /// `mail` or `webhook`.
+    /// `mail`, `webhook`, `slack`, `mattermost` or `sentry`.
     channel: &'static str,
-    /// Whom it goes to; empty for the web hook.
+    /// Whom it goes to; empty for all but mail.
     to: String,
     /// `waiting`, `sending`, `delivered` or `givenUp`.
     state: &'static str,
@@ -114,10 +114,7 @@ impl NoticeView {
         Self {
             id: notice.id.0,
             message: message_id(notice),
-            channel: match notice.address.channel {
-                Channel::Mail => "mail",
-                Channel::Webhook => "webhook",
-            },
+            channel: notice.address.channel.word(),
             to: notice.address.to.to_string(),
             state: word(notice),
             created: instant(notice.created),
@@ -172,7 +169,7 @@ pub(super) async fn list(
     let place = order.place(wanted.cursor.as_deref(), |id| id.parse::<u64>().ok())?;
     let mut page = Page::new(place, limit(wanted.limit, 100, 1000)?);
     let states = words("state", wanted.state.as_deref(), &STATES.map(|word| (word, word)))?;
-    let known = [("mail", Channel::Mail), ("webhook", Channel::Webhook)];
+    let known = Channel::ALL.map(|channel| (channel.word(), channel));
     let channels = words("channel", wanted.channel.as_deref(), &known)?;
     let projection = ctx.node.projection.read();
     for notice in projection.state().notices.values() {
@@ -211,7 +208,7 @@ pub(super) async fn retry(
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "says in the document what the body looks like; it is read by its shape")]
 pub(super) struct TestBody {
-    /// `mail` or `webhook`; what there is, if absent.
+    /// `mail`, `webhook`, `slack`, `mattermost` or `sentry`; the first of them that there is, if absent.
     channel: Option<String>,
     /// Whom a mail goes to.
     to: Option<String>,
@@ -235,8 +232,8 @@ pub(super) struct TestView {
     /// In order; the last one is what failed, if something did.
     steps: Vec<StepView>,
     /// What to do about it.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    hint: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    hint: String,
 }
 
 /// Sends a message about nothing from this node, at once, and says how each step went.
@@ -248,8 +245,10 @@ pub(super) async fn test(
     Context(ctx): Context<ApiContext>,
     Document(body): Document,
 ) -> Result<Json<TestView>, ApiError> {
-    const FIELDS: [crate::wire::shape::Field; 2] =
-        [optional("channel", Shape::Word(&["mail", "webhook"])), optional("to", Shape::Text)];
+    const FIELDS: [crate::wire::shape::Field; 2] = [
+        optional("channel", Shape::Word(&["mail", "webhook", "slack", "mattermost", "sentry"])),
+        optional("to", Shape::Text),
+    ];
     let value: Value = match &body[..] {
         [] => Value::Object(Map::new()),
         body => serde_json::from_slice(body).map_err(|e| {
@@ -261,11 +260,11 @@ pub(super) async fn test(
     let text = |key: &str| read.get(key).and_then(Value::as_str);
     let notifier = &ctx.node.notifier;
     let there = notifier.channels();
-    let (channel, name) = match text("channel") {
-        Some("webhook") => (Channel::Webhook, "webhook"),
-        None if there.webhook && !there.mail => (Channel::Webhook, "webhook"),
-        _ => (Channel::Mail, "mail"),
-    };
+    let named =
+        text("channel").and_then(|word| Channel::ALL.into_iter().find(|channel| channel.word() == word));
+    let first = || Channel::ALL.into_iter().find(|channel| there.has(*channel));
+    let channel = named.or_else(first).unwrap_or(Channel::Mail);
+    let name = channel.word();
     let to = text("to").unwrap_or_default();
     if channel == Channel::Mail && there.mail && to.is_empty() {
         return Err(ApiError::invalid("to", "`to` is missing: a mail needs a recipient"));
@@ -278,6 +277,9 @@ fn no_channel(channel: Channel) -> ApiError {
     let (what, hint) = match channel {
         Channel::Mail => ("this server has no mail server", "start it with --mail_server and --mail_from"),
         Channel::Webhook => ("this server has no URL to post to", "start it with --http_notification_url"),
+        Channel::Slack => ("this server has no channel of Slack", "start it with --slack_url"),
+        Channel::Mattermost => ("this server has no channel of Mattermost", "start it with --mattermost_url"),
+        Channel::Sentry => ("this server has no project of Sentry", "start it with --raven_dsn"),
     };
     ApiError::new(StatusCode::CONFLICT, "no_channel", what).hint(hint)
 }
@@ -285,8 +287,10 @@ fn no_channel(channel: Channel) -> ApiError {
 fn view(channel: &'static str, tested: Tested) -> TestView {
     let done =
         tested.steps.into_iter().map(|step| StepView { step: step.name, ok: true, detail: step.detail });
-    let (delivered, hint) =
-        (tested.trouble.is_none(), tested.trouble.as_ref().map_or("", |trouble| trouble.hint));
+    let (delivered, hint) = (
+        tested.trouble.is_none(),
+        tested.trouble.as_ref().map(|trouble| trouble.hint.to_string()).unwrap_or_default(),
+    );
     let failed =
         tested.trouble.map(|trouble| StepView { step: trouble.step, ok: false, detail: trouble.what });
     TestView { channel, delivered, steps: done.chain(failed).collect(), hint }

@@ -21,7 +21,9 @@ mod backfills;
 
 use super::*;
 
+mod access_tests;
 mod apply;
+mod audit_tests;
 mod editing;
 mod lists;
 mod once;
@@ -64,6 +66,14 @@ impl Server {
     }
 
     fn on(store: MemoryStore, script: impl Fn(&engine::Launch) -> Behaviour + Send + Sync + 'static) -> Self {
+        Self::behind(access::Access::default(), store, script)
+    }
+
+    fn behind(
+        access: access::Access,
+        store: MemoryStore,
+        script: impl Fn(&engine::Launch) -> Behaviour + Send + Sync + 'static,
+    ) -> Self {
         let machine = FakeMachine::new();
         machine.script(script);
         let (node, task) = node::start(NodeOptions {
@@ -71,7 +81,11 @@ impl Server {
             store: Arc::new(store),
             engine: Arc::new(machine.engine()),
             zones: scheduler::schedule::Zones::bundled(),
-            retention: Retention { age_max: Duration::from_secs(3600), count_max: 1000 },
+            retention: Retention {
+                age_max: Duration::from_secs(3600),
+                count_max: 1000,
+                ..Retention::UNBOUNDED
+            },
             output: engine::Keep::EVERYTHING,
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
@@ -83,6 +97,7 @@ impl Server {
             hosts: vec!["known.example".into()],
             limits: Limits::default(),
             data_dir: None,
+            access,
         });
         let app = router(ApiContext { node: node.clone(), metrics: metrics::detached(), settings });
         Self { app, node, machine, _task: task }

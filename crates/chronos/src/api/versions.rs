@@ -59,7 +59,7 @@ impl VersionView {
             version: revision.job.version,
             at: instant(revision.at),
             by: revision.by.to_string(),
-            how: word(revision.deed),
+            how: revision.deed.word(),
             of: if let Deed::RolledBack { to } = revision.deed { Some(to) } else { None },
             changed,
         }
@@ -79,21 +79,7 @@ const HOW: [&str; 9] = [
     "disabled",
 ];
 
-fn word(deed: Deed) -> &'static str {
-    match deed {
-        Deed::Created => "created",
-        Deed::Replaced => "replaced",
-        Deed::Patched => "patched",
-        Deed::Applied => "applied",
-        Deed::RolledBack { .. } => "rolledBack",
-        Deed::Restored => "restored",
-        Deed::Deleted => "deleted",
-        Deed::Inherited => "inherited",
-        Deed::Disabled => "disabled",
-    }
-}
-
-fn fields(revision: &Revision) -> Map<String, Value> {
+pub(super) fn fields(revision: &Revision) -> Map<String, Value> {
     whole_definition(&revision.job, &revision.parents)
 }
 
@@ -181,7 +167,7 @@ pub(super) async fn list(
     let kept = ctx.node.store.revisions(&query).await?.revisions;
     let before = kept.iter().skip(1).map(Some).chain([None]);
     for (revision, before) in kept.iter().zip(before) {
-        let meant = (how.is_empty() || how.contains(&word(revision.deed)))
+        let meant = (how.is_empty() || how.contains(&revision.deed.word()))
             && wanted.by.as_deref().is_none_or(|by| *revision.by == *by)
             && from.is_none_or(|from| revision.at >= from)
             && to.is_none_or(|to| revision.at < to);

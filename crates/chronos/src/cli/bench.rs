@@ -123,7 +123,11 @@ async fn lags(folder: &Path) -> anyhow::Result<Vec<f64>> {
             supervisor_args: vec!["supervise".into(), "--dir".into(), folder.join("engine").into()],
         })),
         zones: Zones::bundled(),
-        retention: Retention { age_max: Duration::from_secs(86_400), count_max: 1000 },
+        retention: Retention {
+            age_max: Duration::from_secs(86_400),
+            count_max: 1000,
+            ..Retention::UNBOUNDED
+        },
         output: engine::Keep::EVERYTHING,
         kill_grace: Duration::from_secs(1),
         disable_after_failures: 0,

@@ -1,5 +1,6 @@
 //! Asks a server over HTTP and turns what goes wrong into a [`Failure`] that says what is known.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode, Url};
@@ -7,11 +8,21 @@ use scheduler::ids::JobName;
 use serde_json::Value;
 
 use super::failure::{Exit, Failure};
+use super::{ServerAt, netrc};
+use crate::notify::settings::Secret;
 
 /// A server, as far as the command line knows it.
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
+    login: Option<Login>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) password: Secret,
 }
 
 /// What a server answered.
@@ -32,31 +43,62 @@ impl Client {
     /// A silent stream whose server is gone is noticed within about so long.
     const ALIVE: Duration = Duration::from_secs(30);
 
-    pub(crate) fn new(server: &str) -> Result<Self, Failure> {
-        let wrong = |why: &str| {
-            Failure::usage(format!("`{server}` is not the URL of a server: {why}"))
-                .hint("write something like http://127.0.0.1:4400")
+    /// The server that the command line names, and who asks it: the URL says so, or `--user`, or `~/.netrc`.
+    pub(crate) fn of(at: &ServerAt) -> Result<Self, Failure> {
+        let login = match &at.user {
+            Some(user) => Some(login(&at.server, &user.0)?),
+            None => None,
         };
-        let base = Url::parse(server).map_err(|e| wrong(&e.to_string()))?;
-        if base.scheme() != "http" {
-            return Err(wrong("only http:// is spoken"));
-        }
+        Self::build(&at.server, login, at.ca_file.as_deref())
+    }
+
+    /// A server, and the name and password for it.
+    pub(crate) fn with_login(server: &str, login: Option<Login>) -> Result<Self, Failure> {
+        Self::build(server, login, None)
+    }
+
+    fn build(server: &str, login: Option<Login>, ca_file: Option<&Path>) -> Result<Self, Failure> {
+        let mut base = url(server)?;
+        let named = !base.username().is_empty() || base.password().is_some();
+        let login = match login {
+            Some(login) => {
+                // Who was named beside the URL is meant.
+                let _ = (base.set_username(""), base.set_password(None));
+                Some(login)
+            }
+            None if named => None,
+            None => netrc::login(base.host_str().unwrap_or_default(), None)?,
+        };
+        let tls = match (base.scheme(), ca_file) {
+            ("http", _) => crate::tls::unused(),
+            (_, None) => crate::tls::of_this_machine(),
+            (_, Some(path)) => crate::tls::of_this_machine_and(path)
+                .map_err(|why| Failure::usage(why).hint("--ca_file names a file of certificates in PEM"))?,
+        };
         let http = reqwest::Client::builder()
             .connect_timeout(Self::CONNECT_MAX)
             .tcp_keepalive(Self::ALIVE)
             // What is asked goes to the server that was named, as it was written.
             .no_proxy()
-            .tls_backend_preconfigured(crate::tls::unused())
+            .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("chronos/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Failure::new(Exit::Failed, e))?;
-        Ok(Self { http, base })
+        Ok(Self { http, base, login })
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, self.url(path));
+        match &self.login {
+            Some(Login { user, password }) => request.basic_auth(user, Some(&password.0)),
+            None => request,
+        }
     }
 
     /// Asks something that changes nothing.
     pub(crate) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, Failure> {
-        let request = self.http.get(self.url(path)).query(query).timeout(Self::ANSWER_MAX);
+        let request = self.request(Method::GET, path).query(query).timeout(Self::ANSWER_MAX);
         let response = self.accepted(request).await?;
         let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
         parse(&body)
@@ -68,7 +110,7 @@ impl Client {
         path: &[&str],
         query: &[(&str, String)],
     ) -> Result<reqwest::Response, Failure> {
-        let request = self.http.get(self.url(path)).query(query);
+        let request = self.request(Method::GET, path).query(query);
         self.accepted(request.header("accept", "application/octet-stream")).await
     }
 
@@ -89,7 +131,7 @@ impl Client {
         content_type: &str,
         body: reqwest::Body,
     ) -> Result<Answer, Failure> {
-        let request = self.http.post(self.url(path)).query(query).header("content-type", content_type);
+        let request = self.request(Method::POST, path).query(query).header("content-type", content_type);
         let response = request.body(body).send().await.map_err(|e| self.lost(e))?;
         let status = response.status();
         let body = response.bytes().await.map_err(|e| self.lost(e))?;
@@ -119,8 +161,7 @@ impl Client {
     ) -> Result<Answer, Failure> {
         // Where the old API would answer with nothing, it tells what was done.
         let mut request = self
-            .http
-            .request(method, self.url(path))
+            .request(method, path)
             .query(query)
             .query(&[("verbose", "true")])
             .header("idempotency-key", request_key()?)
@@ -164,9 +205,16 @@ impl Client {
     }
 
     fn unreachable(&self, cause: reqwest::Error) -> Failure {
+        let distrusted = std::iter::successors(Some(&cause as &dyn std::error::Error), |e| e.source())
+            .any(|e| e.to_string().contains("certificate"));
+        let hint = if distrusted {
+            "if it is signed by an authority of your own, name its certificate with --ca_file or CHRONOS_CA_FILE"
+        } else {
+            "start one with `chronos server`, or say where it is with --server or CHRONOS_SERVER"
+        };
         Failure::new(Exit::Unreachable, cause.without_url())
             .context(format!("the server at {} does not answer", self.shown()))
-            .hint("start one with `chronos server`, or say where it is with --server or CHRONOS_SERVER")
+            .hint(hint)
     }
 
     /// A change that never reached the server has not happened; of any other nobody here can tell.
@@ -182,9 +230,38 @@ impl Client {
             .hint("look at the job before you try again")
     }
 
-    fn shown(&self) -> &str {
-        self.base.as_str().trim_end_matches('/')
+    /// Where it is, without who asks.
+    fn shown(&self) -> String {
+        let mut base = self.base.clone();
+        let _ = (base.set_username(""), base.set_password(None));
+        base.as_str().trim_end_matches('/').to_owned()
     }
+}
+
+fn url(server: &str) -> Result<Url, Failure> {
+    let wrong = |why: &str| {
+        // It may have a password in it.
+        let shown = server.rsplit_once('@').map_or(server, |(_, rest)| rest);
+        Failure::usage(format!("`{shown}` is not the URL of a server: {why}"))
+            .hint("write something like http://127.0.0.1:4400")
+    };
+    let base = Url::parse(server).map_err(|e| wrong(&e.to_string()))?;
+    match base.scheme() {
+        "http" | "https" => Ok(base),
+        _ => Err(wrong("only http:// and https:// are spoken")),
+    }
+}
+
+/// `name:password`, or a name whose password is in `~/.netrc`.
+fn login(server: &str, text: &str) -> Result<Login, Failure> {
+    if let Some((user, password)) = text.split_once(':') {
+        return Ok(Login { user: user.to_owned(), password: Secret(password.to_owned()) });
+    }
+    let host = url(server)?.host_str().unwrap_or_default().to_owned();
+    netrc::login(&host, Some(text))?.ok_or_else(|| {
+        Failure::usage(format!("there is no password for `{text}` at {host}"))
+            .hint("write it as NAME:PASSWORD into CHRONOS_USER, or put a line into ~/.netrc")
+    })
 }
 
 /// A key that no other request has.
@@ -257,7 +334,7 @@ mod tests {
     async fn a_change_whose_answer_is_lost_is_asked_for_again_under_its_key() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let client = Client::new(&url).expect("a client");
+        let client = Client::with_login(&url, None).expect("a client");
         let served = async {
             let first = serve(&listener, None).await;
             (first, serve(&listener, Some(r#"{"run": "1-m1"}"#)).await)

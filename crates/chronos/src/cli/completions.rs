@@ -9,6 +9,8 @@ use clap_complete::Shell;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Shells};
 
+use crate::notify::settings::Secret;
+
 use super::client::Client;
 use super::failure::Failure;
 use super::queries::pages;
@@ -82,7 +84,10 @@ fn server() -> String {
 
 /// Names of jobs that begin so; `None` when nobody answers in time.
 fn fetch(server: &str, begun: &str) -> Option<Vec<String>> {
-    let client = Client::new(server).ok()?;
+    // What the line says of a user is not looked for: the environment and ~/.netrc are.
+    let ca_file = std::env::var_os("CHRONOS_CA_FILE").map(Into::into);
+    let user = std::env::var("CHRONOS_USER").ok().map(Secret);
+    let client = Client::of(&super::ServerAt { server: server.into(), user, ca_file }).ok()?;
     let asked = async {
         let query = vec![("prefix", begun.to_owned())];
         tokio::time::timeout(PATIENCE, pages(&client, &["v1", "jobs"], query, "jobs", NAMES_MAX)).await

@@ -43,13 +43,12 @@ pub(super) struct ExportArgs {
     /// Only what the old Chronos understands, as JSON; what is lost is told
     #[arg(long, conflicts_with_all = ["output", "output_dir"])]
     chronos: bool,
-    /// URL of the server
-    #[arg(long, env = "CHRONOS_SERVER", hide_env_values = true, value_name = "URL", default_value = super::SERVER)]
-    server: String,
+    #[command(flatten)]
+    at: super::ServerAt,
 }
 
 pub(super) async fn run(args: &ExportArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.server)?;
+    let client = Client::of(&args.at)?;
     let jobs = definitions(&client, args).await?;
     if let Some(folder) = &args.output_dir {
         for job in &jobs {

@@ -57,13 +57,12 @@ pub(super) struct GraphArgs {
     /// `tree` is for people, `dot` for Graphviz, `json` for scripts
     #[arg(long, hide_possible_values = true, value_name = "FORMAT", default_value = "tree")]
     output: Form,
-    /// URL of the server
-    #[arg(long, env = "CHRONOS_SERVER", hide_env_values = true, value_name = "URL", default_value = super::SERVER)]
-    server: String,
+    #[command(flatten)]
+    at: super::ServerAt,
 }
 
 pub(super) async fn run(args: &GraphArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.server)?;
+    let client = Client::of(&args.at)?;
     let mut query = args.chosen.query();
     if let Some(job) = &args.job {
         query.push(("job", job_name(job)?.to_owned()));

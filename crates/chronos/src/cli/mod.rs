@@ -1,6 +1,7 @@
 //! The command line: one binary that is server, client and supervisor.
 
 mod apply;
+mod audit;
 mod backfill;
 mod backup;
 mod bench;
@@ -13,6 +14,7 @@ mod failure;
 mod forecast;
 mod graph;
 mod logs;
+mod netrc;
 mod notify;
 mod progress;
 mod queries;
@@ -27,7 +29,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::{ConfigFile, Length};
+use crate::config::{ConfigFile, Length, Manner, groups, old};
+use crate::notify::settings::Secret;
 use client::Client;
 use failure::{Exit, Failure};
 
@@ -57,8 +60,11 @@ enum Command {
     /// Run a server: schedules jobs, runs them, answers the API
     #[command(after_help = SERVER_HELP)]
     Server(Box<ServerArgs>),
+    /// Run a server as Chronos was run: with its flags and their defaults
+    #[command(name = "run_jar", alias = "run-jar", after_help = RUN_JAR_HELP)]
+    RunJar(Box<ServerArgs>),
     #[command(flatten)]
-    Ask(Ask),
+    Ask(Box<Ask>),
     /// Measure in 20 seconds what this machine and the disk of a data folder can do
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
@@ -111,6 +117,9 @@ enum Ask {
     Graph(graph::GraphArgs),
     /// List the versions of a job: when, how and by whom it was changed, and in which fields
     History(HistoryArgs),
+    /// List who did what, the newest first
+    #[command(after_help = audit::HELP)]
+    Audit(audit::AuditArgs),
     /// Bring an earlier version of a job back, as a new version
     #[command(after_help = ROLLBACK_HELP)]
     Rollback(RollbackArgs),
@@ -179,7 +188,24 @@ On SIGTERM the server ends and leaves tasks running; the next server on the fold
 Examples:
   chronos server
   chronos server --http_port 4401 --data_dir /var/lib/chronos --examples examples
-  chronos server --config /etc/chronos.yaml --check-config";
+  chronos server --config /etc/chronos.yaml --check-config
+  chronos server --http_address 0.0.0.0 --http_credentials_file secret --disable_http \\
+    --tls_cert cert.pem --tls_key key.pem";
+
+const RUN_JAR_HELP: &str = "\
+All flags of Chronos are taken, with underscores or dashes; those that mean nothing here, or nothing
+yet, are named at the start with the reason. Differences to `chronos server`: port 8080 on all
+addresses, and the short forms -m, -s, -r, -h, -d and those of flags without a meaning. Everyone who
+connects could run commands on this machine, so --http_credentials or --allow_unauthenticated is needed.
+
+This version keeps state in a file and runs tasks on its own machine. Where --zk_hosts or --master ask
+for something else, nothing is started unless --store and --engine say that this is known.
+
+Examples:
+  chronos run_jar --http_port 8080 --hostname a.example.org --http_credentials ops:secret
+  chronos run_jar --master zk://z:2181/mesos --zk_hosts z:2181 --store sqlite --engine local \\
+    --http_credentials ops:secret
+  chronos run_jar --disable_http --ssl_keystore_path chronos.p12 --http_credentials ops:secret";
 
 const BENCH_HELP: &str = "\
 Works in a folder of its own below the data folder, which goes with it; the data are not touched, and a
@@ -271,7 +297,7 @@ struct ServerArgs {
     #[command(flatten)]
     settings: ConfigFile,
     /// File with settings (YAML), named as the flags are
-    #[arg(long = "config", env = "CHRONOS_CONFIG", hide_env_values = true, value_name = "FILE")]
+    #[arg(long = "config", env = "CHRONOS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Tell each effective setting and where it came from, and exit
     #[arg(long = "check_config")]
@@ -281,13 +307,7 @@ struct ServerArgs {
 #[derive(Debug, Args)]
 struct BenchArgs {
     /// The folder whose disk is measured
-    #[arg(
-        long = "data_dir",
-        env = "CHRONOS_DATA_DIR",
-        hide_env_values = true,
-        value_name = "FOLDER",
-        default_value = "data"
-    )]
+    #[arg(long = "data_dir", env = "CHRONOS_DATA_DIR", value_name = "FOLDER", default_value = "data")]
     data_dir: PathBuf,
     /// `table` is for people, `json` for scripts
     #[arg(long, hide_possible_values = true, value_name = "FORMAT", default_value = "table")]
@@ -297,18 +317,25 @@ struct BenchArgs {
 /// Where a server listens that nobody told otherwise.
 const SERVER: &str = "http://127.0.0.1:4400";
 
-/// Where the server is and how to answer.
+/// Where the server is, and who asks it.
+#[derive(Clone, Debug, Args)]
+struct ServerAt {
+    /// URL of the server
+    #[arg(long, env = "CHRONOS_SERVER", value_name = "URL", default_value = SERVER)]
+    server: String,
+    /// Name to log in with, and the password, which is better in CHRONOS_USER or in ~/.netrc
+    #[arg(id = "login", long = "user", env = "CHRONOS_USER", value_name = "NAME[:PASSWORD]")]
+    user: Option<Secret>,
+    /// File of certificates (PEM) that the server may be signed by, beside those this machine trusts
+    #[arg(long = "ca_file", env = "CHRONOS_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+/// The same, and how to answer.
 #[derive(Clone, Debug, Args)]
 struct ClientArgs {
-    /// URL of the server
-    #[arg(
-        long,
-        env = "CHRONOS_SERVER",
-        hide_env_values = true,
-        value_name = "URL",
-        default_value = SERVER
-    )]
-    server: String,
+    #[command(flatten)]
+    at: ServerAt,
     /// `table` is for people, `json` for scripts
     #[arg(long, hide_possible_values = true, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -688,15 +715,16 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 /// Parses the command line, does what it says, and tells how that went.
 pub fn main() -> ExitCode {
     completions::answer();
-    let matches = command().get_matches();
+    let matches = command().get_matches_from(old::plain(std::env::args_os().collect()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match cli.command {
-        Command::Server(args) => server::run(*args, matches.subcommand_matches("server")),
+        Command::Server(args) => server::run(*args, matches.subcommand_matches("server"), Manner::Server),
+        Command::RunJar(args) => server::run(*args, matches.subcommand_matches("run_jar"), Manner::RunJar),
         Command::Supervise(args) => server::supervise(&args.dir),
         Command::Launch => return engine::local::launch::run(),
         Command::Bench(args) => client_runtime().and_then(|runtime| runtime.block_on(bench::run(args))),
         Command::Completions(args) => completions::run(&args),
-        Command::Ask(what) => client_runtime().and_then(|runtime| runtime.block_on(ask(what))),
+        Command::Ask(what) => client_runtime().and_then(|runtime| runtime.block_on(ask(*what))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -717,13 +745,22 @@ fn command() -> clap::Command {
             false => long.contains('-').then(|| long.replace('-', "_")),
         };
         command
+            // A value may be a secret.
+            .mut_args(|arg| arg.hide_env_values(true))
             .mut_args(|arg| match arg.get_long().and_then(other) {
                 Some(other) => arg.alias(other),
                 None => arg,
             })
             .mut_subcommands(alike)
     }
-    completions::with_names(Cli::command().mut_subcommands(alike))
+    let cli = Cli::command()
+        .mut_subcommand("server", |server| groups::grouped(old::taken(server)))
+        .mut_subcommand("run_jar", |server| groups::grouped(old::taken_as_ever(server)))
+        // There `--user` is whose crontab it is.
+        .mut_subcommand("import", |import| {
+            import.mut_subcommand("crontab", |crontab| crontab.mut_arg("login", |login| login.long("login")))
+        });
+    completions::with_names(cli.mut_subcommands(alike))
 }
 
 /// A client waits for one answer at a time.
@@ -740,6 +777,7 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Why(args) => queries::why(&client(&args.client)?, &args).await,
         Ask::Next(args) => queries::next(&client(&args.client)?, &args).await,
         Ask::Graph(args) => graph::run(&args).await,
+        Ask::Audit(args) => audit::run(&args).await,
         Ask::History(args) => versions::history(&client(&args.client)?, &args).await,
         Ask::Rollback(args) => versions::rollback(&client(&args.client)?, &args).await,
         Ask::Logs(args) => logs::run(&client(&args.client)?, &args).await,
@@ -765,7 +803,7 @@ async fn ask(what: Ask) -> Result<(), Failure> {
 }
 
 fn client(args: &ClientArgs) -> Result<Client, Failure> {
-    Client::new(&args.server)
+    Client::of(&args.at)
 }
 
 /// Writes to stdout; unlike `print!` it does not panic when a pipe is closed.

@@ -1,32 +1,40 @@
 //! `chronos server`: from settings to a running node, and to its orderly end.
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
 use clap::parser::ValueSource;
 use engine::Keep;
 use engine::local::supervisor::{self, Supervise, SuperviseError};
 use engine::local::{LocalEngine, LocalOptions};
 use metrics_exporter_prometheus::PrometheusHandle;
+use scheduler::audit::Entry;
 use scheduler::schedule::Zones;
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Candidate, Retention, StoreError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use super::client::Client;
+use super::client::{Client, Login};
 use super::failure::{Exit, Failure};
 use super::table::Table;
 use super::{ServerArgs, apply};
+use crate::api::access::Access;
 use crate::api::{ApiContext, Settings};
-use crate::config::{Config, ConfigFile, LogFormat, Source, Tzdata};
+use crate::config::{Config, ConfigError, ConfigFile, Credentials, LogFormat, Manner, Source, Tzdata, old};
 use crate::node::{self, Node, NodeOptions, NodeTask, Role};
 use crate::notify::Notifier;
+use crate::notify::settings::Secret;
+use crate::tls::identity::{Identity, not_for, server_config};
+use crate::tls::listener::{Peer, TlsListener};
 use crate::zoneinfo;
 
 /// For answers under way when the server is told to end; streams never end by themselves.
@@ -40,15 +48,23 @@ const OUTPUT_AGE_MIN: Duration = Duration::from_secs(600);
 /// How often what histograms hold is folded.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-pub(crate) fn run(args: ServerArgs, matches: Option<&clap::ArgMatches>) -> Result<(), Failure> {
-    let config = config(&args, matches)?;
+pub(crate) fn run(
+    args: ServerArgs,
+    matches: Option<&clap::ArgMatches>,
+    manner: Manner,
+) -> Result<(), Failure> {
+    let config = config(&args, matches, manner)?;
     let zones = zones(config.tzdata)?;
+    let identity = identity(&config)?;
     if args.check_config {
         return Ok(tell_config(&config, &zones)?);
     }
     start_log(&config);
+    for notice in matches.map(old::notices).unwrap_or_default() {
+        warn!("{notice}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(serve(&config, zones));
+    let done = runtime.block_on(serve(&config, zones, identity));
     // Reads that are still under way change nothing.
     runtime.shutdown_background();
     done
@@ -63,16 +79,64 @@ pub(crate) fn supervise(dir: &Path) -> Result<(), Failure> {
     }
 }
 
-fn config(args: &ServerArgs, matches: Option<&clap::ArgMatches>) -> Result<Config, Failure> {
-    let source = |name: &str| match matches.and_then(|matches| matches.value_source(name)) {
-        Some(ValueSource::EnvVariable) => Source::Environment(format!("CHRONOS_{}", name.to_uppercase())),
-        _ => Source::Flag,
-    };
-    let file = args.config.clone().map(|path| ConfigFile::read(&path).map(|file| (path, file))).transpose();
-    file.and_then(|file| Config::new(args.settings.clone(), source, file)).map_err(|error| {
+/// Environment variables of Chronos, and the settings that they are where no flag and no variable of ours says more.
+const OLD_VARIABLES: [(&str, &str); 3] = [
+    ("MESOSPHERE_HTTP_CREDENTIALS", "http_credentials"),
+    ("MESOSPHERE_KEYSTORE_PATH", "ssl_keystore_path"),
+    ("MESOSPHERE_KEYSTORE_PASS", "ssl_keystore_password"),
+];
+
+fn config(args: &ServerArgs, matches: Option<&clap::ArgMatches>, manner: Manner) -> Result<Config, Failure> {
+    let refused = |error: ConfigError| {
         let hint = error.hint();
         Failure::new(Exit::Usage, error).hint(hint)
-    })
+    };
+    let mut settings = args.settings.clone();
+    let mut old_variables = Vec::new();
+    for (variable, name) in OLD_VARIABLES {
+        let Ok(value) = std::env::var(variable) else { continue };
+        let taken = match name {
+            "http_credentials" => set(&mut settings.http_credentials, Secret(value)),
+            "ssl_keystore_path" => set(&mut settings.ssl_keystore_path, value.into()),
+            _ => set(&mut settings.ssl_keystore_password, Secret(value)),
+        };
+        old_variables.extend(taken.then_some((name, variable)));
+    }
+    let source = |name: &str| match matches.and_then(|matches| matches.value_source(name)) {
+        Some(ValueSource::EnvVariable) => Source::Environment(format!("CHRONOS_{}", name.to_uppercase())),
+        None => match old_variables.iter().find(|(known, _)| *known == name) {
+            Some((_, variable)) => Source::Environment((*variable).into()),
+            None => Source::Flag,
+        },
+        Some(_) => Source::Flag,
+    };
+    let file = args.config.clone().map(|path| ConfigFile::read(&path).map(|file| (path, file))).transpose();
+    let file = file.map_err(refused)?;
+    if let Some(matches) = matches {
+        let nothing = ConfigFile::default();
+        let known = file.as_ref().map_or(&nothing, |(_, file)| file);
+        old::possible(matches, known).map_err(|(what, hint)| Failure::usage(what).hint(hint))?;
+    }
+    Config::new(settings, source, file, manner).map_err(refused)
+}
+
+/// Sets what nobody has set, and says whether it did.
+fn set<T>(setting: &mut Option<T>, value: T) -> bool {
+    if setting.is_some() {
+        return false;
+    }
+    *setting = Some(value);
+    true
+}
+
+/// The certificate of HTTPS, where it is to be spoken.
+fn identity(config: &Config) -> Result<Option<Arc<Identity>>, Failure> {
+    let Some((_, source)) = &config.https else { return Ok(None) };
+    let identity = Identity::read(source.clone()).map_err(|error| {
+        let hint = error.hint();
+        Failure::new(Exit::Usage, error).context("cannot listen for HTTPS").hint(hint)
+    })?;
+    Ok(Some(Arc::new(identity)))
 }
 
 fn zones(tzdata: Tzdata) -> Result<Zones, Failure> {
@@ -109,33 +173,148 @@ fn start_log(config: &Config) {
     }
 }
 
-async fn serve(config: &Config, zones: Zones) -> Result<(), Failure> {
+/// What is listened to, with the addresses as they have become.
+struct Listening {
+    http: Option<TcpListener>,
+    https: Option<(TcpListener, Arc<Identity>)>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Listening {
+    async fn begin(config: &Config, identity: Option<Arc<Identity>>) -> Result<Self, Failure> {
+        let http = match config.listen {
+            Some(address) => Some(bind(address, "http_address", "http_port").await?),
+            None => None,
+        };
+        let https = match (&config.https, identity) {
+            (Some((address, _)), Some(identity)) => {
+                Some((bind(*address, "https_address", "https_port").await?, identity))
+            }
+            _ => None,
+        };
+        let listeners = http.iter().chain(https.iter().map(|(listener, _)| listener));
+        let addresses = listeners.map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
+        Ok(Self { http, https, addresses })
+    }
+
+    /// Says it, for scripts that read it to learn the ports, and for the log.
+    fn tell(&self, config: &Config, zones: &Zones) {
+        let schemes = self.http.iter().map(|_| "http").chain(self.https.iter().map(|_| "https"));
+        for (scheme, address) in schemes.zip(&self.addresses) {
+            let _ = writeln!(std::io::stdout(), "listening on {scheme}://{address}");
+            info!(%scheme, %address, tzdata = zones.data().name(), data_dir = %config.data_dir.display(), pid = std::process::id(), "listening");
+        }
+        if let Some((_, identity)) = &self.https {
+            for name in not_for(&identity.present(), &config.hostname) {
+                warn!(
+                    name,
+                    "the certificate is not for a name of --hostname; clients that use it will not trust it"
+                );
+            }
+        }
+        let open = self.http.iter().zip(&self.addresses).find(|(_, address)| !address.ip().is_loopback());
+        if let Some((_, address)) = open.filter(|_| config.access.credentials.is_some()) {
+            warn!(%address, "passwords are sent in the clear over HTTP; use HTTPS with --disable_http, or a proxy that does");
+        }
+    }
+
+    /// Answers until it is told to stop.
+    fn serve(
+        self,
+        app: &Router,
+        stopping: &watch::Receiver<bool>,
+    ) -> std::io::Result<Vec<JoinHandle<std::io::Result<()>>>> {
+        let service = || app.clone().into_make_service_with_connect_info::<Peer>();
+        let stopped = || {
+            let mut stopping = stopping.clone();
+            async move { drop(stopping.wait_for(|stop| *stop).await) }
+        };
+        let mut servers = Vec::new();
+        if let Some(listener) = self.http {
+            let server = axum::serve(listener, service()).with_graceful_shutdown(stopped());
+            servers.push(tokio::spawn(server.into_future()));
+        }
+        if let Some((listener, identity)) = self.https {
+            tokio::spawn(renew(identity.clone()));
+            let listener = TlsListener::new(listener, server_config(identity))?;
+            let server = axum::serve(listener, service()).with_graceful_shutdown(stopped());
+            servers.push(tokio::spawn(server.into_future()));
+        }
+        Ok(servers)
+    }
+}
+
+/// How often it is looked whether the certificate is another one: those who renew it do so days before it ends.
+const RENEWED_EVERY: Duration = Duration::from_secs(60);
+
+/// Reads the certificate again when its files change, and when SIGHUP says so.
+async fn renew(identity: Arc<Identity>) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    let mut every = tokio::time::interval(RENEWED_EVERY);
+    loop {
+        let asked = tokio::select! {
+            _ = hangups.recv() => true,
+            _ = every.tick() => false,
+        };
+        if !asked && !identity.has_changed() {
+            continue;
+        }
+        match identity.reload() {
+            Ok(()) => info!("read the certificate again"),
+            Err(error) => {
+                let problem = Failure::new(Exit::Usage, error).to_text();
+                error!(
+                    problem = problem.trim_end(),
+                    "the certificate was not read again; the old one is still used"
+                );
+            }
+        }
+    }
+}
+
+async fn serve(config: &Config, zones: Zones, identity: Option<Arc<Identity>>) -> Result<(), Failure> {
     // First of all, so that a signal that comes during the start is heard.
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    let listener = bind(config.listen).await?;
-    let address = listener.local_addr()?;
+    let listening = Listening::begin(config, identity).await?;
     let first_start = !config.data_dir.join("chronos.db").exists();
-    let (node, task) = start_node(config, address, zones.clone())?;
+    let (node, task) = start_node(config, listening.addresses[0], zones.clone())?;
+    let access =
+        Access::new(&config.access).map_err(|_| anyhow::anyhow!("the machine has no random numbers"));
     let app = crate::api::router(ApiContext {
         node: node.clone(),
         metrics: metrics()?,
         settings: Arc::new(Settings {
-            loopback: address.ip().is_loopback(),
+            access: access.map_err(failed)?,
+            loopback: listening.addresses.iter().all(|address| address.ip().is_loopback()),
             hosts: config.hostname.clone(),
             limits: config.limits.clone(),
             data_dir: Some(config.data_dir.canonicalize()?),
         }),
     });
-    let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
-    let stopped = async { drop(stopping.await) };
-    let server = tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future());
-    // What scripts read to learn the port.
-    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
-    info!(%address, tzdata = zones.data().name(), data_dir = %config.data_dir.display(), pid = std::process::id(), "listening");
+    listening.tell(config, &zones);
+    let http = listening.http.is_some().then(|| listening.addresses[0]);
+    let (stop, stopping) = watch::channel(false);
+    let servers = listening.serve(&app, &stopping)?;
     let examples = config.examples.clone().filter(|_| first_start);
+    let login = config.access.credentials.clone();
     let examples = async {
         if let Some(folder) = examples {
-            apply_examples(node, address, folder).await;
+            match http {
+                Some(address) => apply_examples(node, address, login, folder).await,
+                // Nobody else is told of this one, and it ends with the examples.
+                None => match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await {
+                    Ok(listener) => {
+                        let address = listener.local_addr();
+                        let service = app.into_make_service_with_connect_info::<Peer>();
+                        let server = tokio::spawn(axum::serve(listener, service).into_future());
+                        if let Ok(address) = address {
+                            apply_examples(node, address, login, folder).await;
+                        }
+                        server.abort();
+                    }
+                    Err(problem) => error!(%problem, "cannot apply the examples"),
+                },
+            }
         }
         std::future::pending::<()>().await;
     };
@@ -146,9 +325,14 @@ async fn serve(config: &Config, zones: Zones) -> Result<(), Failure> {
         _ = interrupt.recv() => info!(signal = "INT", "ending; tasks go on"),
         () = examples => {}
     }
-    drop(stop);
+    stop.send_replace(true);
     finish(task).await;
-    let _ = tokio::time::timeout(GOODBYE, server).await;
+    let all = async {
+        for server in servers {
+            let _ = server.await;
+        }
+    };
+    let _ = tokio::time::timeout(GOODBYE, all).await;
     info!("ended");
     Ok(())
 }
@@ -173,19 +357,19 @@ async fn finish(task: NodeTask) {
     }
 }
 
-async fn bind(listen: SocketAddr) -> Result<TcpListener, Failure> {
+async fn bind(listen: SocketAddr, address: &str, port: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(listen).await.map_err(|cause| {
         let hint = match cause.kind() {
             std::io::ErrorKind::AddrInUse => {
-                "is another server running? choose another port with --http_port, or 0 for a free one"
+                format!("is another server running? choose another port with --{port}, or 0 for a free one")
             }
             std::io::ErrorKind::PermissionDenied => {
-                "ports below 1024 are for root; choose another with --http_port"
+                format!("ports below 1024 are for root; choose another with --{port}")
             }
             std::io::ErrorKind::AddrNotAvailable => {
-                "this machine does not have that address; choose another with --http_address"
+                format!("this machine does not have that address; choose another with --{address}")
             }
-            _ => "choose another address or port with --http_address and --http_port",
+            _ => format!("choose another address or port with --{address} and --{port}"),
         };
         Failure::new(Exit::Failed, cause).context(format!("cannot listen on {listen}")).hint(hint)
     })
@@ -212,7 +396,12 @@ fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Nod
         store: Arc::new(store),
         engine: Arc::new(engine),
         zones,
-        retention: Retention { age_max: config.history_age_max, count_max: config.history_count_max },
+        retention: Retention {
+            age_max: config.history_age_max,
+            count_max: config.history_count_max,
+            audit_age_max: config.audit_age_max,
+            audit_count_max: Entry::KEPT_MAX,
+        },
         output: Keep {
             age_min: OUTPUT_AGE_MIN,
             age_max: config.output_age_max,
@@ -289,7 +478,7 @@ fn node_id(data_dir: &Path) -> anyhow::Result<String> {
 }
 
 /// Once this node leads, and only if there are no jobs. Failures are told; the server goes on without.
-async fn apply_examples(node: Node, address: SocketAddr, folder: PathBuf) {
+async fn apply_examples(node: Node, address: SocketAddr, login: Option<Credentials>, folder: PathBuf) {
     let mut status = node.watch_status();
     if status.wait_for(|status| matches!(status.role, Role::Leading(_))).await.is_err() {
         return;
@@ -302,7 +491,11 @@ async fn apply_examples(node: Node, address: SocketAddr, folder: PathBuf) {
     } else {
         address
     };
-    let Ok(client) = Client::new(&format!("http://{reachable}")) else { return };
+    let login = login.map(|Credentials { user, both }| {
+        let password = Secret(both.0.split_once(':').map_or("", |(_, password)| password).to_owned());
+        Login { user, password }
+    });
+    let Ok(client) = Client::with_login(&format!("http://{reachable}"), login) else { return };
     let mut tell = |news: apply::News<'_>| {
         match news {
             apply::News::Refused(failure) => {

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use reqwest::Url;
 
-use super::{ConfigError, ConfigFile, Folder, Layers, Source};
+use super::values::Folder;
+use super::{ConfigError, ConfigFile, Layers, Source};
 use crate::notify::settings::{
-    MailSettings, MailTls, NotifySettings, Secret, WebhookSettings, host_and_port,
+    MailSettings, MailTls, NotifySettings, Secret, WebhookSettings, host_and_port, sentry,
 };
 
 /// As written, or empty.
@@ -20,6 +21,9 @@ pub(super) struct NotifyTexts {
     mail_tls: MailTls,
     mail_ssl: bool,
     mail_ca_file: PathBuf,
+    slack: Secret,
+    mattermost: Secret,
+    sentry: Secret,
     url: String,
     credentials: Secret,
     secret_file: PathBuf,
@@ -52,6 +56,9 @@ impl NotifyTexts {
             mail_tls: pick!(mail_tls),
             mail_ssl: pick!(mail_ssl),
             mail_ca_file: pick!(mail_ca_file, path),
+            slack: pick!(slack_url),
+            mattermost: pick!(mattermost_url),
+            sentry: pick!(raven_dsn),
             url: pick!(http_notification_url),
             credentials: pick!(http_notification_credentials),
             secret_file: pick!(http_notification_secret_file, path),
@@ -60,7 +67,16 @@ impl NotifyTexts {
 
     pub(super) fn meant(self) -> Result<NotifySettings, ConfigError> {
         let (mail, webhook) = (self.mail()?, self.webhook()?);
-        Ok(NotifySettings { cluster_name: self.cluster_name, mail, webhook })
+        let slack = chat("slack_url", &self.slack)?;
+        let mattermost = chat("mattermost_url", &self.mattermost)?;
+        let sentry = match sentry(&self.sentry.0) {
+            None if !self.sentry.0.is_empty() => {
+                let rule = "a DSN is wanted, as in https://KEY@sentry.example.org/PROJECT";
+                return bounds("raven_dsn", "***".into(), rule);
+            }
+            sentry => sentry,
+        };
+        Ok(NotifySettings { cluster_name: self.cluster_name, mail, webhook, slack, mattermost, sentry })
     }
 
     fn mail(&self) -> Result<Option<MailSettings>, ConfigError> {
@@ -123,7 +139,18 @@ impl NotifyTexts {
         if key.as_ref().is_some_and(|key| key.0.is_empty()) {
             return bounds("http_notification_secret_file", "empty".into(), "put a secret into that file");
         }
-        Ok(Some(WebhookSettings { url, login, key }))
+        Ok(Some(WebhookSettings { flag: "http_notification_url", url, login, key, header: None }))
+    }
+}
+
+/// An incoming web hook, whose URL is a password.
+fn chat(flag: &'static str, text: &Secret) -> Result<Option<WebhookSettings>, ConfigError> {
+    if text.0.is_empty() {
+        return Ok(None);
+    }
+    match Url::parse(&text.0).ok().filter(|url| matches!(url.scheme(), "http" | "https")) {
+        Some(url) => Ok(Some(WebhookSettings { flag, url, login: None, key: None, header: None })),
+        None => bounds(flag, "***".into(), "a URL with http:// or https:// is wanted"),
     }
 }
 
@@ -132,7 +159,7 @@ fn bounds<T>(name: &'static str, value: String, rule: &'static str) -> Result<T,
 }
 
 /// What the file holds, without the end of its line.
-fn file(name: &'static str, path: &PathBuf) -> Result<Option<Secret>, ConfigError> {
+pub(super) fn file(name: &'static str, path: &PathBuf) -> Result<Option<Secret>, ConfigError> {
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
@@ -147,12 +174,13 @@ fn file(name: &'static str, path: &PathBuf) -> Result<Option<Secret>, ConfigErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Manner};
 
     #[track_caller]
     fn meant(file: &str) -> Result<NotifySettings, String> {
         let file: ConfigFile = serde_norway::from_str(file).map_err(|e| e.to_string())?;
-        let config = Config::new(ConfigFile::default(), |_| Source::Flag, Some(("f".into(), file)));
+        let config =
+            Config::new(ConfigFile::default(), |_| Source::Flag, Some(("f".into(), file)), Manner::Server);
         config.map(|config| config.notify).map_err(|e| e.to_string())
     }
 
@@ -193,6 +221,8 @@ mod tests {
             "{http_notification_url: 'http://h', http_notification_secret_file: /nonexistent}",
             "cannot read",
         );
+        refused("slack_url: 'hooks.example.org/x'", "http:// or https://");
+        refused("raven_dsn: 'https://sentry.example.org/1'", "a DSN is wanted");
         assert!(meant("").expect("nothing").mail.is_none());
     }
 
@@ -202,7 +232,8 @@ mod tests {
             "{mail_password: hunter2, http_notification_credentials: 'u:hunter2', http_notification_url: 'http://h'}",
         )
         .expect("known keys");
-        let config = Config::new(ConfigFile::default(), |_| Source::Flag, Some(("f".into(), file)));
+        let config =
+            Config::new(ConfigFile::default(), |_| Source::Flag, Some(("f".into(), file)), Manner::Server);
         let config = config.expect("it makes sense");
         assert!(!format!("{:?} {:?}", config.told, config.notify).contains("hunter2"));
     }

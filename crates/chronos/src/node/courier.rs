@@ -6,12 +6,12 @@ use engine::{Engine, Stream};
 use metrics::counter;
 use scheduler::ids::TaskId;
 use scheduler::job::Plan;
-use scheduler::notice::{Alert, Channel, Notice, Sent};
+use scheduler::notice::{Alert, Notice, Sent};
 use scheduler::run::{EndedRun, Record};
 use scheduler::schedule::Zones;
 use serde_json::{Map, Value};
-use store::Store;
 use store::projection::ProjectionHandle;
+use store::{RevisionQuery, Store};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -72,7 +72,10 @@ impl Courier {
     async fn look_up(&self, notice: &Notice) -> (Option<Map<String, Value>>, Facts) {
         let mut facts = Facts { server: self.server.clone(), ..Facts::default() };
         let Some(alert) = notice.alerts.first() else { return (None, facts) };
-        let job = self.job(alert, &mut facts);
+        let job = match self.job(alert, &mut facts) {
+            Some(job) => Some(job),
+            None => self.deleted(alert).await,
+        };
         if notice.count() > 1 {
             return (job, facts);
         }
@@ -97,6 +100,13 @@ impl Courier {
         }
         let name_of = |uid| state.jobs.get(&uid).map(|job| job.name.clone());
         Some(wire::job::write(job, progress, name_of))
+    }
+
+    /// What a job was that is there no longer.
+    async fn deleted(&self, alert: &Alert) -> Option<Map<String, Value>> {
+        let query = RevisionQuery { job: Some(alert.job), limit: 1, ..RevisionQuery::default() };
+        let last = self.store.revisions(&query).await.ok()?.revisions.pop()?;
+        Some(wire::job::whole_definition(&last.job, &last.parents))
     }
 
     /// The end of what a task wrote: to standard error if it wrote anything there, else to standard output.
@@ -134,10 +144,7 @@ fn last_lines(bytes: &[u8]) -> Vec<String> {
 
 /// Says what became of it, to the log and the metrics.
 fn tell(notice: &Notice, sent: &Sent) {
-    let channel = match notice.address.channel {
-        Channel::Mail => "mail",
-        Channel::Webhook => "webhook",
-    };
+    let channel = notice.address.channel.word();
     let (to, id, alerts) = (&notice.address.to, notice.id.0, notice.count());
     let result = match sent {
         Sent::Delivered => {

@@ -12,6 +12,7 @@ use engine::{Readiness, TaskEvent};
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
+use scheduler::audit::Act;
 use scheduler::clock::ClockGuard;
 use scheduler::ids::{Seq, TaskId};
 use scheduler::job::{Job, Plan, Progress, Rules};
@@ -202,7 +203,7 @@ impl Driver<'_> {
         let store = self.life.options.store.clone();
         let place =
             Place { store: &*store, present: self.core.state(), epoch: self.term.epoch, seq: self.seq };
-        let (answer, ended) = match restore::restore(place, order.staged, order.undo).await {
+        let (answer, ended) = match restore::restore(place, order.staged, order.undo, order.author).await {
             Ok((restored, strays)) => {
                 self.life.strays = strays;
                 (Ok(restored), Some(Ended::Restored))
@@ -401,7 +402,7 @@ impl Driver<'_> {
 }
 
 /// Times have whole milliseconds everywhere: what is decided is what is stored.
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default()
 }
 
@@ -428,12 +429,21 @@ fn job_weight(job: &Job) -> usize {
 /// About how many bytes a change takes in a batch; never less than it does, see the bound of a batch.
 fn weight(change: &Change) -> usize {
     const ATTEMPT: usize = 300;
+    const NOTE: usize = 900;
     match change {
         Change::PutJob(job) => job_weight(job),
         Change::Revise(revision) => {
             let names: usize = revision.parents.iter().map(|name| name.as_str().len() + 3).sum();
             job_weight(&revision.job) + names + 200
         }
+        Change::Note(entry) => match &entry.act {
+            Act::Paused { before, after } => {
+                let reasons = before.as_ref().map_or(0, |pause| pause.reason.len()) + after.reason.len();
+                NOTE + reasons * 2
+            }
+            Act::Resumed { before } => NOTE + before.reason.len() * 2,
+            _ => NOTE,
+        },
         Change::PutRun(run) => {
             let arguments = run.arguments.as_ref().map_or(0, |text| text.len() * 2);
             900 + arguments + attempts_weight(&run.attempts, ATTEMPT)

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::notify::Notifier;
 use engine::Engine;
+use scheduler::audit::Author;
 use scheduler::ids::{Epoch, Seq};
 use scheduler::request::{Answer, Refusal, Request};
 use scheduler::schedule::Zones;
@@ -112,9 +113,10 @@ impl Node {
         &self,
         staged: Staged,
         undo: Option<PathBuf>,
+        author: Author,
     ) -> Result<Restored, RestoreError> {
         let (answer, reply) = oneshot::channel();
-        let order = Restore { staged, undo, answer };
+        let order = Restore { staged, undo, author, answer };
         self.restores.try_send(order).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => RestoreError::Busy,
             mpsc::error::TrySendError::Closed(_) => RestoreError::NotLeading,

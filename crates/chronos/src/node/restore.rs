@@ -5,14 +5,16 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
+use scheduler::audit::{Act, Author, Entry};
 use scheduler::ids::{Epoch, RunKey, Seq, TaskId};
 use scheduler::restore::{CarriedOver, carry_over};
 use scheduler::run::RunState;
-use scheduler::state::State;
+use scheduler::state::{Change, State};
 use store::backup::{Extent, Staged};
 use store::{Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +32,8 @@ pub(crate) struct Restore {
     pub(crate) staged: Staged,
     /// Where to write what was there before; `None` if nothing was, or nobody wants it.
     pub(crate) undo: Option<PathBuf>,
+    /// Who asks for it.
+    pub(crate) author: Author,
     pub(crate) answer: oneshot::Sender<Result<Restored, RestoreError>>,
 }
 
@@ -73,6 +77,7 @@ pub(super) async fn restore(
     place: Place<'_>,
     staged: Staged,
     undo: Option<PathBuf>,
+    author: Author,
 ) -> Result<(Restored, Vec<TaskId>), RestoreError> {
     let Place { store, present, epoch, seq } = place;
     let undo = match undo {
@@ -82,10 +87,13 @@ pub(super) async fn restore(
     let live = present.runs.values().filter(|run| matches!(run.state, RunState::Running(_)));
     let (staged, content) = look(staged, live.map(|run| run.key).collect()).await?;
     let (state, ended) = content;
-    let CarriedOver { changes, strays } = carry_over(present, &state, |run| ended.contains(&run));
+    let CarriedOver { mut changes, strays } = carry_over(present, &state, |run| ended.contains(&run));
     drop(state);
     let next = Seq(seq.0 + 1);
     let (taken, records) = (staged.header.taken, staged.records);
+    // What was done since the backup was taken is not known there; that it was restored is.
+    let act = Act::StoreRestored { taken, lines: staged.header.lines };
+    changes.push(Change::Note(Arc::new(Entry { at: super::driver::now(), author, job: None, act })));
     store.restore(epoch, next, staged, &changes).await?;
     info!(%taken, records, seq = next.0, strays = strays.len(), "restored a backup");
     Ok((Restored { seq: next, undo }, strays))

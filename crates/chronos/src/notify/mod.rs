@@ -1,7 +1,9 @@
 //! Telling people: what a notice says and how it is sent. What is told, to whom and how often is decided by the core;
 //! nothing here is kept.
 
+mod chat;
 mod mail;
+mod sentry;
 pub mod settings;
 pub mod text;
 mod webhook;
@@ -9,6 +11,7 @@ mod webhook;
 pub(crate) use webhook::alert_json;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +33,8 @@ const SENDING_MAX: usize = 8;
 pub struct Notifier {
     cluster_name: String,
     mail: Option<Mailer>,
-    hook: Option<Hook>,
+    /// Where else messages go: one place for each channel.
+    hooks: BTreeMap<Channel, Hook>,
     under_way: Semaphore,
 }
 
@@ -67,7 +71,7 @@ pub struct Trouble {
     /// What happened.
     pub what: String,
     /// What to do about it; may be empty.
-    pub hint: &'static str,
+    pub hint: Cow<'static, str>,
     /// Whether trying again makes sense.
     pub passing: bool,
     /// The other side asked for this much patience.
@@ -75,11 +79,11 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    fn later(step: &'static str, what: impl Into<String>, hint: &'static str) -> Self {
-        Self { step, what: what.into(), hint, passing: true, after: None }
+    fn later(step: &'static str, what: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
+        Self { step, what: what.into(), hint: hint.into(), passing: true, after: None }
     }
 
-    fn never(step: &'static str, what: impl Into<String>, hint: &'static str) -> Self {
+    fn never(step: &'static str, what: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
         Self { passing: false, ..Self::later(step, what, hint) }
     }
 }
@@ -96,7 +100,12 @@ pub struct Tested {
 impl Default for Notifier {
     /// Without any channel.
     fn default() -> Self {
-        Self { cluster_name: String::new(), mail: None, hook: None, under_way: Semaphore::new(SENDING_MAX) }
+        Self {
+            cluster_name: String::new(),
+            mail: None,
+            hooks: BTreeMap::new(),
+            under_way: Semaphore::new(SENDING_MAX),
+        }
     }
 }
 
@@ -105,17 +114,33 @@ impl Notifier {
     /// # Errors
     /// A file that cannot be read, in words.
     pub fn new(settings: NotifySettings) -> Result<Self, String> {
+        let hooks = [
+            (Channel::Webhook, settings.webhook),
+            (Channel::Slack, settings.slack),
+            (Channel::Mattermost, settings.mattermost),
+            (Channel::Sentry, settings.sentry),
+        ];
+        let hooks = hooks.into_iter().filter_map(|(channel, settings)| Some((channel, settings?)));
         Ok(Self {
             cluster_name: settings.cluster_name,
             mail: settings.mail.map(Mailer::new).transpose()?,
-            hook: settings.webhook.map(Hook::new).transpose()?,
+            hooks: hooks
+                .map(|(channel, settings)| Ok((channel, Hook::new(settings)?)))
+                .collect::<Result<_, String>>()?,
             under_way: Semaphore::new(SENDING_MAX),
         })
     }
 
     /// What there is.
     pub fn channels(&self) -> Channels {
-        Channels { mail: self.mail.is_some(), webhook: self.hook.is_some() }
+        let has = |channel| self.hooks.contains_key(&channel);
+        Channels {
+            mail: self.mail.is_some(),
+            webhook: has(Channel::Webhook),
+            slack: has(Channel::Slack),
+            mattermost: has(Channel::Mattermost),
+            sentry: has(Channel::Sentry),
+        }
     }
 
     /// Sends a notice. `job` is the definition of the job of its first alert, if there still is one.
@@ -125,11 +150,12 @@ impl Notifier {
         };
         let letter = self.letter(notice, facts);
         let mut steps = Vec::new();
-        let done = match (notice.address.channel, &self.mail, &self.hook) {
-            (Channel::Mail, Some(mail), _) => mail.send(&notice.address.to, &letter, &mut steps).await,
-            (Channel::Webhook, _, Some(hook)) => {
-                hook.post(&letter.id, &webhook::payload(notice, &letter, job), &mut steps).await
+        let channel = notice.address.channel;
+        let done = match (&self.mail, self.hooks.get(&channel)) {
+            (Some(mail), _) if channel == Channel::Mail => {
+                mail.send(&notice.address.to, &letter, &mut steps).await
             }
+            (_, Some(hook)) => hook.post(&letter.id, &body(channel, notice, &letter, job), &mut steps).await,
             _ => Err(Trouble::later("send", "this node has no such channel", "")),
         };
         match done {
@@ -157,12 +183,8 @@ impl Notifier {
         let mut steps = Vec::new();
         let done = match channel {
             Channel::Mail => self.mail.as_ref()?.send(to, &letter, &mut steps).await,
-            Channel::Webhook => {
-                let body = json!({
-                    "subject": letter.subject, "message": letter.body, "id": letter.id, "count": 0, "counts": {},
-                    "alerts": [],
-                });
-                self.hook.as_ref()?.post(&letter.id, &body, &mut steps).await
+            channel => {
+                self.hooks.get(&channel)?.post(&letter.id, &test_body(channel, &letter), &mut steps).await
             }
         };
         Some(Tested { steps, trouble: done.err() })
@@ -175,6 +197,28 @@ impl Notifier {
             subject: text::subject(&self.cluster_name, notice),
             body: text::body(notice, facts),
         }
+    }
+}
+
+/// What is posted about a notice.
+fn body(channel: Channel, notice: &Notice, letter: &Letter, job: Option<&Map<String, Value>>) -> Value {
+    match channel {
+        Channel::Slack => chat::slack(letter),
+        Channel::Mattermost => chat::mattermost(letter),
+        Channel::Sentry => sentry::event(notice, letter, job),
+        Channel::Webhook | Channel::Mail => webhook::payload(notice, letter, job),
+    }
+}
+
+/// What is posted about nothing.
+fn test_body(channel: Channel, letter: &Letter) -> Value {
+    match channel {
+        Channel::Slack => chat::slack(letter),
+        Channel::Mattermost => chat::mattermost(letter),
+        Channel::Sentry => sentry::test(letter),
+        Channel::Webhook | Channel::Mail => json!({
+            "subject": letter.subject, "message": letter.body, "id": letter.id, "count": 0, "counts": {}, "alerts": [],
+        }),
     }
 }
 

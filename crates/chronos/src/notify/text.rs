@@ -58,6 +58,8 @@ fn headline(alert: &Alert) -> String {
         AlertKind::Killed => format!("job '{name}' was killed"),
         AlertKind::Late => format!("job '{name}' is late"),
         AlertKind::LongRunning => format!("job '{name}' runs long"),
+        AlertKind::Deleted => format!("Your job '{name}' was deleted!"),
+        AlertKind::Exhausted => format!("job '{name}' has no slot left"),
     }
 }
 

@@ -52,6 +52,9 @@ impl Hook {
             .post(self.settings.url.clone())
             .header(CONTENT_TYPE, "application/json")
             .header("X-Chronos-Notice-Id", id);
+        if let Some((name, value)) = &self.settings.header {
+            request = request.header(*name, &value.0);
+        }
         if let Some((user, password)) = &self.settings.login {
             request = request.basic_auth(user, Some(&password.0));
         }
@@ -61,23 +64,20 @@ impl Hook {
         }
         let answer = request.body(body).send().await.map_err(|e| {
             let what = chain(&e.without_url());
-            Trouble::later(
-                "post",
-                what,
-                "check --http_notification_url, and whether this machine may connect there",
-            )
+            let hint = format!("check --{}, and whether this machine may connect there", self.settings.flag);
+            Trouble::later("post", what, hint)
         })?;
         let status = answer.status();
         if status.is_success() {
             steps.push(Step::done("post", format!("answered {status}")));
             return Ok(());
         }
-        Err(refusal(status, answer).await)
+        Err(refusal(self.settings.flag, status, answer).await)
     }
 }
 
 /// What an answer other than 2xx means.
-async fn refusal(status: StatusCode, mut answer: Response) -> Trouble {
+async fn refusal(flag: &str, status: StatusCode, mut answer: Response) -> Trouble {
     let patience = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(seconds);
     let told = answer.chunk().await.ok().flatten().unwrap_or_default();
     let told: String = String::from_utf8_lossy(&told[..told.len().min(ANSWER_MAX)]).into_owned();
@@ -93,9 +93,13 @@ async fn refusal(status: StatusCode, mut answer: Response) -> Trouble {
         return Trouble { after: patience, ..Trouble::later("post", what, "") };
     }
     let hint = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "check --http_notification_credentials",
-        status if status.is_redirection() => "redirects are not followed: give the URL that it leads to",
-        _ => "check --http_notification_url",
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if flag == "http_notification_url" => {
+            "check --http_notification_credentials".into()
+        }
+        status if status.is_redirection() => {
+            format!("redirects are not followed: give --{flag} the URL that it leads to")
+        }
+        _ => format!("check --{flag}"),
     };
     Trouble::never("post", what, hint)
 }
@@ -176,7 +180,7 @@ pub(crate) fn alert_json(alert: &Alert) -> Value {
     })
 }
 
-fn as_text(value: &Value) -> String {
+pub(super) fn as_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
@@ -185,7 +189,7 @@ fn as_text(value: &Value) -> String {
 }
 
 /// Those of `fetch`, then those of `uris`, as Chronos joined them.
-fn uris(job: &Map<String, Value>) -> String {
+pub(super) fn uris(job: &Map<String, Value>) -> String {
     let list = |key: &str| job.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let fetch = list("fetch").into_iter().map(|item| as_text(&item["uri"]));
     fetch.chain(list("uris").iter().map(as_text)).collect::<Vec<_>>().join(",")

@@ -22,6 +22,8 @@ pub(super) const ALERTS: Shape = Shape::Object(&[
             "killed",
             "late",
             "longRunning",
+            "deleted",
+            "exhausted",
         ])),
     ),
     optional("lateAfter", SPAN),

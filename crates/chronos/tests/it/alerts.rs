@@ -243,3 +243,76 @@ fn a_web_hook_that_is_not_wanted_is_given_up() {
     assert_eq!(web.posts().len(), 1);
     server.cli(["notify", "list"]).success().says("302");
 }
+
+/// The receivers of old: each gets one message for each notice, in the form that Chronos had, also when a job is deleted.
+#[test]
+fn slack_mattermost_and_sentry_are_told_once_each() {
+    let [slack, mattermost, sentry] = [(); 3].map(|()| WebServer::start(&["200 OK"]));
+    let dsn = sentry.url.replace("http://", "http://public:hunter2@").replace("/hook", "/7");
+    let flags = ["--slack_url", &slack.url, "--mattermost_url", &mattermost.url, "--raven_dsn", &dsn];
+    let server = led(Folder::new(), &[&flags[..], &["--cluster_name", "größe"]].concat());
+    let mut job = owned("backup", "echo '<!channel> @all' >&2; exit 3");
+    job["owner"] = "one@example.org, two@example.org".into();
+    server.put(job);
+    server.cli(["run", "backup"]).success();
+    let subject = "[größe] [Chronos] job 'backup' failed!";
+    for (web, mention) in [(&slack, "&lt;!channel&gt; @all"), (&mattermost, "<!channel> @\u{200b}all")] {
+        let posts = web.wait_for("it is told", |posts| !posts.is_empty());
+        let text = posts[0].json()["text"].as_str().unwrap().to_owned();
+        assert!(text.starts_with(&format!("{subject}: ")), "{text}");
+        assert!(text.contains(mention), "{text}");
+        assert!(
+            posts[0].head.to_ascii_lowercase().contains("content-type: application/json"),
+            "{}",
+            posts[0].head
+        );
+    }
+    let events = sentry.wait_for("it is told", |posts| !posts.is_empty());
+    assert!(events[0].head.starts_with("POST /api/7/store/ "), "{}", events[0].head);
+    let auth = "x-sentry-auth: sentry sentry_version=7, sentry_client=chronos/";
+    let head = events[0].head.to_ascii_lowercase();
+    assert!(head.contains(auth) && head.contains("sentry_key=public, sentry_secret=hunter2"), "{head}");
+    let event = events[0].json();
+    assert_eq!((&event["level"], &event["tags"]["job"]), (&json!("error"), &json!("backup")));
+    assert_eq!(event["tags"]["owner"], "one@example.org, two@example.org");
+    assert!(event["message"].as_str().unwrap().starts_with(&format!("{subject}\n\n")), "{event}");
+    assert_eq!(
+        (&event["extra"]["errorCount"], &event["extra"]["cpus"]),
+        (&json!("1"), &json!("0.1")),
+        "{event}"
+    );
+    assert_eq!(event["event_id"].as_str().unwrap().len(), 32);
+    wait_for_states(&server, &["delivered", "delivered", "delivered"]);
+    for web in [&slack, &mattermost, &sentry] {
+        assert_eq!(web.posts().len(), 1, "one message, whoever the owners are");
+    }
+    for channel in ["slack", "mattermost", "sentry"] {
+        server.cli(["notify", "test", "--channel", channel]).success().says("ok      post");
+    }
+    assert!(!server.log().contains("hunter2"));
+}
+
+/// Of a deleted job Chronos posted an empty object to Slack, and its callback had what the job had been.
+#[test]
+fn that_a_job_was_deleted_is_told_with_what_it_was() {
+    let [slack, hook] = [(); 2].map(|()| WebServer::start(&["503 Service Unavailable", "200 OK"]));
+    let flags = ["--slack_url", &slack.url, "--http_notification_url", &hook.url];
+    let server = led(Folder::new(), &flags);
+    server.put(owned("backup", "make-backup"));
+    server.cli(["delete", "backup"]).success();
+    let posts = slack.wait_for("it was posted again", |posts| posts.len() == 2);
+    let text = posts[1].json()["text"].as_str().unwrap().to_owned();
+    assert!(text.starts_with("[Chronos] Your job 'backup' was deleted!: "), "{text}");
+    let body = hook.wait_for("it was posted again", |posts| posts.len() == 2)[1].json();
+    assert_eq!(
+        (&body["subject"], &body["job"], &body["command"], &body["to"]),
+        (
+            &json!("[Chronos] Your job 'backup' was deleted!"),
+            &json!("backup"),
+            &json!("make-backup"),
+            &json!("ops@example.org")
+        )
+    );
+    assert_eq!(body["alerts"][0]["kind"], "deleted");
+    wait_for_states(&server, &["delivered", "delivered"]);
+}

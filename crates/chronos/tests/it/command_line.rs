@@ -40,6 +40,8 @@ fn help_of_every_command() {
         "forecast",
         "graph",
         "notify",
+        "audit",
+        "run_jar",
     ];
     golden("help.txt", &chronos(&["--help"]).success().stdout_text());
     for command in commands {

@@ -13,7 +13,8 @@ use scheduler::{Event, NOTICES_MAX, SETTLED_MAX};
 
 use crate::world::{World, at, job, seconds};
 
-const MAIL: Channels = Channels { mail: true, webhook: false };
+const MAIL: Channels =
+    Channels { mail: true, webhook: false, slack: false, mattermost: false, sentry: false };
 const HOURLY: &str = "R/2030-01-01T01:00:00Z/PT1H";
 
 /// Told to one person, by default of the default kinds; no retries, so that a failure is the end.
@@ -131,8 +132,8 @@ fn without_a_channel_or_a_recipient_nothing_is_kept() {
     for (channels, to, count) in [
         (Channels::default(), "ops@example.org", 0),
         (MAIL, "", 0),
-        (Channels { mail: false, webhook: true }, "", 1),
-        (Channels { mail: true, webhook: true }, "ops@example.org", 2),
+        (Channels { mail: false, webhook: true, ..Channels::default() }, "", 1),
+        (Channels { mail: true, webhook: true, ..Channels::default() }, "ops@example.org", 2),
     ] {
         let mut w = World::telling(channels);
         let to = if to.is_empty() { Vec::new() } else { vec![to.into()] };
@@ -306,7 +307,7 @@ fn a_notice_is_sent_again_ever_more_slowly_and_given_up_after_a_day() {
 
 #[test]
 fn the_other_side_may_ask_for_patience_and_refuse_for_good() {
-    let mut w = World::telling(Channels { mail: false, webhook: true });
+    let mut w = World::telling(Channels { mail: false, webhook: true, ..Channels::default() });
     w.put("a", HOURLY, told(AlertRules::default()));
     w.fail_by_hand("a");
     let id = w.sent[0].id;

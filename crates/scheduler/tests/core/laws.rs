@@ -37,7 +37,8 @@ enum Deed {
     Tell(usize, u8),
 }
 
-const CHANNELS: Channels = Channels { mail: true, webhook: true };
+const CHANNELS: Channels =
+    Channels { mail: true, webhook: true, slack: false, mattermost: false, sentry: false };
 
 const SCHEDULES: [&str; 6] = [
     "R/2030-01-01T00:00:00Z/PT10S",

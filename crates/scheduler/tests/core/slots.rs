@@ -327,7 +327,7 @@ fn other_zone_data_move_a_slot_and_repeat_none() {
     let next = old.next.unwrap();
     let wrong = Slot { due: next.due.checked_add(seconds(7200)).unwrap(), ..next };
     w.stored.apply(&Change::PutProgress(uid, std::sync::Arc::new(Progress { next: Some(wrong), ..old })));
-    w.stored.apply(&Change::Meta(Meta { zone_data: ZoneData::named("1999a"), ..w.stored.meta }));
+    w.stored.apply(&Change::Meta(Meta { zone_data: ZoneData::named("1999a"), ..w.stored.meta.clone() }));
     w.fail_over("05:00:00");
     w.until("2030-01-02T02:00:00Z");
     assert_eq!(w.launched_of("a"), "01:30:00 01:30:00");

@@ -24,7 +24,7 @@ fn request(definitions: Vec<Definition>) -> Event {
 }
 
 impl World {
-    fn rests(&mut self) {
+    pub(crate) fn rests(&mut self) {
         for _ in 0..1000 {
             if self.core.wake_at().is_none_or(|at| at > self.now) {
                 return;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use scheduler::audit::Entry;
 use scheduler::ids::{Cause, JobName, RunKey, TaskId};
 use scheduler::job::{Job, Rules};
 use scheduler::limits::Limits;
@@ -31,6 +32,7 @@ pub(crate) struct World {
     /// Notices in the order in which they were sent.
     pub(crate) sent: Vec<Arc<Notice>>,
     pub(crate) revisions: Vec<Revision>,
+    pub(crate) entries: Vec<Entry>,
     pub(crate) answer: Option<Result<Answer, Refusal>>,
     /// What the next leader is told.
     pub(crate) settings: Settings,
@@ -93,6 +95,7 @@ impl World {
             kills: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
             revisions: Vec::new(),
+            entries: Vec::new(),
             answer: None,
             settings,
         };
@@ -107,6 +110,7 @@ impl World {
             match change {
                 Change::Append(record) => self.ledger.push((**record).clone()),
                 Change::Revise(revision) => self.revisions.push((**revision).clone()),
+                Change::Note(entry) => self.entries.push((**entry).clone()),
                 _ => {}
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use scheduler::audit::Act;
 use scheduler::backfill::Children;
 use scheduler::ids::{BackfillId, Cause, JobUid, RunKey, Seq, TaskId};
 use scheduler::job::{Job, Plan};
@@ -72,6 +73,19 @@ impl Ledger {
                     Ok(())
                 } else {
                     Err(format!("version {} of job {} left no revision", job.version, job.name))
+                }
+            }
+            Change::Revise(kept) => {
+                let noted = |change: &Change| {
+                    matches!(change, Change::Note(entry)
+                        if entry.act == Act::Defined { deed: kept.deed, version: kept.job.version }
+                            && entry.job.as_ref().is_some_and(|(uid, _)| *uid == kept.job.uid)
+                            && *entry.author.name() == kept.by)
+                };
+                if step.iter().any(noted) {
+                    Ok(())
+                } else {
+                    Err(format!("version {} of job {} is not in the audit", kept.job.version, kept.job.name))
                 }
             }
             Change::RemoveJob(uid) => {

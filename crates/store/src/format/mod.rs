@@ -5,6 +5,7 @@
 //! here and belong to the format. Reading is total: it fails, it never panics, and it ignores fields that it does
 //! not know, so that a field may be added without a new version.
 
+mod audit;
 mod backfill;
 mod job;
 mod join;
@@ -17,6 +18,7 @@ mod value;
 use std::ops::Range;
 use std::sync::Arc;
 
+use scheduler::audit::{Author, Entry};
 use scheduler::backfill::Backfill;
 use scheduler::ids::{GraphVersion, RunKey};
 use scheduler::job::{Job, Progress};
@@ -32,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use self::value::{Key, Uid, is_default};
 
 /// The version of the format. It grows when an older binary would misread what a newer one writes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Stored bytes that are not what this version writes.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +78,7 @@ pub fn write_change(out: &mut Vec<u8>, change: &Change) -> Range<usize> {
         Change::Unstage(name) => tagged(out, "staged_gone", &value::Name(name.clone())),
         Change::Append(record) => tagged(out, "record", &run::StoredRecord::from(&**record)),
         Change::Revise(revision) => tagged(out, "revision", &revision::StoredRevision::from(&**revision)),
+        Change::Note(entry) => tagged(out, "audit", &audit::StoredEntry::from(&**entry)),
     }
 }
 
@@ -110,6 +113,7 @@ pub fn read_change(line: &[u8]) -> Result<Change, FormatError> {
         StoredChange::StagedGone(name) => Change::Unstage(name.0),
         StoredChange::Record(record) => Change::Append(Arc::new((*record).into())),
         StoredChange::Revision(revision) => Change::Revise(Arc::new(valid("revision", line, *revision)?)),
+        StoredChange::Audit(entry) => Change::Note(Arc::new((*entry).into())),
     })
 }
 
@@ -215,6 +219,13 @@ pub fn read_revision(value: &[u8]) -> Result<Revision, FormatError> {
     valid("revision", value, read::<revision::StoredRevision>("revision", value)?)
 }
 
+/// Reads the value of an `audit` line.
+/// # Errors
+/// [`FormatError`].
+pub fn read_entry(value: &[u8]) -> Result<Entry, FormatError> {
+    read::<audit::StoredEntry>("entry of the audit", value).map(Into::into)
+}
+
 /// The key of a record of the history, where it has one.
 pub fn record_key(record: &Record) -> Option<RunKey> {
     match record {
@@ -237,10 +248,13 @@ struct StoredMeta {
     alerts_lost: u64,
     #[serde(default, skip_serializing_if = "is_default")]
     applying: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    applying_for: Option<audit::StoredAuthor>,
 }
 
 impl From<&Meta> for StoredMeta {
-    fn from(Meta { next_uid, graph, zone_data, notices, alerts_lost, applying }: &Meta) -> Self {
+    fn from(meta: &Meta) -> Self {
+        let Meta { next_uid, graph, zone_data, notices, alerts_lost, applying, applying_for } = meta;
         Self {
             next_uid: *next_uid,
             graph: graph.0,
@@ -248,12 +262,19 @@ impl From<&Meta> for StoredMeta {
             notices: *notices,
             alerts_lost: *alerts_lost,
             applying: *applying,
+            applying_for: applying_for
+                .as_deref()
+                .filter(|author| **author != Author::default())
+                .map(Into::into),
         }
     }
 }
 
 impl From<StoredMeta> for Meta {
-    fn from(StoredMeta { next_uid, graph, zone_data, notices, alerts_lost, applying }: StoredMeta) -> Self {
+    fn from(stored: StoredMeta) -> Self {
+        let StoredMeta { next_uid, graph, zone_data, notices, alerts_lost, applying, applying_for } = stored;
+        // A version without an audit noted nobody.
+        let author = applying_for.map(Author::from).unwrap_or_default();
         Self {
             next_uid,
             graph: GraphVersion(graph),
@@ -261,6 +282,7 @@ impl From<StoredMeta> for Meta {
             notices,
             alerts_lost,
             applying,
+            applying_for: applying.then(|| Arc::new(author)),
         }
     }
 }
@@ -289,6 +311,7 @@ enum StoredChange {
     StagedGone(value::Name),
     Record(Box<run::StoredRecord>),
     Revision(Box<revision::StoredRevision>),
+    Audit(Box<audit::StoredEntry>),
 }
 
 fn tagged(out: &mut Vec<u8>, tag: &str, value: &impl Serialize) -> Range<usize> {

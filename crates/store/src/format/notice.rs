@@ -34,6 +34,8 @@ enum StoredKind {
     Killed,
     Late,
     LongRunning,
+    Deleted,
+    Exhausted,
 }
 
 /// See [`Notice`].
@@ -61,6 +63,9 @@ pub(super) struct StoredNotice {
 enum StoredChannel {
     Mail,
     Webhook,
+    Slack,
+    Mattermost,
+    Sentry,
 }
 
 /// See [`NoticeState`].
@@ -131,6 +136,8 @@ impl From<AlertKind> for StoredKind {
             AlertKind::Killed => Self::Killed,
             AlertKind::Late => Self::Late,
             AlertKind::LongRunning => Self::LongRunning,
+            AlertKind::Deleted => Self::Deleted,
+            AlertKind::Exhausted => Self::Exhausted,
         }
     }
 }
@@ -145,6 +152,8 @@ impl From<StoredKind> for AlertKind {
             StoredKind::Killed => Self::Killed,
             StoredKind::Late => Self::Late,
             StoredKind::LongRunning => Self::LongRunning,
+            StoredKind::Deleted => Self::Deleted,
+            StoredKind::Exhausted => Self::Exhausted,
         }
     }
 }
@@ -179,6 +188,9 @@ impl From<&Notice> for StoredNotice {
             channel: match address.channel {
                 Channel::Mail => StoredChannel::Mail,
                 Channel::Webhook => StoredChannel::Webhook,
+                Channel::Slack => StoredChannel::Slack,
+                Channel::Mattermost => StoredChannel::Mattermost,
+                Channel::Sentry => StoredChannel::Sentry,
             },
             to: Text(address.to.clone()),
             created: Ms(*created),
@@ -198,6 +210,9 @@ impl From<StoredNotice> for Notice {
         let channel = match stored.channel {
             StoredChannel::Mail => Channel::Mail,
             StoredChannel::Webhook => Channel::Webhook,
+            StoredChannel::Slack => Channel::Slack,
+            StoredChannel::Mattermost => Channel::Mattermost,
+            StoredChannel::Sentry => Channel::Sentry,
         };
         Self {
             id: NoticeId(stored.id),

@@ -24,7 +24,7 @@ pub(super) struct StoredRevision {
 /// See [`Deed`].
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum StoredDeed {
+pub(super) enum StoredDeed {
     Created,
     Replaced,
     Patched,

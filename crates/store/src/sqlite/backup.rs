@@ -35,6 +35,7 @@ const HOT: &[(&str, &str)] = &[
 const PAST: &[(&str, &str)] = &[
     ("SELECT value FROM history ORDER BY id", "record"),
     ("SELECT value FROM revisions ORDER BY id", "revision"),
+    ("SELECT value FROM audit ORDER BY id", "audit"),
 ];
 /// Since when the history of a job is whole.
 const KEPT: &str = "SELECT job, name, kept_since FROM history_jobs WHERE kept_since IS NOT NULL ORDER BY job";

@@ -3,6 +3,7 @@
 //! Several servers may open the same folder; one leads, the others follow through the file. Writing is done by one
 //! thread (`writer.rs`), reading by a few connections that cannot write.
 
+mod audit;
 mod backup;
 mod checkpoints;
 mod disk;
@@ -40,8 +41,8 @@ use self::rows::Batch;
 use self::writer::{Command, Commit, Inbox, Restore, Surplus};
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::{
-    Applied, Candidate, Deposed, Disk, HistoryPage, HistoryQuery, LastRun, Retention, RevisionPage,
-    RevisionQuery, Store, StoreError, Term,
+    Applied, AuditPage, AuditQuery, Candidate, Deposed, Disk, HistoryPage, HistoryQuery, LastRun, Retention,
+    RevisionPage, RevisionQuery, Store, StoreError, Term,
 };
 
 /// How often a candidate looks whether the lock is free, and a follower whether another process has written.
@@ -298,6 +299,11 @@ impl Store for SqliteStore {
         self.read(move |connection| revisions::one(connection, job, version)).await
     }
 
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+        let query = query.clone();
+        self.read(move |connection| audit::page(connection, &query)).await
+    }
+
     async fn last_runs(&self) -> Result<Vec<LastRun>, StoreError> {
         self.read(history::last_runs).await
     }
@@ -325,6 +331,15 @@ impl Store for SqliteStore {
                 break;
             }
             let surplus = Surplus { revisions_of, ..Surplus::default() };
+            self.ask(|reply| Command::Remove { surplus, reply }).await??;
+        }
+        loop {
+            let find = move |connection: &Connection| Ok(audit::surplus(connection, retention, now)?);
+            let audit_to = self.read(find).await?;
+            if audit_to.is_none() {
+                break;
+            }
+            let surplus = Surplus { audit_to, ..Surplus::default() };
             self.ask(|reply| Command::Remove { surplus, reply }).await??;
         }
         let forget = self.read(|connection| Ok(history::forgotten(connection, REMOVE_MAX)?)).await?;

@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001-begin.sql"),
     include_str!("migrations/0002-comfort.sql"),
     include_str!("migrations/0003-receipts.sql"),
+    include_str!("migrations/0004-audit.sql"),
 ];
 
 /// The version that this binary writes.

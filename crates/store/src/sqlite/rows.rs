@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use scheduler::audit::Entry as AuditEntry;
 use scheduler::ids::{Cycle, JobName, JobUid};
 use scheduler::revision::{Deed, Revision};
 use scheduler::state::Change;
@@ -42,6 +43,7 @@ enum Row {
     Remove(Keyed, Range<usize>),
     Append(Box<Entry>),
     Revise(Box<RevisionRow>),
+    Note(std::sync::Arc<AuditEntry>, Range<usize>),
 }
 
 /// Tables whose keys are texts.
@@ -135,6 +137,7 @@ impl Row {
             Change::Revise(revision) => {
                 Self::Revise(Box::new(RevisionRow { revision: revision.clone(), value }))
             }
+            Change::Note(entry) => Self::Note(entry.clone(), value),
         }
     }
 }
@@ -181,6 +184,7 @@ pub(super) struct RowWriter<'c> {
     know: CachedStatement<'c>,
     revise: CachedStatement<'c>,
     forget_revisions: CachedStatement<'c>,
+    note: CachedStatement<'c>,
     merge_block: CachedStatement<'c>,
     log: CachedStatement<'c>,
     forget: CachedStatement<'c>,
@@ -222,6 +226,7 @@ impl<'c> RowWriter<'c> {
                 "INSERT OR REPLACE INTO revisions (job, version, name, at, deleted, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?,
             forget_revisions: sql("DELETE FROM revisions WHERE job = ?1 AND version < ?2")?,
+            note: sql("INSERT INTO audit (at, name, by, act, value) VALUES (?1, ?2, ?3, ?4, ?5)")?,
             merge_block: sql(
                 "INSERT INTO history_blocks VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (block) DO UPDATE SET \
                  outcomes = outcomes | excluded.outcomes, due_min = min(due_min, excluded.due_min), \
@@ -265,6 +270,7 @@ impl<'c> RowWriter<'c> {
                 }
                 Row::Append(entry) => self.append(entry, batch)?,
                 Row::Revise(row) => self.revise(row, batch)?,
+                Row::Note(entry, value) => self.note(entry, &batch.text[value.clone()])?,
             };
         }
         Ok(())
@@ -329,6 +335,12 @@ impl<'c> RowWriter<'c> {
             0 | 1 => Ok(1),
             kept => self.forget_revisions.execute(params![job, kept]),
         }
+    }
+
+    fn note(&mut self, entry: &AuditEntry, value: &str) -> rusqlite::Result<usize> {
+        let name = entry.job.as_ref().map(|(_, name)| name.as_str());
+        let (at, by) = (entry.at.as_millisecond(), &**entry.author.name());
+        self.note.execute(params![at, name, by, entry.act.word(), value])
     }
 
     fn write_block(&mut self) -> rusqlite::Result<()> {
@@ -397,6 +409,12 @@ pub(super) fn forget_jobs(connection: &Connection, jobs: &[i64]) -> rusqlite::Re
     for job in jobs {
         delete.execute([job])?;
     }
+    Ok(())
+}
+
+/// Removes entries of the audit, up to this one.
+pub(super) fn remove_entries(connection: &Connection, last: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM audit WHERE id <= ?1")?.execute([last])?;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use super::backup::{self, StagedFile};
 use super::checkpoints::Checkpoints;
 use super::lock::LeaderLock;
 use super::open::{Schema, migrate};
-use super::rows::{Batch, Ledger, RowWriter, forget_jobs, remove_records, remove_revisions};
+use super::rows::{Batch, Ledger, RowWriter, forget_jobs, remove_entries, remove_records, remove_revisions};
 use crate::{Deposed, StoreError, Term};
 
 /// Batches in one transaction, and their bytes: so that those who wait for the first one wait for milliseconds.
@@ -56,6 +56,8 @@ pub(super) struct Surplus {
     pub(super) forget: Vec<i64>,
     /// Deleted jobs whose revisions go.
     pub(super) revisions_of: Vec<i64>,
+    /// Entries of the audit up to this one go.
+    pub(super) audit_to: Option<i64>,
 }
 
 /// A batch that waits to be applied.
@@ -354,7 +356,7 @@ impl Writer {
     }
 
     fn remove(&mut self, surplus: &Surplus) -> Result<u64, StoreError> {
-        let Surplus { ids, forget, revisions_of } = surplus;
+        let Surplus { ids, forget, revisions_of, audit_to } = surplus;
         let gone = || Deposed { reason: "only the leader removes history".into() };
         let epoch = self.shared.leads().ok_or_else(gone)?;
         let place = self.shared.place.clone();
@@ -366,6 +368,9 @@ impl Writer {
             let removed = remove_records(&transaction, ids)?;
             forget_jobs(&transaction, forget)?;
             remove_revisions(&transaction, revisions_of)?;
+            if let Some(last) = audit_to {
+                remove_entries(&transaction, *last)?;
+            }
             transaction.commit()?;
             Ok(Some(removed))
         };

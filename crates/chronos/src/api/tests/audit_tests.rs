@@ -1,0 +1,103 @@
+//! Who did what.
+
+use super::access_tests::login;
+use super::*;
+
+impl Server {
+    async fn as_ops(&self, method: Method, path: &str, body: Value) -> Answered {
+        let login = login("ops:hun:ter2");
+        let headers = [
+            ("authorization", login.as_str()),
+            ("content-type", "application/json"),
+            ("x-request-id", "r-1"),
+        ];
+        self.ask(method, path, &headers, body).await
+    }
+
+    async fn audit(&self, query: &str) -> Value {
+        let answer = self.as_ops(Method::GET, &format!("/v1/audit{query}"), Value::Null).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        answer.json()
+    }
+}
+
+fn words(audit: &Value) -> Vec<&str> {
+    audit["entries"].as_array().into_iter().flatten().filter_map(|entry| entry["act"].as_str()).collect()
+}
+
+fn job(command: &str) -> Value {
+    let variables = json!([{"name": "TOKEN", "value": format!("secret of {command}")}]);
+    json!({"name": "a", "command": command, "schedule": FAR, "owner": "o@example.org", "environmentVariables": variables})
+}
+
+#[tokio::test]
+async fn every_change_is_there_with_who_and_what_and_without_secrets() {
+    let server = Server::guarded(&[]).await;
+    let post = "/v1/scheduler/iso8601";
+    assert_eq!(server.as_ops(Method::POST, post, job("one")).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(server.as_ops(Method::POST, post, job("one")).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(server.as_ops(Method::POST, post, job("two")).await.status, StatusCode::NO_CONTENT);
+    let audit = server.audit("").await;
+    assert_eq!(words(&audit), ["replaced", "created"], "what changes nothing is not there");
+    let entry = &audit["entries"][0];
+    assert_eq!((&entry["by"], &entry["request"], &entry["job"]), (&json!("ops"), &json!("r-1"), &json!("a")));
+    assert_eq!((&entry["before"]["version"], &entry["after"]["version"]), (&json!(1), &json!(2)));
+    let (before, after) = (&entry["before"]["definition"], &entry["after"]["definition"]);
+    assert_eq!((&before["command"], &after["command"]), (&json!("one"), &json!("two")));
+    assert_eq!(before["owner"], Value::Null, "only what differs");
+    assert_ne!(before["environmentVariables"], after["environmentVariables"], "that they differ is told");
+    assert!(!audit.to_string().contains("secret of"), "{audit}");
+
+    assert_eq!(
+        server.as_ops(Method::PUT, "/v1/scheduler/job/a", Value::Null).await.status,
+        StatusCode::NO_CONTENT
+    );
+    let pause = json!({"reason": "holidays"});
+    assert_eq!(server.as_ops(Method::POST, "/v1/jobs/a/pause", pause).await.status, StatusCode::OK);
+    assert_eq!(server.as_ops(Method::POST, "/v1/jobs/a/resume", Value::Null).await.status, StatusCode::OK);
+    assert_eq!(server.as_ops(Method::DELETE, "/v1/jobs/a", Value::Null).await.status, StatusCode::OK);
+    let audit = server.audit("").await;
+    assert_eq!(words(&audit), ["deleted", "resumed", "paused", "triggered", "replaced", "created"]);
+    assert_eq!(audit["entries"][0]["before"]["definition"]["command"], "two");
+    assert_eq!(audit["entries"][2]["after"]["reason"], "holidays");
+    assert!(audit["entries"][3]["after"]["run"].is_string());
+    assert!(!audit.to_string().contains("secret of"), "{audit}");
+    let versions = server.as_ops(Method::GET, "/v1/jobs/a/versions", Value::Null).await.json();
+    assert_eq!(versions["versions"][0]["by"], "ops");
+}
+
+#[tokio::test]
+async fn it_is_paged_and_filtered() {
+    let server = Server::guarded(&[]).await;
+    for n in 0..5 {
+        server.as_ops(Method::POST, "/v1/scheduler/iso8601", job(&n.to_string())).await;
+    }
+    server.as_ops(Method::PUT, "/v1/scheduler/job/a", Value::Null).await;
+    let mut seen = Vec::new();
+    let mut query = "?limit=2".to_owned();
+    loop {
+        let page = server.audit(&query).await;
+        seen.extend(page["entries"].as_array().expect("a list").iter().map(|entry| entry["at"].clone()));
+        let Some(next) = page["next"].as_str() else { break };
+        query = format!("?limit=2&cursor={next}");
+    }
+    assert_eq!(seen.len(), 6);
+    assert_eq!(words(&server.audit("?act=triggered,created").await), ["triggered", "created"]);
+    assert_eq!(words(&server.audit("?by=nobody").await), Vec::<&str>::new());
+    assert_eq!(words(&server.audit("?by=ops&job=a").await).len(), 6);
+    assert_eq!(words(&server.audit("?job=b").await).len(), 0);
+    assert_eq!(words(&server.audit("?to=2000-01-01T00:00:00Z").await).len(), 0);
+    for bad in ["?act=eaten", "?cursor=x", "?limit=0", "?from=x", "?job=a%20b"] {
+        let answer = server.as_ops(Method::GET, &format!("/v1/audit{bad}"), Value::Null).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_logs_in_nobody_is_named() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "a", "command": "x", "schedule": FAR})).await;
+    let audit = server.get("/v1/audit").await.json();
+    assert_eq!((words(&audit), &audit["entries"][0]["by"]), (vec!["created"], &Value::Null));
+    assert!(audit["entries"][0]["request"].is_string());
+}

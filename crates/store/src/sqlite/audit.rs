@@ -1,0 +1,75 @@
+//! Questions about who did what.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use scheduler::ids::JobName;
+
+use super::history::{ReadError, bytes, small, whole_ms};
+use crate::{AuditPage, AuditQuery, Retention, format};
+
+/// Entries removed in one transaction.
+const REMOVE_MAX: usize = 500;
+
+pub(super) fn page(connection: &Connection, query: &AuditQuery) -> Result<AuditPage, ReadError> {
+    // One statement for each kind of question, so that each has its index; what else is wanted is found on the way.
+    let which = match (&query.name, &query.by) {
+        (None, None) => "",
+        (Some(_), None) => "AND name = ?6 ",
+        (None, Some(_)) => "AND by = ?7 ",
+        (Some(_), Some(_)) => "AND name = ?6 AND by = ?7 ",
+    };
+    let sql = format!(
+        "SELECT id, value FROM audit WHERE id < ?1 {which}AND at >= ?3 AND at < ?4 \
+         AND (?5 = '' OR instr(?5, ',' || act || ',') > 0) ORDER BY id DESC LIMIT ?2"
+    );
+    let before = query.cursor.and_then(|cursor| i64::try_from(cursor).ok()).unwrap_or(i64::MAX);
+    let limit = query.limit();
+    let from = query.from.map_or(i64::MIN, whole_ms);
+    let to = query.to.map_or(i64::MAX, whole_ms);
+    let acts = if query.acts.is_empty() { String::new() } else { format!(",{},", query.acts.join(",")) };
+    let (name, by) = (query.name.as_ref().map(JobName::as_str), query.by.as_deref());
+    let mut statement = connection.prepare_cached(&sql)?;
+    let wanted: [(usize, &dyn rusqlite::ToSql); 7] =
+        [(1, &before), (2, &small(limit + 1)), (3, &from), (4, &to), (5, &acts), (6, &name), (7, &by)];
+    let places = statement.parameter_count();
+    for (place, value) in wanted.iter().filter(|(place, _)| *place <= places) {
+        statement.raw_bind_parameter(*place, value)?;
+    }
+    let mut rows = statement.raw_query();
+    let (mut entries, mut last, mut next) = (Vec::new(), None, None);
+    while let Some(row) = rows.next()? {
+        if entries.len() == limit {
+            next = last;
+            break;
+        }
+        entries.push(format::read_entry(bytes(row, 1)?)?);
+        last = Some(row.get::<_, i64>(0)?.cast_unsigned());
+    }
+    Ok(AuditPage { entries, next })
+}
+
+/// Up to which entry the oldest ones go, as far as one transaction takes them.
+pub(super) fn surplus(
+    connection: &Connection,
+    keep: Retention,
+    now: jiff::Timestamp,
+) -> rusqlite::Result<Option<i64>> {
+    let oldest = whole_ms(now.checked_sub(keep.audit_age_max).unwrap_or(jiff::Timestamp::MIN));
+    // They are in the order of time but for clocks that went back, so the first that is young enough ends the search.
+    let young = connection
+        .prepare_cached("SELECT id FROM audit WHERE at >= ?1 ORDER BY id LIMIT 1")?
+        .query_row([oldest], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let (first, last): (Option<i64>, Option<i64>) = connection.query_row(
+        "SELECT (SELECT min(id) FROM audit), (SELECT max(id) FROM audit)",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
+    // Ids have no gaps but where a transaction was rolled back.
+    let too_many = i64::try_from(keep.audit_count_max).map_or(i64::MIN, |count| last.saturating_sub(count));
+    let end = young.map_or(last, |id| id - 1).max(too_many);
+    let removed = connection
+        .prepare_cached("SELECT max(id) FROM (SELECT id FROM audit WHERE id <= ?1 ORDER BY id LIMIT ?2)")?
+        .query_row(params![end, small(REMOVE_MAX)], |row| row.get::<_, Option<i64>>(0))?;
+    Ok(removed.filter(|id| *id >= first))
+}
