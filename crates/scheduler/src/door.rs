@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey};
+use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::job::{Job, Pause, Plan, Progress, Timetable};
 use crate::request::{Answer, Definition, Edit, Expect, PlanText, Refusal, Request};
 use crate::revision::{Deed, Revision};
-use crate::run::{EndedRun, KillReason, Outcome, Record, RunState, Skipped};
+use crate::run::{EndedRun, KillReason, Live, Outcome, Record, RunState, Skipped};
 use crate::scheduler::Scheduler;
 use crate::spawn::NewRun;
 
@@ -54,6 +54,7 @@ impl Scheduler {
             Request::Trigger { job, arguments } => self.trigger(&job, arguments),
             Request::KillJob(name) => self.kill_job(&name),
             Request::KillRun(key) => self.kill_run(key),
+            Request::Report { task, elements } => self.report(task, elements),
             Request::MarkSuccess { job, failed } => self.mark_success(&job, failed),
             Request::Pause { job, reason, until } => self.pause(&job, reason, until),
             Request::Resume(name) => self.resume(&name),
@@ -398,6 +399,16 @@ impl Scheduler {
         let run = self.book.state().runs.get(&key).cloned().ok_or(Refusal::NoSuchRun(key))?;
         self.end_by_hand(&run);
         Ok(Answer::Killed { runs: 1 })
+    }
+
+    fn report(&mut self, task: TaskId, elements: u64) -> Result<Answer, Refusal> {
+        let run = self.book.run_of_task(&task).cloned();
+        let Some((run, live)) = run.and_then(|run| run.live(&task).map(|live| (run, live))) else {
+            return Err(Refusal::NoSuchTask(task));
+        };
+        let elements = live.elements.saturating_add(elements);
+        self.set_live(&run, Live { elements, ..live });
+        Ok(Answer::Marked(run.key))
     }
 
     pub(crate) fn end_by_hand(&mut self, run: &crate::run::Run) {
