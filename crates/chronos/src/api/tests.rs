@@ -22,6 +22,7 @@ mod backfills;
 use super::*;
 
 mod apply;
+mod classic;
 mod editing;
 mod lists;
 mod once;
@@ -520,10 +521,6 @@ async fn health_readiness_and_status_tell_the_truth() {
     assert_eq!(
         (&status["role"], &status["store"], &status["node"]),
         (&json!("leading"), &json!("memory"), &json!("here"))
-    );
-    assert_eq!(
-        server.get("/metrics").await.header("content-type"),
-        "text/plain; version=0.0.4; charset=utf-8"
     );
     let page = server.get("/").await;
     assert!(page.header("content-security-policy").starts_with("default-src 'none'; script-src 'nonce-"));
