@@ -16,10 +16,10 @@ FAR = "R/2099-01-01T00:00:00Z/P1D"
 CALLED = set()
 
 
-def call(client, name, *args, **kwargs):
-    CALLED.add(name)
-    answer = getattr(client, name)(*args, **kwargs)
-    print(f"{client.scheduler_api_version} {name}: {str(answer)[:60]}")
+def call(client, method, /, *args, **kwargs):
+    CALLED.add(method)
+    answer = getattr(client, method)(*args, **kwargs)
+    print(f"{client.scheduler_api_version} {method}: {str(answer)[:60]}")
     return answer
 
 

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use scheduler::ids::Seq;
 
 use super::error::ApiError;
+use super::methods::Methods;
 use super::{ApiContext, extract};
 
 /// Carries the number of the batch that a write became, and that a read wants to have seen.
@@ -29,7 +31,18 @@ pub(super) fn body_max(path: &str) -> usize {
 }
 
 /// Refuses what a browser on this machine may have been tricked into asking, and requests of the wrong form.
-pub(super) async fn admit(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {
+pub(super) async fn admit(
+    State((ctx, methods)): State<(ApiContext, Arc<Methods>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !methods.know(request.extensions().get(), request.method()) {
+        // There is nothing to be reached.
+        return match host(&ctx, &request) {
+            Ok(()) => next.run(request).await,
+            Err(refused) => refused.into_response(),
+        };
+    }
     let checked = host(&ctx, &request).and_then(|()| form(&request)).and_then(|()| acceptable(&request));
     match checked {
         Ok(()) => next.run(request).await,

@@ -23,6 +23,7 @@ mod health;
 mod jobs;
 mod lists;
 mod load;
+mod methods;
 pub mod metrics;
 mod notices;
 mod once;
@@ -58,6 +59,7 @@ use utoipa_axum::routes;
 use crate::node::{AskError, Node};
 use crate::wire::honour::{self, Surroundings};
 use error::ApiError;
+use methods::Methods;
 
 /// What the handlers hold.
 #[derive(Clone)]
@@ -218,6 +220,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 pub fn router(ctx: ApiContext) -> Router {
     let (documented, document) = documented().split_for_parts();
     let (old_prefix, _) = classic_routes().split_for_parts();
+    let methods = Arc::new(Methods::of(&document));
     let document = serde_json::to_string(&refusals::added(document)).unwrap_or_default();
     let json = [("content-type", "application/json")];
     let endpoints = Router::new()
@@ -240,7 +243,7 @@ pub fn router(ctx: ApiContext) -> Router {
         // The last layer is the first to see a request.
         .layer(from_fn_with_state(ctx.clone(), guard::catch_up))
         .layer(from_fn_with_state(ctx.clone(), once::around))
-        .layer(from_fn_with_state(ctx.clone(), guard::admit))
+        .layer(from_fn_with_state((ctx.clone(), methods), guard::admit))
         .layer(CatchPanicLayer::custom(guard::panicked))
         .layer(from_fn(guard::measure))
         .layer(from_fn(guard::harden))

@@ -9,7 +9,7 @@ use crate::skip::skip;
 /// The client as its users have it.
 const CHRONOS_PYTHON: &str = "chronos-python==1.2.1";
 /// How long schemathesis may think of something.
-const SECONDS: &str = "40";
+const SECONDS: &str = "60";
 
 fn testing(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testing").join(path)

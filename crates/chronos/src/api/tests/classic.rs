@@ -317,6 +317,26 @@ async fn answers_are_compressed_for_those_who_can_read_them() {
 }
 
 #[tokio::test]
+async fn what_comes_in_pieces_is_compressed_to_its_end() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "a", "command": "x", "schedule": FAR})).await;
+    let run = server.run("a").await;
+    let task = TaskId::parse(run["attempts"][0]["task"].as_str().expect("text")).expect("a task id");
+    server.machine.write(&task, Stream::Stdout, &b"line of output\n".repeat(20_000));
+    for path in ["/v1/backup".to_owned(), format!("/v1/runs/{}/output", run["key"].as_str().expect("text"))] {
+        let plain = server.get(&path).await.text;
+        let request = Request::get(&path).header("accept-encoding", "gzip");
+        let response = server.app.clone().oneshot(request.body(Body::empty()).expect("a request")).await;
+        let response = response.expect("infallible");
+        assert_eq!(response.headers()["content-encoding"], "gzip", "{path}");
+        let bytes = to_bytes(response.into_body(), 1 << 24).await.expect("a body");
+        let mut text = String::new();
+        GzDecoder::new(&bytes[..]).read_to_string(&mut text).expect("gzip to its end");
+        assert_eq!(text.lines().count(), plain.lines().count(), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_have_the_names_of_chronos_for_those_who_want_them() {
     let server = Server::start(as_commanded).await;
     server.create(json!({"name": "fine", "command": "true", "schedule": FAR})).await;
