@@ -63,7 +63,8 @@ class Server:
         """Returns what was answered, or None after writing down what went wrong, unless it is one of `refusals`."""
         self.asked += 1
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"}, method=method)
+        headers = {"content-type": "application/json", "accept": "*/*"}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
                 return response.read()

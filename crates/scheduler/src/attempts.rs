@@ -24,7 +24,7 @@ impl Run {
     }
 
     /// The attempt that an engine has under this name, if the run is still at it.
-    fn live(&self, task: &TaskId) -> Option<Live> {
+    pub(crate) fn live(&self, task: &TaskId) -> Option<Live> {
         match &self.state {
             RunState::Running(live) if live.task == *task => Some(live.clone()),
             _ => None,
@@ -59,6 +59,7 @@ impl Scheduler {
                 started: None,
                 unknown_since: None,
                 kill: None,
+                elements: 0,
             };
             let mut run = Run { state: RunState::Running(live), ..(*run).clone() };
             self.watch_launch(&job, &mut run);
@@ -107,7 +108,7 @@ impl Scheduler {
         }
     }
 
-    fn set_live(&mut self, run: &Run, live: Live) {
+    pub(crate) fn set_live(&mut self, run: &Run, live: Live) {
         self.book.put_run(Run { state: RunState::Running(live), ..run.clone() });
     }
 
@@ -150,6 +151,7 @@ impl Scheduler {
             ended: self.now,
             node: live.node,
             end: end.clone(),
+            elements: live.elements,
         };
         let mut run = run.clone();
         run.attempts.push(attempt);
@@ -248,6 +250,7 @@ impl Scheduler {
             ended: self.now,
             node: live.node.clone(),
             end: AttemptEnd::Lost { message },
+            elements: live.elements,
         });
         match (guarantee, &live.kill) {
             (_, Some(reason)) if *reason != KillReason::TimedOut => {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::audit::Act;
-use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey};
+use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::job::{Job, Pause, Plan, Progress, Timetable};
 use crate::request::{Answer, Definition, Edit, Expect, PlanText, Refusal, Request};
 use crate::revision::{Deed, Revision};
-use crate::run::{EndedRun, KillReason, Outcome, Record, RunState, Skipped};
+use crate::run::{EndedRun, KillReason, Live, Outcome, Record, RunState, Skipped};
 use crate::scheduler::Scheduler;
 use crate::spawn::NewRun;
 
@@ -56,6 +56,7 @@ impl Scheduler {
             Request::Trigger { job, arguments } => self.trigger(&job, arguments),
             Request::KillJob(name) => self.kill_job(&name),
             Request::KillRun(key) => self.kill_run(key),
+            Request::Report { task, elements } => self.report(task, elements),
             Request::MarkSuccess { job, failed } => self.mark_success(&job, failed),
             Request::Pause { job, reason, until } => self.pause(&job, reason, until),
             Request::Resume(name) => self.resume(&name),
@@ -409,6 +410,16 @@ impl Scheduler {
         self.end_by_hand(&run);
         self.note(Some((key.job, run.job.clone())), Act::Killed { run: Some(key), runs: 1 });
         Ok(Answer::Killed { runs: 1 })
+    }
+
+    fn report(&mut self, task: TaskId, elements: u64) -> Result<Answer, Refusal> {
+        let run = self.book.run_of_task(&task).cloned();
+        let Some((run, live)) = run.and_then(|run| run.live(&task).map(|live| (run, live))) else {
+            return Err(Refusal::NoSuchTask(task));
+        };
+        let elements = live.elements.saturating_add(elements);
+        self.set_live(&run, Live { elements, ..live });
+        Ok(Answer::Marked(run.key))
     }
 
     pub(crate) fn end_by_hand(&mut self, run: &crate::run::Run) {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::audit::Author;
 use crate::backfill::{Backfill, Children, Order, RangeError, Rate};
-use crate::ids::{BackfillId, GraphVersion, JobName, JobUid, RunKey};
+use crate::ids::{BackfillId, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::job::{Job, Plan, Rules, Timetable};
 use crate::notice::NoticeId;
 use crate::receipt::{Once, RequestKey};
@@ -72,6 +72,13 @@ pub enum Request {
     KillJob(JobName),
     /// Ends one run.
     KillRun(RunKey),
+    /// Keeps what a running task says of its progress.
+    Report {
+        /// Which task.
+        task: TaskId,
+        /// Elements of data that it has processed since it last said so.
+        elements: u64,
+    },
     /// Lets the children of the job go on as if it had succeeded: in the cycle of its last run if that failed,
     /// else in a cycle of its own.
     MarkSuccess {
@@ -285,7 +292,7 @@ pub enum Answer {
         /// How many.
         runs: usize,
     },
-    /// The children have been told, in the name of this run.
+    /// It has been noted of this run: the children have been told in its name, or its progress is kept.
     Marked(RunKey),
     /// The job is paused.
     Paused,
@@ -318,6 +325,9 @@ pub enum Refusal {
     /// No live run of that key.
     #[error("there is no live run `{0}`")]
     NoSuchRun(RunKey),
+    /// No attempt of that name is with an engine.
+    #[error("there is no running task `{0}`")]
+    NoSuchTask(TaskId),
     /// The job is not as the asker believes.
     #[error("job `{job}` is not as expected: {}", match present {
         Some((uid, version)) => format!("it is at version {version} (`{uid}-{version}`)"),
@@ -448,6 +458,9 @@ impl Refusal {
         match self {
             Self::NoSuchJob(_) => "list the jobs to see their names; names are case-sensitive",
             Self::NoSuchRun(_) => "it may have ended: look it up in the history",
+            Self::NoSuchTask(_) => {
+                "tasks find their names in the variable mesos_task_id; what has ended reports nothing"
+            }
             Self::VersionMismatch { .. } => "read the job again, and decide with what it is now",
             Self::Schedule { .. } => {
                 "write an ISO 8601 interval such as `R/2030-01-01T00:00:00Z/PT1H`, or a cron expression such as `0 3 * * *`"

@@ -76,6 +76,8 @@ pub struct Live {
     pub unknown_since: Option<Timestamp>,
     /// Set once someone wants it dead; stays until it is.
     pub kill: Option<KillReason>,
+    /// What it has said itself of its progress, added up: elements of data that it has processed.
+    pub elements: u64,
 }
 
 /// Why a running attempt is being ended.
@@ -108,6 +110,8 @@ pub struct Attempt {
     pub node: Arc<str>,
     /// How it ended.
     pub end: AttemptEnd,
+    /// What it had said itself of its progress; see [`Live::elements`].
+    pub elements: u64,
 }
 
 /// How an attempt ended, as an engine tells it.

@@ -203,6 +203,7 @@ fn launch(uid: u64, n: u64) -> Vec<Change> {
         started: None,
         unknown_since: None,
         kill: None,
+        elements: 0,
     });
     vec![progress(uid, n), Change::PutRun(Arc::new(run))]
 }
@@ -216,6 +217,7 @@ fn end(uid: u64, n: u64) -> Vec<Change> {
         ended: due,
         node: "node-7f3a".into(),
         end: AttemptEnd::Succeeded,
+        elements: 0,
     };
     let outcome = if n.is_multiple_of(1000) { Outcome::Failed } else { Outcome::Succeeded };
     let record = EndedRun {

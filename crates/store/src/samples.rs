@@ -413,6 +413,7 @@ fn runs() -> Vec<(&'static str, Run)> {
         started: Some(at(11)),
         unknown_since: Some(at(12)),
         kill,
+        elements: 0,
     };
     let running = |live| Run { state: RunState::Running(live), ..run(1, 5) };
     let civil = |fold| Cause::Slot { plan: 1, nominal: Nominal::Civil { second: 1_735_693_200, fold } };
@@ -436,6 +437,7 @@ fn runs() -> Vec<(&'static str, Run)> {
         ("run: told late", Run { told: Told { late: true, long_running: false }, ..run(1, 5) }),
         ("run: told long", Run { told: Told { late: false, long_running: true }, ..run(1, 5) }),
         ("run: running", running(Live { started: None, unknown_since: None, ..live(None) })),
+        ("run: has said how far it is", running(Live { elements: 1500, ..live(None) })),
         ("run: kill asked", running(live(Some(KillReason::Asked)))),
         ("run: kill timed out", running(live(Some(KillReason::TimedOut)))),
         ("run: kill replaced", running(live(Some(KillReason::Replaced)))),
@@ -470,6 +472,7 @@ fn attempts() -> Vec<Attempt> {
         ended: at(12),
         node: "node-a".into(),
         end,
+        elements: u64::from(number == 0) * 20,
     };
     (0..).zip(ends).map(attempt).collect()
 }
@@ -863,24 +866,32 @@ fn any_attempt() -> impl Strategy<Value = Attempt> {
         Just(AttemptEnd::TimedOut),
         any_text().prop_map(|message| AttemptEnd::Lost { message }),
     ];
-    (0u32..5, any_at(), option::of(any_at()), any_at(), any_text(), end).prop_map(
-        |(number, launched, started, ended, node, end)| Attempt {
+    (0u32..5, any_at(), option::of(any_at()), any_at(), any_text(), end, any::<u64>()).prop_map(
+        |(number, launched, started, ended, node, end, elements)| Attempt {
             number,
             launched,
             started,
             ended,
             node,
             end,
+            elements,
         },
     )
 }
 
 fn any_run() -> impl Strategy<Value = Run> {
-    let live =
-        (0u32..4, any_at(), any_text(), option::of(any_at()), option::of(any_at()), option::of(any_kill()));
-    let live = live.prop_map(|(attempt, launched, node, started, unknown_since, kill)| {
+    let live = (
+        0u32..4,
+        any_at(),
+        any_text(),
+        option::of(any_at()),
+        option::of(any_at()),
+        option::of(any_kill()),
+        any::<u64>(),
+    );
+    let live = live.prop_map(|(attempt, launched, node, started, unknown_since, kill, elements)| {
         let task = TaskId::of(&name(1), slot(1, 1), attempt);
-        RunState::Running(Live { attempt, task, launched, node, started, unknown_since, kill })
+        RunState::Running(Live { attempt, task, launched, node, started, unknown_since, kill, elements })
     });
     let waiting = (1u32..4, any_at()).prop_map(|(attempt, until)| RunState::Waiting { attempt, until });
     let state = prop_oneof![Just(RunState::Queued), live, waiting];

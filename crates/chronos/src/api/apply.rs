@@ -78,6 +78,7 @@ pub(super) async fn apply(
             job::read_value(document, Door::Any, &ctx.node.zones, now)
                 .map_err(|problem| within(i, document, problem))?;
         warnings.extend(lints.iter().map(ToString::to_string));
+        warnings.extend(ctx.unhonoured(&definition.body));
         let changes = changes(&ctx, &definition);
         definitions.push(definition);
         notes.push((warnings, changes));

@@ -63,7 +63,8 @@ pub(super) async fn take(
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
             .hint("try again in a moment"));
     };
-    let rest = stream::unfold(from, |mut from| async move { Some((from.recv().await?, from)) });
+    // Fused, because a compressor asks once more after the end.
+    let rest = stream::unfold(from, |mut from| async move { Some((from.recv().await?, from)) }).fuse();
     let pieces =
         stream::once(async { first }).chain(rest).map(|piece| Ok::<_, Infallible>(Bytes::from(piece)));
     Ok(([(header::CONTENT_TYPE, LINES)], Body::from_stream(pieces)).into_response())

@@ -107,6 +107,7 @@ async fn put(
     let Reading { definition, mut warnings, lints } =
         job::read(&body, door, &ctx.node.zones, Timestamp::now())?;
     warnings.extend(lints.iter().map(ToString::to_string));
+    warnings.extend(ctx.unhonoured(&definition.body));
     let name = definition.name.clone();
     let (answer, seq) = ctx.ask(conditions.on(&name, Request::Put(definition))).await?;
     let (uid, body) = Written::of(&name, &answer, seq, warnings.clone());
@@ -164,7 +165,7 @@ fn shared(projection: &Projection, job: &Arc<Job>) -> Option<Shared> {
 }
 
 fn written((job, progress, names): &Shared) -> Map<String, Value> {
-    job::write(job, progress, |uid| {
+    job::write_classic(job, progress, |uid| {
         names.iter().find(|(known, _)| *known == uid).map(|(_, name)| name.clone())
     })
 }

@@ -93,7 +93,8 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let mut document = object(&body)?;
     document.entry("name").or_insert_with(|| json!(name.as_str()));
-    let Reading { definition, warnings, .. } = read(Value::Object(document), &name, &ctx.node.zones)?;
+    let Reading { definition, mut warnings, .. } = read(Value::Object(document), &name, &ctx.node.zones)?;
+    warnings.extend(ctx.unhonoured(&definition.body));
     let (answer, seq) = ctx.ask(conditions.on(&name, Request::Put(definition))).await?;
     Ok(written(&name, &answer, seq, warnings))
 }
@@ -127,8 +128,9 @@ pub(super) async fn patch(
             Some(Expect::OneOf(versions)) if !versions.contains(&(uid, version)) => return Err(refuse(name)),
             _ => {}
         }
-        let Reading { definition, warnings, .. } =
+        let Reading { definition, mut warnings, .. } =
             read(patch::patched(definition, &fields), &name, &ctx.node.zones)?;
+        warnings.extend(ctx.unhonoured(&definition.body));
         // What was patched is what is there, or nothing is done.
         let then = Box::new(Request::Edit { definition, edit: Edit::Patch });
         let seen = Expect::OneOf(vec![(uid, version)]);

@@ -114,6 +114,7 @@ impl From<Refusal> for ApiError {
         let (status, code, field) = match &refusal {
             Refusal::NoSuchJob(_) => (StatusCode::NOT_FOUND, "no_such_job", ""),
             Refusal::NoSuchRun(_) => (StatusCode::NOT_FOUND, "no_such_run", ""),
+            Refusal::NoSuchTask(_) => (StatusCode::NOT_FOUND, "no_such_task", ""),
             Refusal::VersionMismatch { .. } => (StatusCode::PRECONDITION_FAILED, "version_mismatch", ""),
             Refusal::Schedule { cause, .. } => return wrong_schedule(cause, "").into(),
             Refusal::NoParents(_) => (StatusCode::BAD_REQUEST, "no_parents", "parents"),

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use scheduler::ids::{BackfillId, JobName, RunKey};
@@ -25,6 +25,30 @@ impl<S: Send + Sync> FromRequestParts<S> for Job {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let text = segment(parts, state).await?;
         JobName::new(&text).map(Self).map_err(|e| ApiError::invalid("name", e.to_string()))
+    }
+}
+
+/// The task that the path names, whatever it is.
+pub(super) struct Task(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Task {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        segment(parts, state).await.map(Self)
+    }
+}
+
+/// The job that the path names, and a task.
+pub(super) struct JobTask(pub(super) JobName, pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for JobTask {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let (name, task): (String, String) = segments(parts, state).await?;
+        let name = JobName::new(&name).map_err(|e| ApiError::invalid("name", e.to_string()))?;
+        Ok(Self(name, task))
     }
 }
 
@@ -61,10 +85,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Backfill {
 }
 
 async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, ApiError> {
-    let Path(text) = Path::<String>::from_request_parts(parts, state)
+    segments(parts, state).await
+}
+
+/// What the path names, one or several.
+async fn segments<T: DeserializeOwned + Send, S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<T, ApiError> {
+    let Path(named) = Path::<T>::from_request_parts(parts, state)
         .await
         .map_err(|e| ApiError::invalid("", format!("the path cannot be read: {}", e.body_text())))?;
-    Ok(text)
+    Ok(named)
 }
 
 /// The parameters of the query.
@@ -151,14 +183,68 @@ pub(super) fn limit(given: Option<usize>, default: usize, max: usize) -> Result<
     }
 }
 
-/// Never fails; for handlers that look at headers.
+/// What a client accepts; empty if it does not say. Never fails.
 pub(super) struct Accept(pub(super) String);
+
+/// How much a client that accepts this wants a media type, by the range that names it best; 0 is not at all.
+/// # Source
+/// RFC 9110 §12.5.1.
+pub(super) fn quality(accept: &str, wanted: &str) -> f32 {
+    if accept.trim().is_empty() {
+        return 1.0;
+    }
+    let (kind, _) = wanted.split_once('/').unwrap_or((wanted, ""));
+    let mut best = (0, 0.0);
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let precise = match name.as_str() {
+            name if name == wanted => 3,
+            name if name.strip_suffix("/*") == Some(kind) => 2,
+            // Java's own client says `*`.
+            "*/*" | "*" => 1,
+            _ => continue,
+        };
+        let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0);
+        if precise > best.0 {
+            best = (precise, weight);
+        }
+    }
+    best.1
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Accept {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let accept = parts.headers.get("accept").and_then(|v| v.to_str().ok()).unwrap_or_default();
-        Ok(Self(accept.to_owned()))
+        Ok(Self(accept(&parts.headers)))
+    }
+}
+
+/// All that a client says it accepts.
+pub(super) fn accept(headers: &HeaderMap) -> String {
+    let said: Vec<_> = headers.get_all("accept").iter().filter_map(|value| value.to_str().ok()).collect();
+    said.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quality;
+
+    #[test]
+    fn what_is_accepted_is_said_by_the_range_that_names_it_best() {
+        let wants = |accept: &str| (quality(accept, "application/json"), quality(accept, "text/plain"));
+        for (accept, wanted) in [
+            ("", (1.0, 1.0)),
+            ("*/*", (1.0, 1.0)),
+            ("application/json", (1.0, 0.0)),
+            ("text/html, image/gif, *; q=.2, */*; q=.2", (0.2, 0.2)),
+            ("application/json;q=0, */*", (0.0, 1.0)),
+            ("text/*;q=0.5, Application/JSON; charset=utf-8;q=0.4", (0.4, 0.5)),
+            ("application/xml", (0.0, 0.0)),
+            (",;q=,", (0.0, 0.0)),
+        ] {
+            assert_eq!(wants(accept), wanted, "{accept}");
+        }
     }
 }

@@ -2,16 +2,19 @@
 
 use std::any::Any;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use scheduler::ids::Seq;
 
-use super::ApiContext;
 use super::error::ApiError;
+use super::methods::Methods;
+use super::{ApiContext, extract};
 
 /// Carries the number of the batch that a write became, and that a read wants to have seen.
 pub(super) const SEQ: HeaderName = HeaderName::from_static("x-chronos-seq");
@@ -28,8 +31,19 @@ pub(super) fn body_max(path: &str) -> usize {
 }
 
 /// Refuses what a browser on this machine may have been tricked into asking, and requests of the wrong form.
-pub(super) async fn admit(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {
-    let checked = host(&ctx, &request).and_then(|()| form(&ctx, &request));
+pub(super) async fn admit(
+    State((ctx, methods)): State<(ApiContext, Arc<Methods>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !methods.know(request.extensions().get(), request.method()) {
+        // There is nothing to be reached.
+        return match host(&ctx, &request) {
+            Ok(()) => next.run(request).await,
+            Err(refused) => refused.into_response(),
+        };
+    }
+    let checked = host(&ctx, &request).and_then(|()| form(&ctx, &request)).and_then(|()| acceptable(&request));
     match checked {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
@@ -97,6 +111,50 @@ fn form(ctx: &ApiContext, request: &Request) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
         .field("Content-Type")
         .hint("send the body as JSON and say so in the header"))
+}
+
+/// What the endpoints of Chronos answer with, as far as they say so: JSON, and text where they draw the graph.
+fn answered_with(path: &str) -> Option<&'static [&'static str]> {
+    let rest = path.strip_prefix("/v1").unwrap_or(path).strip_prefix("/scheduler/")?;
+    Some(match rest {
+        rest if rest.starts_with("graph/") => &["text/plain"],
+        // Text that Chronos called JSON.
+        rest if rest.starts_with("job/success/") => &["application/json", "text/plain"],
+        _ => &["application/json"],
+    })
+}
+
+/// Those who want another form than there is are told so before anything is done.
+fn acceptable(request: &Request) -> Result<(), ApiError> {
+    let accept = extract::accept(request.headers());
+    let Some(forms) = answered_with(request.uri().path()) else { return Ok(()) };
+    if forms.iter().any(|form| extract::quality(&accept, form) > 0.0) {
+        return Ok(());
+    }
+    let clipped: String = accept.chars().take(80).collect();
+    let message = format!("this endpoint answers with {}, not with `{clipped}`", forms.join(" or "));
+    Err(ApiError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", message)
+        .field("Accept")
+        .hint("leave `Accept` out, or add */* to it"))
+}
+
+/// Says which methods a path knows. Nothing is allowed to other sites by that.
+pub(super) async fn options(request: Request, next: Next) -> Response {
+    let asked = *request.method() == Method::OPTIONS;
+    let mut response = next.run(request).await;
+    if !asked || response.status() != StatusCode::METHOD_NOT_ALLOWED {
+        return response;
+    }
+    let headers = response.headers_mut();
+    let known = headers.get(header::ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or_default();
+    if let Ok(allow) = HeaderValue::try_from(format!("{known},OPTIONS")) {
+        headers.insert(header::ALLOW, allow);
+    }
+    headers.remove(header::CONTENT_TYPE);
+    headers.remove(header::CONTENT_LENGTH);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.body_mut() = Body::empty();
+    response
 }
 
 /// A read that has seen a write waits until this node has seen it too.

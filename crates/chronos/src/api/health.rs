@@ -10,11 +10,13 @@ use engine::Readiness;
 use jiff::Timestamp;
 use scheduler::notice::Notice;
 use scheduler::run::RunState;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::ApiContext;
+use super::error::ApiError;
+use super::extract::Params;
 use super::load::Load;
+use super::{ApiContext, dropwizard, extract};
 use crate::node::Role;
 use crate::wire::job::instant;
 
@@ -195,12 +197,39 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
     })
 }
 
-/// Metrics in the text format of Prometheus.
-#[utoipa::path(get, path = "/metrics", tag = "node", responses((status = 200, body = String)))]
-pub(super) async fn metrics(State(ctx): State<ApiContext>) -> Response {
+/// How metrics are written.
+#[derive(Deserialize, IntoParams)]
+pub(super) struct Form {
+    /// `true`: JSON with line breaks, for people.
+    #[serde(default)]
+    pretty: bool,
+}
+
+/// Metrics: in the text format of Prometheus, or in the form of Chronos for those who accept JSON or do not say what
+/// they accept.
+#[utoipa::path(
+    get, path = "/metrics", tag = "node", params(Form),
+    responses((status = 200, content((String = "text/plain"), (Object = "application/json"))))
+)]
+pub(super) async fn metrics(
+    State(ctx): State<ApiContext>,
+    extract::Accept(accept): extract::Accept,
+    Params(form): Params<Form>,
+) -> Result<Response, ApiError> {
+    let [json, text] = ["application/json", "text/plain"].map(|form| extract::quality(&accept, form));
+    // Whatever reads the format of Prometheus says so; what was written for Chronos hardly ever says anything.
+    if accept.is_empty() || json > text {
+        let told = dropwizard::told(&ctx).await?;
+        let body = if form.pretty { format!("{told:#}") } else { told.to_string() };
+        return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response());
+    }
+    Ok(prometheus(&ctx).await)
+}
+
+async fn prometheus(ctx: &ApiContext) -> Response {
     use metrics::gauge;
-    let ready = readiness(&ctx).await;
-    let live = Live::of(&ctx);
+    let ready = readiness(ctx).await;
+    let live = Live::of(ctx);
     gauge!("chronos_ready").set(f64::from(u8::from(ready.ready)));
     #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]
     let count = |n: usize| n as f64;

@@ -139,6 +139,7 @@ pub(super) async fn show(
         view.warnings = schedule.lints().iter().map(ToString::to_string).collect();
         view.schedule_resolved = schedule.resolved().map(Into::into);
     }
+    view.warnings.extend(ctx.unhonoured(&job.body));
     Ok((conditions::etag(job.uid, job.version), Json(view)).into_response())
 }
 
@@ -398,7 +399,9 @@ pub(super) async fn why(
     let projection = ctx.node.projection.read();
     let (state, limits) = (projection.state(), &ctx.settings.limits);
     let facts = Facts { now: Timestamp::now(), state, status: &status, limits, last: &last };
-    Ok(Json(Why { job: name.to_string(), run: None, reasons: facts.of_job(&job, &progress) }))
+    let mut reasons = facts.of_job(&job, &progress);
+    reasons.extend(ctx.unhonoured(&job.body).into_iter().map(|told| Reason::new("no_effect", told)));
+    Ok(Json(Why { job: name.to_string(), run: None, reasons }))
 }
 
 /// A pause as it is asked for.

@@ -159,7 +159,8 @@ async fn whole(
     });
     let kind = if binary { "application/octet-stream" } else { "text/plain; charset=utf-8" };
     let headers = [("content-type", kind.to_owned()), ("x-chronos-output-dropped", dropped)];
-    Ok((headers, Body::from_stream(pieces)).into_response())
+    // Fused, because a compressor asks once more after the end.
+    Ok((headers, Body::from_stream(futures_util::StreamExt::fuse(pieces))).into_response())
 }
 
 /// A piece of news about an output that is followed.

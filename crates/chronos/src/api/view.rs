@@ -162,6 +162,14 @@ pub struct AttemptView {
     /// Why it is being ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub killing: Option<&'static str>,
+    /// Elements of data that it says it has processed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elements: Option<u64>,
+}
+
+/// What an attempt has said of its progress, if it has.
+fn elements(said: u64) -> Option<u64> {
+    (said > 0).then_some(said)
 }
 
 fn cause(key: RunKey) -> &'static str {
@@ -195,6 +203,7 @@ impl RunView {
                     message: None,
                     unknown_since: live.unknown_since.map(instant),
                     killing: live.kill.as_ref().map(killing),
+                    elements: elements(live.elements),
                 });
                 ("running", None)
             }
@@ -304,6 +313,7 @@ impl AttemptView {
             message: message.filter(|m| !m.is_empty()),
             unknown_since: None,
             killing: None,
+            elements: elements(attempt.elements),
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct Reason {
 }
 
 impl Reason {
-    fn new(code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), since: None, until: None }
     }
 
@@ -447,6 +447,7 @@ mod tests {
             started: Some(at(1)),
             unknown_since: unknown,
             kill,
+            elements: 0,
         };
         run(job, number, RunState::Running(live))
     }

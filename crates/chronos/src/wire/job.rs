@@ -13,6 +13,7 @@ use scheduler::request::{Definition, PlanText};
 use scheduler::schedule::{DstPolicy, Fold, Gap, Lint, Schedule, ScheduleError, Spread, Zone, Zones};
 use serde_json::{Map, Value, json};
 
+use super::classic::{self, Canonical};
 use super::duration;
 use super::shape::{Field, Kind, Problem, Reader, Shape, optional, required};
 use scheduler::moment::Moment;
@@ -24,8 +25,17 @@ pub enum Door {
     Schedule,
     /// `/dependency`: parents.
     Dependency,
+    /// Either of them, as an old Chronos wrote or took it: what is imported.
+    Imported,
     /// Either of them: files, where nobody names an endpoint.
     Any,
+}
+
+impl Door {
+    /// Whether what comes in is in the dialect of Chronos.
+    fn is_classic(self) -> bool {
+        self != Self::Any
+    }
 }
 
 /// A definition that was understood.
@@ -46,7 +56,7 @@ pub const MEM: f64 = 128.0;
 /// Likewise, in MB: `--mesos_task_disk`.
 pub const DISK: f64 = 256.0;
 /// Likewise: `--user`.
-const USER: &str = "root";
+pub const USER: &str = "root";
 /// The schedule of a job that has neither schedule nor parents: once, now. The scheduler fills in the start.
 pub const ONCE: &str = "R1//PT24H";
 
@@ -127,6 +137,7 @@ const FIELDS: &[Field] = &[
     optional("executor", Shape::Text),
     optional("executorFlags", Shape::Text),
     optional("taskInfoData", Shape::Text),
+    optional("async", Shape::Bool),
     optional("retries", Shape::Whole(0, Retry::MAX as i64)),
     optional("owner", Shape::Text),
     optional("ownerName", Shape::Text),
@@ -164,6 +175,9 @@ const FIELDS: &[Field] = &[
     optional("alerts", super::alerts::ALERTS),
     optional("labels", Shape::Dictionary(&Shape::Text)),
 ];
+
+/// The zone as its author wrote it to an endpoint of Chronos, which has it back from there; kept beside the fields.
+const ZONE_AS_WRITTEN: &str = "zoneAsWritten";
 
 /// What the server counts; a document that was read from it carries them back.
 const COUNTERS: &[&str] =
@@ -209,6 +223,7 @@ const ORDER: &[&str] = &[
     "maxConcurrent",
     "catchUp",
     "epsilon",
+    "async",
     "jitter",
     "retryDelay",
     "retryBackoff",
@@ -241,9 +256,12 @@ pub fn read_value(document: &Value, door: Door, zones: &Zones, now: Timestamp) -
         let message = "the body is not a JSON object: expected the fields of one job";
         return Err(Problem::invalid("", message, "send one job at a time, as {\"name\": ..., ...}"));
     };
+    let translated = door.is_classic().then(|| classic::canonical(document, door != Door::Schedule));
+    let document = translated.as_ref().map_or(document, |translated| &translated.document);
     let mut reader = Reader::default();
     let mut fields = reader.read_object(document, FIELDS, COUNTERS, "")?;
-    let mut warnings = reader.warnings;
+    let Canonical { zone_as_written, mut warnings, .. } = translated.unwrap_or_default();
+    warnings.extend(reader.warnings);
 
     let name = name(&take_text(&mut fields, "name"), "name")?;
     let (plan, lints) = match plan(&mut fields, door, &mut warnings)? {
@@ -251,11 +269,15 @@ pub fn read_value(document: &Value, door: Door, zones: &Zones, now: Timestamp) -
         PlanText::Schedule { text, zone, dst } => {
             let schedule = Schedule::parse(zones, &text, &zone, dst, now, Spread::of(name.as_str()))
                 .map_err(|e| wrong_schedule(&e, &zone))?;
+            warnings.extend(classic::zone_lint(&zone).filter(|_| !door.is_classic()));
             (PlanText::Schedule { text, zone, dst }, schedule.lints())
         }
     };
     let rules = rules(&mut fields, &mut warnings)?;
     normalise(&mut fields)?;
+    if let Some(zone) = zone_as_written.filter(|_| matches!(plan, PlanText::Schedule { .. })) {
+        fields.insert(ZONE_AS_WRITTEN.into(), json!(zone));
+    }
     let body = Value::Object(fields).to_string();
 
     let size = body.len() + plan_bytes(&plan) + tags_bytes(&rules);
@@ -645,6 +667,28 @@ pub fn write(
     written
 }
 
+/// The same for the endpoints of Chronos, in whose dialect the zone may be written.
+pub fn write_classic(
+    job: &Job,
+    progress: &Progress,
+    name_of: impl Fn(JobUid) -> Option<JobName>,
+) -> Map<String, Value> {
+    let mut written = write(job, progress, name_of);
+    // Hardly any body has it, and lists write many.
+    if job.body.contains(ZONE_AS_WRITTEN)
+        && let Some(zone) = body(job).get(ZONE_AS_WRITTEN)
+        && let Some(shown) = written.get_mut("scheduleTimeZone")
+    {
+        shown.clone_from(zone);
+    }
+    written
+}
+
+/// Whether the tasks of a job may say how far they are.
+pub fn is_data_job(job: &Job) -> bool {
+    body(job).get("dataProcessingJobType").and_then(Value::as_bool).unwrap_or(false)
+}
+
 /// Writes a definition without counters, with all defaults filled in: to be compared with another one.
 pub fn whole_definition(job: &Job, parents: &[JobName]) -> Map<String, Value> {
     fields(job, parents, default)
@@ -683,6 +727,7 @@ fn fields(job: &Job, parents: &[JobName], other: impl Fn(&str) -> Option<Value>)
 pub fn as_written(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Map<String, Value> {
     let parents = names(job, name_of);
     let mut body = body(job);
+    body.shift_remove(ZONE_AS_WRITTEN);
     let (rules, default) = (&job.rules, Rules::default());
     let concurrent = matches!(rules.overlap, Overlap::Allow { .. }) && !body.contains_key("overlap");
     let mut written = Map::new();

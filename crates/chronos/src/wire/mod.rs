@@ -4,7 +4,9 @@
 //! [`task::spec`] the one to the engine. [`shape`] says what is wrong with a document, and where.
 
 mod alerts;
+mod classic;
 pub mod duration;
+pub mod honour;
 pub mod job;
 pub mod patch;
 pub mod rate;

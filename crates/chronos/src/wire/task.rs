@@ -8,7 +8,7 @@ use scheduler::job::Job;
 use scheduler::run::Run;
 use serde::Deserialize;
 
-use super::job::{CPUS, DISK, MEM};
+use super::job::{CPUS, DISK, MEM, USER};
 
 /// Bytes of output kept per stream: enough to find out what went wrong, small enough for 100 retries of it.
 pub const OUTPUT_MAX: u64 = 10 * 1024 * 1024;
@@ -68,14 +68,19 @@ fn yes() -> bool {
 pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
     let body: Body = serde_json::from_str(&job.body).unwrap_or_default();
     let (environment, secrets) = environment(job, run, attempt, &body);
-    let (limits, fetches) = (limits(&body), fetches(&body));
-    let user = Some(body.run_as_user).filter(|user| !user.is_empty());
+    let limits = limits(&body);
+    let mut fetches = fetches(&body);
+    // Chronos wrote root into every job that did not say. The server is root, or cannot make anyone root.
+    let user = Some(body.run_as_user).filter(|user| !user.is_empty() && user != USER);
     let arguments = match &run.arguments {
         Some(words) if !words.trim().is_empty() => words.split_whitespace().map(String::from).collect(),
         _ => body.arguments,
     };
     let shell = body.shell.unwrap_or(true);
     let mut command = body.command;
+    if let Some((script, fetch)) = fetched(&command) {
+        (command, fetches) = (script, vec![fetch]);
+    }
     if shell {
         for argument in &arguments {
             command.push(' ');
@@ -84,6 +89,19 @@ pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
     }
     let output_max = OUTPUT_MAX;
     TaskSpec { command, shell, arguments, environment, output_max, user, limits, fetches, secrets }
+}
+
+/// A command that is nothing but the address of a script: what to run, and what to fetch for it, as in Chronos.
+fn fetched(command: &str) -> Option<(String, Fetch)> {
+    let uri = command.trim();
+    let is_address = ["http://", "https://", "ftp://"].iter().any(|scheme| uri.starts_with(scheme));
+    if !is_address || uri.contains(|c: char| c.is_whitespace() || "'\"`$;&|<>()".contains(c)) {
+        return None;
+    }
+    let path = uri.split(['?', '#']).next().unwrap_or_default();
+    let (_, name) = path.split_once("://")?.1.rsplit_once('/').filter(|(_, name)| !name.is_empty())?;
+    let fetch = Fetch { uri: uri.into(), executable: true, extract: false, output_file: None };
+    Some((format!("./{name}"), fetch))
 }
 
 /// What the job states itself. The defaults of Chronos are in every job that it ever wrote, and nobody chose them:

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::http;
 use crate::server::{Folder, TestServer, by_hand};
 use crate::wait;
 
@@ -78,7 +79,8 @@ fn a_limit_holds_runs_and_says_so() {
         let why = server.cli(["why", "c"]).success().stdout_text();
         why.contains("waits: 2 of 2 tasks are running (--running_max 2)").then_some(())
     });
-    let metrics = String::from_utf8(server.get("/metrics").expect("an answer").body).expect("text");
+    let metrics = http::send(&server.address, "GET", "/metrics", &["Accept: text/plain"], b"");
+    let metrics = String::from_utf8(metrics.expect("an answer").body).expect("text");
     assert!(metrics.contains("chronos_held_runs{limit=\"running_max 2\"} 1"), "{metrics}");
     server.cli(["kill", "a"]).success();
     server.wait_for_run("c", "running", |run| run["state"] == "running");

@@ -2,7 +2,7 @@
 
 use scheduler::job::{Guarantee, Retry, Rules};
 use scheduler::request::{Answer, Refusal, Request};
-use scheduler::run::AttemptEnd;
+use scheduler::run::{AttemptEnd, Record};
 use scheduler::{TaskNews, WAITING_MAX};
 
 use crate::world::{World, job, seconds};
@@ -31,6 +31,18 @@ fn a_failed_run_is_retried_and_counts_one_error() {
 }
 
 #[test]
+fn a_job_that_failed_before_is_retried_as_well() {
+    let mut w = World::new();
+    w.put("a", HOURLY, retries(1));
+    for time in ["00:00:10", "00:01:20", "01:00:10", "01:01:20"] {
+        w.until(time);
+        w.fail("a");
+    }
+    assert_eq!(w.launched_of("a"), "00:00:00 00:00:00#1 01:00:00 01:00:00#1");
+    assert_eq!(w.ledger_of("a"), "failed, failed");
+}
+
+#[test]
 fn a_pending_retry_survives_a_fail_over_and_never_touches_the_schedule() {
     let mut w = World::new();
     w.put("a", "R1/2030-01-01T00:00:00Z/PT1H", retries(1));
@@ -41,6 +53,21 @@ fn a_pending_retry_survives_a_fail_over_and_never_touches_the_schedule() {
     w.until("05:00:00");
     assert_eq!(w.launched_of("a"), "00:00:00 00:00:00#1");
     assert_eq!(w.ledger_of("a"), "succeeded");
+}
+
+#[test]
+fn what_a_task_says_of_its_progress_adds_up_and_is_kept() {
+    let mut w = World::new();
+    w.put("a", HOURLY, retries(0));
+    let task = w.alive.keys().next().unwrap().clone();
+    let say = |w: &mut World, elements| w.ask(Request::Report { task: task.clone(), elements });
+    assert!(matches!(say(&mut w, 3), Ok(Answer::Marked(_))));
+    w.fail_over("00:00:30");
+    assert!(matches!(say(&mut w, 4), Ok(Answer::Marked(_))));
+    w.succeed("a");
+    let Some(Record::Run(ended)) = w.ledger.first() else { panic!("{:?}", w.ledger) };
+    assert_eq!(ended.attempts[0].elements, 7);
+    assert_eq!(say(&mut w, 1), Err(Refusal::NoSuchTask(task.clone())), "it has ended");
 }
 
 #[test]

@@ -70,6 +70,8 @@ struct StoredLive {
     unknown_since: Option<Ms>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kill: Option<StoredKillReason>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    elements: u64,
 }
 
 /// See [`KillReason`].
@@ -94,6 +96,8 @@ struct StoredAttempt {
     ended: Ms,
     node: Shared,
     end: StoredAttemptEnd,
+    #[serde(default, skip_serializing_if = "is_default")]
+    elements: u64,
 }
 
 /// See [`AttemptEnd`].
@@ -250,17 +254,25 @@ impl From<&RunState> for StoredRunState {
     fn from(state: &RunState) -> Self {
         match state {
             RunState::Queued => Self::Queued,
-            RunState::Running(Live { attempt, task, launched, node, started, unknown_since, kill }) => {
-                Self::Running(StoredLive {
-                    attempt: *attempt,
-                    task: Task(task.clone()),
-                    launched: Ms(*launched),
-                    node: Shared(node.clone()),
-                    started: started.map(Ms),
-                    unknown_since: unknown_since.map(Ms),
-                    kill: kill.as_ref().map(StoredKillReason::from),
-                })
-            }
+            RunState::Running(Live {
+                attempt,
+                task,
+                launched,
+                node,
+                started,
+                unknown_since,
+                kill,
+                elements,
+            }) => Self::Running(StoredLive {
+                attempt: *attempt,
+                task: Task(task.clone()),
+                launched: Ms(*launched),
+                node: Shared(node.clone()),
+                started: started.map(Ms),
+                unknown_since: unknown_since.map(Ms),
+                kill: kill.as_ref().map(StoredKillReason::from),
+                elements: *elements,
+            }),
             RunState::Waiting { attempt, until } => Self::Waiting { attempt: *attempt, until: Ms(*until) },
         }
     }
@@ -278,6 +290,7 @@ impl From<StoredRunState> for RunState {
                 started: live.started.map(|at| at.0),
                 unknown_since: live.unknown_since.map(|at| at.0),
                 kill: live.kill.map(KillReason::from),
+                elements: live.elements,
             }),
             StoredRunState::Waiting { attempt, until } => Self::Waiting { attempt, until: until.0 },
         }
@@ -309,7 +322,7 @@ impl From<StoredKillReason> for KillReason {
 }
 
 impl From<&Attempt> for StoredAttempt {
-    fn from(Attempt { number, launched, started, ended, node, end }: &Attempt) -> Self {
+    fn from(Attempt { number, launched, started, ended, node, end, elements }: &Attempt) -> Self {
         Self {
             number: *number,
             launched: Ms(*launched),
@@ -325,6 +338,7 @@ impl From<&Attempt> for StoredAttempt {
                 AttemptEnd::TimedOut => StoredAttemptEnd::TimedOut,
                 AttemptEnd::Lost { message } => StoredAttemptEnd::Lost { message: Text(message.clone()) },
             },
+            elements: *elements,
         }
     }
 }
@@ -346,6 +360,7 @@ impl From<StoredAttempt> for Attempt {
                 StoredAttemptEnd::TimedOut => AttemptEnd::TimedOut,
                 StoredAttemptEnd::Lost { message } => AttemptEnd::Lost { message: message.0 },
             },
+            elements: stored.elements,
         }
     }
 }

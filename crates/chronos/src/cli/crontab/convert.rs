@@ -240,7 +240,7 @@ fn job(
         job.insert("labels".into(), json!({ "crontab": origin }));
     }
     let definition = Value::Object(job);
-    let read = read_value(&definition, Door::Schedule, &Zones::bundled(), now)
+    let read = read_value(&definition, Door::Any, &Zones::bundled(), now)
         .map_err(|problem| format!("{} ({})", problem.message, problem.hint).replace(" ()", ""))?;
     notes.extend(read.warnings);
     notes.extend(read.lints.iter().map(ToString::to_string));

@@ -51,6 +51,7 @@ fn facts() -> Facts {
         ended: at("2030-07-01T01:20:00Z"),
         node: "n".into(),
         end,
+        elements: 0,
     };
     let berlin = Zones::bundled().named("Europe/Berlin").expect("a zone");
     Facts {

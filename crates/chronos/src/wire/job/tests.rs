@@ -167,6 +167,159 @@ fn harmless_leniencies_are_kept() {
     assert_eq!(reading.warnings, Vec::<String>::new());
 }
 
+/// What a definition in the dialect of Chronos comes to, and what its author is told.
+#[track_caller]
+fn classic(door: Door, fields: &str) -> (Definition, Vec<String>) {
+    let document = format!(r#"{{"name":"a","command":"x",{fields}}}"#);
+    let read = read(document.as_bytes(), door, &Zones::bundled(), now());
+    let reading = read.unwrap_or_else(|e| panic!("{e}: {document}"));
+    (reading.definition, reading.warnings)
+}
+
+#[test]
+fn numbers_are_taken_as_chronos_took_them_and_that_is_said() {
+    let taken = |fields: &str| classic(Door::Schedule, &format!(r#"{fields},"schedule":"R//PT1H""#));
+    let (definition, warnings) = taken(r#""retries":"3.7","maxCompletionTime":-1,"cpus":-0.5,"mem":true"#);
+    assert_eq!((definition.rules.retry.max, definition.rules.run_max), (3, None));
+    assert_eq!(&*definition.body, r#"{"command":"x","mem":1.0}"#);
+    let expected = [
+        "`retries`: \"3.7\" is taken as 3",
+        "`maxCompletionTime`: -1 is taken as 0",
+        "`cpus`: -0.5 is taken as the default",
+    ];
+    assert_eq!(warnings, expected);
+    assert_eq!(taken(r#""retries":"1e1","mem":"64","epsilon":"" "#).1, Vec::<String>::new());
+    assert_eq!(taken(r#""retries":false"#).0.rules.retry.max, 0);
+    assert!(taken(r#""dataJob":true"#).1[0].contains("`dataProcessingJobType`"));
+    refused(r#""schedule":"R//PT1H","retries":"3.7""#, "retries", "a whole number");
+    // Garbage is a mistake at any door.
+    let garbage = br#"{"name":"a","retries":"many","schedule":"R//PT1H"}"#;
+    let problem = read(garbage, Door::Schedule, &Zones::bundled(), now()).expect_err("not a number");
+    assert_eq!(problem.field, "retries");
+}
+
+#[test]
+fn a_dependent_with_a_schedule_is_started_by_its_parents() {
+    let fields = r#""parents":["b"],"schedule":"R//PT1H","scheduleTimeZone":"PST""#;
+    for door in [Door::Dependency, Door::Imported] {
+        let (definition, warnings) = classic(door, fields);
+        assert!(matches!(definition.plan, PlanText::Parents(_)), "{door:?}");
+        assert_eq!(warnings, ["`schedule` is ignored: the job has `parents`, which start it"]);
+    }
+    refused(fields, "parents", "not by both");
+}
+
+#[test]
+fn zones_of_java_mean_what_their_users_meant() {
+    for (written, zone) in [
+        ("PST", "America/Los_Angeles"),
+        ("EST", "America/New_York"),
+        ("MST", "America/Denver"),
+        ("EDT", "America/New_York"),
+        ("pdt", "America/Los_Angeles"),
+        ("BST", "Asia/Dhaka"),
+        ("ECT", "CET"),
+    ] {
+        let fields = format!(r#""schedule":"R/2014-10-10T18:32:00Z/PT60M","scheduleTimeZone":"{written}""#);
+        let (definition, warnings) = classic(Door::Schedule, &fields);
+        let PlanText::Schedule { zone: found, .. } = &definition.plan else { panic!("{definition:?}") };
+        assert_eq!(&**found, zone, "{written}");
+        assert!(warnings[0].contains(zone), "{warnings:?}");
+        let zone_of = |written: &Map<String, Value>| written["scheduleTimeZone"].clone();
+        let job = job(&definition);
+        assert_eq!(zone_of(&write_classic(&job, &fresh(), |_| None)), json!(written), "as it was written");
+        assert_eq!(zone_of(&write(&job, &fresh(), |_| None)), json!(zone), "by its name elsewhere");
+        let again = Value::Object(as_written(&job, |_| None));
+        let again = read_value(&again, Door::Any, &Zones::bundled(), now()).expect("valid").definition;
+        assert_eq!(again.plan, definition.plan, "exported and applied, it is the same");
+    }
+    for zone in ["GMT+05:30", "Europe/Berlin", "UTC", "CET", "+05:30", ""] {
+        let fields = format!(r#""schedule":"R/2014-10-10T18:32:00/PT60M","scheduleTimeZone":"{zone}""#);
+        let (definition, warnings) = classic(Door::Schedule, &fields);
+        assert!(matches!(&definition.plan, PlanText::Schedule { zone: found, .. } if &**found == zone));
+        assert_eq!(warnings, Vec::<String>::new(), "{zone}");
+    }
+}
+
+#[test]
+fn a_zone_that_chronos_read_otherwise_is_pointed_out() {
+    let warnings = |zone: &str| {
+        let document = format!(r#"{{"name":"a","schedule":"0 3 * * *","scheduleTimeZone":"{zone}"}}"#);
+        reading(&document).expect("valid").warnings
+    };
+    assert!(warnings("EST")[0].contains("America/New_York"));
+    assert_eq!(warnings("America/New_York"), Vec::<String>::new());
+    assert_eq!(warnings("HST"), Vec::<String>::new(), "it is the same to both");
+}
+
+#[test]
+fn every_schedule_that_chronos_took_is_taken_and_kept_as_written() {
+    for (schedule, slot) in [
+        ("R/2030-W05-2T10:00:00Z/P2W3D", "2030-01-29T10:00:00Z"),
+        ("R/2030-W05/P1W", "2030-01-28T00:00:00Z"),
+        ("R/2030-032T10Z/P1D", "2030-02-01T10:00:00Z"),
+        ("R/2030-02/Pt1h", "2030-02-01T00:00:00Z"),
+        ("R/2030/P1y", "2030-01-01T00:00:00Z"),
+        ("R3/2030-02-01T10:00:00,5+0530/P1DT2h30m", "2030-02-01T04:30:00.5Z"),
+        ("R/2030-02-01T10:00:00.123456z/PT1.5s", "2030-02-01T10:00:00.123Z"),
+        ("R/T10:00/P1D", "1970-01-01T10:00:00Z"),
+        ("R//PT1H", "2030-01-01T00:00:00Z"),
+        ("R0/2030-02-01T10:00:00-08/P1M", ""),
+    ] {
+        let document = format!(r#"{{"name":"a","command":"x","schedule":"{schedule}"}}"#);
+        let read = read(document.as_bytes(), Door::Schedule, &Zones::bundled(), now());
+        let definition = read.unwrap_or_else(|e| panic!("{e}")).definition;
+        assert_eq!(written(&definition)["schedule"], json!(schedule));
+        let spread = Spread::of("a");
+        let read = Schedule::parse(&Zones::bundled(), schedule, "", DstPolicy::default(), now(), spread);
+        let first = read.expect("valid").first_after(Timestamp::UNIX_EPOCH);
+        assert_eq!(first.map(|slot| slot.due), slot.parse().ok(), "{schedule}");
+    }
+}
+
+#[test]
+fn a_command_that_is_an_address_is_fetched_and_run() {
+    let told = |command: &str| {
+        let document = format!(
+            r#"{{"name":"a","command":"{command}","arguments":["-v"],"uris":["http://b/c"],"runAsUser":"root",
+                "schedule":"R//PT1H"}}"#
+        );
+        task_of(&reading(&document).expect("valid").definition)
+    };
+    let spec = told("http://files.example/run.sh?v=1");
+    assert_eq!(
+        (spec.command.as_str(), spec.user),
+        ("./run.sh '-v'", None),
+        "root means nobody in particular"
+    );
+    let fetched: Vec<_> = spec.fetches.iter().map(|f| (f.uri.as_str(), f.executable, f.extract)).collect();
+    assert_eq!(fetched, [("http://files.example/run.sh?v=1", true, false)]);
+    for command in ["httpcheck", "http://files.example/", "http://files.example/a; rm -rf x", "ftpsync a/b"] {
+        let spec = told(command);
+        assert_eq!((spec.command, spec.fetches[0].uri.as_str()), (format!("{command} '-v'"), "http://b/c"));
+    }
+}
+
+/// What an engine is told of the first attempt of a manual run.
+fn task_of(definition: &Definition) -> engine::TaskSpec {
+    use scheduler::ids::{Cause, Cycle, RunKey};
+    let job = job(definition);
+    let run = scheduler::run::Run {
+        key: RunKey { job: job.uid, cause: Cause::Trigger(3) },
+        job: job.name.clone(),
+        cycle: Cycle { due: now(), origin: job.uid, seq: 3 },
+        graph: scheduler::ids::GraphVersion(0),
+        due: now(),
+        created: now(),
+        again: false,
+        arguments: None,
+        state: scheduler::run::RunState::Queued,
+        attempts: Vec::new(),
+        told: Default::default(),
+    };
+    crate::wire::task_spec(&job, &run, 0)
+}
+
 #[test]
 fn both_forms_of_fetch_as_chronos_listed_them_are_one() {
     let document = r#"{"name":"a","fetch":[{"uri":"u"}],"uris":["u"],"schedule":"R//PT1H"}"#;
@@ -197,11 +350,11 @@ fn an_empty_schedule_is_refused_where_it_would_run_at_once() {
 #[test]
 fn unknown_fields_are_named_with_a_suggestion() {
     let document =
-        r#"{"name":"a","schedule":"R//PT1H","retrys":1,"async":true,"container":{"image":"i","imag":1}}"#;
+        r#"{"name":"a","schedule":"R//PT1H","retrys":1,"sync":true,"container":{"image":"i","imag":1}}"#;
     let expected = [
         "unknown field `container.imag` was ignored; did you mean `image`?",
         "unknown field `retrys` was ignored; did you mean `retries`?",
-        "unknown field `async` was ignored",
+        "unknown field `sync` was ignored; did you mean `async`?",
     ];
     assert_eq!(reading(document).expect("valid").warnings, expected);
 }

@@ -1,0 +1,97 @@
+//! What of a job definition has no effect where its tasks run.
+//!
+//! Users of Chronos have jobs that say more than one machine can do. They are kept as they are, and nobody is left to
+//! find out: the answer to a write, the job and its `why` name every such field.
+
+use serde_json::{Map, Value};
+
+use super::job::{DISK, USER};
+
+/// What decides whether a field has an effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// The engine that runs the tasks.
+    pub engine: &'static str,
+    /// Whether the server is root, so that tasks without a user of their own are.
+    pub root: bool,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn of(engine: &'static str) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        Self { engine, root: std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) }
+    }
+}
+
+/// What has no effect of what is stored of a job; one sentence each, the fields named first.
+pub fn unhonoured(body: &str, surroundings: Surroundings) -> Vec<String> {
+    let body: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
+    let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
+    let list = |key: &str| body.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut told = Vec::new();
+    if surroundings.engine != "mesos" {
+        let executor: Vec<_> = ["executor", "executorFlags", "taskInfoData"]
+            .into_iter()
+            .filter(|key| !text(key).is_empty())
+            .collect();
+        if !executor.is_empty() {
+            let named = executor.join("`, `");
+            told.push(format!(
+                "`{named}`: no effect without Mesos, whose executors they are for: the command is run"
+            ));
+        }
+        if !list("constraints").is_empty() {
+            told.push("`constraints`: no effect without Mesos: there is no choice of machines".into());
+        }
+        let disk = body.get("disk").and_then(Value::as_f64).filter(|disk| (disk - DISK).abs() > 1e-9);
+        if disk.is_some() {
+            told.push("`disk`: bounds nothing here; the task finds it in CHRONOS_RESOURCE_DISK".into());
+        }
+        if list("fetch").iter().any(|fetch| fetch.get("cache") == Some(&Value::Bool(true))) {
+            told.push("`fetch`: `cache` has no effect here: every attempt fetches its files anew".into());
+        }
+        if text("runAsUser") == USER && !surroundings.root {
+            told.push(
+                "`runAsUser`: root, which Chronos wrote into every job, means unset here: tasks run as the user of the server"
+                    .into(),
+            );
+        }
+    }
+    if body.get("async") == Some(&Value::Bool(true)) {
+        told.push("`async`: no effect: a task ends when its command ends".into());
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(body: &str, engine: &'static str, root: bool, fields: &[&str]) {
+        let told = unhonoured(body, Surroundings { engine, root });
+        let named: Vec<_> = told.iter().map(|told| told.split(": ").next().unwrap_or_default()).collect();
+        assert_eq!(named, fields, "{told:?}");
+    }
+
+    #[test]
+    fn every_field_without_effect_is_named() {
+        let body = r#"{"executor":"/x","executorFlags":"","taskInfoData":"d","disk":1.0,"runAsUser":"root","async":true,
+            "constraints":[["rack","EQUALS","r1"]],"fetch":[{"uri":"u","cache":true}]}"#;
+        let all =
+            ["`executor`, `taskInfoData`", "`constraints`", "`disk`", "`fetch`", "`runAsUser`", "`async`"];
+        check(body, "local", false, &all);
+        check(body, "mesos", false, &["`async`"]);
+    }
+
+    #[test]
+    fn what_chronos_wrote_into_every_job_is_no_news() {
+        let exported = r#"{"executor":"","executorFlags":"","taskInfoData":"","disk":256.0,"constraints":[],"async":false,
+            "fetch":[{"uri":"u","cache":false}],"runAsUser":"root"}"#;
+        check(exported, "local", true, &[]);
+        check(exported, "local", false, &["`runAsUser`"]);
+        check("{}", "local", false, &[]);
+        check(r#"{"runAsUser":"www-data"}"#, "local", false, &[]);
+    }
+}
