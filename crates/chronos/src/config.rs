@@ -87,6 +87,18 @@ pub struct ConfigFile {
     /// How long a task that is told to end may take before it is ended by force [default: 10s]
     #[arg(long = "kill_grace", hide_env_values = true, env = "CHRONOS_KILL_GRACE", value_name = "DURATION")]
     pub kill_grace: Option<Length>,
+    /// Where the Docker Engine of this machine listens, which runs jobs with a container: a Unix socket
+    /// [default: unix:///var/run/docker.sock]
+    #[arg(long = "docker_host", hide_env_values = true, env = "CHRONOS_DOCKER_HOST", value_name = "SOCKET")]
+    pub docker_host: Option<String>,
+    /// How long the container of an ended task is kept; its output stays as long as that of any task [default: 1d]
+    #[arg(
+        long = "docker_container_age_max",
+        hide_env_values = true,
+        env = "CHRONOS_DOCKER_CONTAINER_AGE_MAX",
+        value_name = "DURATION"
+    )]
+    pub docker_container_age_max: Option<Length>,
     /// Time zones: `bundled` with this program, or those of the `system`, read once at the start; the same on all nodes
     /// [default: bundled]
     #[arg(
@@ -237,6 +249,10 @@ pub struct Config {
     pub output_bytes_max: u64,
     /// Between the polite and the forceful end of a task.
     pub kill_grace: Duration,
+    /// Where the Docker Engine of this machine listens.
+    pub docker_host: String,
+    /// Retention of containers.
+    pub docker_container_age_max: Duration,
     /// Whose time zones are used.
     pub tzdata: Tzdata,
     /// A job that fails so often in a row is disabled; 0 for never.
@@ -424,6 +440,20 @@ impl Config {
             kill_grace: layers
                 .pick("kill_grace", flags.kill_grace, file.kill_grace, Length(Duration::from_secs(10)))
                 .0,
+            docker_host: layers.pick(
+                "docker_host",
+                flags.docker_host,
+                file.docker_host,
+                "unix:///var/run/docker.sock".into(),
+            ),
+            docker_container_age_max: layers
+                .pick(
+                    "docker_container_age_max",
+                    flags.docker_container_age_max,
+                    file.docker_container_age_max,
+                    Length::days(1),
+                )
+                .0,
             tzdata: layers.pick("tzdata", flags.tzdata, file.tzdata, Tzdata::Bundled),
             disable_after_failures: layers.pick(
                 "disable_after_failures",
@@ -473,6 +503,9 @@ impl Config {
     /// Least age of output: enough to look at what just failed.
     const OUTPUT_AGE_MIN: Duration = Duration::from_secs(3600);
 
+    /// Least age of a container: long beyond any order that is on its way.
+    const CONTAINER_AGE_MIN: Duration = Duration::from_secs(600);
+
     fn check(&self) -> Result<(), ConfigError> {
         let bounds = |name, value, rule| Err(ConfigError::Bounds { name, value, rule });
         if !self.listen.ip().is_loopback() && !self.allow_unauthenticated {
@@ -507,6 +540,14 @@ impl Config {
         }
         if self.kill_grace > Self::KILL_GRACE_MAX {
             return bounds("kill_grace", Length(self.kill_grace).to_string(), "at most 1h is allowed");
+        }
+        if !engine::docker::is_host(&self.docker_host) {
+            let rule = "it must name a Unix socket, as in `unix:///var/run/docker.sock`";
+            return bounds("docker_host", format!("`{}`", self.docker_host), rule);
+        }
+        if self.docker_container_age_max < Self::CONTAINER_AGE_MIN {
+            let age = Length(self.docker_container_age_max).to_string();
+            return bounds("docker_container_age_max", age, "at least 10m is wanted");
         }
         let labels = &self.limits.running_max_by_label;
         if labels.len() > Limits::LABELS_MAX {

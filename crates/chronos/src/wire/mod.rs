@@ -4,6 +4,7 @@
 //! [`task::spec`] the one to the engine. [`shape`] says what is wrong with a document, and where.
 
 mod alerts;
+pub mod container;
 pub mod duration;
 pub mod job;
 pub mod patch;

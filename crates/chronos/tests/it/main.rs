@@ -12,6 +12,7 @@ mod command_line;
 mod crash_audit;
 mod crontab;
 mod data_folder;
+mod docker;
 mod doctor;
 mod examples;
 mod golden;

@@ -79,14 +79,9 @@ impl DockerOptions {
     }
 }
 
-/// Whether this names a place where Docker can listen, for a server's settings.
-/// # Errors
-/// What is wrong with it.
-pub fn check_host(host: &str) -> Result<(), String> {
-    match socket_of(host) {
-        Some(path) if path.starts_with('/') => Ok(()),
-        _ => Err("it must name a Unix socket, as in `unix:///var/run/docker.sock`".into()),
-    }
+/// Whether this names a Unix socket, where alone Docker is looked for.
+pub fn is_host(host: &str) -> bool {
+    socket_of(host).is_some_and(|path| path.starts_with('/'))
 }
 
 fn socket_of(host: &str) -> Option<&str> {
