@@ -16,9 +16,11 @@ use scheduler::run::AttemptEnd;
 fn play(launch: &Launch) -> Behaviour {
     match launch.spec.command.as_str() {
         "true" => Behaviour::End(AttemptEnd::Succeeded),
-        "exit 3" => {
-            Behaviour::End(AttemptEnd::Failed { exit: Some(3), signal: None, message: "exit status 3".into() })
-        }
+        "exit 3" => Behaviour::End(AttemptEnd::Failed {
+            exit: Some(3),
+            signal: None,
+            message: "exit status 3".into(),
+        }),
         _ => Behaviour::Run,
     }
 }
@@ -105,7 +107,10 @@ async fn tasks_without_a_container_do_not_wait_for_one() {
     machines.containers.script(|_| Behaviour::Refuse("away".into()));
     let (plain, inside) = (order("plain-0", "true"), boxed("boxed-0", "true", ContainerKind::Docker));
     assert_eq!(router.readiness(), Readiness::Ready);
-    assert_eq!([router.readiness_of(&plain.spec), router.readiness_of(&inside.spec)], [Readiness::Ready, away]);
+    assert_eq!(
+        [router.readiness_of(&plain.spec), router.readiness_of(&inside.spec)],
+        [Readiness::Ready, away]
+    );
     let refused = router.launch(Epoch(1), inside).await;
     assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
     router.launch(Epoch(1), plain).await.expect("launched");
