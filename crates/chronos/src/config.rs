@@ -63,6 +63,10 @@ pub struct Config {
     pub output_bytes_max: u64,
     /// Between the polite and the forceful end of a task.
     pub kill_grace: Duration,
+    /// Where the Docker Engine of this machine listens.
+    pub docker_host: String,
+    /// Retention of containers.
+    pub docker_container_age_max: Duration,
     /// Whose time zones are used.
     pub tzdata: Tzdata,
     /// A job that fails so often in a row is disabled; 0 for never.
@@ -163,6 +167,20 @@ impl Config {
             kill_grace: layers
                 .pick("kill_grace", flags.kill_grace, file.kill_grace, Length(Duration::from_secs(10)))
                 .0,
+            docker_host: layers.pick(
+                "docker_host",
+                flags.docker_host,
+                file.docker_host,
+                "unix:///var/run/docker.sock".into(),
+            ),
+            docker_container_age_max: layers
+                .pick(
+                    "docker_container_age_max",
+                    flags.docker_container_age_max,
+                    file.docker_container_age_max,
+                    Length::days(1),
+                )
+                .0,
             tzdata: layers.pick("tzdata", flags.tzdata, file.tzdata, Tzdata::Bundled),
             disable_after_failures: layers.pick(
                 "disable_after_failures",
@@ -220,6 +238,9 @@ impl Config {
         self.listen.into_iter().chain(self.https.as_ref().map(|(address, _)| *address))
     }
 
+    /// Least age of a container: long beyond any order that is on its way.
+    const CONTAINER_AGE_MIN: Duration = Duration::from_secs(600);
+
     fn check(&self) -> Result<(), ConfigError> {
         let bounds = |name, value, rule| Err(ConfigError::Bounds { name, value, rule });
         let exposed = self.addresses().find(|address| !address.ip().is_loopback());
@@ -261,6 +282,14 @@ impl Config {
         }
         if self.kill_grace > Self::KILL_GRACE_MAX {
             return bounds("kill_grace", Length(self.kill_grace).to_string(), "at most 1h is allowed");
+        }
+        if !engine::docker::is_host(&self.docker_host) {
+            let rule = "it must name a Unix socket, as in `unix:///var/run/docker.sock`";
+            return bounds("docker_host", format!("`{}`", self.docker_host), rule);
+        }
+        if self.docker_container_age_max < Self::CONTAINER_AGE_MIN {
+            let age = Length(self.docker_container_age_max).to_string();
+            return bounds("docker_container_age_max", age, "at least 10m is wanted");
         }
         let labels = &self.limits.running_max_by_label;
         if labels.len() > Limits::LABELS_MAX {

@@ -381,6 +381,10 @@ impl Engine for FakeEngine {
         Ok(Output { bytes: written[from..to].to_vec(), next: to as u64, dropped, complete })
     }
 
+    fn holds(&self, task: &TaskId) -> bool {
+        self.machine.lock().tasks.contains_key(task)
+    }
+
     fn readiness(&self) -> Readiness {
         match self.machine.lock().not_ready.clone() {
             None => Readiness::Ready,

@@ -5,16 +5,27 @@
 //! what every implementation must do.
 //! **Invariant:** knows nothing of stores, schedules or HTTP.
 
+#[cfg(any(feature = "local", feature = "docker"))]
+mod capped;
 mod clock;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod container;
+#[cfg(feature = "docker")]
+pub mod docker;
+#[cfg(any(feature = "local", feature = "docker"))]
+mod end;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod router;
+#[cfg(any(feature = "local", feature = "docker"))]
+mod secrets;
 pub mod yardstick;
 
 pub use clock::since_boot;
+pub use container::{Container, ContainerKind, Network, Port, Volume, VolumeSource};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +55,8 @@ pub struct TaskSpec {
     pub fetches: Vec<Fetch>,
     /// Variables whose values the engine finds where the task begins. None is also in `environment`.
     pub secrets: Vec<Secret>,
+    /// What it runs in; `None` for the machine itself.
+    pub container: Option<Container>,
 }
 
 /// What a task may use, where the engine can see to it.
@@ -280,5 +293,16 @@ pub trait Engine: Send + Sync + 'static {
     /// What this engine cannot do where it is, though it is ready: one sentence each, with what to do about it.
     fn notes(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Whether this engine has, or had, a task of that name, as far as it can tell without asking anybody. By this the
+    /// [`router`] finds the engine of a task that it did not launch itself.
+    fn holds(&self, _task: &TaskId) -> bool {
+        false
+    }
+
+    /// Whether a task like this one can be started now. Another task may have to wait although the engine is ready.
+    fn readiness_of(&self, _spec: &TaskSpec) -> Readiness {
+        self.readiness()
     }
 }

@@ -43,7 +43,8 @@ pub(super) async fn admit(
             Err(refused) => refused.into_response(),
         };
     }
-    let checked = host(&ctx, &request).and_then(|()| form(&ctx, &request)).and_then(|()| acceptable(&request));
+    let checked =
+        host(&ctx, &request).and_then(|()| form(&ctx, &request)).and_then(|()| acceptable(&request));
     match checked {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),

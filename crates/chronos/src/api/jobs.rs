@@ -398,7 +398,8 @@ pub(super) async fn why(
     let status = ctx.node.status();
     let projection = ctx.node.projection.read();
     let (state, limits) = (projection.state(), &ctx.settings.limits);
-    let facts = Facts { now: Timestamp::now(), state, status: &status, limits, last: &last };
+    let engine = super::why::engine_of(&ctx.node, &job);
+    let facts = Facts { now: Timestamp::now(), state, status: &status, limits, engine, last: &last };
     let mut reasons = facts.of_job(&job, &progress);
     reasons.extend(ctx.unhonoured(&job.body).into_iter().map(|told| Reason::new("no_effect", told)));
     Ok(Json(Why { job: name.to_string(), run: None, reasons }))

@@ -394,15 +394,16 @@ pub(super) async fn why(
     if let Some(run) = find_live(&ctx, key) {
         let projection = ctx.node.projection.read();
         let (state, limits) = (projection.state(), &ctx.settings.limits);
-        let facts = Facts { now, state, status: &status, limits, last: &[] };
         let job = projection.state().jobs.get(&key.job).map(|job| &**job);
+        let engine = job.and_then(|job| super::why::engine_of(&ctx.node, job));
+        let facts = Facts { now, state, status: &status, limits, engine, last: &[] };
         let reasons = facts.of_live(&run, job);
         return Ok(Json(Why { job: run.job.to_string(), run: Some(key.to_string()), reasons }));
     }
     let record = ctx.node.store.ended_run(key).await?.ok_or_else(|| no_such_run(key))?;
     let projection = ctx.node.projection.read();
     let (state, limits) = (projection.state(), &ctx.settings.limits);
-    let facts = Facts { now, state, status: &status, limits, last: &[] };
+    let facts = Facts { now, state, status: &status, limits, engine: None, last: &[] };
     let job = RunView::of(&record).job;
     Ok(Json(Why { job, run: Some(key.to_string()), reasons: vec![facts.ended(&record)] }))
 }

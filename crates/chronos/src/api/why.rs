@@ -13,7 +13,7 @@ use scheduler::state::{Arrival, Join, Stage, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::node::{Role, Status};
+use crate::node::{Node, Role, Status};
 use crate::wire::duration;
 use crate::wire::job::{instant, is_exhausted};
 
@@ -58,8 +58,20 @@ pub(super) struct Facts<'a> {
     pub(super) status: &'a Status,
     /// What bounds launches, where this node leads.
     pub(super) limits: &'a Limits,
+    /// Why the engine of the job cannot start its tasks now, though others run.
+    pub(super) engine: Option<String>,
     /// What ended last, newest first.
     pub(super) last: &'a [Record],
+}
+
+/// Why the engine of a job cannot start its tasks now, where that is not why it starts none at all.
+pub(super) fn engine_of(node: &Node, job: &Job) -> Option<String> {
+    let container = crate::wire::task::container(job)?;
+    let spec = engine::TaskSpec { container: Some(container), ..engine::TaskSpec::default() };
+    match node.engine.readiness_of(&spec) {
+        engine::Readiness::Ready => None,
+        engine::Readiness::NotReady { reason } => Some(reason),
+    }
 }
 
 /// How many live runs and open joins of a job are explained; the others have the same reasons.
@@ -119,7 +131,10 @@ impl Facts<'_> {
                     ));
                 }
             }
-            RunState::Waiting { attempt: 0, until } => reasons.push(self.not_begun(run, job, *until)),
+            RunState::Waiting { attempt: 0, until } => {
+                reasons.push(self.not_begun(run, job, *until));
+                reasons.extend(self.engine(run));
+            }
             RunState::Waiting { attempt, until } => {
                 let message = format!(
                     "run {}: an attempt failed; attempt {attempt} may start at {}",
@@ -198,8 +213,15 @@ impl Facts<'_> {
         } else if let Some(job) = job {
             reasons.extend(self.limit(run, job));
         }
+        reasons.extend(self.engine(run));
         reasons.extend(self.cluster());
         reasons
+    }
+
+    /// What its engine lacks, where others do not.
+    fn engine(&self, run: &Run) -> Option<Reason> {
+        let reason = self.engine.as_ref()?;
+        Some(Reason::new("engine", format!("run {} waits for its container: {reason}", run.key)))
     }
 
     /// The first of those queued runs of the same job that leave no room for one of a past slot, if they do.
@@ -462,7 +484,7 @@ mod tests {
 
     #[track_caller]
     fn check_limited(state: &State, limits: &Limits, status: &Status, job: u64, codes: &[&str], says: &str) {
-        let facts = Facts { now: at(10), state, status, limits, last: &[] };
+        let facts = Facts { now: at(10), state, status, limits, engine: None, last: &[] };
         let reasons = facts.of_job(&state.jobs[&JobUid(job)], &state.progress[&JobUid(job)]);
         let found: Vec<_> = reasons.iter().map(|r| r.code).collect();
         assert_eq!(found, codes, "{reasons:#?}");

@@ -10,8 +10,10 @@ use anyhow::Context;
 use axum::Router;
 use clap::parser::ValueSource;
 use engine::Keep;
+use engine::docker::{DockerEngine, DockerOptions};
 use engine::local::supervisor::{self, Supervise, SuperviseError};
 use engine::local::{LocalEngine, LocalOptions};
+use engine::router::Router as Engines;
 use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::audit::Entry;
 use scheduler::schedule::Zones;
@@ -380,7 +382,14 @@ fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Nod
     let store = SqliteStore::open(&options).map_err(|error| data_failure(config, error))?;
     let data_dir = config.data_dir.canonicalize()?;
     let engine_dir = data_dir.join("engine");
-    let engine = LocalEngine::open(LocalOptions {
+    let containers = DockerOptions {
+        container_age_max: config.docker_container_age_max,
+        ..DockerOptions::new(data_dir.join("docker"), config.docker_host.clone())
+    };
+    let containers = DockerEngine::open(containers)
+        .with_context(|| format!("cannot use the folder `{}`", data_dir.join("docker").display()))
+        .map_err(failed)?;
+    let local = LocalEngine::open(LocalOptions {
         supervisor_program: std::env::current_exe().context("cannot find this program").map_err(failed)?,
         supervisor_args: vec!["supervise".into(), "--dir".into(), engine_dir.clone().into()],
         dir: engine_dir,
@@ -394,7 +403,7 @@ fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Nod
     Ok(node::start(NodeOptions {
         identity,
         store: Arc::new(store),
-        engine: Arc::new(engine),
+        engine: Arc::new(Engines::new(Arc::new(local), Arc::new(containers))),
         zones,
         retention: Retention {
             age_max: config.history_age_max,

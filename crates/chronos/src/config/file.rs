@@ -97,6 +97,17 @@ pub struct ConfigFile {
     /// How long a task that is told to end may take before it is ended by force [default: 10s]
     #[arg(long = "kill_grace", env = "CHRONOS_KILL_GRACE", value_name = "DURATION")]
     pub kill_grace: Option<Length>,
+    /// Where the Docker Engine of this machine listens, which runs jobs with a container: a Unix socket
+    /// [default: unix:///var/run/docker.sock]
+    #[arg(long = "docker_host", env = "CHRONOS_DOCKER_HOST", value_name = "SOCKET")]
+    pub docker_host: Option<String>,
+    /// How long the container of an ended task is kept; its output stays as long as that of any task [default: 1d]
+    #[arg(
+        long = "docker_container_age_max",
+        env = "CHRONOS_DOCKER_CONTAINER_AGE_MAX",
+        value_name = "DURATION"
+    )]
+    pub docker_container_age_max: Option<Length>,
     /// Time zones: `bundled` with this program, or those of the `system`, read once at the start; the same on all nodes
     /// [default: bundled]
     #[arg(hide_possible_values = true, long = "tzdata", env = "CHRONOS_TZDATA", value_name = "SOURCE")]

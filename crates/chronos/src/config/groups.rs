@@ -39,6 +39,8 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         &[
             "engine",
             "kill_grace",
+            "docker_host",
+            "docker_container_age_max",
             "tzdata",
             "disable_after_failures",
             "running_max",

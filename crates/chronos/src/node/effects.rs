@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use engine::{Engine, EngineError, Known, Launch};
+use engine::{Engine, EngineError, Known, Launch, Readiness};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
 use scheduler::ids::{Epoch, TaskId};
@@ -12,7 +12,7 @@ use scheduler::notice::{NoticeId, Sent};
 use scheduler::run::RunState;
 use scheduler::{Effect, TaskNews};
 use tokio::sync::{Semaphore, mpsc};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::wire::task_spec;
 
@@ -24,6 +24,8 @@ const ENGINE_RETRY: Duration = Duration::from_secs(1);
 const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
 /// After so long a term has launched what was due when it began.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
+/// The same reason why nothing is launched is told again after so long.
+const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Orders on their way to the engine at once.
 const ORDERS_MAX: usize = 512;
 /// Tasks in one reconciliation.
@@ -65,6 +67,8 @@ struct Open {
     /// The last question about each task. Only its answer counts: that of an older one may be from before the launch
     /// that came of the other's.
     questions: BTreeMap<TaskId, u64>,
+    /// Why the engine refused last, and when that was told.
+    refused: Option<(String, Instant)>,
 }
 
 impl Open {
@@ -85,6 +89,17 @@ impl Open {
             self.questions.remove(task);
         }
         counts
+    }
+
+    /// Whether the log has not been told so lately.
+    fn is_news(&mut self, problem: &EngineError) -> bool {
+        let problem = problem.to_string();
+        let known = self.refused.as_ref();
+        let news = known.is_none_or(|(last, at)| *last != problem || at.elapsed() >= REFUSAL_TOLD_EVERY);
+        if news {
+            self.refused = Some((problem, Instant::now()));
+        }
+        news
     }
 
     /// A launch answers all questions that were asked before it.
@@ -178,13 +193,18 @@ impl Effects {
                     let lag = Duration::try_from(Timestamp::now().duration_since(starts)).unwrap_or_default();
                     histogram!("chronos_launch_lag_seconds").record(lag);
                 }
-                counter!("chronos_launches_total").increment(1);
-                info!(epoch = self.epoch.0, job = %run.job, run = %run.key, due = %run.due, attempt = live.attempt, task = %live.task, "launched task");
                 let launch = Launch {
                     task: live.task.clone(),
                     spec: Arc::new(task_spec(&job, &run, live.attempt)),
                     not_after: engine::since_boot() + ORDER_VALID,
                 };
+                if self.engine.readiness_of(&launch.spec) == Readiness::Ready {
+                    counter!("chronos_launches_total").increment(1);
+                    info!(epoch = self.epoch.0, job = %run.job, run = %run.key, due = %run.due, attempt = live.attempt, task = %live.task, "launched task");
+                } else {
+                    // Once a second, until its engine is back.
+                    debug!(job = %run.job, run = %run.key, task = %live.task, "launched task, though its engine is not ready");
+                }
                 self.open().launch(&launch.task);
                 self.order(move |this| async move { this.launch(launch).await });
             }
@@ -230,7 +250,10 @@ impl Effects {
             }
             Err(problem) => {
                 if !self.ends_term(&problem) {
-                    warn!(%task, %problem, "the engine did not launch the task");
+                    // An engine that is away refuses every task once a second.
+                    if self.open().is_news(&problem) {
+                        warn!(%task, %problem, "the engine did not launch the task");
+                    }
                     self.report(Report::Launched { task, news: TaskNews::NeverBegan, incarnation });
                 }
             }

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use super::container;
 use super::job::{DISK, USER};
 
 /// What decides whether a field has an effect.
@@ -51,12 +52,16 @@ pub fn unhonoured(body: &str, surroundings: Surroundings) -> Vec<String> {
         if list("fetch").iter().any(|fetch| fetch.get("cache") == Some(&Value::Bool(true))) {
             told.push("`fetch`: `cache` has no effect here: every attempt fetches its files anew".into());
         }
-        if text("runAsUser") == USER && !surroundings.root {
+        let contained = body.get("container").is_some_and(Value::is_object);
+        if text("runAsUser") == USER && !surroundings.root && !contained {
             told.push(
                 "`runAsUser`: root, which Chronos wrote into every job, means unset here: tasks run as the user of the server"
                     .into(),
             );
         }
+    }
+    if surroundings.engine != "mesos" {
+        told.extend(container::unhonoured(&body));
     }
     if body.get("async") == Some(&Value::Bool(true)) {
         told.push("`async`: no effect: a task ends when its command ends".into());

@@ -67,7 +67,6 @@ pub(super) const SPAN_MAX: Duration = Duration::from_secs(3660 * 86_400);
 const AGE: Duration = Duration::from_secs(7 * 86_400);
 const SPAN: Shape = Shape::Span(SECOND, SPAN_MAX);
 
-const PAIR: Shape = Shape::Object(&[required("key", Shape::Text), required("value", Shape::Text)]);
 const FETCH: Shape = Shape::Object(&[
     required("uri", Shape::Text),
     optional("executable", Shape::Bool),
@@ -80,38 +79,6 @@ const VARIABLE: Shape = Shape::Object(&[
     required("name", Shape::Text),
     optional("value", Shape::Text),
     optional("valueFrom", VALUE_FROM),
-]);
-const PORT: Shape = Shape::Object(&[
-    required("hostPort", Shape::Whole(0, 65535)),
-    required("containerPort", Shape::Whole(0, 65535)),
-    optional("protocol", Shape::Text),
-]);
-const NETWORK: Shape = Shape::Object(&[
-    required("name", Shape::Text),
-    optional("protocol", Shape::Word(&["IPv4", "IPv6"])),
-    optional("labels", Shape::List(&PAIR)),
-    optional("portMappings", Shape::List(&PORT)),
-]);
-const EXTERNAL: Shape = Shape::Object(&[
-    required("name", Shape::Text),
-    required("provider", Shape::Text),
-    optional("options", Shape::List(&PAIR)),
-]);
-const VOLUME: Shape = Shape::Object(&[
-    required("containerPath", Shape::Text),
-    optional("hostPath", Shape::Text),
-    optional("mode", Shape::Word(&["RW", "RO"])),
-    optional("external", EXTERNAL),
-]);
-const CONTAINER: Shape = Shape::Object(&[
-    optional("type", Shape::Word(&["DOCKER", "MESOS"])),
-    required("image", Shape::Text),
-    optional("network", Shape::Word(&["BRIDGE", "HOST", "USER"])),
-    optional("networkName", Shape::Text),
-    optional("networkInfos", Shape::List(&NETWORK)),
-    optional("volumes", Shape::List(&VOLUME)),
-    optional("forcePullImage", Shape::Bool),
-    optional("parameters", Shape::List(&PAIR)),
 ]);
 const CONSTRAINT: Shape = Shape::Row(&[Shape::Text, Shape::Word(&["EQUALS", "LIKE", "UNLIKE"]), Shape::Text]);
 const CATCH_UP: Shape = Shape::Either(&[
@@ -156,7 +123,7 @@ const FIELDS: &[Field] = &[
     optional("runAsUser", Shape::Text),
     optional("concurrent", Shape::Bool),
     optional("maxCompletionTime", Shape::Whole(0, SPAN_MAX.as_secs().cast_signed())),
-    optional("container", CONTAINER),
+    optional("container", super::container::CONTAINER),
     optional("constraints", Shape::List(&CONSTRAINT)),
     optional("parents", Shape::List(&Shape::Text)),
     optional("schedule", Shape::Text),
@@ -492,33 +459,9 @@ fn normalise(fields: &mut Map<String, Value>) -> Result<(), Problem> {
         fill(fetch, &[("executable", json!(false)), ("cache", json!(false)), ("extract", json!(true))]);
     }
     if let Some(container) = fields.get_mut("container") {
-        fill(
-            container,
-            &[
-                ("type", json!("DOCKER")),
-                ("network", json!("HOST")),
-                ("networkInfos", json!([])),
-                ("volumes", json!([])),
-                ("forcePullImage", json!(false)),
-                ("parameters", json!([])),
-            ],
-        );
-        for network in container.get_mut("networkInfos").and_then(Value::as_array_mut).into_iter().flatten() {
-            fill(network, &[("labels", json!([])), ("portMappings", json!([]))]);
-            for port in network.get_mut("portMappings").and_then(Value::as_array_mut).into_iter().flatten() {
-                for key in ["hostPort", "containerPort"] {
-                    // Chronos reads numbers and writes text.
-                    port[key] = Value::String(port[key].to_string());
-                }
-            }
-        }
-        for volume in container.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(external) = volume.get_mut("external") {
-                fill(external, &[("options", json!([]))]);
-            }
-        }
+        super::container::normalise(container);
     }
-    Ok(())
+    super::container::check(fields)
 }
 
 /// A variable has a value or says where one is found when a task begins; the value itself is then never here.

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod classic;
+pub mod container;
 pub mod duration;
 pub mod honour;
 pub mod job;

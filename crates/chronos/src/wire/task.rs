@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use engine::{Fetch, Limits, Secret, SecretSource, TaskSpec};
+use engine::{Container, Fetch, Limits, Secret, SecretSource, TaskSpec};
 use scheduler::ids::TaskId;
 use scheduler::job::Job;
 use scheduler::run::Run;
@@ -27,6 +27,7 @@ struct Body {
     run_as_user: String,
     fetch: Vec<FetchBody>,
     uris: Vec<String>,
+    container: Option<super::container::Body>,
 }
 
 #[derive(Deserialize)]
@@ -76,11 +77,13 @@ pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
         Some(words) if !words.trim().is_empty() => words.split_whitespace().map(String::from).collect(),
         _ => body.arguments,
     };
-    let shell = body.shell.unwrap_or(true);
     let mut command = body.command;
     if let Some((script, fetch)) = fetched(&command) {
         (command, fetches) = (script, vec![fetch]);
     }
+    let container = body.container.map(Container::from);
+    // An image knows what it is for: without a command no shell has anything to read.
+    let shell = body.shell.unwrap_or(true) && (container.is_none() || !command.trim().is_empty());
     if shell {
         for argument in &arguments {
             command.push(' ');
@@ -88,7 +91,13 @@ pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
         }
     }
     let output_max = OUTPUT_MAX;
-    TaskSpec { command, shell, arguments, environment, output_max, user, limits, fetches, secrets }
+    TaskSpec { command, shell, arguments, environment, output_max, user, limits, fetches, secrets, container }
+}
+
+/// What the container of a job is to be; `None` where its tasks run on the machine itself.
+pub fn container(job: &Job) -> Option<Container> {
+    let body: Body = serde_json::from_str(&job.body).unwrap_or_default();
+    body.container.map(Container::from)
 }
 
 /// A command that is nothing but the address of a script: what to run, and what to fetch for it, as in Chronos.

@@ -15,6 +15,7 @@ mod compatibility;
 mod crash_audit;
 mod crontab;
 mod data_folder;
+mod docker;
 mod doctor;
 mod examples;
 mod golden;

@@ -4,32 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use scheduler::ids::{Epoch, TaskId};
-use scheduler::run::AttemptEnd;
 use serde::{Deserialize, Serialize};
 
+pub(super) use crate::capped::Written;
+pub(super) use crate::end::End;
 use crate::{EngineError, Known, Launch, Stream, TaskSpec};
-
-/// How a task ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum End {
-    Succeeded,
-    Failed { exit: Option<i32>, signal: Option<i32>, message: String },
-    Killed,
-    TimedOut,
-    Lost { message: String },
-}
-
-/// What was kept of one stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Written {
-    /// Bytes that the task wrote.
-    pub(super) total: u64,
-    /// Where keeping stopped for good: the disk was full, or the supervisor died.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) kept_until: Option<u64>,
-}
 
 /// All that stays of an ended task besides its output: the content of the file `end`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,6 +172,18 @@ pub(super) enum Source {
 }
 
 impl Spec {
+    /// The secrets, as the contract knows them.
+    pub(super) fn secrets(&self) -> Vec<crate::Secret> {
+        let secret = |Secret { name, from }: &Secret| {
+            let source = match from.clone() {
+                Source::File(path) => crate::SecretSource::File(path),
+                Source::Env(variable) => crate::SecretSource::Env(variable),
+            };
+            crate::Secret { name: name.clone(), source }
+        };
+        self.secrets.iter().map(secret).collect()
+    }
+
     /// The variables to set, each once: the first of a name wins.
     pub(super) fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut seen = BTreeSet::new();
@@ -216,8 +207,18 @@ impl Request {
 
 impl From<TaskSpec> for Spec {
     fn from(spec: TaskSpec) -> Self {
-        let TaskSpec { command, shell, arguments, environment, output_max, user, limits, fetches, secrets } =
-            spec;
+        let TaskSpec {
+            command,
+            shell,
+            arguments,
+            environment,
+            output_max,
+            user,
+            limits,
+            fetches,
+            secrets,
+            container: _,
+        } = spec;
         let crate::Limits { cpu_millis, memory_max } = limits;
         let fetch = |crate::Fetch { uri, executable, extract, output_file }| Fetch {
             uri,
@@ -270,35 +271,6 @@ impl From<What> for Known {
             What::NeverBegan => Self::NeverBegan,
         }
     }
-}
-
-impl From<End> for AttemptEnd {
-    fn from(end: End) -> Self {
-        match end {
-            End::Succeeded => Self::Succeeded,
-            End::Failed { exit, signal, message } => Self::Failed { exit, signal, message: message.into() },
-            End::Killed => Self::Killed,
-            End::TimedOut => Self::TimedOut,
-            End::Lost { message } => Self::Lost { message: message.into() },
-        }
-    }
-}
-
-impl End {
-    /// A failure without a status. The message is cut to the bound of the core.
-    pub(super) fn failed(message: impl Into<String>) -> Self {
-        Self::Failed { exit: None, signal: None, message: cut(message.into()) }
-    }
-
-    /// A loss. The message is cut to the bound of the core.
-    pub(super) fn lost(message: impl Into<String>) -> Self {
-        Self::Lost { message: cut(message.into()) }
-    }
-}
-
-fn cut(mut message: String) -> String {
-    message.truncate(message.floor_char_boundary(AttemptEnd::MESSAGE_MAX));
-    message
 }
 
 #[cfg(test)]

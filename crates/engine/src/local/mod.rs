@@ -128,6 +128,9 @@ impl Engine for LocalEngine {
     }
 
     async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
+        if launch.spec.container.is_some() {
+            return Err(EngineError::Refused("it runs no containers".into()));
+        }
         match self.ask(&Request::launch(epoch, &launch), Some(&launch.task)).await? {
             Answer::Known(mut known) if known.len() == 1 => Ok(known.remove(0).into()),
             answer => Err(odd(&answer)),

@@ -12,7 +12,6 @@ mod core;
 mod journal;
 mod output;
 mod processes;
-mod secrets;
 mod spawn;
 
 use std::ffi::OsString;

@@ -22,11 +22,11 @@ use scheduler::ids::TaskId;
 use super::cgroup::{Cgroups, TaskCgroup};
 use super::journal::SpawnRecord;
 use super::processes::MARK;
-use super::secrets;
+
 use crate::local::formats::Spec;
 use crate::local::launch::{self, Choice, Instructions};
 use crate::local::layout::task_folder;
-use crate::since_boot;
+use crate::{secrets, since_boot};
 
 /// One process to start.
 pub(super) struct SpawnOrder {
@@ -141,7 +141,7 @@ impl Spawner {
 
     fn prepare(&self, order: &SpawnOrder, work: &Path, cgroup: &TaskCgroup) -> Result<Prepared, NotSpawned> {
         let SpawnOrder { task, spec, .. } = order;
-        let secrets = secrets::resolve(&spec.secrets).map_err(NotSpawned::Failed)?;
+        let secrets = secrets::resolve(&spec.secrets()).map_err(NotSpawned::Failed)?;
         let user = match launch::choose(spec.user.as_deref().unwrap_or_default()) {
             Ok(Choice::Stay) => None,
             Ok(Choice::Become(user)) => Some(user),

@@ -9,10 +9,10 @@ use scheduler::ids::TaskId;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{Asked, Core, Outgoing, Phase, Task, ended_without_output};
+use crate::capped::Window;
 use crate::local::formats::{Answer, End, EndFile, FromSupervisor, Record, Request, Spec, What};
 use crate::local::layout::{TRASH, task_folder};
 use crate::local::supervisor::journal::Waiting;
-use crate::local::supervisor::output::Window;
 use crate::{Output, since_boot};
 
 impl Core {

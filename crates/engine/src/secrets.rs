@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 
-use crate::local::formats::{Secret, Source};
+use crate::{Secret, SecretSource};
 
 /// Longest value: a key or a certificate with its chain; not much more fits into an environment.
 const VALUE_MAX: u64 = 64 * 1024;
@@ -14,11 +14,13 @@ const VALUE_MAX: u64 = 64 * 1024;
 /// The values, by their names.
 /// # Errors
 /// With the variable and its source, never with a value.
-pub(super) fn resolve(secrets: &[Secret]) -> Result<Vec<(String, OsString)>, String> {
+pub(crate) fn resolve(secrets: &[Secret]) -> Result<Vec<(String, OsString)>, String> {
     let resolved = secrets.iter().map(|secret| {
-        let (place, value) = match &secret.from {
-            Source::File(path) => (format!("file `{path}`"), read(path).map_err(|error| error.to_string())),
-            Source::Env(variable) => {
+        let (place, value) = match &secret.source {
+            SecretSource::File(path) => {
+                (format!("file `{path}`"), read(path).map_err(|error| error.to_string()))
+            }
+            SecretSource::Env(variable) => {
                 let value = std::env::var_os(variable).map(OsString::into_vec);
                 (
                     format!("variable `{variable}`"),
@@ -39,7 +41,10 @@ pub(super) fn resolve(secrets: &[Secret]) -> Result<Vec<(String, OsString)>, Str
 /// Without the newline at its end, which editors add and nobody means.
 fn read(path: &str) -> io::Result<Vec<u8>> {
     // Not to wait for ever for who would write to a pipe.
-    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
@@ -61,8 +66,8 @@ fn read(path: &str) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn secret(from: Source) -> Vec<Secret> {
-        vec![Secret { name: "PASSWORD".into(), from }]
+    fn secret(source: SecretSource) -> Vec<Secret> {
+        vec![Secret { name: "PASSWORD".into(), source }]
     }
 
     #[test]
@@ -71,7 +76,7 @@ mod tests {
         let path = folder.path().join("secret").to_string_lossy().into_owned();
         for (content, expected) in [("a\n", "a"), ("a\r\n", "a"), ("a\nb\n\n", "a\nb\n"), ("", "")] {
             std::fs::write(&path, content).expect("written");
-            let values = resolve(&secret(Source::File(path.clone())));
+            let values = resolve(&secret(SecretSource::File(path.clone())));
             assert_eq!(values, Ok(vec![("PASSWORD".to_owned(), expected.into())]));
         }
     }
@@ -82,16 +87,16 @@ mod tests {
         let path = folder.path().join("secret").to_string_lossy().into_owned();
         let check = |content: Vec<u8>, why: &str| {
             std::fs::write(&path, content).expect("written");
-            let error = resolve(&secret(Source::File(path.clone()))).expect_err("refused");
+            let error = resolve(&secret(SecretSource::File(path.clone()))).expect_err("refused");
             assert!(error.contains("`PASSWORD`") && error.contains(&path) && error.contains(why), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         };
         check(vec![b'x'; 64 * 1024 + 1], "more than 64 KiB");
         check(b"hunter2\0".to_vec(), "NUL");
-        let error = resolve(&secret(Source::Env("CHRONOS_SECRET_NONE".into()))).expect_err("refused");
+        let error = resolve(&secret(SecretSource::Env("CHRONOS_SECRET_NONE".into()))).expect_err("refused");
         assert!(error.contains("`CHRONOS_SECRET_NONE`: it is not set"), "{error}");
         let folder = folder.path().to_string_lossy().into_owned();
-        let error = resolve(&secret(Source::File(folder))).expect_err("refused");
+        let error = resolve(&secret(SecretSource::File(folder))).expect_err("refused");
         assert!(error.contains("not a file"), "{error}");
     }
 }
