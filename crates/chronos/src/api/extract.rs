@@ -99,6 +99,17 @@ async fn segments<T: DeserializeOwned + Send, S: Send + Sync>(
     Ok(named)
 }
 
+/// What the path names, where it is nothing of its own.
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        segments(parts, state).await.map(Self)
+    }
+}
+
 /// The parameters of the query.
 pub(super) struct Params<T>(pub(super) T);
 

@@ -1,7 +1,7 @@
 //! What people are told: notices on their way and those that are settled, and messages to try it out.
 
 use axum::Json;
-use axum::extract::{Path, State as Context};
+use axum::extract::State as Context;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use scheduler::notice::{Channel, Notice, NoticeId, NoticeState};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Document, Params, limit};
+use super::extract::{Document, Params, Segments, limit};
 use super::jobs::Changed;
 use super::lists::{Field, Key, Order, Page, Way, words};
 use super::{ApiContext, seq_header};
@@ -197,7 +197,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn retry(
     Context(ctx): Context<ApiContext>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
 ) -> Result<Response, ApiError> {
     let id = id.parse().map_err(|_| ApiError::invalid("id", "`id` is not the number of a notice"))?;
     let (_, seq) = ctx.ask(Request::RetryNotice(NoticeId(id))).await?;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use jiff::Timestamp;
 use scheduler::ids::{JobUid, TaskId};
 use scheduler::run::{Attempt, AttemptEnd, EndedRun, Record, Run, RunState};
@@ -121,7 +121,7 @@ pub(super) struct JobTime {
 )]
 pub(super) async fn percentile(
     State(ctx): State<ApiContext>,
-    Path(percentile): Path<String>,
+    extract::Segments(percentile): extract::Segments<String>,
 ) -> Result<Json<Vec<JobTime>>, ApiError> {
     if Sample::new(None).named(&percentile).is_none() {
         return Ok(Json(Vec::new()));

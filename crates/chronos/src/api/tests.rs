@@ -26,6 +26,7 @@ mod apply;
 mod audit_tests;
 mod classic;
 mod editing;
+mod hostile;
 mod lists;
 mod once;
 

@@ -1,7 +1,7 @@
 //! What a job was: its versions, in what they differ, and the ways back.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use scheduler::ids::{JobName, JobUid};
@@ -20,7 +20,7 @@ use super::classic::no_such_job;
 use super::conditions::Conditions;
 use super::editing;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{self, Document, Params, instant_of, limit};
+use super::extract::{self, Document, Params, Segments, instant_of, limit};
 use super::lists::{Field, Order, Page, Way, words};
 
 /// A version of a definition.
@@ -200,7 +200,7 @@ pub(super) struct WholeVersion {
 )]
 pub(super) async fn show(
     State(ctx): State<ApiContext>,
-    Path((name, version)): Path<(String, String)>,
+    Segments((name, version)): Segments<(String, String)>,
 ) -> Result<Json<WholeVersion>, ApiError> {
     let (name, version) = named(&name, &version)?;
     let revision = revision(&ctx, &name, version).await?;
@@ -244,7 +244,7 @@ pub(super) struct Difference {
 )]
 pub(super) async fn compare(
     State(ctx): State<ApiContext>,
-    Path((name, version)): Path<(String, String)>,
+    Segments((name, version)): Segments<(String, String)>,
     Params(With { with }): Params<With>,
 ) -> Result<Json<Difference>, ApiError> {
     let (name, version) = named(&name, &version)?;
