@@ -1,5 +1,5 @@
 //! Who asks: every request but `/ping` is logged in here, if the server wants that, and what it changes is done in the
-//! name of its [`Principal`].
+//! name of its `Principal`.
 //!
 //! Passwords are compared in constant time. Wrong ones are counted by the address that they come from: after some of
 //! them each further attempt, also one with the right password, waits its turn, and where too many wait they are told
