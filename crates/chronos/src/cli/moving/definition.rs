@@ -10,7 +10,7 @@ use crate::wire::job::{CPUS, DISK, Door, MEM, Reading, as_written, read_value};
 use crate::wire::shape::Problem;
 
 /// How what comes from an old Chronos is read.
-const DOOR: Door = Door::Any;
+const DOOR: Door = Door::Imported;
 /// The fields that Chronos 2.5 and 3 read, in the order of Chronos.
 pub(in crate::cli) const FIELDS: &[&str] = &[
     "name",
@@ -43,6 +43,7 @@ pub(in crate::cli) const FIELDS: &[&str] = &[
     "schedule",
     "scheduleTimeZone",
     "epsilon",
+    "async",
 ];
 /// What an old Chronos counts; it is not taken over.
 const COUNTERS: &[&str] =
@@ -96,16 +97,15 @@ pub(super) fn take(
             _ => None,
         };
     }
+    // Chronos 2 wrote it into every job.
+    if document.get("async") == Some(&json!(false)) {
+        document.shift_remove("async");
+    }
     document.retain(|field, value| {
         !COUNTERS.contains(&field.as_str()) && default(field).is_none_or(|default| !same(&default, value))
     });
-    let has_parents = document.get("parents").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
-    if has_parents && document.get("schedule").is_some_and(|schedule| schedule == "") {
-        document.shift_remove("schedule");
-        document.shift_remove("scheduleTimeZone");
-    }
     notes.extend(join_files(&mut document));
-    if document.contains_key("epsilon") {
+    if document.get("epsilon").and_then(Value::as_str).is_some_and(|text| !text.is_empty()) {
         notes.push(
             "`epsilon` counts here: what cannot start within it is missed (Chronos 3 ignored it)".into(),
         );
@@ -207,8 +207,12 @@ pub(super) fn keep_start(
     let (Some(of_new), Some(of_old)) = (schedule(taken, zones, now), schedule(present, zones, now)) else {
         return;
     };
-    let Some(first) = of_new.first_after(Timestamp::UNIX_EPOCH) else { return };
-    if of_old.last_until(first.due).is_some_and(|slot| slot.due == first.due) {
+    // The first slot of one of them is a slot of the other.
+    let first_is_of = |one: &Schedule, other: &Schedule| {
+        let first = one.first_after(Timestamp::MIN);
+        first.is_some_and(|first| other.last_until(first.due).is_some_and(|slot| slot.due == first.due))
+    };
+    if first_is_of(&of_new, &of_old) || first_is_of(&of_old, &of_new) {
         taken.insert("schedule".into(), json!(old));
     }
 }
@@ -344,7 +348,8 @@ mod tests {
         kept(daily, "R/2030-06-15T03:00:00.000Z/P1D", "", false);
         kept(daily, "R/2030-06-15T02:00:00.000Z/P2D", "", false);
         kept(daily, "R5/2030-06-15T02:00:00.000Z/P1D", "", false);
-        kept(daily, "R/2029-06-15T02:00:00.000Z/P1D", "", false);
+        kept(daily, "R/2029-06-15T02:00:00.000Z/P1D", "", true);
+        kept(daily, "R/2029-06-15T02:00:00.001Z/P1D", "", false);
         // The old Chronos writes the offset of the moment; the zone counts.
         kept("R/2030-01-01T02:00:00+01:00/P1D", "R/2030-06-15T02:00:00.000+02:00/P1D", "Europe/Berlin", true);
         kept("R/2030-01-31T02:00:00Z/P1M", "R/2030-02-28T02:00:00.000Z/P1M", "", true);
@@ -428,7 +433,7 @@ mod tests {
             let first = taken(job).definition;
             let (given, lost) = give(&first);
             proptest::prop_assert!(lost.is_empty(), "{lost:?}");
-            let text = serde_norway::to_string(&given).expect("YAML");
+            let text = crate::cli::moving::folder::text(&given);
             let back: Map<String, Value> = serde_norway::from_str(&text).expect("YAML");
             let again = taken(back.into()).definition;
             proptest::prop_assert_eq!(&Value::from(again.clone()), &Value::from(first));

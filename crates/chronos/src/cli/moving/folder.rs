@@ -131,12 +131,36 @@ pub(in crate::cli) fn write(folder: &Path, jobs: &[Map<String, Value>]) -> Resul
 
 fn write_file(path: &Path, job: &Map<String, Value>) -> Result<(), Failure> {
     let shown = format!("cannot write `{}`", path.display());
-    let text =
-        serde_norway::to_string(job).map_err(|e| Failure::new(Exit::Failed, e).context(shown.clone()))?;
     let draft = path.with_extension("yaml.new");
-    std::fs::write(&draft, format!("{HEADING}{text}"))
+    std::fs::write(&draft, text(job))
         .and_then(|()| std::fs::rename(&draft, path))
         .map_err(|e| Failure::from(e).context(shown))
+}
+
+/// A file of chronos-sync.
+pub(super) fn text(job: &Map<String, Value>) -> String {
+    let mut text = HEADING.to_owned();
+    for (key, value) in job {
+        text.push_str(&format!("{key}: {}\n", flow(value)));
+    }
+    text
+}
+
+/// A value as YAML of both versions reads it alike: Ruby, in which chronos-sync is written, takes a bare `no` for false
+/// and `12:30` for a number, so every text is in quotes.
+fn flow(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(fields) => {
+            let fields =
+                fields.iter().map(|(key, value)| format!("{}: {}", Value::from(key.as_str()), flow(value)));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
+        }
+        // The quotes and escapes of JSON are those of YAML.
+        scalar => scalar.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +181,13 @@ mod tests {
         for (name, base) in [("a_b.c-D9", "a_b.c-D9"), ("my job #2", "my_job__2"), ("etl/load", "load")] {
             assert_eq!(base_name(name), base);
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_the_same() {
+        let value = json!({ "a": ["no", "12:30", "", "x\"y\\\n\u{7}ä😀", 2.0, 3, true], "b": [{ "name": "A: #", "value": "1" }], "c": [] });
+        let back: Value = serde_norway::from_str(&flow(&value)).expect("YAML");
+        assert_eq!(back, value);
     }
 
     #[test]

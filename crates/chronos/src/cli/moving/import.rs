@@ -17,19 +17,19 @@ use crate::cli::failure::{Exit, Failure};
 use crate::cli::queries::pages;
 use crate::cli::table::Table;
 use crate::cli::{ClientArgs, Format};
+use crate::notify::settings::Secret;
 
 pub(in crate::cli) const HELP: &str = "\
-Every job is listed: as created, replaced, unchanged or refused, with the reason. Names that cannot be kept (Chronos 2
-had some with blanks and `#`) become others, and parents follow. The old Chronos is only read. It can be read again:
-jobs that have not changed stay as they are, also where the old Chronos has moved a start on to its next slot.
-
-Counters and history begin anew.
+Every job is listed: as created, replaced, unchanged or refused, with the reason. Names that cannot
+be kept (Chronos 2 had some with blanks and `#`) become others, and parents follow. The old Chronos
+is only read. It can be imported again: jobs that have not changed stay as they are, also where the
+old Chronos has moved a start on to its next slot. Counters and history begin anew.
 
 Examples:
   chronos import chronos --from http://chronos.example.org:8080 --dry_run
   CHRONOS_FROM_USER=ops:secret chronos import chronos --from http://chronos.example.org:8080
   chronos import chronos config/ --advance
-  chronos import chronos --from http://old:8080 --output json | jq '.jobs[] | select(.result == \"refused\")'";
+  chronos import chronos config/ --output json | jq '.jobs[] | select(.result == \"refused\")'";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ChronosArgs {
@@ -39,15 +39,9 @@ pub(in crate::cli) struct ChronosArgs {
     /// URL of an old Chronos that answers, version 2 or 3
     #[arg(long, value_name = "URL")]
     from: Option<String>,
-    /// Name and password at the old Chronos
-    #[arg(
-        long = "from_user",
-        env = "CHRONOS_FROM_USER",
-        hide_env_values = true,
-        value_name = "USER:PASSWORD",
-        requires = "from"
-    )]
-    from_user: Option<String>,
+    /// Name at the old Chronos, and the password, which is better in the environment or in ~/.netrc
+    #[arg(long = "from_user", env = "CHRONOS_FROM_USER", value_name = "NAME[:PASSWORD]", requires = "from")]
+    from_user: Option<Secret>,
     /// Let schedules whose start has passed begin with their next slot; otherwise their latest slot is due at once,
     /// as at Chronos
     #[arg(long)]
@@ -91,7 +85,8 @@ async fn find(args: &ChronosArgs) -> Result<Vec<File>, Failure> {
     let Some(url) = &args.from else {
         return folder::read(args.folder.as_deref().unwrap_or(".".as_ref()));
     };
-    let jobs = OldChronos::new(url, args.from_user.as_deref())?.jobs().await?;
+    let jobs =
+        OldChronos::new(url, args.from_user.as_ref(), args.client.at.ca_file.as_deref())?.jobs().await?;
     let mut files: Vec<File> = jobs
         .into_iter()
         .enumerate()
@@ -173,22 +168,25 @@ fn closing(args: &ChronosArgs, plan: &Plan) -> String {
 fn notes(args: &ChronosArgs, plan: &Plan) -> Vec<String> {
     let mut notes = vec!["counters and history are not taken over: they begin anew".to_owned()];
     if plan.roots > 0 {
+        let jobs = jobs(plan.roots);
         notes.push(format!(
-            "`runAsUser: root`, which Chronos writes into every job, is taken as not set ({} jobs)",
-            plan.roots
+            "`runAsUser: root`, which Chronos writes into every job, is taken as not set (in {jobs})"
         ));
     }
     if plan.at_once() > 0 {
-        let due = if args.dry_run { "would be" } else { "are" };
+        let (jobs, due) = (jobs(plan.at_once()), if args.dry_run { "would be" } else { "are" });
         notes.push(format!(
-            "{} jobs have a start in the past and {due} due at once; --advance begins with their next slots",
-            plan.at_once()
+            "slots in the past {due} due at once (of {jobs}); --advance begins with the next ones"
         ));
     }
     if args.dry_run {
         notes.push("nothing was changed".into());
     }
     notes
+}
+
+fn jobs(count: usize) -> String {
+    if count == 1 { "1 job".into() } else { format!("{count} jobs") }
 }
 
 fn document(args: &ChronosArgs, plan: &Plan) -> Value {

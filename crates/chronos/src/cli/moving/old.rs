@@ -1,10 +1,13 @@
 //! An old Chronos that answers: its jobs as it lists them.
 
-use reqwest::Url;
+use std::path::Path;
+
 use serde_json::Value;
 
+use crate::cli::ServerAt;
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
+use crate::notify::settings::Secret;
 
 /// An old Chronos. It is only ever asked, never told anything.
 pub(super) struct OldChronos {
@@ -15,20 +18,11 @@ pub(super) struct OldChronos {
 const LISTS: [&[&str]; 2] = [&["v1", "scheduler", "jobs"], &["scheduler", "jobs"]];
 
 impl OldChronos {
-    /// `user` is `USER:PASSWORD`; both may be in the URL instead.
-    pub(super) fn new(url: &str, user: Option<&str>) -> Result<Self, Failure> {
-        let Some(user) = user else { return Ok(Self { client: Client::new(url)? }) };
-        let Some((user, password)) = user.split_once(':') else {
-            return Err(Failure::usage("the user of the old Chronos is given without a password")
-                .hint("write USER:PASSWORD"));
-        };
-        let with_user = Url::parse(url).ok().and_then(|mut url| {
-            url.set_username(user).ok()?;
-            url.set_password(Some(password)).ok()?;
-            Some(url)
-        });
-        // What is no URL is refused there, with the reason.
-        Ok(Self { client: Client::new(with_user.as_ref().map_or(url, Url::as_str))? })
+    /// `user` is `NAME:PASSWORD`; both may be in the URL instead, or in `~/.netrc`.
+    pub(super) fn new(url: &str, user: Option<&Secret>, ca_file: Option<&Path>) -> Result<Self, Failure> {
+        let ca_file = ca_file.map(Path::to_owned);
+        let at = ServerAt { server: url.to_owned(), user: user.cloned(), ca_file };
+        Ok(Self { client: Client::of(&at)? })
     }
 
     /// All its jobs, in no particular order.
@@ -43,7 +37,7 @@ impl OldChronos {
         };
         let answer = answer.map_err(|failure| {
             let hint = match failure.exit {
-                Exit::Refused => "is it the URL of a Chronos, and does it want USER:PASSWORD?",
+                Exit::Refused => "is it the URL of a Chronos, and does it want NAME:PASSWORD?",
                 Exit::Unreachable => "say where the old Chronos is, as in http://chronos.example.org:8080",
                 _ => return failure,
             };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use scheduler::ids::JobName;
 use scheduler::request::Manner;
-use scheduler::schedule::Zones;
+use scheduler::schedule::{Lint, Zones};
 use scheduler::{SET_BYTES_MAX, SET_MAX};
 use serde_json::{Map, Value};
 
@@ -321,7 +321,10 @@ impl Plan {
             Some("unchanged") => Fate::Unchanged,
             _ => Fate::Replaced,
         };
+        // The old Chronos itself has written the offset, and ignored it.
+        let known = Lint::OffsetIgnored.to_string();
         let warnings = applied["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let warnings = warnings.filter(|warning| *warning != known);
         row.notes.extend(warnings.map(Into::into));
         if let Some(slot) = self.at_once.get(&job.name).filter(|_| row.fate == Fate::Created) {
             row.notes.push(format!("its slot of {slot:.0} is past and due at once"));
