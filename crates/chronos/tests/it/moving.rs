@@ -63,6 +63,9 @@ fn a_deployment_is_taken_over_and_every_job_is_accounted_for() {
     assert_eq!(jobs["load"]["parents"], json!(["extract", "my_report__2"]));
     assert_eq!(jobs["extract"].get("runAsUser"), None);
 
+    let list = server.folder.file("jobs.json", &deployment().to_string());
+    server.cli(["import", "chronos", list.to_str().unwrap()]).exit(3).says("4 unchanged, 5 refused");
+
     let report = server.cli(import(&old, &["--output", "json"])).exit(3).json();
     let names: Vec<_> = report["jobs"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
     let listed = deployment();

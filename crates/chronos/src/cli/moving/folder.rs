@@ -21,7 +21,7 @@ pub(super) enum File {
     Refused { origin: String, why: String },
 }
 
-/// Reads what chronos-sync would read; of a folder that is not laid out for it, all job files.
+/// Reads what chronos-sync would read; of a folder that is not laid out for it, all job files; or one file.
 /// # Errors
 /// The folder itself cannot be read.
 pub(super) fn read(folder: &Path) -> Result<Vec<File>, Failure> {
@@ -34,7 +34,8 @@ pub(super) fn read(folder: &Path) -> Result<Vec<File>, Failure> {
     let laid_out = PLACES.iter().any(|place| folder.join(place).is_dir());
     let mut files = Vec::new();
     for path in paths {
-        let origin = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+        let within = path.strip_prefix(folder).ok().filter(|within| !within.as_os_str().is_empty());
+        let origin = within.unwrap_or(&path).display().to_string();
         let place = origin.split('/').next().filter(|place| PLACES.contains(place));
         if laid_out && (place.is_none() || origin.split('/').count() != 2) {
             let why = "it is not in `scheduled` or `dependent`".to_owned();
@@ -42,15 +43,19 @@ pub(super) fn read(folder: &Path) -> Result<Vec<File>, Failure> {
             continue;
         }
         match read_file(&path) {
-            Ok(jobs) => files.extend(jobs.into_iter().map(|job| {
-                let notes = place.and_then(|place| misplaced(&path, place, &job.definition));
-                match job.definition {
-                    Value::Object(definition) => {
-                        File::Job { definition, origin: origin.clone(), notes: notes.into_iter().collect() }
+            Ok(jobs) => {
+                let many = jobs.len() > 1;
+                files.extend(jobs.into_iter().enumerate().map(|(i, job)| {
+                    let origin = if many { format!("{origin} (job {})", i + 1) } else { origin.clone() };
+                    let notes = place.and_then(|place| misplaced(&path, place, &job.definition));
+                    match job.definition {
+                        Value::Object(definition) => {
+                            File::Job { definition, origin, notes: notes.into_iter().collect() }
+                        }
+                        _ => File::Refused { origin, why: "it is not a job".into() },
                     }
-                    _ => File::Refused { origin: origin.clone(), why: "it is not a job".into() },
-                }
-            })),
+                }));
+            }
             Err(failure) => files.push(File::Refused { origin, why: failure.chain() }),
         }
     }

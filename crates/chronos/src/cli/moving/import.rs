@@ -29,13 +29,15 @@ Examples:
   chronos import chronos --from http://chronos.example.org:8080 --dry_run
   CHRONOS_FROM_USER=ops:secret chronos import chronos --from http://chronos.example.org:8080
   chronos import chronos config/ --advance
+  curl http://old:8080/v1/scheduler/jobs > jobs.json && chronos import chronos jobs.json
   chronos import chronos config/ --output json | jq '.jobs[] | select(.result == \"refused\")'";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ChronosArgs {
-    /// A folder of chronos-sync: `scheduled` and `dependent`, a job in a file
-    #[arg(value_name = "FOLDER", required_unless_present = "from", conflicts_with = "from")]
-    folder: Option<PathBuf>,
+    /// A folder of chronos-sync (`scheduled` and `dependent`, a job in a file), a file with the list of an old Chronos, or
+    /// `-` for the standard input
+    #[arg(value_name = "PATH", required_unless_present = "from", conflicts_with = "from")]
+    path: Option<PathBuf>,
     /// URL of an old Chronos that answers, version 2 or 3
     #[arg(long, value_name = "URL")]
     from: Option<String>,
@@ -83,7 +85,7 @@ pub(in crate::cli) async fn run(args: &ChronosArgs) -> Result<(), Failure> {
 
 async fn find(args: &ChronosArgs) -> Result<Vec<File>, Failure> {
     let Some(url) = &args.from else {
-        return folder::read(args.folder.as_deref().unwrap_or(".".as_ref()));
+        return folder::read(args.path.as_deref().unwrap_or(".".as_ref()));
     };
     let jobs =
         OldChronos::new(url, args.from_user.as_ref(), args.client.at.ca_file.as_deref())?.jobs().await?;

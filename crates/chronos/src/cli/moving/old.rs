@@ -17,6 +17,9 @@ pub(super) struct OldChronos {
 /// Where Chronos 3 lists its jobs, and where Chronos 2 did.
 const LISTS: [&[&str]; 2] = [&["v1", "scheduler", "jobs"], &["scheduler", "jobs"]];
 
+/// Longest list: a hundred thousand jobs, far more than one can hold.
+const LIST_BYTES_MAX: usize = 128 * 1024 * 1024;
+
 impl OldChronos {
     /// `user` is `NAME:PASSWORD`; both may be in the URL instead, or in `~/.netrc`.
     pub(super) fn new(url: &str, user: Option<&Secret>, ca_file: Option<&Path>) -> Result<Self, Failure> {
@@ -27,12 +30,14 @@ impl OldChronos {
 
     /// All its jobs, in no particular order.
     pub(super) async fn jobs(&self) -> Result<Vec<Value>, Failure> {
-        let answer = match self.client.get(LISTS[0], &[]).await {
-            Err(failure) if failure.exit == Exit::Refused => match self.client.get(LISTS[1], &[]).await {
-                // Neither is there: what was said first is about the Chronos that more people have.
-                Err(second) if second.exit == Exit::Refused => Err(failure),
-                answer => answer,
-            },
+        let answer = match self.client.get_at_most(LISTS[0], LIST_BYTES_MAX).await {
+            Err(failure) if failure.exit == Exit::Refused => {
+                match self.client.get_at_most(LISTS[1], LIST_BYTES_MAX).await {
+                    // Neither is there: what was said first is about the Chronos that more people have.
+                    Err(second) if second.exit == Exit::Refused => Err(failure),
+                    answer => answer,
+                }
+            }
             answer => answer,
         };
         let answer = answer.map_err(|failure| {
