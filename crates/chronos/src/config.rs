@@ -47,6 +47,8 @@ pub struct Config {
     pub access: AccessSettings,
     /// Under which names others reach this node; empty for the address listened on.
     pub hostname: Vec<String>,
+    /// Whether nothing is run and nobody told.
+    pub shadow: bool,
     /// Folder for all state.
     pub data_dir: PathBuf,
     /// Job files for the first start.
@@ -126,6 +128,7 @@ impl Config {
             layers.pick("hostname", flags.hostname.map(Hosts), file.hostname.map(Hosts), Hosts(Vec::new()));
         layers.pick("store", flags.store, file.store, StoreKind::Sqlite);
         layers.pick("engine", flags.engine, file.engine, EngineKind::Local);
+        let shadow = layers.pick("shadow", flags.shadow, file.shadow, false);
         let data_dir = layers.pick(
             "data_dir",
             flags.data_dir.map(Folder),
@@ -143,6 +146,7 @@ impl Config {
             listen,
             https,
             access,
+            shadow,
             hostname: hostname.0,
             data_dir: data_dir.0,
             examples: Some(examples.0).filter(|path| !path.as_os_str().is_empty()),

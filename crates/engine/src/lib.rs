@@ -22,6 +22,7 @@ pub mod local;
 pub mod router;
 #[cfg(any(feature = "local", feature = "docker"))]
 mod secrets;
+pub mod shadow;
 pub mod yardstick;
 
 pub use clock::since_boot;

@@ -16,13 +16,13 @@ use super::failure::{Exit, Failure};
 use super::{ApplyArgs, Format};
 
 /// A job as some file has it.
-struct Written {
-    name: String,
+pub(super) struct Written {
+    pub(super) name: String,
     /// Names in its `parents`; empty for a job with a schedule.
-    parents: Vec<String>,
-    definition: Value,
+    pub(super) parents: Vec<String>,
+    pub(super) definition: Value,
     /// For messages: where it was written.
-    origin: String,
+    pub(super) origin: String,
 }
 
 /// What there is to tell of a job or a file, as it comes.
@@ -120,7 +120,15 @@ fn whole(jobs: Vec<Written>, mut failures: Vec<Failure>) -> Result<Vec<Written>,
 
 /// Sends all jobs as one set.
 async fn put_set(client: &Client, jobs: &[Written], manner: Manner) -> Result<Answer, Failure> {
-    let jobs: Vec<&Value> = jobs.iter().map(|job| &job.definition).collect();
+    put_definitions(client, &jobs.iter().map(|job| &job.definition).collect::<Vec<_>>(), manner).await
+}
+
+/// Sends definitions as one set.
+pub(super) async fn put_definitions(
+    client: &Client,
+    jobs: &[&Value],
+    manner: Manner,
+) -> Result<Answer, Failure> {
     let body = json!({ "jobs": jobs, "dryRun": manner == Manner::DryRun });
     client.change(Method::POST, &["v1", "apply"], &[], Some(&body)).await
 }
@@ -271,7 +279,7 @@ fn read_all(paths: &[PathBuf]) -> (Vec<Written>, Vec<Failure>) {
 }
 
 /// The file itself, or the job files in and below a folder, sorted; hidden ones are left out.
-fn find_files(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+pub(super) fn find_files(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if path.as_os_str() == "-" || !std::fs::metadata(path)?.is_dir() {
         files.push(path.into());
         return Ok(());
@@ -291,7 +299,7 @@ fn find_files(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn read_file(path: &Path) -> Result<Vec<Written>, Failure> {
+pub(super) fn read_file(path: &Path) -> Result<Vec<Written>, Failure> {
     let stdin = path.as_os_str() == "-";
     let shown = if stdin { "stdin".into() } else { path.display().to_string() };
     let wrong =
@@ -346,6 +354,18 @@ fn written(definition: Value, origin: String) -> Result<Written, Failure> {
 /// Jobs whose parents are all in earlier waves, or not in the set at all. Those on a cycle are refused here: the
 /// server would only see parents that are missing.
 fn in_waves(jobs: Vec<Written>, failures: &mut Vec<Failure>) -> Vec<Vec<Written>> {
+    let (waves, stuck) = waves(jobs);
+    if !stuck.is_empty() {
+        failures.push(cycle(&stuck));
+        failures.extend(stuck.iter().map(|job| {
+            Failure::usage(format!("{}: job `{}` was not applied because of the cycle", job.origin, job.name))
+        }));
+    }
+    waves
+}
+
+/// The same, and those that wait for themselves or for one that does.
+pub(super) fn waves(jobs: Vec<Written>) -> (Vec<Vec<Written>>, Vec<Written>) {
     let mut waits = parents_in_set(&jobs);
     let mut children: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, parents) in &waits {
@@ -380,13 +400,7 @@ fn in_waves(jobs: Vec<Written>, failures: &mut Vec<Failure>) -> Vec<Vec<Written>
             None => stuck.push(job),
         }
     }
-    if !stuck.is_empty() {
-        failures.push(cycle(&stuck));
-        failures.extend(stuck.iter().map(|job| {
-            Failure::usage(format!("{}: job `{}` was not applied because of the cycle", job.origin, job.name))
-        }));
-    }
-    waves
+    (waves, stuck)
 }
 
 /// Of each job the parents that are written in the same set.
@@ -397,7 +411,7 @@ fn parents_in_set(jobs: &[Written]) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// Names one cycle among jobs that each wait for another of them.
-fn cycle(stuck: &[Written]) -> Failure {
+pub(super) fn cycle(stuck: &[Written]) -> Failure {
     let waits = parents_in_set(stuck);
     let mut path: Vec<&str> = vec![&stuck[0].name];
     let start = loop {

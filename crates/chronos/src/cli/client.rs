@@ -104,6 +104,21 @@ impl Client {
         parse(&body)
     }
 
+    /// The same of a server that may be another program: an answer that is larger is refused.
+    pub(crate) async fn get_at_most(&self, path: &[&str], bytes_max: usize) -> Result<Value, Failure> {
+        let request = self.request(Method::GET, path).timeout(Self::ANSWER_MAX);
+        let mut response = self.accepted(request).await?;
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|e| self.unreachable(e))? {
+            body.extend_from_slice(&piece);
+            if body.len() > bytes_max {
+                let message = format!("{} answers with more than {} MiB", self.shown(), bytes_max >> 20);
+                return Err(Failure::new(Exit::Failed, anyhow::anyhow!(message)));
+            }
+        }
+        parse(&body)
+    }
+
     /// Begins to read bytes that may have no end.
     pub(crate) async fn bytes(
         &self,

@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use scheduler::schedule::Zones;
 use serde_json::{Map, Value};
 
 use super::ChosenArgs;
 use super::client::{Client, job_name};
 use super::failure::{Exit, Failure};
+use super::moving::{definition, folder};
 use super::queries::pages;
 
 pub(super) const HELP: &str = "\
@@ -18,7 +21,15 @@ Examples:
   chronos export --output_dir jobs && git -C jobs add -A
   chronos export nightly -o json
   chronos export --label team=etl --output_dir etl
-  chronos export --chronos > for-the-old-chronos.json";
+  chronos export --chronos > for-the-old-chronos.json
+  chronos export --format chronos-sync --output_dir config --advance";
+
+/// Laid out for which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Layout {
+    /// `scheduled` and `dependent`, a job in a file, every field that the old Chronos has.
+    ChronosSync,
+}
 
 /// In which language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,6 +54,18 @@ pub(super) struct ExportArgs {
     /// Only what the old Chronos understands, as JSON; what is lost is told
     #[arg(long, conflicts_with_all = ["output", "output_dir"])]
     chronos: bool,
+    /// `chronos-sync`: the folders that chronos-sync brings to an old Chronos, into the folder of --output_dir
+    #[arg(
+        long,
+        hide_possible_values = true,
+        value_name = "LAYOUT",
+        requires = "output_dir",
+        conflicts_with_all = ["output", "chronos"]
+    )]
+    format: Option<Layout>,
+    /// Let schedules whose start has passed begin with their next slot: the old Chronos would run them at once
+    #[arg(long, requires = "format")]
+    advance: bool,
     #[command(flatten)]
     at: super::ServerAt,
 }
@@ -50,6 +73,9 @@ pub(super) struct ExportArgs {
 pub(super) async fn run(args: &ExportArgs) -> Result<(), Failure> {
     let client = Client::of(&args.at)?;
     let jobs = definitions(&client, args).await?;
+    if let (Some(Layout::ChronosSync), Some(folder)) = (args.format, &args.output_dir) {
+        return for_chronos_sync(folder, jobs, args.advance);
+    }
     if let Some(folder) = &args.output_dir {
         for job in &jobs {
             write_job(folder, job["name"].as_str().unwrap_or_default(), job)?;
@@ -103,46 +129,18 @@ pub(super) fn write_job(folder: &Path, name: &str, job: &Value) -> Result<PathBu
     Ok(path)
 }
 
-/// The fields that Chronos 2.5 and 3 read.
-const OLD_FIELDS: &[&str] = &[
-    "name",
-    "command",
-    "shell",
-    "executor",
-    "executorFlags",
-    "taskInfoData",
-    "retries",
-    "owner",
-    "ownerName",
-    "description",
-    "cpus",
-    "disk",
-    "mem",
-    "disabled",
-    "softError",
-    "dataProcessingJobType",
-    "fetch",
-    "uris",
-    "environmentVariables",
-    "arguments",
-    "highPriority",
-    "runAsUser",
-    "concurrent",
-    "maxCompletionTime",
-    "container",
-    "constraints",
-    "parents",
-    "schedule",
-    "scheduleTimeZone",
-    "epsilon",
-];
-
 /// A job without what the old Chronos would refuse or not understand.
 fn for_old_chronos(job: Value) -> Result<Value, Failure> {
     let Value::Object(fields) = job else { return Ok(job) };
-    let name = fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let (kept, lost): (Map<String, Value>, Map<String, Value>) =
-        fields.into_iter().partition(|(key, _)| OLD_FIELDS.contains(&key.as_str()));
+        fields.into_iter().partition(|(key, _)| definition::FIELDS.contains(&key.as_str()));
+    tell_lost(&kept, &lost);
+    Ok(Value::Object(kept))
+}
+
+/// Tells what the old Chronos would not understand of a job.
+fn tell_lost(kept: &Map<String, Value>, lost: &Map<String, Value>) {
+    let name = kept.get("name").and_then(Value::as_str).unwrap_or_default();
     let told: Vec<String> = lost.iter().map(|(key, value)| format!("`{key}: {value}`")).collect();
     if !told.is_empty() {
         super::warn(&format!("job `{name}`: the old Chronos does not know {}", told.join(", ")));
@@ -153,7 +151,48 @@ fn for_old_chronos(job: Value) -> Result<Value, Failure> {
             "job `{name}`: the old Chronos knows no cron expressions: write `{schedule}` as a repeating interval"
         ));
     }
-    Ok(Value::Object(kept))
+}
+
+/// Writes the folders that chronos-sync reads.
+fn for_chronos_sync(folder: &Path, jobs: Vec<Value>, advance: bool) -> Result<(), Failure> {
+    let (zones, now) = (Zones::bundled(), Timestamp::now());
+    let mut files = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let Value::Object(fields) = job else { continue };
+        let (mut given, lost) = definition::give(&fields);
+        tell_lost(&given, &lost);
+        if definition::begins_at_once(&given, &zones, now)
+            && !(advance && definition::advance(&mut given, &zones, now))
+        {
+            let name = given.get("name").and_then(Value::as_str).unwrap_or_default();
+            let hint = if advance {
+                "another start would move later slots"
+            } else {
+                "--advance writes its next slot"
+            };
+            super::warn(&format!(
+                "job `{name}`: its start has passed, so the old Chronos runs it at once; {hint}"
+            ));
+        }
+        files.push(given);
+    }
+    let written = folder::write(folder, &files)?;
+    for path in &written.stale {
+        super::warn(&format!(
+            "`{}` is not the file of any of these jobs: remove it, or chronos-sync brings it back",
+            path.display()
+        ));
+    }
+    let [scheduled, dependent] = written.counts;
+    let told =
+        format!("wrote {scheduled} scheduled and {dependent} dependent jobs into {}\n", folder.display());
+    super::out(told.as_bytes())?;
+    let Some((name, why)) = written.refused.first() else { return Ok(()) };
+    for (name, why) in &written.refused[1..] {
+        Failure::new(Exit::Failed, anyhow::anyhow!("job `{name}` was not written: {why}")).print();
+    }
+    Err(Failure::new(Exit::Failed, anyhow::anyhow!("job `{name}` was not written: {why}"))
+        .hint("give it another name"))
 }
 
 #[cfg(test)]

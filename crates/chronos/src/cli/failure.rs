@@ -46,6 +46,11 @@ impl Failure {
         Self { error: self.error.context(context), ..self }
     }
 
+    /// What happened, from the outermost message to the innermost, in one line.
+    pub(crate) fn chain(&self) -> String {
+        chain(&self.error)
+    }
+
     /// The chain on one line, then what to do about it.
     pub(crate) fn print(&self) {
         // Nobody is left to tell if stderr is gone.

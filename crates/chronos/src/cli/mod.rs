@@ -13,13 +13,16 @@ mod export;
 mod failure;
 mod forecast;
 mod graph;
+mod import;
 mod logs;
+mod moving;
 mod netrc;
 mod notify;
 mod progress;
 mod queries;
 mod requests;
 mod server;
+mod shadow;
 mod table;
 mod versions;
 
@@ -135,7 +138,10 @@ enum Ask {
     #[command(after_help = export::HELP)]
     Export(export::ExportArgs),
     /// Make jobs of what another scheduler has
-    Import(crontab::ImportArgs),
+    Import(import::ImportArgs),
+    /// Look at a shadow and at the scheduler that it stands beside
+    #[command(subcommand)]
+    Shadow(shadow::Shadow),
     /// Check the server, its store and its jobs, and say what to do about what is found
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
@@ -789,7 +795,8 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Backup(args) => backup::backup(&args).await,
         Ask::Restore(args) => backup::restore(&args).await,
         Ask::Export(args) => export::run(&args).await,
-        Ask::Import(args) => crontab::import(&args).await,
+        Ask::Import(args) => import::run(&args).await,
+        Ask::Shadow(shadow::Shadow::Compare(args)) => moving::compare::run(&args).await,
         Ask::Doctor(args) => doctor::run(&args).await,
         Ask::Notify(Notify::Test(args)) => notify::test(&client(&args.client)?, &args).await,
         Ask::Notify(Notify::List(args)) => notify::list(&client(&args.client)?, &args).await,

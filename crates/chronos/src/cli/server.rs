@@ -9,11 +9,12 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use clap::parser::ValueSource;
-use engine::Keep;
 use engine::docker::{DockerEngine, DockerOptions};
 use engine::local::supervisor::{self, Supervise, SuperviseError};
 use engine::local::{LocalEngine, LocalOptions};
 use engine::router::Router as Engines;
+use engine::shadow::ShadowEngine;
+use engine::{Engine, Keep};
 use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::audit::Entry;
 use scheduler::schedule::Zones;
@@ -27,6 +28,7 @@ use tracing::{error, info, warn};
 
 use super::client::{Client, Login};
 use super::failure::{Exit, Failure};
+use super::shadow::{self, Kind};
 use super::table::Table;
 use super::{ServerArgs, apply};
 use crate::api::access::Access;
@@ -34,7 +36,7 @@ use crate::api::{ApiContext, Settings};
 use crate::config::{Config, ConfigError, ConfigFile, Credentials, LogFormat, Manner, Source, Tzdata, old};
 use crate::node::{self, Node, NodeOptions, NodeTask, Role};
 use crate::notify::Notifier;
-use crate::notify::settings::Secret;
+use crate::notify::settings::{NotifySettings, Secret};
 use crate::tls::identity::{Identity, not_for, server_config};
 use crate::tls::listener::{Peer, TlsListener};
 use crate::zoneinfo;
@@ -378,24 +380,17 @@ async fn bind(listen: SocketAddr, address: &str, port: &str) -> Result<TcpListen
 }
 
 fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Node, NodeTask), Failure> {
+    let kind = Kind::of(config);
+    shadow::claim(&config.data_dir, kind)?;
     let options = SqliteOptions { dir: config.data_dir.clone(), force_network_fs: false };
     let store = SqliteStore::open(&options).map_err(|error| data_failure(config, error))?;
     let data_dir = config.data_dir.canonicalize()?;
-    let engine_dir = data_dir.join("engine");
-    let containers = DockerOptions {
-        container_age_max: config.docker_container_age_max,
-        ..DockerOptions::new(data_dir.join("docker"), config.docker_host.clone())
+    let engine: Arc<dyn Engine> = match kind {
+        Kind::Real => Arc::new(engines(config, &data_dir)?),
+        Kind::Shadow => Arc::new(ShadowEngine::default()),
     };
-    let containers = DockerEngine::open(containers)
-        .with_context(|| format!("cannot use the folder `{}`", data_dir.join("docker").display()))
-        .map_err(failed)?;
-    let local = LocalEngine::open(LocalOptions {
-        supervisor_program: std::env::current_exe().context("cannot find this program").map_err(failed)?,
-        supervisor_args: vec!["supervise".into(), "--dir".into(), engine_dir.clone().into()],
-        dir: engine_dir,
-    });
     let identity = Candidate {
-        node: node_id(&data_dir).map_err(failed)?,
+        node: kind.node(node_id(&data_dir).map_err(failed)?),
         addresses: addresses(config, address),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -403,7 +398,7 @@ fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Nod
     Ok(node::start(NodeOptions {
         identity,
         store: Arc::new(store),
-        engine: Arc::new(Engines::new(Arc::new(local), Arc::new(containers))),
+        engine,
         zones,
         retention: Retention {
             age_max: config.history_age_max,
@@ -423,8 +418,31 @@ fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Nod
     }))
 }
 
+/// What runs tasks: processes of this machine, and containers.
+fn engines(config: &Config, data_dir: &Path) -> Result<Engines, Failure> {
+    let containers = DockerOptions {
+        container_age_max: config.docker_container_age_max,
+        ..DockerOptions::new(data_dir.join("docker"), config.docker_host.clone())
+    };
+    let containers = DockerEngine::open(containers)
+        .with_context(|| format!("cannot use the folder `{}`", data_dir.join("docker").display()))
+        .map_err(failed)?;
+    let dir = data_dir.join("engine");
+    let local = LocalEngine::open(LocalOptions {
+        supervisor_program: std::env::current_exe().context("cannot find this program").map_err(failed)?,
+        supervisor_args: vec!["supervise".into(), "--dir".into(), dir.clone().into()],
+        dir,
+    });
+    Ok(Engines::new(Arc::new(local), Arc::new(containers)))
+}
+
+/// A shadow tells nobody.
 fn notifier(config: &Config) -> Result<Notifier, Failure> {
-    Notifier::new(config.notify.clone()).map_err(|what| {
+    let settings = match Kind::of(config) {
+        Kind::Real => config.notify.clone(),
+        Kind::Shadow => NotifySettings::default(),
+    };
+    Notifier::new(settings).map_err(|what| {
         Failure::usage(format!("people cannot be told of things: {what}"))
             .hint("`chronos server --help` describes each setting")
     })

@@ -73,6 +73,11 @@ pub struct ConfigFile {
     /// What runs tasks: `local`, processes of this machine [default: local]
     #[arg(hide_possible_values = true, long = "engine", env = "CHRONOS_ENGINE", value_name = "KIND")]
     pub engine: Option<EngineKind>,
+    /// Run nothing and tell nobody: only record what would have been launched, each task as succeeded at once; needs a
+    /// data folder of its own. See `chronos shadow`
+    #[arg(long = "shadow", env = "CHRONOS_SHADOW", value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub shadow: Option<bool>,
     /// Folder for all state: jobs, history, output; made if it is not there [default: data]
     #[arg(long = "data_dir", env = "CHRONOS_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,

@@ -38,6 +38,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         "Running tasks",
         &[
             "engine",
+            "shadow",
             "kill_grace",
             "docker_host",
             "docker_container_age_max",

@@ -114,7 +114,7 @@ const SHORT: &[(&str, char)] = &[
 ];
 
 /// Settings that are switches: `--no-NAME` says no.
-const SWITCHES: &[&str] = &["allow_unauthenticated", "disable_http", "mail_ssl"];
+const SWITCHES: &[&str] = &["allow_unauthenticated", "disable_http", "mail_ssl", "shadow"];
 
 /// Adds the flags of Chronos to a server's command line.
 pub fn taken(command: Command) -> Command {

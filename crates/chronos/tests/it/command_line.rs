@@ -42,10 +42,15 @@ fn help_of_every_command() {
         "notify",
         "audit",
         "run_jar",
+        "shadow",
     ];
     golden("help.txt", &chronos(&["--help"]).success().stdout_text());
     for command in commands {
         golden(&format!("help-{command}.txt"), &chronos(&[command, "--help"]).success().stdout_text());
+    }
+    for command in [["import", "chronos"], ["shadow", "compare"]] {
+        let help = chronos(&[&command[..], &["--help"]].concat()).success().stdout_text();
+        golden(&format!("help-{}.txt", command.join("-")), &help);
     }
     golden("help-import-crontab.txt", &chronos(&["import", "crontab", "--help"]).success().stdout_text());
     for command in ["test", "list", "retry"] {

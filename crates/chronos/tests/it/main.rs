@@ -23,6 +23,8 @@ mod http;
 mod life;
 mod limits;
 mod mail_server;
+mod moving;
+mod old_chronos;
 mod runs;
 mod server;
 mod skip;

@@ -2,7 +2,7 @@
 
 mod convert;
 mod lines;
-mod naming;
+pub(super) mod naming;
 mod sources;
 
 use std::path::{Path, PathBuf};
@@ -246,26 +246,5 @@ fn next_step(args: &CrontabArgs, jobs: usize) -> String {
         _ => {
             "nothing was changed: add --apply to create the jobs, or --output_dir to write them down\n".into()
         }
-    }
-}
-
-/// What may be imported.
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum Import {
-    /// Make jobs of the lines of a crontab
-    #[command(after_help = HELP)]
-    Crontab(CrontabArgs),
-}
-
-/// See the subcommand.
-#[derive(Debug, Args)]
-pub(super) struct ImportArgs {
-    #[command(subcommand)]
-    what: Import,
-}
-
-pub(super) async fn import(args: &ImportArgs) -> Result<(), Failure> {
-    match &args.what {
-        Import::Crontab(args) => run(args).await,
     }
 }

@@ -58,7 +58,7 @@ fn basename(path: &str) -> &str {
 }
 
 /// Six characters that follow from the texts, and hardly from others (FNV-1a, 64 bits, of which 30 count).
-pub(super) fn fingerprint(texts: &[&str]) -> String {
+pub(in crate::cli) fn fingerprint(texts: &[&str]) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in texts.iter().flat_map(|text| text.bytes().chain([0])) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
