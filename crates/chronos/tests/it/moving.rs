@@ -79,6 +79,42 @@ fn a_deployment_is_taken_over_and_every_job_is_accounted_for() {
 }
 
 #[test]
+fn what_only_the_server_can_refuse_keeps_nobody_else_out() {
+    let server = TestServer::start();
+    server.put(by_hand("root", "true"));
+    server.put(json!({ "name": "late", "command": "true", "parents": ["root"] }));
+    server.put(json!({ "name": "later", "command": "true", "parents": ["late"] }));
+    // `late` would wait for `later`, which waits for it and is not among these jobs.
+    let old = OldChronos::start(
+        Version::Three,
+        None,
+        json!([
+            listed(
+                json!({ "name": "good", "schedule": "R/2099-01-02T00:00:00.000Z/P1D", "scheduleTimeZone": "" })
+            ),
+            listed(json!({ "name": "late", "parents": ["later"] })),
+            listed(json!({ "name": "after", "parents": ["late", "good"] })),
+        ]),
+    );
+    for more in [&["--dry_run"][..], &[]] {
+        let told = server.cli([import(&old, &["--output", "json"]), more.to_vec()].concat()).exit(3).json();
+        let results: BTreeMap<_, _> = told["jobs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| (row["name"].as_str().unwrap(), row["result"].as_str().unwrap()))
+            .collect();
+        assert_eq!(
+            results,
+            BTreeMap::from([("after", "refused"), ("good", "created"), ("late", "refused")]),
+            "{told}"
+        );
+        assert!(told.to_string().contains("waits for itself"), "{told}");
+        assert!(told.to_string().contains("its parent `late` is refused"), "{told}");
+    }
+}
+
+#[test]
 fn what_has_changed_is_shown_and_a_start_that_has_moved_on_is_not() {
     let job = |schedule: &str, command: &str| {
         json!([listed(

@@ -353,10 +353,13 @@ fn name_of(definition: &Map<String, Value>) -> String {
     definition.get("name").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// Which job of the set a refusal is about: each begins with its name.
+/// Which job of the set a refusal is about: it begins with a name, and a circle, which may begin with a job that is on
+/// the server only, names all jobs on it.
 fn culprit(set: &[Ready], why: &str) -> Option<String> {
-    let name = why.strip_prefix("job `")?.split('`').next()?;
-    set.iter().any(|job| job.name == name).then(|| name.into())
+    let first = why.strip_prefix("job `")?.split('`').next()?;
+    let circle = why.split_once(" waits for itself: ").map_or("", |(_, circle)| circle);
+    let mut named = std::iter::once(first).chain(circle.split(" -> "));
+    named.find(|name| set.iter().any(|job| job.name == *name)).map(Into::into)
 }
 
 /// Jobs in as few sets as the bounds of the server allow, each with all of a chain.
