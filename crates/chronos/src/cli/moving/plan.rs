@@ -472,6 +472,16 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_that_of_a_job_of_the_set() {
+        let set = plan(&[scheduled("a"), scheduled("for")]).ready;
+        let check = |why: &str, job: Option<&str>| assert_eq!(culprit(&set, why).as_deref(), job, "{why}");
+        check("job `a`: `cpus`: expected a number", Some("a"));
+        check("job `c` waits for itself: c -> a -> c", Some("a"));
+        check("job `c` waits for itself: c -> b -> c", None);
+        check("another large set of jobs is being applied", None);
+    }
+
+    #[test]
     fn chains_stay_together() {
         let mut jobs: Vec<Value> = (0..SET_MAX).map(|i| scheduled(&format!("s{i}"))).collect();
         jobs.push(dependent("last", &["s9999", "s0"]));
