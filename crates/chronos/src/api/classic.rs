@@ -255,10 +255,10 @@ pub(super) async fn search(
 
 fn matches(job: &Job, [name, command, any]: &[String; 3]) -> bool {
     let by_both = || {
-        (name.is_empty() || job.name.as_str().to_lowercase().contains(name))
+        (name.is_empty() || view::occurs(job.name.as_str(), name))
             && (command.is_empty() || view::command_mentions(job, command))
     };
-    let by_either = || job.name.as_str().to_lowercase().contains(any) || view::command_mentions(job, any);
+    let by_either = || view::occurs(job.name.as_str(), any) || view::command_mentions(job, any);
     match (name.is_empty() && command.is_empty(), any.is_empty()) {
         (true, true) => true,
         (true, false) => by_either(),

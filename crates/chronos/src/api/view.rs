@@ -462,7 +462,7 @@ pub(super) fn command(job: &Job) -> String {
 
 /// Whether the text, which is in lower case, occurs in the command of a job, without regard to case.
 pub(super) fn command_mentions(job: &Job, text: &str) -> bool {
-    may_mention(job, text) && command(job).to_lowercase().contains(text)
+    may_mention(job, text) && occurs(&command(job), text)
 }
 
 /// The state word of Chronos.
@@ -666,15 +666,28 @@ pub(super) fn slot(job: &Job, zone: &jiff::tz::TimeZone, slot: &Slot, note: Opti
     SlotView { job: job.name.to_string(), due: instant(slot.due), local, starts, note }
 }
 
+/// Whether the text, which is in lower case, occurs without regard to case. A list of 100,000 jobs asks it of every one,
+/// and hardly any of them has more than ASCII.
+pub(super) fn occurs(haystack: &str, text: &str) -> bool {
+    if !haystack.is_ascii() {
+        return haystack.to_lowercase().contains(text);
+    }
+    let Some((first, rest)) = text.as_bytes().split_first() else { return true };
+    let starts = memchr::memchr2_iter(*first, first.to_ascii_uppercase(), haystack.as_bytes());
+    starts
+        .map(|at| &haystack.as_bytes()[at + 1..])
+        .any(|tail| tail.get(..rest.len()).is_some_and(|start| start.eq_ignore_ascii_case(rest)))
+}
+
 /// Whether the text, which is in lower case, may occur in what is stored of a job: a cheap look before an exact one.
 /// In JSON only quotes, backslashes and control characters are written otherwise than they are.
 pub(super) fn may_mention(job: &Job, text: &str) -> bool {
-    text.contains(|c: char| c == '"' || c == '\\' || c.is_control()) || job.body.to_lowercase().contains(text)
+    text.contains(|c: char| c == '"' || c == '\\' || c.is_control()) || occurs(&job.body, text)
 }
 
 /// Whether the text, which is in lower case, occurs in the owner or the labels of a job, without regard to case.
 fn tags_mention(job: &Job, text: &str) -> bool {
-    let has = |tag: &str| tag.to_lowercase().contains(text);
+    let has = |tag: &str| occurs(tag, text);
     // As they are written, so that a key may be searched for together with its value.
     has(&job.rules.owner())
         || job.rules.labels().iter().any(|(key, value)| has(&format!("\"{key}\":\"{value}\"")))
@@ -683,5 +696,26 @@ fn tags_mention(job: &Job, text: &str) -> bool {
 /// Whether the text, which is in lower case, occurs in the name, command, owner or labels of a job, without regard to
 /// case.
 pub(super) fn mentions(job: &Job, text: &str) -> bool {
-    job.name.as_str().to_lowercase().contains(text) || tags_mention(job, text) || command_mentions(job, text)
+    occurs(job.name.as_str(), text) || tags_mention(job, text) || command_mentions(job, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::occurs;
+
+    #[test]
+    fn texts_are_found_without_regard_to_case() {
+        let found = |haystack, text| occurs(haystack, text);
+        assert!(found("Make-REPORT", "report") && found("aaB", "ab") && found("x", "") && found("", ""));
+        assert!(!found("repor", "report") && !found("", "a") && !found("ab", "b c"));
+        assert!(found("STRASSE ÄÖ", "äö") && found("K\u{e9}", "k") && !found("ae", "ä"));
+    }
+
+    proptest::proptest! {
+        /// Law: it is what a search in the lowered text finds.
+        #[test]
+        fn it_is_the_same_as_in_lower_case(haystack in "[a-cA-CäÄ ]{0,12}", text in "[a-cä ]{0,3}") {
+            proptest::prop_assert_eq!(occurs(&haystack, &text), haystack.to_lowercase().contains(&text));
+        }
+    }
 }
