@@ -113,6 +113,13 @@ impl Projection {
             .filter_map(|(_, uid)| self.state.jobs.get(uid))
     }
 
+    /// The same the other way, those before `before` first.
+    pub fn jobs_before(&self, before: Option<&JobName>) -> impl Iterator<Item = &Arc<Job>> {
+        let end = before.map_or(Bound::Unbounded, Bound::Excluded);
+        let names = self.by_name.range::<JobName, _>((Bound::Unbounded, end)).rev();
+        names.filter_map(|(_, uid)| self.state.jobs.get(uid))
+    }
+
     /// All jobs after `after` in the order of their uids, each with what lists show and sort by. Goes through the
     /// records side by side instead of looking each up, which is what makes a look at 100,000 of them cheap.
     pub fn overviews(&self, after: Option<JobUid>) -> impl Iterator<Item = Overview<'_>> {

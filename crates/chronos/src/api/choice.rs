@@ -249,13 +249,14 @@ pub(super) fn select(
     limit: usize,
 ) -> Result<Selected, ApiError> {
     let after = order.place(cursor, |text| JobName::new(text).ok())?;
-    if choice.is_all() && order == (Order { field: JobField::Name, way: Way::Up }) {
+    if choice.is_all() && order.field == JobField::Name {
         // They are in this order already.
         let projection = handle.read();
-        let mut rest = projection.jobs_after(after.as_ref().map(|(_, name)| name));
-        let page: Vec<&Arc<Job>> = rest.by_ref().take(limit).collect();
-        let next = page.last().filter(|_| rest.next().is_some()).map(|job| job.name.to_string());
-        let jobs = page.iter().map(|job| job.uid).collect();
+        let place = after.as_ref().map(|(_, name)| name);
+        let (jobs, next) = match order.way {
+            Way::Up => first(order, limit, projection.jobs_after(place)),
+            Way::Down => first(order, limit, projection.jobs_before(place)),
+        };
         return Ok(Selected { jobs, total: projection.state().jobs.len(), next });
     }
     let mut page = Page::new(after, limit);
@@ -267,6 +268,18 @@ pub(super) fn select(
     let total = page.total;
     let (jobs, next) = page.told(order);
     Ok(Selected { jobs, total, next })
+}
+
+/// The first so many of jobs in the order of their names, and the cursor of the next page if there are more.
+fn first<'a>(
+    order: Order<JobField>,
+    limit: usize,
+    mut jobs: impl Iterator<Item = &'a Arc<Job>>,
+) -> (Vec<JobUid>, Option<String>) {
+    let page: Vec<&Arc<Job>> = jobs.by_ref().take(limit).collect();
+    let last = page.last().filter(|_| jobs.next().is_some());
+    let next = last.map(|job| order.cursor(&order.identity(job.name.as_str()), &job.name));
+    (page.iter().map(|job| job.uid).collect(), next)
 }
 
 /// Looks at all jobs in the order of their creation, letting writers in now and then: commits wait for readers.
