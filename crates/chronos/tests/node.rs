@@ -14,7 +14,7 @@ use engine::{Engine, EngineError, Keep, Known, Launch, Output, Readiness, Stream
 use scheduler::ids::{Epoch, JobName, TaskId};
 use scheduler::job::{Retry, Rules};
 use scheduler::limits::Limits;
-use scheduler::request::{Answer, Definition, PlanText, Refusal, Request};
+use scheduler::request::{Answer, Definition, Manner, PlanText, Refusal, Request};
 use scheduler::run::{AttemptEnd, Outcome, Record};
 use scheduler::schedule::DstPolicy;
 use store::memory::{MemoryCore, MemoryStore};
@@ -302,5 +302,32 @@ async fn a_flood_of_requests_is_answered_whole() {
     }
     assert_eq!(node.projection.read().state().jobs.len(), 2000);
     assert!(highest < 2000, "requests that wait together share a commit: {highest}");
+    task.shutdown().await;
+}
+
+/// All due at one instant: the ends of the first come while the last are being launched, and each makes room for more.
+#[tokio::test]
+async fn a_herd_does_not_depose_its_leader() {
+    const HERD: usize = 4000;
+    let cluster = Cluster::new();
+    let (node, task) = cluster.start("n1");
+    leads(&node).await;
+    let term = node.status().role;
+    let due = jiff::Timestamp::now().checked_add(Duration::from_secs(5)).unwrap();
+    let definition = |n| match put(&format!("herd-{n}"), &format!("R1/{due}/P1D")) {
+        Request::Put(definition) => definition,
+        other => unreachable!("{other:?}"),
+    };
+    for first in (0..HERD).step_by(100) {
+        let definitions = (first..first + 100).map(definition).collect();
+        node.ask(Request::Apply { definitions, manner: Manner::Do }).await.unwrap();
+    }
+    eventually("all have succeeded", || async {
+        let projection = node.projection.read();
+        projection.state().progress.values().map(|progress| progress.successes).sum::<u64>() == HERD as u64
+    })
+    .await;
+    assert_eq!(node.status().role, term, "one term saw it through");
+    assert_eq!(cluster.machine.begun().len(), HERD, "each was started once");
     task.shutdown().await;
 }

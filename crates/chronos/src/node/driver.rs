@@ -194,6 +194,7 @@ impl Driver<'_> {
                     result
                 });
             }
+            debug_assert!(commits.len() <= IN_FLIGHT_MAX, "{} batches in flight", commits.len());
         }
     }
 
