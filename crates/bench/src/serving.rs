@@ -191,7 +191,8 @@ impl Server {
     }
 
     fn terminate(&self) -> anyhow::Result<()> {
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        // Every shell has it built in; a small Debian has no program of that name.
+        let told = Command::new("sh").args(["-c", "kill -TERM $0", &self.child.id().to_string()]).status()?;
         anyhow::ensure!(told.success(), "the server cannot be told to end");
         Ok(())
     }

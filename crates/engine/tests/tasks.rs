@@ -82,7 +82,8 @@ impl Drop for Machine {
             |pid: &String| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == self.dir);
         let entries = std::fs::read_dir("/proc").expect("proc is mounted").flatten();
         for pid in entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(of_us) {
-            let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            // Every shell has it built in; a small Debian has no program of that name.
+            let _ = Command::new("sh").args(["-c", "kill -KILL $0", &pid]).status();
             while alive(&pid) {
                 std::thread::yield_now();
             }

@@ -255,7 +255,10 @@ pub(crate) fn by_hand(name: &str, command: &str) -> Value {
 }
 
 pub(crate) fn signal_process(pid: u32, signal: &str) {
-    let _ = Command::new("kill").args([signal, "--", &pid.to_string()]).stderr(Stdio::null()).status();
+    // Every shell has it built in; a small Debian has no program of that name.
+    let mut shell = Command::new("sh");
+    let told = shell.args(["-c", "kill $0 $1", signal, &pid.to_string()]).stderr(Stdio::null()).status();
+    assert!(told.is_ok(), "sh is there: {told:?}");
 }
 
 pub(crate) fn is_alive(pid: u32) -> bool {
