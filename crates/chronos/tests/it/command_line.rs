@@ -302,7 +302,9 @@ fn jobs_come_from_standard_input_too() {
     // What is shown can be applied again.
     server.folder.file("shown.json", &server.cli(["show", "piped"]).success().stdout_text());
     // The first time it gains the defaults that are shown.
-    assert_eq!(server.cli(["apply", "shown.json"]).success().stderr_text(), "", "no warnings");
+    // Where the server is not root it says that their `root` means nothing.
+    let told = server.cli(["apply", "shown.json"]).success().stderr_text();
+    assert!(told.lines().all(|line| line.contains("`runAsUser`: root")), "{told}");
     server.cli(["apply", "shown.json"]).stdout("unchanged job `piped`\n").success();
 }
 
