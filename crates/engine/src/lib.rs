@@ -23,6 +23,8 @@ pub mod router;
 #[cfg(any(feature = "local", feature = "docker"))]
 mod secrets;
 pub mod shadow;
+#[cfg(any(feature = "local", feature = "docker"))]
+mod task_folders;
 pub mod yardstick;
 
 pub use clock::since_boot;

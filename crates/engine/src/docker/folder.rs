@@ -25,11 +25,10 @@ use scheduler::ids::{Epoch, TaskId};
 
 use crate::EngineError;
 use crate::end::End;
+use crate::task_folders::{FAN, TASKS, fan_folder, task_folder};
 
 /// Begins the names of files that name a container.
 const BEGUN: &str = "begun-";
-/// Number of folders under `tasks`.
-pub(super) const FAN: u32 = 256;
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -58,7 +57,11 @@ impl Folder {
     /// Opens the folder, and makes what is not there.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         fs::create_dir_all(root.join("open"))?;
-        fs::create_dir_all(root.join("tasks"))?;
+        // All at once: the entry of one that is made later would have to be synced with the first task in it.
+        for fan in 0..FAN {
+            fs::create_dir_all(fan_folder(root, fan))?;
+        }
+        sync(&root.join(TASKS))?;
         let path = root.join("id");
         let known = match fs::read_to_string(&path) {
             Ok(text) => Some(text.trim().to_owned()).filter(|id| !id.is_empty()),
@@ -121,16 +124,12 @@ impl Folder {
 
     /// The folder of a task.
     pub(super) fn task(&self, task: &TaskId) -> PathBuf {
-        self.part(fan_of(task)).join(task.as_str())
+        task_folder(&self.root, task)
     }
 
-    fn part(&self, fan: u32) -> PathBuf {
-        self.root.join("tasks").join(format!("{fan:02x}"))
-    }
-
-    /// The tasks of one of the [`FAN`] parts.
-    pub(super) fn tasks(&self, fan: u32) -> Vec<TaskId> {
-        names(&self.part(fan))
+    /// All tasks of which something is known.
+    pub(super) fn tasks(&self) -> impl Iterator<Item = TaskId> {
+        (0..FAN).flat_map(|fan| names(&fan_folder(&self.root, fan)))
     }
 
     /// The tasks whose end is not acknowledged.
@@ -182,7 +181,7 @@ impl Folder {
         fs::create_dir_all(&folder)?;
         File::create(folder.join(name))?.sync_all()?;
         sync(&folder)?;
-        sync(&self.part(fan_of(task)))
+        sync_parent(&folder)
     }
 
     pub(super) fn is(&self, task: &TaskId, fact: Fact) -> bool {
@@ -201,7 +200,7 @@ impl Folder {
         let folder = self.task(task);
         fs::create_dir_all(&folder)?;
         replace(&folder, "end", &serde_json::to_string(end)?)?;
-        sync(&self.part(fan_of(task)))
+        sync_parent(&folder)
     }
 
     /// When it ended, as far as the file system knows.
@@ -274,18 +273,16 @@ fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Makes the entry of a folder itself durable.
+fn sync_parent(folder: &Path) -> io::Result<()> {
+    folder.parent().map_or(Ok(()), sync)
+}
+
 fn absent(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
     }
-}
-
-/// FNV-1a, which is the same for ever.
-fn fan_of(task: &TaskId) -> u32 {
-    let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    let hash = task.as_str().bytes().fold(0x811c_9dc5, hash);
-    (hash ^ (hash >> 16)) % FAN
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use bollard::errors::Error;
 use bollard::query_parameters::RemoveContainerOptions;
 use scheduler::ids::TaskId;
 
-use super::folder::{FAN, Fact};
+use super::folder::Fact;
 use super::{Shared, output};
 use crate::{EngineError, Forgotten, Keep};
 
@@ -55,7 +55,7 @@ pub(super) async fn forget_old(shared: &Arc<Shared>, keep: Keep) -> Result<Forgo
 
 /// The tasks that have ended and whose end is acknowledged.
 fn ended(shared: &Shared) -> Vec<Kept> {
-    let tasks = (0..FAN).flat_map(|fan| shared.folder.tasks(fan));
+    let tasks = shared.folder.tasks();
     let settled =
         tasks.filter(|task| !shared.folder.is_open(task) && !shared.state().live.contains_key(task));
     let kept = settled.filter_map(|task| {
