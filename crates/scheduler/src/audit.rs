@@ -154,17 +154,8 @@ impl Act {
         }
     }
 
-    /// All words, for those who ask for some of them.
-    pub const WORDS: [&'static str; 19] = [
-        "created",
-        "replaced",
-        "patched",
-        "applied",
-        "rolledBack",
-        "restored",
-        "deleted",
-        "inherited",
-        "disabled",
+    /// All words but those of definitions, which are [`Deed::WORDS`].
+    const OTHERS: [&'static str; 10] = [
         "triggered",
         "killed",
         "markedSuccess",
@@ -176,6 +167,11 @@ impl Act {
         "retriedNotice",
         "restoredStore",
     ];
+
+    /// All words, for those who ask for some of them.
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        Deed::WORDS.into_iter().chain(Self::OTHERS)
+    }
 }
 
 impl Scheduler {

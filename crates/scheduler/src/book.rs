@@ -492,8 +492,8 @@ impl Book {
 
     /// A staged set has been decided, by whom; or, with `None`, it is whole.
     pub(crate) fn note_applying(&mut self, author: Option<Author>) {
-        let (applying, applying_for) = (author.is_some(), author.map(Arc::new));
-        self.change(Change::Meta(Meta { applying, applying_for, ..self.state.meta.clone() }));
+        let applying = author.map(Arc::new);
+        self.change(Change::Meta(Meta { applying, ..self.state.meta.clone() }));
     }
 
     fn change(&mut self, change: Change) {

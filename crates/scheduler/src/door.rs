@@ -30,11 +30,11 @@ pub(crate) enum Origin {
     Set,
 }
 
-/// Those that a job has no more as its parents, where it still has some.
+/// Those that a job has no more as its parents, where it still has some; sorted, as parents are.
 fn former_parents(old: &Plan, new: &Plan) -> Vec<JobUid> {
     match (old, new) {
         (Plan::Parents(old), Plan::Parents(new)) => {
-            old.iter().copied().filter(|parent| !new.contains(parent)).collect()
+            old.iter().copied().filter(|parent| new.binary_search(parent).is_err()).collect()
         }
         _ => Vec::new(),
     }
@@ -273,7 +273,9 @@ impl Scheduler {
         let new = Job { uid, version, created, changed, joins_from, name, plan, rules: rules.shared(), body };
         self.revise(new.clone(), deed);
         self.book.put_progress(uid, progress);
-        former.into_iter().for_each(|parent| self.forget_parent(&new, parent));
+        if !former.is_empty() {
+            self.forget_parents(&new, &former);
+        }
         Ok(Answer::Put { uid, version, changed: true })
     }
 
@@ -372,7 +374,7 @@ impl Scheduler {
         progress.flags.retain(|(parent, _)| *parent != gone.uid);
         self.revise(heir.clone(), Deed::Inherited);
         self.book.put_progress(heir.uid, progress);
-        self.forget_parent(&heir, gone.uid);
+        self.forget_parents(&heir, &[gone.uid]);
     }
 
     // ---- runs

@@ -249,8 +249,8 @@ impl Scheduler {
         }
     }
 
-    /// Who is no parent any more takes no part in the joins that are open.
-    pub(crate) fn forget_parent(&mut self, job: &Job, parent: JobUid) {
+    /// Who is no parent any more takes no part in the joins that are open. `former` is sorted.
+    pub(crate) fn forget_parents(&mut self, job: &Job, former: &[JobUid]) {
         let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
         for join in joins {
             if join.stage == Stage::Superseded {
@@ -260,7 +260,7 @@ impl Scheduler {
             }
             let mut join = (*join).clone();
             let before = join.parents.len();
-            join.parents.retain(|(p, _)| *p != parent);
+            join.parents.retain(|(parent, _)| former.binary_search(parent).is_err());
             if join.parents.is_empty() {
                 self.close_join(job, &join, Skipped::JoinSuperseded);
             } else if join.parents.len() < before {

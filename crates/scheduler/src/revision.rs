@@ -50,6 +50,19 @@ pub enum Deed {
 }
 
 impl Deed {
+    /// All words, for those who ask for some of them.
+    pub const WORDS: [&'static str; 9] = [
+        "created",
+        "replaced",
+        "patched",
+        "applied",
+        "rolledBack",
+        "restored",
+        "deleted",
+        "inherited",
+        "disabled",
+    ];
+
     /// Its word, in the API and on the command line.
     pub fn word(self) -> &'static str {
         match self {

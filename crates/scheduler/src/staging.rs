@@ -73,7 +73,7 @@ impl Scheduler {
 
     /// Whether a set has been decided and is not whole yet. What is asked meanwhile is refused.
     pub fn is_applying(&self) -> bool {
-        self.book.state().meta.applying
+        self.book.state().meta.applying.is_some()
     }
 
     fn stage(
@@ -144,7 +144,7 @@ impl Scheduler {
 
     /// Puts the next jobs of a decided set.
     pub(crate) fn put_staged(&mut self) {
-        self.author = self.book.state().meta.applying_for.as_deref().cloned().unwrap_or_default();
+        self.author = self.book.state().meta.applying.as_deref().cloned().unwrap_or_default();
         self.put_next();
         self.author = Author::default();
     }

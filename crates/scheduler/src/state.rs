@@ -40,7 +40,7 @@ pub struct State {
     pub notices: BTreeMap<NoticeId, Arc<Notice>>,
     /// What requests with a key came to.
     pub receipts: BTreeMap<RequestKey, Arc<Receipt>>,
-    /// Definitions of a set that does not fit one batch, on their way to be jobs. They will be if `meta.applying` says so.
+    /// Definitions of a set that does not fit one batch, on their way to be jobs. They will be if `meta.applying` names somebody.
     pub staged: BTreeMap<JobName, Arc<Definition>>,
 }
 
@@ -57,10 +57,8 @@ pub struct Meta {
     pub notices: u64,
     /// Alerts that nobody was told of, because too many notices were on their way.
     pub alerts_lost: u64,
-    /// Whether the staged set has been decided and is being put.
-    pub applying: bool,
-    /// In whose name; `None` while there is none.
-    pub applying_for: Option<Arc<Author>>,
+    /// In whose name the staged set that has been decided is being put; `None` while there is none.
+    pub applying: Option<Arc<Author>>,
 }
 
 /// A version of the zone data, such as `2026f`.

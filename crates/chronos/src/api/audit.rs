@@ -99,7 +99,11 @@ pub(super) async fn list(
     let query = AuditQuery {
         name,
         by: wanted.by,
-        acts: words("act", wanted.act.as_deref(), &Act::WORDS.map(|word| (word, word)))?,
+        acts: words(
+            "act",
+            wanted.act.as_deref(),
+            &Act::words().map(|word| (word, word)).collect::<Vec<_>>(),
+        )?,
         from: instant_of("from", &wanted.from)?,
         to: instant_of("to", &wanted.to)?,
         cursor,

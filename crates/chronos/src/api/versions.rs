@@ -66,19 +66,6 @@ impl VersionView {
     }
 }
 
-/// All the words for how a version came about.
-const HOW: [&str; 9] = [
-    "created",
-    "replaced",
-    "patched",
-    "applied",
-    "rolledBack",
-    "restored",
-    "deleted",
-    "inherited",
-    "disabled",
-];
-
 pub(super) fn fields(revision: &Revision) -> Map<String, Value> {
     whole_definition(&revision.job, &revision.parents)
 }
@@ -158,7 +145,7 @@ pub(super) async fn list(
 ) -> Result<Json<Versions>, ApiError> {
     let limit = limit(wanted.limit, 50, 1000)?;
     let order = Order::of(wanted.sort.as_deref(), (VersionField::Version, Way::Down))?;
-    let how = words("how", wanted.how.as_deref(), &HOW.map(|word| (word, word)))?;
+    let how = words("how", wanted.how.as_deref(), &Deed::WORDS.map(|word| (word, word)))?;
     let (from, to) = (instant_of("from", &wanted.from)?, instant_of("to", &wanted.to)?);
     let mut page = Page::new(order.place(wanted.cursor.as_deref(), |id| id.parse::<u32>().ok())?, limit);
     let job = Some(uid_of(&ctx, &name).await?);

@@ -174,14 +174,17 @@ impl Driver<'_> {
                 () = tokio::time::sleep(wait), if room => {}
             }
             self.look_around();
-            while self.backlog.len() < BACKLOG_MAX
+            // Once something is to be restored, only what is here already is decided before it.
+            let listens = restoring.is_none();
+            while listens
+                && self.backlog.len() < BACKLOG_MAX
                 && let Ok(report) = reported.try_recv()
             {
                 if let Some(ended) = self.report(report) {
                     return ended;
                 }
             }
-            for batch in self.decide(free) {
+            for batch in self.decide(free, listens) {
                 self.seq = Seq(self.seq.0 + 1);
                 let applied = Applied { seq: self.seq, epoch: self.term.epoch, changes: batch.0 };
                 let applied = Arc::new(applied);
@@ -222,14 +225,14 @@ impl Driver<'_> {
     }
 
     /// Steps the events, then whatever else waits, into as many batches as their sizes need and the store has room for.
-    fn decide(&mut self, room: usize) -> Vec<(Vec<Change>, Vec<Effect>)> {
+    fn decide(&mut self, room: usize, listens: bool) -> Vec<(Vec<Change>, Vec<Effect>)> {
         let mut batches = Vec::new();
         let (mut changes, mut effects, mut size) = (Vec::new(), Vec::new(), 0);
         let mut ticked = false;
         while batches.len() < room {
             let event = if let Some(event) = self.backlog.pop_front() {
                 event
-            } else if let Some(ask) = self.another_ask(batches.is_empty()) {
+            } else if let Some(ask) = self.another_ask(listens && batches.is_empty()) {
                 self.request(ask)
             } else if !ticked {
                 Event::Tick

@@ -7,7 +7,7 @@ use scheduler::notice::{AlertKind, Notice};
 use serde_json::{Map, Value, json};
 
 use super::Letter;
-use super::webhook::{alert_json, as_text, uris};
+use super::webhook::{COUNTED, alert_json, as_text, uris};
 
 /// Longest message that is sent: Sentry cuts off what is longer.
 const MESSAGE_MAX: usize = 8000;
@@ -25,19 +25,7 @@ pub(super) fn event(notice: &Notice, letter: &Letter, job: Option<&Map<String, V
         .map(|(key, value)| (key.to_owned(), clipped(&value.replace('\n', " "), TAG_MAX).into()))
         .collect();
     let mut extra = Map::new();
-    for key in [
-        "cpus",
-        "softError",
-        "errorCount",
-        "errorsSinceLastSuccess",
-        "executor",
-        "executorFlags",
-        "lastError",
-        "lastSuccess",
-        "mem",
-        "retries",
-        "successCount",
-    ] {
+    for key in COUNTED {
         extra.insert(key.into(), field(key).into());
     }
     extra.insert("uris".into(), job.map(uris).unwrap_or_default().into());

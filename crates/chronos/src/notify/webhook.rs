@@ -129,6 +129,21 @@ fn chain(error: &reqwest::Error) -> String {
     text
 }
 
+/// What Chronos told of a job beside its name, owner and command, in its order.
+pub(super) const COUNTED: [&str; 11] = [
+    "cpus",
+    "softError",
+    "errorCount",
+    "errorsSinceLastSuccess",
+    "executor",
+    "executorFlags",
+    "lastError",
+    "lastSuccess",
+    "mem",
+    "retries",
+    "successCount",
+];
+
 /// The body of a notice. First the fields of Chronos, in its order and, as there, all of them texts; they are about
 /// the first alert, whose job is `job` if it still exists. Then what is new.
 pub(super) fn payload(notice: &Notice, letter: &Letter, job: Option<&Map<String, Value>>) -> Value {
@@ -142,20 +157,7 @@ pub(super) fn payload(notice: &Notice, letter: &Letter, job: Option<&Map<String,
     }
     let name = notice.alerts.first().map_or("", |alert| alert.name.as_str());
     body.insert("job".into(), name.into());
-    for key in [
-        "command",
-        "cpus",
-        "softError",
-        "errorCount",
-        "errorsSinceLastSuccess",
-        "executor",
-        "executorFlags",
-        "lastError",
-        "lastSuccess",
-        "mem",
-        "retries",
-        "successCount",
-    ] {
+    for key in ["command"].into_iter().chain(COUNTED) {
         body.insert(key.into(), field(key).into());
     }
     body.insert("uris".into(), job.map(uris).unwrap_or_default().into());

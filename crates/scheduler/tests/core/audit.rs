@@ -132,7 +132,7 @@ fn a_staged_set_is_applied_in_the_name_of_whoever_asked_for_it() {
         assert_eq!(found.len(), 5, "{found:?}");
         assert!(found.iter().all(|(by, _, act)| by == "ann" && *act == "applied"), "{found:?}");
         assert!(w.revisions.iter().all(|revision| &*revision.by == "ann"));
-        assert_eq!(w.stored.meta.applying_for, None);
+        assert_eq!(w.stored.meta.applying, None);
         // What comes afterwards is somebody else's.
         w.ask(put("a", "2")).unwrap();
         check(&mut w, &[("", "a", "replaced")]);

@@ -73,7 +73,7 @@ fn wherever_it_is_cut_the_next_leader_finds_none_of_it_or_all() {
         let answered = w.answer.take().is_some();
         w.fail_over("00:00:01");
         w.rests();
-        assert_eq!((w.stored.staged.len(), w.stored.meta.applying), (0, false));
+        assert_eq!((w.stored.staged.len(), &w.stored.meta.applying), (0, &None));
         w.core.check().unwrap();
         let again = w.ask(once("k", 1, Request::Apply { definitions: set(), manner: Manner::Do }));
         match w.stored.receipts.len() {

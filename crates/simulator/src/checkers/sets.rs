@@ -20,7 +20,7 @@ pub(crate) fn step(changes: &[Change], before: &State) -> Verdict {
             return Err(format!("the request {} was done twice: {old:?}, {receipt:?}", receipt.once.key));
         }
     }
-    if !before.meta.applying {
+    if before.meta.applying.is_none() {
         return Ok(());
     }
     let mut left = before.staged.clone();
@@ -42,7 +42,7 @@ pub(crate) fn step(changes: &[Change], before: &State) -> Verdict {
                     return Err(format!("job {name} of a decided set is not as it was decided"));
                 }
             }
-            Change::Meta(meta) if !meta.applying && !left.is_empty() => {
+            Change::Meta(meta) if meta.applying.is_none() && !left.is_empty() => {
                 let names: Vec<_> = left.keys().collect();
                 return Err(format!("a decided set is over, but {names:?} were not put"));
             }

@@ -254,18 +254,15 @@ struct StoredMeta {
 
 impl From<&Meta> for StoredMeta {
     fn from(meta: &Meta) -> Self {
-        let Meta { next_uid, graph, zone_data, notices, alerts_lost, applying, applying_for } = meta;
+        let Meta { next_uid, graph, zone_data, notices, alerts_lost, applying } = meta;
         Self {
             next_uid: *next_uid,
             graph: graph.0,
             zone_data: zone_data.name(),
             notices: *notices,
             alerts_lost: *alerts_lost,
-            applying: *applying,
-            applying_for: applying_for
-                .as_deref()
-                .filter(|author| **author != Author::default())
-                .map(Into::into),
+            applying: applying.is_some(),
+            applying_for: applying.as_deref().filter(|author| **author != Author::default()).map(Into::into),
         }
     }
 }
@@ -281,8 +278,7 @@ impl From<StoredMeta> for Meta {
             zone_data: ZoneData::named(&zone_data),
             notices,
             alerts_lost,
-            applying,
-            applying_for: applying.then(|| Arc::new(author)),
+            applying: applying.then(|| Arc::new(author)),
         }
     }
 }

@@ -300,11 +300,10 @@ fn a_command_that_is_an_address_is_fetched_and_run() {
     }
 }
 
-/// What an engine is told of the first attempt of a manual run.
-fn task_of(definition: &Definition) -> engine::TaskSpec {
+/// A manual run.
+fn run_of(job: &Job) -> scheduler::run::Run {
     use scheduler::ids::{Cause, Cycle, RunKey};
-    let job = job(definition);
-    let run = scheduler::run::Run {
+    scheduler::run::Run {
         key: RunKey { job: job.uid, cause: Cause::Trigger(3) },
         job: job.name.clone(),
         cycle: Cycle { due: now(), origin: job.uid, seq: 3 },
@@ -316,8 +315,13 @@ fn task_of(definition: &Definition) -> engine::TaskSpec {
         state: scheduler::run::RunState::Queued,
         attempts: Vec::new(),
         told: Default::default(),
-    };
-    crate::wire::task_spec(&job, &run, 0)
+    }
+}
+
+/// What an engine is told of its first attempt.
+fn task_of(definition: &Definition) -> engine::TaskSpec {
+    let job = job(definition);
+    crate::wire::task_spec(&job, &run_of(&job), 0)
 }
 
 #[test]
@@ -574,24 +578,10 @@ fn an_exhausted_job_shows_as_disabled() {
 
 #[test]
 fn a_task_is_told_what_chronos_told_it() {
-    use scheduler::ids::{Cause, Cycle, RunKey};
     let document = r#"{"name":"a","command":"echo","owner":"o","cpus":1,"arguments":["x y","it's"],"schedule":"R//PT1H",
         "environmentVariables":[{"name":"CHRONOS_JOB_NAME","value":"no"},{"name":"A","value":"1"},{"name":"A","value":"2"}]}"#;
     let job = job(&reading(document).expect("valid").definition);
-    let key = RunKey { job: job.uid, cause: Cause::Trigger(3) };
-    let mut run = scheduler::run::Run {
-        key,
-        job: job.name.clone(),
-        cycle: Cycle { due: now(), origin: job.uid, seq: 3 },
-        graph: scheduler::ids::GraphVersion(0),
-        due: now(),
-        created: now(),
-        again: false,
-        arguments: None,
-        state: scheduler::run::RunState::Queued,
-        attempts: Vec::new(),
-        told: Default::default(),
-    };
+    let mut run = run_of(&job);
     let spec = crate::wire::task_spec(&job, &run, 2);
     assert_eq!(spec.command, r"echo 'x y' 'it'\''s'");
     assert_eq!(spec.arguments, ["x y", "it's"]);
