@@ -13,8 +13,9 @@ use crate::scheduler::Scheduler;
 pub const SET_MAX: usize = 10_000;
 /// Bytes of their definitions.
 pub const SET_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Jobs that change in one batch; larger sets are staged first.
-pub const SET_BATCH: usize = 200;
+/// Jobs that change in one batch; larger sets are staged first. Each is up to 4 KiB of records beside its definition: the job,
+/// its revision and who made it, with names of 255 bytes.
+pub const SET_BATCH: usize = 128;
 /// Bytes of their definitions: each is written twice, as the job and as its revision, in a batch that others share.
 pub(crate) const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Runs and joins that may end in one batch, with the plans that the set takes away.

@@ -9,7 +9,7 @@ use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::job::{Job, Pause, Plan, Progress, Timetable};
 use crate::request::{Answer, Definition, Edit, Expect, PlanText, Refusal, Request};
 use crate::revision::{Deed, Revision};
-use crate::run::{EndedRun, KillReason, Live, Outcome, Record, RunState, Skipped};
+use crate::run::{EndedRun, KillReason, Live, Outcome, Record, Run, RunState, Skipped};
 use crate::scheduler::Scheduler;
 use crate::spawn::NewRun;
 
@@ -40,6 +40,11 @@ fn former_parents(old: &Plan, new: &Plan) -> Vec<JobUid> {
     }
 }
 
+/// Whether somebody has said already that it shall end, for good.
+fn is_being_killed(run: &Run) -> bool {
+    matches!(&run.state, RunState::Running(live) if !matches!(live.kill, None | Some(KillReason::TimedOut)))
+}
+
 impl Scheduler {
     pub(crate) fn request(&mut self, request: Request) -> Result<Answer, Refusal> {
         match request {
@@ -56,6 +61,7 @@ impl Scheduler {
             Request::Trigger { job, arguments } => self.trigger(&job, arguments),
             Request::KillJob(name) => self.kill_job(&name),
             Request::KillRun(key) => self.kill_run(key),
+            Request::CancelRun(key) => self.cancel_run(key),
             Request::Report { task, elements } => self.report(task, elements),
             Request::MarkSuccess { job, failed } => self.mark_success(&job, failed),
             Request::Pause { job, reason, until } => self.pause(&job, reason, until),
@@ -400,18 +406,29 @@ impl Scheduler {
     fn kill_job(&mut self, name: &JobName) -> Result<Answer, Refusal> {
         let job = self.job_called(name)?;
         let live = self.live_runs(job.uid);
+        let going_on = live.iter().filter(|run| !is_being_killed(run)).count();
         live.iter().for_each(|run| self.end_by_hand(run));
-        if !live.is_empty() {
-            self.note_of(job.uid, Act::Killed { run: None, runs: live.len() as u64 });
+        if going_on > 0 {
+            self.note_of(job.uid, Act::Killed { run: None, runs: going_on as u64 });
         }
         Ok(Answer::Killed { runs: live.len() })
     }
 
     fn kill_run(&mut self, key: RunKey) -> Result<Answer, Refusal> {
         let run = self.book.state().runs.get(&key).cloned().ok_or(Refusal::NoSuchRun(key))?;
+        let goes_on = !is_being_killed(&run);
         self.end_by_hand(&run);
-        self.note(Some((key.job, run.job.clone())), Act::Killed { run: Some(key), runs: 1 });
+        if goes_on {
+            self.note(Some((key.job, run.job.clone())), Act::Killed { run: Some(key), runs: 1 });
+        }
         Ok(Answer::Killed { runs: 1 })
+    }
+
+    fn cancel_run(&mut self, key: RunKey) -> Result<Answer, Refusal> {
+        match self.book.state().runs.get(&key).map(|run| &run.state) {
+            None | Some(RunState::Running(_)) => Err(Refusal::NoSuchRun(key)),
+            Some(RunState::Queued | RunState::Waiting { .. }) => self.kill_run(key),
+        }
     }
 
     fn report(&mut self, task: TaskId, elements: u64) -> Result<Answer, Refusal> {
@@ -424,7 +441,7 @@ impl Scheduler {
         Ok(Answer::Marked(run.key))
     }
 
-    pub(crate) fn end_by_hand(&mut self, run: &crate::run::Run) {
+    pub(crate) fn end_by_hand(&mut self, run: &Run) {
         match run.state {
             RunState::Running(_) => self.order_kill(run, KillReason::Asked),
             _ if run.attempts.is_empty() => self.finish(run, Outcome::Skipped(Skipped::Cancelled)),
@@ -483,7 +500,9 @@ impl Scheduler {
         let after = Pause { since, reason, until };
         progress.paused = Some(Box::new(after.clone()));
         self.book.put_progress(job.uid, progress);
-        self.note_of(job.uid, Act::Paused { before, after });
+        if before.as_ref() != Some(&after) {
+            self.note_of(job.uid, Act::Paused { before, after });
+        }
         Ok(Answer::Paused)
     }
 

@@ -215,7 +215,10 @@ impl Scheduler {
         if is_whole(join) {
             return;
         }
-        self.book.put_join(Join { stage: Stage::Superseded, ..join.clone() });
+        // Who has arrived does not come again.
+        let awaited = |(_, arrival): &&(JobUid, Arrival)| *arrival == Arrival::Awaited;
+        let parents = join.parents.iter().filter(awaited).copied().collect();
+        self.book.put_join(Join { stage: Stage::Superseded, parents, ..join.clone() });
         let is_gone = |join: &&Arc<Join>| join.stage == Stage::Superseded;
         let (count, oldest) = {
             let mut gone = self.book.state().joins_of(job.uid).filter(is_gone);
@@ -235,7 +238,8 @@ impl Scheduler {
 
     /// The same for a job that is disabled: its parents go on, and what they tell must not begin a cycle twice.
     pub(crate) fn retire_joins(&mut self, job: &Job, why: &Skipped) {
-        let joins: Vec<_> = self.book.state().joins_of(job.uid).cloned().collect();
+        let open = |join: &&Arc<Join>| join.stage != Stage::Superseded;
+        let joins: Vec<_> = self.book.state().joins_of(job.uid).filter(open).cloned().collect();
         joins.iter().for_each(|join| self.supersede(job, join, why.clone()));
     }
 

@@ -72,6 +72,8 @@ pub enum Request {
     KillJob(JobName),
     /// Ends one run.
     KillRun(RunKey),
+    /// Ends one run that waits, for its turn or for another attempt; one that runs goes on, and is not found.
+    CancelRun(RunKey),
     /// Keeps what a running task says of its progress.
     Report {
         /// Which task.

@@ -234,6 +234,16 @@ fn told(mut fields: Map<String, Value>) -> Map<String, Value> {
             *value = covered(value);
         }
     }
+    let options = fields.get_mut("container").and_then(|container| container.get_mut("parameters"));
+    for option in options.and_then(Value::as_array_mut).into_iter().flatten() {
+        // `-e NAME=value`: a variable like the others.
+        let key = option.get("key").and_then(Value::as_str).unwrap_or_default().trim_start_matches('-');
+        if ["e", "env"].contains(&key)
+            && let Some(value) = option.get_mut("value")
+        {
+            *value = covered(value);
+        }
+    }
     fields.values_mut().for_each(without_passwords);
     fields
 }
@@ -251,12 +261,12 @@ fn covered(value: &Value) -> Value {
     format!("*** ({mark})").into()
 }
 
-/// `scheme://user:password@host` loses its password, wherever it stands in a text.
+/// `scheme://user:password@host` loses its password, wherever it stands in a text; a token in the place of the user goes, too.
 fn without_passwords(value: &mut Value) {
     match value {
         Value::String(text) => {
             if text.contains("://") && text.contains('@') {
-                *text = text.split_inclusive(char::is_whitespace).map(without_password).collect();
+                *text = without_password(text);
             }
         }
         Value::Array(values) => values.iter_mut().for_each(without_passwords),
@@ -265,14 +275,27 @@ fn without_passwords(value: &mut Value) {
     }
 }
 
-fn without_password(word: &str) -> String {
-    let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    match authority.rsplit_once('@').map(|(user, host)| (user.split_once(':'), host)) {
-        Some((Some((user, _)), host)) => format!("{scheme}://{user}:***@{host}{path}"),
-        _ => word.to_owned(),
+fn without_password(text: &str) -> String {
+    let (mut told, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((before, after)) = rest.split_once("://") {
+        told.push_str(before);
+        told.push_str("://");
+        let end = after.find(|c: char| "/?#,;'\"".contains(c) || c.is_whitespace()).unwrap_or(after.len());
+        let (authority, path) = after.split_at(end);
+        match authority.rsplit_once('@') {
+            // Who logs in by a key has a name and no password.
+            Some((user, host)) if before.ends_with("ssh") && !user.contains(':') => {
+                told.push_str(&format!("{user}@{host}"));
+            }
+            Some((user, host)) => match user.split_once(':') {
+                Some((user, _)) => told.push_str(&format!("{user}:***@{host}")),
+                None => told.push_str(&format!("***@{host}")),
+            },
+            None => told.push_str(authority),
+        }
+        rest = path;
     }
+    told + rest
 }
 
 #[cfg(test)]
@@ -285,6 +308,8 @@ mod tests {
             "command": "curl https://u:hunter2@h/x?y=@ ssh://git@h http://h/a:b@c",
             "environmentVariables": [{"name": "TOKEN", "value": "hunter2"}],
             "fetch": [{"uri": "ftp://u:hunter2@h/f"}],
+            "container": {"image": "x", "parameters": [{"key": "--env", "value": "TOKEN=hunter2"}, {"key": "e", "value": "T=hunter2"}]},
+            "description": "http://a/,http://u:hunter2@h and https://hunter2@h",
         });
         let told = told(fields.as_object().expect("an object").clone());
         let text = Value::Object(told.clone()).to_string();

@@ -12,6 +12,7 @@ use scheduler::run::{Attempt, AttemptEnd, Record, Run, RunState};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::access;
 use super::classic::no_such_job;
 use super::error::{self, ApiError, ErrorBody};
 use super::extract::{self, Document};
@@ -159,16 +160,21 @@ pub(super) async fn purge(State(ctx): State<ApiContext>) -> Result<Response, Api
         projection.state().runs.values().filter(waits).map(|run| run.key).collect()
     };
     let mut last = ctx.node.projection.seq();
+    let author = access::author();
+    let cancel = |key: &RunKey| {
+        let request = Box::new(Request::CancelRun(*key));
+        ctx.node.ask(Request::By { author: author.clone(), request })
+    };
     for keys in waiting.chunks(AT_ONCE) {
         // Without the key that the request may have: it stands for one change, and this may be done again.
-        let asked = join_all(keys.iter().map(|key| ctx.node.ask(Request::KillRun(*key))));
+        let asked = join_all(keys.iter().map(cancel));
         let answers = tokio::time::timeout(ANSWER_WITHIN, asked)
             .await
             .map_err(|_| error::outcome_unknown("not all runs were confirmed to be cancelled"))?;
         for answer in answers {
             match answer {
                 Ok((_, seq)) => last = last.max(seq),
-                // It has ended by itself.
+                // It has ended by itself, or runs now.
                 Err(AskError::Refused(Refusal::NoSuchRun(_))) => {}
                 Err(error) => return Err(error.into()),
             }

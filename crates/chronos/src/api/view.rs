@@ -672,6 +672,10 @@ pub(super) fn occurs(haystack: &str, text: &str) -> bool {
     if !haystack.is_ascii() {
         return haystack.to_lowercase().contains(text);
     }
+    if text.len() > 64 {
+        // Looking at each first letter would be slow where the text repeats it, and nobody searches for so much.
+        return haystack.to_ascii_lowercase().contains(text);
+    }
     let Some((first, rest)) = text.as_bytes().split_first() else { return true };
     let starts = memchr::memchr2_iter(*first, first.to_ascii_uppercase(), haystack.as_bytes());
     starts

@@ -246,7 +246,7 @@ impl Client {
     }
 
     /// Where it is, without who asks.
-    fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let mut base = self.base.clone();
         let _ = (base.set_username(""), base.set_password(None));
         base.as_str().trim_end_matches('/').to_owned()

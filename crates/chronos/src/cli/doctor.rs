@@ -144,12 +144,12 @@ async fn of_server(args: &ClientArgs) -> Result<Vec<Finding>, Failure> {
     let status = match client.get(&["v1", "status"], &[]).await {
         Err(failure) if failure.exit != Exit::Unreachable => {
             let advice = "is there a Chronos server of this version at this URL, and not something else?";
-            return Ok(vec![wrong("server", format!("{}: {}", args.at.server, failure.error), advice)]);
+            return Ok(vec![wrong("server", format!("{}: {}", client.shown(), failure.error), advice)]);
         }
         status => status?,
     };
     let answered = Timestamp::now();
-    let mut findings = of_status(&args.at.server, &status, asked, answered);
+    let mut findings = of_status(&client.shown(), &status, asked, answered);
     let query = vec![("state", "givenUp".into())];
     let notices = pages(&client, &["v1", "notices"], query, "notices", NOTICES_MAX).await?;
     findings.push(of_notices(&notices));

@@ -201,12 +201,13 @@ pub fn possible(matches: &ArgMatches, file: &super::ConfigFile) -> Result<(), (S
         return Ok(());
     }
     let (mut wanted, mut instead) = (Vec::new(), Vec::new());
-    if let Some(hosts) = hosts {
-        wanted.push(format!("keep its state in ZooKeeper (--zk_hosts {hosts})"));
+    // Not the values: they may have passwords in them.
+    if hosts.is_some() {
+        wanted.push("keep its state in ZooKeeper (--zk_hosts)".to_owned());
         instead.push("--store sqlite to keep it in the data folder of this one machine");
     }
-    if let Some(master) = master {
-        wanted.push(format!("run tasks on Mesos (--master {master})"));
+    if master.is_some() {
+        wanted.push("run tasks on Mesos (--master)".to_owned());
         instead.push("--engine local to run them as processes of this machine");
     }
     Err((

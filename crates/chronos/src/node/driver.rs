@@ -463,6 +463,7 @@ fn weight(change: &Change) -> usize {
             700 + reason + progress.flags.len() * 80
         }
         Change::PutNotice(notice) => 900 + notice.alerts.len() * 1000,
+        Change::Meta(_) => 600,
         Change::Stage(definition) => 700 + definition.bytes() * 2 + tags_weight(&definition.rules),
         Change::PutReceipt(_) => 700,
         _ => 200,

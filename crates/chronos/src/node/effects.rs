@@ -187,18 +187,19 @@ impl Effects {
         match effect {
             Effect::Launch { run, job } => {
                 let RunState::Running(live) = &run.state else { return };
-                if live.attempt == 0 {
-                    // What the job's jitter asks for is no lag.
-                    let starts = job.rules.starts_at(&run);
-                    let lag = Duration::try_from(Timestamp::now().duration_since(starts)).unwrap_or_default();
-                    histogram!("chronos_launch_lag_seconds").record(lag);
-                }
                 let launch = Launch {
                     task: live.task.clone(),
                     spec: Arc::new(task_spec(&job, &run, live.attempt)),
                     not_after: engine::since_boot() + ORDER_VALID,
                 };
                 if self.engine.readiness_of(&launch.spec) == Readiness::Ready {
+                    if live.attempt == 0 {
+                        // What the job's jitter asks for is no lag.
+                        let starts = job.rules.starts_at(&run);
+                        let lag =
+                            Duration::try_from(Timestamp::now().duration_since(starts)).unwrap_or_default();
+                        histogram!("chronos_launch_lag_seconds").record(lag);
+                    }
                     counter!("chronos_launches_total").increment(1);
                     info!(epoch = self.epoch.0, job = %run.job, run = %run.key, due = %run.due, attempt = live.attempt, task = %live.task, "launched task");
                 } else {

@@ -236,9 +236,10 @@ impl Identity {
     /// Reads it again. What is of no use is not taken: the old one stays.
     pub(crate) fn reload(&self) -> Result<(), IdentityError> {
         let stamps = stamps(&self.source);
-        let read = load(&self.source, Timestamp::now());
+        // What is of no use now is looked at again: it may be valid from tomorrow on.
+        let read = load(&self.source, Timestamp::now())?;
         *self.seen.write().unwrap_or_else(PoisonError::into_inner) = stamps;
-        *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read?);
+        *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
         Ok(())
     }
 

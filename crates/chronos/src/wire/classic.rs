@@ -16,7 +16,7 @@ pub(super) struct Canonical {
     pub(super) warnings: Vec<String>,
 }
 
-/// Abbreviations of summer times, and the zones that whoever writes them means. Chronos took them for UTC.
+/// Abbreviations that Java does not know, and the zones that whoever writes them means. Chronos took them for UTC.
 const MEANT: [(&str, &str); 10] = [
     ("AEDT", "Australia/Sydney"),
     ("AEST", "Australia/Sydney"),

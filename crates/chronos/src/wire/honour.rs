@@ -3,6 +3,8 @@
 //! Users of Chronos have jobs that say more than one machine can do. They are kept as they are, and nobody is left to
 //! find out: the answer to a write, the job and its `why` name every such field.
 
+use std::sync::OnceLock;
+
 use serde_json::{Map, Value};
 
 use super::container;
@@ -21,7 +23,10 @@ impl Surroundings {
     /// Those of this process.
     pub fn of(engine: &'static str) -> Self {
         use std::os::unix::fs::MetadataExt as _;
-        Self { engine, root: std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) }
+        // Asked once: it stays so, and lists of jobs ask for each.
+        static ROOT: OnceLock<bool> = OnceLock::new();
+        let is_root = || std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+        Self { engine, root: *ROOT.get_or_init(is_root) }
     }
 }
 

@@ -92,6 +92,36 @@ fn what_changes_nothing_or_is_refused_or_repeated_is_not_noted() {
     w.ask(again()).unwrap();
     assert!(matches!(w.ask(again()), Ok(Answer::Before(_))));
     check(&mut w, &[("ann", "a", "replaced")]);
+
+    let pause = || by("ann", Request::Pause { job: job("a"), reason: "one".into(), until: None });
+    w.ask(pause()).unwrap();
+    w.ask(pause()).unwrap();
+    w.ask(by("ann", Request::Resume(job("a")))).unwrap();
+    let Ok(Answer::Triggered(run)) = w.ask(by("ann", Request::Trigger { job: job("a"), arguments: None }))
+    else {
+        panic!("it runs")
+    };
+    w.ask(by("ann", Request::KillRun(run))).unwrap();
+    w.ask(by("ann", Request::KillRun(run))).unwrap();
+    w.ask(by("ann", Request::KillJob(job("a")))).unwrap();
+    let words = noted(&mut w).into_iter().map(|(_, _, act)| act).collect::<Vec<_>>();
+    assert_eq!(words, ["paused", "resumed", "triggered", "killed"]);
+}
+
+#[test]
+fn what_waits_can_be_cancelled_and_what_runs_goes_on() {
+    let mut w = World::new();
+    w.ask(put("a", "1")).unwrap();
+    let trigger = || Request::Trigger { job: job("a"), arguments: None };
+    let (Ok(Answer::Triggered(runs)), Ok(Answer::Triggered(waits))) = (w.ask(trigger()), w.ask(trigger()))
+    else {
+        panic!("one runs, one waits")
+    };
+    w.entries.clear();
+    assert_eq!(w.ask(by("ann", Request::CancelRun(runs))), Err(Refusal::NoSuchRun(runs)));
+    w.ask(by("ann", Request::CancelRun(waits))).unwrap();
+    check(&mut w, &[("ann", "a", "killed")]);
+    assert_eq!((w.tasks("a").len(), w.ledger_of("a")), (1, "skipped cancelled".into()));
 }
 
 #[test]

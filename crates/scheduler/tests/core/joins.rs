@@ -219,6 +219,28 @@ fn a_child_that_is_disabled_tells_a_cycle_under_way_once() {
 }
 
 #[test]
+fn a_join_that_gave_way_goes_with_the_parents_it_waits_for() {
+    let mut w = diamond();
+    w.succeed("a");
+    w.succeed("c");
+    w.put_child("d", &["b", "c"], Rules { disabled: true, ..once() });
+    assert_eq!(
+        w.stored.joins.values().map(|join| join.parents.len()).sum::<usize>(),
+        1,
+        "b alone is awaited"
+    );
+    // Again and again it is disabled: what gave way once is left as it is.
+    w.put_child("d", &["b", "c"], once());
+    w.put_child("d", &["b", "c"], Rules { disabled: true, ..once() });
+    assert_eq!(w.stored.joins.len(), 1);
+    w.put_child("d", &["a", "c"], Rules { disabled: true, ..once() });
+    assert!(w.stored.joins.is_empty(), "b is no parent any more");
+    w.succeed("b");
+    assert_eq!(w.ledger_of("d"), "skipped withdrawn");
+    w.audit();
+}
+
+#[test]
 fn a_former_parent_is_not_waited_for() {
     let mut w = diamond();
     w.succeed("a");

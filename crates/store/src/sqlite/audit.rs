@@ -1,6 +1,6 @@
 //! Questions about who did what.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
 use scheduler::ids::JobName;
 
 use super::history::{ReadError, bytes, small, whole_ms};
@@ -54,11 +54,6 @@ pub(super) fn surplus(
     now: jiff::Timestamp,
 ) -> rusqlite::Result<Option<i64>> {
     let oldest = whole_ms(now.checked_sub(keep.audit_age_max).unwrap_or(jiff::Timestamp::MIN));
-    // They are in the order of time but for clocks that went back, so the first that is young enough ends the search.
-    let young = connection
-        .prepare_cached("SELECT id FROM audit WHERE at >= ?1 ORDER BY id LIMIT 1")?
-        .query_row([oldest], |row| row.get::<_, i64>(0))
-        .optional()?;
     let (first, last): (Option<i64>, Option<i64>) = connection.query_row(
         "SELECT (SELECT min(id) FROM audit), (SELECT max(id) FROM audit)",
         [],
@@ -67,9 +62,16 @@ pub(super) fn surplus(
     let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
     // Ids have no gaps but where a transaction was rolled back.
     let too_many = i64::try_from(keep.audit_count_max).map_or(i64::MIN, |count| last.saturating_sub(count));
-    let end = young.map_or(last, |id| id - 1).max(too_many);
-    let removed = connection
-        .prepare_cached("SELECT max(id) FROM (SELECT id FROM audit WHERE id <= ?1 ORDER BY id LIMIT ?2)")?
-        .query_row(params![end, small(REMOVE_MAX)], |row| row.get::<_, Option<i64>>(0))?;
+    // They are in the order of time but for clocks that went back: the first that is young enough ends it.
+    let mut statement = connection.prepare_cached("SELECT id, at FROM audit ORDER BY id LIMIT ?1")?;
+    let mut rows = statement.query([small(REMOVE_MAX)])?;
+    let mut removed = None;
+    while let Some(row) = rows.next()? {
+        let (id, at): (i64, i64) = (row.get(0)?, row.get(1)?);
+        if at >= oldest && id > too_many {
+            break;
+        }
+        removed = Some(id);
+    }
     Ok(removed.filter(|id| *id >= first))
 }
