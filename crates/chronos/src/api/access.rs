@@ -214,7 +214,7 @@ impl Throttle {
 }
 
 /// Who has one IPv6 address has many: their network is counted.
-fn household(peer: IpAddr) -> IpAddr {
+pub(crate) fn household(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
             Some(v4) => IpAddr::V4(v4),

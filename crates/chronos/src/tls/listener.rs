@@ -1,24 +1,27 @@
 //! Listens for TLS: handshakes are made beside each other, so that a client that is slow holds up nobody.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Handshakes at the same time; more clients wait. Each costs some milliseconds and 40 KiB.
+use crate::api::access::household;
+
+/// Handshakes at the same time; who comes when there are so many is sent away. Each costs some milliseconds and 40 KiB.
 const HANDSHAKES_MAX: usize = 256;
+/// Those of one address, so that nobody keeps all others out by saying nothing.
+const HANDSHAKES_EACH: usize = 32;
 /// A client that is slower than this is none.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// Before it is tried again to accept where the machine has no more files.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 type Accepted = (TlsStream<TcpStream>, SocketAddr);
 
@@ -54,17 +57,13 @@ impl TlsListener {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, to: mpsc::Sender<Accepted>) {
-    let room = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+async fn accept(mut listener: TcpListener, acceptor: TlsAcceptor, to: mpsc::Sender<Accepted>) {
+    let rooms = Arc::new(Rooms::default());
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(problem) => {
-                tracing::warn!(%problem, "cannot accept a connection");
-                tokio::time::sleep(AGAIN_AFTER).await;
-                continue;
-            }
+        let (stream, peer) = Listener::accept(&mut listener).await;
+        let Some(room) = Room::enter(&rooms, household(peer.ip())) else {
+            tracing::debug!(%peer, "too many clients are beginning to speak TLS");
+            continue;
         };
         let (acceptor, to) = (acceptor.clone(), to.clone());
         tokio::spawn(async move {
@@ -74,8 +73,42 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, to: mpsc::Sender<A
                 Ok(Err(problem)) => tracing::debug!(%peer, %problem, "a client did not come to speak TLS"),
                 Err(_) => tracing::debug!(%peer, "a client was too slow to speak TLS"),
             }
-            drop(permit);
+            drop(room);
         });
+    }
+}
+
+/// The handshakes under way, by the address that they come from.
+type Rooms = Mutex<BTreeMap<IpAddr, usize>>;
+
+/// A handshake under way.
+struct Room {
+    rooms: Arc<Rooms>,
+    of: IpAddr,
+}
+
+impl Room {
+    fn enter(rooms: &Arc<Rooms>, of: IpAddr) -> Option<Self> {
+        let mut taken = rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = taken.values().sum();
+        let own = taken.entry(of).or_default();
+        let free = all < HANDSHAKES_MAX && *own < HANDSHAKES_EACH;
+        if free {
+            *own += 1;
+        } else if *own == 0 {
+            taken.remove(&of);
+        }
+        free.then(|| Self { rooms: rooms.clone(), of })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut taken = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(&self.of) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => drop(taken.remove(&self.of)),
+        }
     }
 }
 
@@ -99,5 +132,24 @@ impl Listener for TlsListener {
 impl Drop for TlsListener {
     fn drop(&mut self) {
         self.accepting.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_does_not_keep_the_others_out() {
+        let rooms = Arc::new(Rooms::default());
+        let enter = |text: &str| Room::enter(&rooms, text.parse().expect("an address"));
+        let silent: Vec<_> = (0..2 * HANDSHAKES_EACH).filter_map(|_| enter("10.0.0.1")).collect();
+        assert_eq!(silent.len(), HANDSHAKES_EACH);
+        assert!(enter("10.0.0.2").is_some());
+        let many: Vec<_> = (0..255_u8).filter_map(|n| enter(&format!("10.0.1.{n}"))).collect();
+        assert_eq!(silent.len() + many.len(), HANDSHAKES_MAX);
+        assert!(enter("10.0.0.3").is_none());
+        drop((silent, many));
+        assert!(rooms.lock().expect("whole").is_empty(), "nothing is left of who has gone");
     }
 }

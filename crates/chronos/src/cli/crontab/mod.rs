@@ -171,7 +171,7 @@ async fn deliver(args: &CrontabArgs, jobs: &[Made], rows: &mut [Row]) -> Result<
     }
     let client = super::client(&args.client)?;
     for (row, name, definition) in jobs {
-        match client.change(Method::POST, &["v1", "scheduler", "iso8601"], &[], Some(definition)).await {
+        match client.change(Method::PUT, &["v1", "jobs", name], &[], Some(definition)).await {
             Ok(answer) => {
                 let word = answer.body["result"].as_str().unwrap_or("updated");
                 rows[*row].job = format!("{name} ({word})");

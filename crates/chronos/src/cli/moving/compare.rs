@@ -124,13 +124,19 @@ async fn look(args: &CompareArgs, old: &OldChronos) -> Result<Looked, Failure> {
     let mut looked = Looked { since, first, last: first, looks: 1, failed: 0, watches, jobs };
     let Some(Length(length)) = args.length else { return Ok(looked) };
     let until = tokio::time::Instant::now() + length;
+    // One for all rounds: a signal that comes between two of them is not lost.
+    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         let next = tokio::time::Instant::now() + args.every.0.max(Duration::from_millis(100));
-        tokio::select! {
-            () = tokio::time::sleep_until(next.min(until)) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(looked),
-        }
-        match listed(old).await {
+        let listing = async {
+            tokio::time::sleep_until(next.min(until)).await;
+            listed(old).await
+        };
+        let answer = tokio::select! {
+            answer = listing => answer,
+            _ = &mut stop => return Ok(looked),
+        };
+        match answer {
             Ok(jobs) => looked.take(jobs, Timestamp::now()),
             Err(failure) => {
                 looked.failed += 1;
@@ -204,12 +210,13 @@ async fn recorded(client: &Client, from: Timestamp) -> Result<BTreeMap<String, V
 async fn compare(args: &CompareArgs, client: &Client, looked: &Looked) -> Result<Vec<Row>, Failure> {
     let longest = SignedDuration::try_from(args.longest.0).unwrap_or(SignedDuration::MAX);
     let from = looked.since.checked_sub(longest).unwrap_or(Timestamp::UNIX_EPOCH);
-    let recorded = recorded(client, from).await?;
+    // First what is next, then what was: a slot that passes in between is seen to have passed.
     let here: BTreeMap<String, Value> = pages(client, &["v1", "jobs"], Vec::new(), "jobs", usize::MAX)
         .await?
         .into_iter()
         .filter_map(|job| Some((job["name"].as_str()?.to_owned(), job)))
         .collect();
+    let recorded = recorded(client, from).await?;
     let mapped = names::mapped(looked.watches.keys().map(String::as_str));
     let zones = Zones::bundled();
     let mut rows = Vec::new();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::cli::apply::{find_files, read_file};
 use crate::cli::failure::{Exit, Failure};
@@ -160,18 +160,24 @@ fn flow(value: &Value) -> String {
         }
         Value::Object(fields) => {
             let fields =
-                fields.iter().map(|(key, value)| format!("{}: {}", Value::from(key.as_str()), flow(value)));
+                fields.iter().map(|(key, value)| format!("{}: {}", scalar(&json!(key)), flow(value)));
             format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
         }
-        // The quotes and escapes of JSON are those of YAML.
-        scalar => scalar.to_string(),
+        value => scalar(value),
     }
+}
+
+/// The quotes and escapes of JSON are those of YAML, which wants some more characters escaped.
+fn scalar(value: &Value) -> String {
+    let escaped = |c: char| match c {
+        '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    value.to_string().chars().map(escaped).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn job(value: Value) -> Map<String, Value> {
@@ -190,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_the_same() {
-        let value = json!({ "a": ["no", "12:30", "", "x\"y\\\n\u{7}ä😀", 2.0, 3, true], "b": [{ "name": "A: #", "value": "1" }], "c": [] });
+        let value = json!({ "a": ["no", "12:30", "", "x\"y\\\n\u{7}\u{7f}\u{85}\u{2028}\u{feff}ä😀", 2.0, 3, true], "b": [{ "name": "A: #", "value": "1" }], "c": [] });
         let back: Value = serde_norway::from_str(&flow(&value)).expect("YAML");
         assert_eq!(back, value);
     }

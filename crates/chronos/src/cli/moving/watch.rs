@@ -116,6 +116,7 @@ impl Watch {
                 comparison.only_old += 1;
             }
             let next = begins(i + 1);
+            let may_go_on = ends.peek().is_none() && self.looked.duration_since(run.launched) < longest;
             match ends.next_if(|end| next.is_none_or(|next| end.earliest < next)) {
                 Some(end) => {
                     comparison.agreed += 1;
@@ -125,9 +126,7 @@ impl Watch {
                 }
                 // What ended before the first look is not known.
                 None if run.launched < self.since => {}
-                None if next.is_none() && self.looked.duration_since(run.launched) < longest => {
-                    comparison.open += 1
-                }
+                None if may_go_on => comparison.open += 1,
                 None => comparison.only_here += 1,
             }
         }
@@ -216,7 +215,7 @@ mod tests {
         // It ran twice where we have one launch; the time of one of the two is not known.
         check("10:00", &[(0, ""), (2, "10:50")], &["10:10"], [1, 1, 0, 0]);
         // It never ran; the last launch may still go on.
-        check("10:00", &[(0, ""), (0, ""), (0, ""), (0, "")], &["10:10", "11:10", "12:10"], [0, 0, 2, 1]);
+        check("10:00", &[(0, ""), (0, ""), (0, ""), (0, "")], &["10:10", "11:10", "12:10"], [0, 0, 1, 2]);
         // It ran before any of our launches.
         check("10:00", &[(0, ""), (1, "10:15"), (2, "11:30")], &["11:10"], [1, 1, 0, 0]);
         check("10:00", &[(4, "09:00"), (5, "10:15")], &[], [0, 1, 0, 0]);
