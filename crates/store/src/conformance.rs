@@ -26,8 +26,8 @@ use crate::memory::MemoryCore;
 use crate::samples::{any_batches, at, ended, entry, every_change, job, outcomes, revision, run, slot};
 use crate::{
     Applied, AuditPage, AuditQuery, BATCH_BYTES_MAX, Candidate, CauseKind, Deposed, HistoryOrder,
-    HistoryPage, HistoryQuery, OutcomeKind, Retention, RevisionPage, RevisionQuery, Store, StoreError, Term,
-    format,
+    HistoryPage, HistoryQuery, Member, NEWS_BYTES_MAX, OutcomeKind, Retention, RevisionPage, RevisionQuery,
+    Store, StoreError, Term, format,
 };
 
 /// How long anything may take before it counts as never; generous, as tests share their cores.
@@ -60,7 +60,7 @@ macro_rules! conformance_tests {
             a_backup_is_a_state_that_was a_restored_backup_is_equal a_backup_may_leave_the_history_out
             a_damaged_backup_is_refused only_the_leader_restores followers_of_another_past_load_again
             revisions_are_found_and_bounded revisions_of_deleted_jobs_go_with_retention
-            the_audit_is_found the_audit_is_bounded
+            the_audit_is_found the_audit_is_bounded the_present_is_told nodes_know_of_each_other
         );
     };
     ($make:path: $($promise:ident)*) => {
@@ -322,6 +322,59 @@ pub async fn a_restored_backup_is_equal(backing: &impl Backing) {
         within(leader.store.commit(epoch, Seq(seq.0 + 1), &more)).await.expect("it leads");
         assert_eq!(content_of(&other).await.1.last(), Some(&ended(1, 777_777, Outcome::Lost)));
     }
+}
+
+/// Every node can ask how far the leader is, without loading anything.
+pub async fn the_present_is_told(backing: &impl Backing) {
+    let other = backing.node().await;
+    let mut leader = Leader::of(backing).await;
+    for uid in 1..=3 {
+        leader.commit(&[Change::PutJob(Arc::new(job(uid)))]).await;
+        for store in [&leader.store, &other] {
+            assert_eq!(within(store.present()).await.expect("it can be asked"), leader.model.term());
+        }
+    }
+    within(leader.store.resign()).await;
+    let later = within(other.begin_term(&candidate("b"))).await.expect("nobody leads");
+    assert_eq!(within(leader.store.present()).await.expect("it can be asked"), later);
+}
+
+/// What a node says of itself is heard by the others until it says something else or is forgotten; whoever leads.
+/// A store that all its nodes have on one machine may know of nobody.
+pub async fn nodes_know_of_each_other(backing: &impl Backing) {
+    let (a, b) = (backing.node().await, backing.node().await);
+    let told = |node: &str, news: &str| Member {
+        candidate: candidate(node),
+        news: news.into(),
+        age: Duration::ZERO,
+    };
+    let known = async |store: &Arc<dyn Store>| {
+        let mut members = within(store.members()).await.expect("they can be asked for");
+        for member in &mut members {
+            assert!(member.age < PATIENCE, "{member:?}");
+            member.age = Duration::ZERO;
+        }
+        members
+    };
+    within(b.announce(&candidate("b"), "well")).await.expect("it can be said");
+    within(a.announce(&candidate("a"), "")).await.expect("it can be said");
+    if known(&a).await.is_empty() {
+        assert!(known(&b).await.is_empty() && !within(a.forget_member("b")).await.expect("it can be asked"));
+        return;
+    }
+    within(b.announce(&candidate("b"), "not so well")).await.expect("it can be said");
+    let longest = "x".repeat(NEWS_BYTES_MAX);
+    within(a.announce(&candidate("a"), &longest)).await.expect("it can be said");
+    for store in [&a, &b] {
+        assert_eq!(known(store).await, [told("a", &longest), told("b", "not so well")]);
+    }
+    let longer = within(a.announce(&candidate("a"), &"x".repeat(NEWS_BYTES_MAX + 1))).await;
+    assert!(matches!(longer, Err(StoreError::TooLarge(_))), "{longer:?}");
+    assert!(within(a.forget_member("b")).await.expect("it can be forgotten"));
+    assert!(!within(a.forget_member("b")).await.expect("it can be asked"));
+    assert_eq!(known(&b).await, [told("a", &longest)]);
+    within(b.announce(&candidate("b"), "back")).await.expect("it can be said");
+    assert_eq!(known(&a).await, [told("a", &longest), told("b", "back")]);
 }
 
 /// Without the history a backup is small, and says that what is left out is not known to it.

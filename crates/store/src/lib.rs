@@ -26,7 +26,7 @@ pub use facts::Facts;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use scheduler::audit::Entry;
 use scheduler::ids::{Epoch, JobName, JobUid, RunKey, Seq};
 use scheduler::revision::Revision;
@@ -47,6 +47,17 @@ pub struct Candidate {
     pub pid: u32,
     /// Version of its binary.
     pub version: String,
+}
+
+/// A node of the cluster, as it said of itself to the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who it is.
+    pub candidate: Candidate,
+    /// How it is doing, at most [`NEWS_BYTES_MAX`]; stores do not read it.
+    pub news: String,
+    /// How long ago it said so, by the clock of the store.
+    pub age: Duration,
 }
 
 /// A term of leadership, as far as it has come.
@@ -113,6 +124,17 @@ pub enum StoreError {
 
 /// Largest batch, encoded: half of ZooKeeper's default packet, so that one bound serves all stores.
 pub const BATCH_BYTES_MAX: usize = 512 * 1024;
+
+/// Most that a node says of itself. Every node says it every few seconds, and each reads what all say.
+pub const NEWS_BYTES_MAX: usize = 16 * 1024;
+
+/// What is beyond [`NEWS_BYTES_MAX`] is refused by every store alike.
+fn bounded(news: &str) -> Result<(), StoreError> {
+    match news.len() {
+        0..=NEWS_BYTES_MAX => Ok(()),
+        n => Err(StoreError::TooLarge(format!("news of {n} bytes, of which {NEWS_BYTES_MAX} are allowed"))),
+    }
+}
 
 /// Which records of the history are wanted: all conditions hold.
 #[derive(Clone, Debug, PartialEq)]
@@ -327,6 +349,44 @@ pub trait Store: Send + Sync + 'static {
 
     /// Who leads, as far as this node can see; `None` for nobody.
     async fn leader(&self) -> Option<Candidate>;
+
+    /// The last applied batch of all, whoever applied it: what a follower that has seen it knows to be the present.
+    /// Asks those who must agree, not the nearest.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn present(&self) -> Result<Term, StoreError>;
+
+    /// Tells the other nodes how this one is; in the place of what it said before. It is kept until it is forgotten:
+    /// a node that says nothing any more is one to look after. Stores of one machine have nobody to tell.
+    /// # Errors
+    /// See [`StoreError`]; [`StoreError::TooLarge`].
+    async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
+        let _ = (candidate, news);
+        Ok(())
+    }
+
+    /// All nodes that have ever announced themselves and were not forgotten, by id.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Forgets a node, until it announces itself again. Whether it was known.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn forget_member(&self, node: &str) -> Result<bool, StoreError> {
+        let _ = node;
+        Ok(false)
+    }
+
+    /// How far the clock of this machine is ahead of the store's (negative: behind it), as well as one question can tell;
+    /// `None` where the store has no clock of its own. Terms of different nodes must agree about the time.
+    /// # Errors
+    /// See [`StoreError`].
+    async fn clock_ahead(&self) -> Result<Option<SignedDuration>, StoreError> {
+        Ok(None)
+    }
 
     /// Everything, as of the last applied batch.
     /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -19,7 +20,7 @@ use crate::backup::{
 use crate::facts::{Facts, first_uid};
 use crate::{
     Applied, AuditPage, AuditQuery, Candidate, Deposed, HistoryOrder, HistoryPage, HistoryQuery, LastRun,
-    Retention, RevisionPage, RevisionQuery, Store, StoreError, Term,
+    Member, Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, bounded,
 };
 
 /// Batches kept for followers: enough to bridge a pause, little enough to test what happens after one.
@@ -443,12 +444,14 @@ struct Inner {
     core: MemoryCore,
     nodes: u64,
     leader: Option<(u64, Candidate)>,
+    /// By node.
+    members: BTreeMap<String, (Candidate, String, Instant)>,
 }
 
 impl MemoryStore {
     /// The first handle on a new store.
     pub fn new(core: MemoryCore) -> Self {
-        let inner = Mutex::new(Inner { core, nodes: 1, leader: None });
+        let inner = Mutex::new(Inner { core, nodes: 1, leader: None, members: BTreeMap::new() });
         Self { node: 0, shared: Arc::new(Shared { inner, changed: watch::Sender::new(0) }) }
     }
 
@@ -463,7 +466,7 @@ impl MemoryStore {
     /// Takes the right to lead from whoever has it, without telling: what an expired lease does.
     pub fn expire(&self) {
         self.inner().leader = None;
-        self.announce();
+        self.tell();
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -471,7 +474,7 @@ impl MemoryStore {
         self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn announce(&self) {
+    fn tell(&self) {
         self.shared.changed.send_modify(|n| *n += 1);
     }
 
@@ -493,7 +496,7 @@ impl MemoryStore {
             inner.leader = None;
         }
         drop(inner);
-        self.announce();
+        self.tell();
     }
 }
 
@@ -518,7 +521,7 @@ impl Store for MemoryStore {
             }
         };
         let term = self.when(free).await;
-        self.announce();
+        self.tell();
         Ok(term)
     }
 
@@ -528,6 +531,30 @@ impl Store for MemoryStore {
 
     async fn leader(&self) -> Option<Candidate> {
         self.inner().leader.as_ref().map(|(_, candidate)| candidate.clone())
+    }
+
+    async fn present(&self) -> Result<Term, StoreError> {
+        Ok(self.inner().core.term())
+    }
+
+    async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
+        bounded(news)?;
+        let said = (candidate.clone(), news.to_owned(), Instant::now());
+        self.inner().members.insert(candidate.node.clone(), said);
+        Ok(())
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        let member = |(candidate, news, at): &(Candidate, String, Instant)| Member {
+            candidate: candidate.clone(),
+            news: news.clone(),
+            age: at.elapsed(),
+        };
+        Ok(self.inner().members.values().map(member).collect())
+    }
+
+    async fn forget_member(&self, node: &str) -> Result<bool, StoreError> {
+        Ok(self.inner().members.remove(node).is_some())
     }
 
     async fn load(&self) -> Result<(State, Term), StoreError> {
@@ -547,7 +574,7 @@ impl Store for MemoryStore {
                 }
             })
             .await;
-        self.announce();
+        self.tell();
         verdict
     }
 
@@ -640,7 +667,7 @@ impl Store for MemoryStore {
                 }
             })
             .await;
-        self.announce();
+        self.tell();
         Ok(verdict?)
     }
 

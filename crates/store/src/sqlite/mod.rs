@@ -255,6 +255,10 @@ impl Store for SqliteStore {
         ours.or_else(|| lock::holder(&self.shared.place.dir))
     }
 
+    async fn present(&self) -> Result<Term, StoreError> {
+        self.read(|connection| Ok(history::term(connection)?)).await
+    }
+
     async fn load(&self) -> Result<(State, Term), StoreError> {
         self.read(history::load).await
     }
