@@ -111,6 +111,28 @@ async fn a_job_runs_and_its_answer_is_visible_to_reads_that_wait_for_it() {
 }
 
 #[tokio::test]
+async fn a_standby_takes_over_from_what_it_has_followed() {
+    let cluster = Cluster::new();
+    let (first, first_task) = cluster.start("n1");
+    leads(&first).await;
+    let (second, second_task) = cluster.start("n2");
+    eventually("the second follows", || async { cluster.store.loads() == 2 }).await;
+    let (_, seq) = first.ask(put("a", "R1//PT1H")).await.unwrap();
+    assert!(second.projection.wait_for(seq, Duration::from_secs(5)).await);
+    first_task.shutdown().await;
+    leads(&second).await;
+    assert_eq!(
+        cluster.store.loads(),
+        2,
+        "the first loaded at its election, the second as it began to follow"
+    );
+    assert_eq!(second.projection.read().state(), &cluster.store.load().await.unwrap().0);
+    let (answer, _) = second.ask(put("a", "R1//PT2H")).await.unwrap();
+    assert!(matches!(answer, Answer::Put { version: 2, .. }), "{answer:?}");
+    second_task.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_deposed_node_steps_down_and_its_successor_adopts_what_runs() {
     let cluster = Cluster::new();
     cluster.machine.script(|_| Behaviour::Run);

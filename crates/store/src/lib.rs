@@ -49,6 +49,13 @@ pub struct Candidate {
     pub version: String,
 }
 
+impl Candidate {
+    /// Names the process: two servers on one data folder are one node, and yet not the same.
+    pub fn instance(&self) -> String {
+        format!("{}.{}", self.node, self.pid)
+    }
+}
+
 /// A node of the cluster, as it said of itself to the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

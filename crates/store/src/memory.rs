@@ -444,6 +444,8 @@ struct Inner {
     core: MemoryCore,
     nodes: u64,
     leader: Option<(u64, Candidate)>,
+    /// How often it was loaded.
+    loads: u64,
     /// By node.
     members: BTreeMap<String, (Candidate, String, Instant)>,
 }
@@ -451,7 +453,7 @@ struct Inner {
 impl MemoryStore {
     /// The first handle on a new store.
     pub fn new(core: MemoryCore) -> Self {
-        let inner = Mutex::new(Inner { core, nodes: 1, leader: None, members: BTreeMap::new() });
+        let inner = Mutex::new(Inner { core, nodes: 1, leader: None, loads: 0, members: BTreeMap::new() });
         Self { node: 0, shared: Arc::new(Shared { inner, changed: watch::Sender::new(0) }) }
     }
 
@@ -467,6 +469,11 @@ impl MemoryStore {
     pub fn expire(&self) {
         self.inner().leader = None;
         self.tell();
+    }
+
+    /// How often all of it was loaded, by whichever node.
+    pub fn loads(&self) -> u64 {
+        self.inner().loads
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -558,7 +565,9 @@ impl Store for MemoryStore {
     }
 
     async fn load(&self) -> Result<(State, Term), StoreError> {
-        Ok(self.inner().core.load())
+        let mut inner = self.inner();
+        inner.loads += 1;
+        Ok(inner.core.load())
     }
 
     async fn commit(&self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Deposed> {

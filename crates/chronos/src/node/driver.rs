@@ -174,6 +174,9 @@ impl Driver<'_> {
                 () = tokio::time::sleep(wait), if room => {}
             }
             self.look_around();
+            if let Err(unfit) = self.life.outlook.borrow().fit() {
+                return Ended::Deposed(unfit);
+            }
             // Once something is to be restored, only what is here already is decided before it.
             let listens = restoring.is_none();
             while listens

@@ -1,6 +1,7 @@
 //! The life of a node: follows while another leads, leads when elected, and begins again when deposed. For ever.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use engine::{Engine, Keep};
@@ -18,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::notify::Notifier;
 
 use super::driver::{self, Ended};
+use super::outlook::{self, Outlook};
 use super::{Ask, AskError, Node, Restore, RestoreError, Role, Status};
 
 /// What a node is made of.
@@ -65,6 +67,8 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 /// Most elections are won at once, and then what a follower would load is loaded for nothing, beside what the leader
 /// loads. A server that stays standby can wait for so long.
 const FOLLOW_AFTER: Duration = Duration::from_millis(250);
+/// A store that has begun our term has the batches before it at hand; else all is loaded.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
 /// How often old history is removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
@@ -73,10 +77,13 @@ pub(super) struct Life {
     pub(super) options: NodeOptions,
     pub(super) projection: ProjectionHandle,
     pub(super) status: watch::Sender<Status>,
+    pub(super) outlook: watch::Receiver<Outlook>,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) restores: mpsc::Receiver<Restore>,
     /// Tasks that the term before a restore knew, and that nobody may know any more.
     pub(super) strays: Vec<TaskId>,
+    /// Whether the projection is a state that the store was in, from which batches lead to the present one.
+    warm: Arc<AtomicBool>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -85,6 +92,8 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
     let nothing = Projection::new(State::default(), Term { epoch: Epoch(0), seq: Seq(0) });
     let projection = ProjectionHandle::new(nothing);
     let (status, status_now) = watch::channel(Status { role: Role::Starting, troubles: Vec::new() });
+    let (looking, outlook) = watch::channel(Outlook::default());
+    tokio::spawn(outlook::look(options.store.clone(), projection.clone(), looking));
     let (asks, asked) = mpsc::channel(Node::ASKS_MAX);
     // One may wait behind the one that is under way; who comes then is told so.
     let (restores, restored) = mpsc::channel(1);
@@ -97,6 +106,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         zones: options.zones.clone(),
         notifier: options.notifier.clone(),
         status: status_now,
+        outlook: outlook.clone(),
         asks,
         restores,
     };
@@ -104,9 +114,11 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         options,
         projection,
         status,
+        outlook,
         asks: asked,
         restores: restored,
         strays: Vec::new(),
+        warm: Arc::default(),
         stop: stopped,
     };
     (node, NodeTask { stop, life: tokio::spawn(life.run()) })
@@ -135,6 +147,7 @@ impl Life {
             let deposed = match ended {
                 Ended::Restored => {
                     // Leads on: what it has learned about tasks is not to be had elsewhere.
+                    self.warm.store(false, Ordering::Relaxed);
                     self.say(Role::Preparing(term.epoch), Vec::new());
                     continue;
                 }
@@ -163,12 +176,16 @@ impl Life {
     async fn wait_for_term(&mut self) -> Option<Term> {
         let store = self.options.store.clone();
         let candidate = self.options.identity.clone();
-        let following = tokio::spawn(follow(store.clone(), self.projection.clone()));
-        let mut telling = tokio::time::interval(Duration::from_secs(1));
+        let following = tokio::spawn(follow(store.clone(), self.projection.clone(), self.warm.clone()));
         let mut told = None;
         let mut stop = self.stop.clone();
-        let elected = loop {
-            let attempt = store.begin_term(&candidate);
+        let mut outlook = self.outlook.clone();
+        let elected = 'attempts: loop {
+            let attempt = async {
+                // Nobody is known to be fit who has not looked.
+                let _ = outlook.wait_for(|seen| seen.looked && seen.fit().is_ok()).await;
+                store.begin_term(&candidate).await
+            };
             tokio::pin!(attempt);
             let result = loop {
                 tokio::select! {
@@ -176,14 +193,20 @@ impl Life {
                     () = stopped(&mut stop) => break Err(StoreError::Unavailable("stopped".into())),
                     Some(ask) = self.asks.recv() => { let _ = ask.answer.send(Err(AskError::NotLeading)); }
                     Some(order) = self.restores.recv() => { let _ = order.answer.send(Err(RestoreError::NotLeading)); }
-                    _ = telling.tick() => {
-                        let leader = store.leader().await.filter(|leader| leader.node != candidate.node || leader.pid != candidate.pid);
+                    Ok(()) = self.outlook.changed() => {
+                        let seen = self.outlook.borrow_and_update().clone();
+                        let leader = seen.leader.clone().filter(|leader| leader.instance() != candidate.instance());
                         if leader.is_some() && leader != told {
                             let l = leader.clone().unwrap_or_default();
                             info!(leader = l.node, pid = l.pid, addresses = ?l.addresses, "another server holds this store; waiting as standby");
                             told = leader;
                         }
-                        self.say(Role::Standby, store.trouble().into_iter().collect());
+                        let unfit = seen.fit().err();
+                        let waits = unfit.is_some();
+                        self.say(Role::Standby, store.trouble().into_iter().chain(unfit).collect());
+                        if waits {
+                            continue 'attempts;
+                        }
                     }
                 }
             };
@@ -200,15 +223,24 @@ impl Life {
             }
         };
         following.abort();
+        // It may be about to show an older state.
+        let _ = following.await;
         elected
     }
 
-    /// Loads the state of the term, and shows it to readers.
+    /// The state that the term begins with, shown to readers: what this node has followed so far and the batches since,
+    /// or all of it from the store.
     async fn load(&mut self, term: Term) -> Option<(State, Term)> {
+        if self.warm.load(Ordering::Relaxed) && self.catch_up(term).await {
+            let projection = self.projection.read();
+            return Some((projection.state().clone(), projection.term()));
+        }
+        self.warm.store(false, Ordering::Relaxed);
         while !*self.stop.borrow() {
             match self.options.store.load().await {
                 Ok((state, loaded)) if loaded.epoch == term.epoch => {
                     self.projection.replace(Projection::new(state.clone(), loaded));
+                    self.warm.store(true, Ordering::Relaxed);
                     let (store, projection) = (self.options.store.clone(), self.projection.clone());
                     tokio::spawn(async move {
                         match store.last_runs().await {
@@ -235,6 +267,19 @@ impl Life {
         }
         None
     }
+
+    /// Goes from what this node has followed to the first batch of the term; whether it came there.
+    async fn catch_up(&self, term: Term) -> bool {
+        while self.projection.seq() < term.seq {
+            let batches =
+                tokio::time::timeout(CATCH_UP_WITHIN, self.options.store.follow(self.projection.seq()));
+            let Ok(Ok(batches)) = batches.await else { return false };
+            if batches.into_iter().any(|batch| self.projection.apply(&Arc::new(batch)).is_err()) {
+                return false;
+            }
+        }
+        self.projection.read().term() == term
+    }
 }
 
 /// Waits until the node is to stop.
@@ -244,18 +289,17 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Keeps a standby's projection warm.
-async fn follow(store: Arc<dyn Store>, projection: ProjectionHandle) {
+async fn follow(store: Arc<dyn Store>, projection: ProjectionHandle, warm: Arc<AtomicBool>) {
     tokio::time::sleep(FOLLOW_AFTER).await;
-    let mut loaded = false;
     loop {
-        if !loaded {
+        if !warm.load(Ordering::Relaxed) {
             match store.load().await {
                 Ok((state, term)) => {
                     projection.replace(Projection::new(state, term));
+                    warm.store(true, Ordering::Relaxed);
                     if let Ok(last_runs) = store.last_runs().await {
                         projection.learn(last_runs);
                     }
-                    loaded = true;
                 }
                 Err(_) => tokio::time::sleep(STORE_RETRY).await,
             }
@@ -263,9 +307,11 @@ async fn follow(store: Arc<dyn Store>, projection: ProjectionHandle) {
         }
         match store.follow(projection.seq()).await {
             Ok(batches) => {
-                loaded = batches.into_iter().all(|batch| projection.apply(&Arc::new(batch)).is_ok());
+                if batches.into_iter().any(|batch| projection.apply(&Arc::new(batch)).is_err()) {
+                    warm.store(false, Ordering::Relaxed);
+                }
             }
-            Err(StoreError::Gone { .. }) => loaded = false,
+            Err(StoreError::Gone { .. }) => warm.store(false, Ordering::Relaxed),
             Err(_) => tokio::time::sleep(STORE_RETRY).await,
         }
     }

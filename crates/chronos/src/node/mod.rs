@@ -4,9 +4,11 @@ mod courier;
 mod driver;
 mod effects;
 mod life;
+mod outlook;
 mod restore;
 
 pub use life::{NodeOptions, NodeTask, start};
+pub use outlook::Outlook;
 pub(crate) use restore::{Restore, RestoreError, Restored};
 
 use std::path::PathBuf;
@@ -39,6 +41,7 @@ pub struct Node {
     /// Sends test messages.
     pub notifier: Arc<Notifier>,
     status: watch::Receiver<Status>,
+    outlook: watch::Receiver<Outlook>,
     asks: mpsc::Sender<Ask>,
     restores: mpsc::Sender<Restore>,
 }
@@ -122,6 +125,16 @@ impl Node {
             mpsc::error::TrySendError::Closed(_) => RestoreError::NotLeading,
         })?;
         reply.await.unwrap_or(Err(RestoreError::NotLeading))
+    }
+
+    /// What the node sees around it.
+    pub fn outlook(&self) -> Outlook {
+        self.outlook.borrow().clone()
+    }
+
+    /// To wait for another look.
+    pub fn watch_outlook(&self) -> watch::Receiver<Outlook> {
+        self.outlook.clone()
     }
 
     /// How the node is doing now.
