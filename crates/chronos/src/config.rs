@@ -11,6 +11,7 @@ use scheduler::limits::{LabelLimit, Limits};
 use crate::notify::settings::NotifySettings;
 
 mod access;
+mod cluster;
 mod error;
 mod file;
 pub mod groups;
@@ -19,11 +20,13 @@ pub mod old;
 mod values;
 
 pub use access::{AccessSettings, Credentials, TlsSource};
+pub use cluster::{Advertised, ClusterSettings, StoreSettings};
 pub use error::ConfigError;
 pub use file::ConfigFile;
-pub use values::{Address, EngineKind, LabelMax, Length, LogFormat, Size, StoreKind, Tzdata};
+pub use values::{Address, EngineKind, LabelMax, Length, LogFormat, OnIsolation, Size, StoreKind, Tzdata};
 
 use access::AccessTexts;
+use cluster::ClusterTexts;
 use notify::NotifyTexts;
 use values::{Folder, Hosts, LabelMaxima};
 
@@ -47,6 +50,8 @@ pub struct Config {
     pub access: AccessSettings,
     /// Under which names others reach this node; empty for the address listened on.
     pub hostname: Vec<String>,
+    /// How this node takes part in a cluster.
+    pub cluster: ClusterSettings,
     /// Whether nothing is run and nobody told.
     pub shadow: bool,
     /// Folder for all state.
@@ -126,7 +131,7 @@ impl Config {
         let access = AccessTexts::pick(&mut layers, &asked.0, &asked.1, manner);
         let hostname =
             layers.pick("hostname", flags.hostname.map(Hosts), file.hostname.map(Hosts), Hosts(Vec::new()));
-        layers.pick("store", flags.store, file.store, StoreKind::Sqlite);
+        let cluster = ClusterTexts::pick(&mut layers, &asked.0, &asked.1, manner);
         layers.pick("engine", flags.engine, file.engine, EngineKind::Local);
         let shadow = layers.pick("shadow", flags.shadow, file.shadow, false);
         let data_dir = layers.pick(
@@ -142,7 +147,9 @@ impl Config {
             Folder(PathBuf::new()),
         );
         let (listen, https, access) = access.meant()?;
+        let cluster = cluster.meant()?;
         let config = Self {
+            cluster,
             listen,
             https,
             access,

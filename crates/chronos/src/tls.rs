@@ -7,9 +7,14 @@ pub(crate) mod listener;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use identity::Identity;
 
 /// Trusts the authorities that this machine trusts.
 pub(crate) fn of_this_machine() -> ClientConfig {
@@ -41,6 +46,69 @@ pub(crate) fn of_this_machine_and(path: &Path) -> Result<ClientConfig, String> {
 /// Trusts nobody: for clients that do not use TLS, and need not look for certificates.
 pub(crate) fn unused() -> ClientConfig {
     trusting(RootCertStore::empty())
+}
+
+/// Trusts the authorities of this machine, and whoever shows the certificate that this node shows itself: the nodes of a
+/// cluster often share one, which no authority has signed and which is for a name that none of their addresses is.
+pub(crate) fn of_neighbours(identity: Option<Arc<Identity>>) -> ClientConfig {
+    let Some(identity) = identity else { return of_this_machine() };
+    let mut config = of_this_machine();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let others = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().ok();
+    config.dangerous().set_certificate_verifier(Arc::new(Neighbours { identity, others, provider }));
+    config
+}
+
+#[derive(Debug)]
+struct Neighbours {
+    identity: Arc<Identity>,
+    /// `None` where this machine trusts no authority.
+    others: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Neighbours {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        // That it has the key is shown by its signature, which is checked below either way.
+        if self.identity.present().cert.first().is_some_and(|ours| ours == end_entity) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        match &self.others {
+            Some(others) => others.verify_server_cert(end_entity, intermediates, name, ocsp, now),
+            None => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 fn trusting(roots: RootCertStore) -> ClientConfig {

@@ -133,7 +133,7 @@ pub enum StoreError {
 pub const BATCH_BYTES_MAX: usize = 512 * 1024;
 
 /// Most that a node says of itself. Every node says it every few seconds, and each reads what all say.
-pub const NEWS_BYTES_MAX: usize = 16 * 1024;
+pub const NEWS_BYTES_MAX: usize = 32 * 1024;
 
 /// What is beyond [`NEWS_BYTES_MAX`] is refused by every store alike.
 fn bounded(news: &str) -> Result<(), StoreError> {

@@ -19,8 +19,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::hmac;
 use scheduler::audit::Author;
 
-use super::ApiContext;
 use super::error::ApiError;
+use super::{ApiContext, forward};
 use crate::config::{AccessSettings, Credentials};
 use crate::tls::listener::Peer;
 
@@ -246,7 +246,13 @@ pub(super) async fn identify(State(ctx): State<ApiContext>, mut request: Request
         let mut response = match principal {
             Ok(principal) => {
                 let via = peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default();
-                let author = Author::new(principal.name(), &format!("{via} {id}"));
+                // Of whom another node says that they asked it comes first, as in `X-Forwarded-For`.
+                let client = forward::for_whom(request.headers()).map(|client| format!("{client},"));
+                let author =
+                    Author::new(principal.name(), &format!("{}{via} {id}", client.unwrap_or_default()));
+                if let Ok(id) = HeaderValue::from_str(&id) {
+                    request.headers_mut().insert(REQUEST_ID, id);
+                }
                 request.extensions_mut().insert(principal);
                 AUTHOR.scope(author, next.run(request)).await
             }

@@ -154,7 +154,7 @@ async fn may_restore(ctx: &ApiContext, how: &How, jobs: usize) -> Result<(), Api
 }
 
 async fn not_leading(ctx: &ApiContext) -> ApiError {
-    let leader = ctx.node.store.leader().await.and_then(|leader| leader.addresses.first().cloned());
+    let leader = ctx.leader().await;
     ApiError::from(AskError::NotLeading).leader(leader)
 }
 

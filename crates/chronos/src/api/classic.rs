@@ -484,6 +484,6 @@ pub(super) struct Leader {
 /// Who leads.
 #[utoipa::path(get, path = "/leader", tag = "chronos", responses((status = 200, body = Leader)))]
 pub(super) async fn leader(State(ctx): State<ApiContext>) -> Json<Leader> {
-    let leader = ctx.node.store.leader().await.and_then(|leader| leader.addresses.first().cloned());
+    let leader = ctx.leader().await;
     Json(Leader { leader: leader.unwrap_or_default() })
 }

@@ -17,6 +17,7 @@ use super::error::ApiError;
 use super::extract::Params;
 use super::load::Load;
 use super::{ApiContext, dropwizard, extract};
+use crate::cluster;
 use crate::node::Role;
 use crate::wire::job::instant;
 
@@ -75,10 +76,10 @@ async fn readiness(ctx: &ApiContext) -> Ready {
             }
         }
     }
-    let leader = leader.and_then(|leader| leader.addresses.first().cloned());
+    let leader = leader.and_then(|leader| cluster::address::first(&leader.addresses));
     let mut notes = ctx.node.engine.notes();
     notes.extend(untold(ctx.node.projection.read().state()));
-    Ready { ready: reasons.is_empty(), role: role(&status.role), reasons, notes, leader }
+    Ready { ready: reasons.is_empty(), role: status.role.word(), reasons, notes, leader }
 }
 
 /// Whether people can be told of things. A mail server that is down keeps no job from running.
@@ -96,15 +97,6 @@ fn untold(state: &scheduler::state::State) -> Vec<String> {
         notes.push(format!("{n} alert(s) were told to nobody, because the outbox was full"));
     }
     notes
-}
-
-fn role(role: &Role) -> &'static str {
-    match role {
-        Role::Starting => "starting",
-        Role::Standby => "standby",
-        Role::Preparing(_) => "preparing",
-        Role::Leading(_) => "leading",
-    }
 }
 
 /// Whether this node does its part: leads and launches, or stands by for one that leads.

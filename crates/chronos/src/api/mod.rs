@@ -19,6 +19,7 @@ pub mod error;
 mod events;
 mod extract;
 mod forecast;
+mod forward;
 mod graph;
 mod guard;
 mod health;
@@ -27,6 +28,7 @@ mod lists;
 mod load;
 mod methods;
 pub mod metrics;
+mod nodes;
 mod notices;
 mod once;
 mod output;
@@ -58,6 +60,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::cluster::{self, Cluster};
 use crate::node::{AskError, Node};
 use crate::wire::honour::{self, Surroundings};
 use error::ApiError;
@@ -68,6 +71,8 @@ use methods::Methods;
 pub struct ApiContext {
     /// Answers and decides.
     pub node: Node,
+    /// Where the leader is.
+    pub cluster: Cluster,
     /// What `/metrics` tells.
     pub metrics: PrometheusHandle,
     /// How the API behaves.
@@ -100,6 +105,12 @@ impl ApiContext {
         honour::unhonoured(body, Surroundings::of(self.node.engine.name()))
     }
 
+    /// `host:port` of the leader, if one is known.
+    async fn leader(&self) -> Option<String> {
+        let leader = self.node.store.leader().await?;
+        cluster::address::first(&leader.addresses)
+    }
+
     /// Asks for a change. When it is done it is durable, and visible on this node.
     async fn ask(&self, request: Request) -> Result<(Answer, Seq), ApiError> {
         Ok(self.try_ask(request).await??)
@@ -114,9 +125,7 @@ impl ApiContext {
                 return Err(error::outcome_unknown(message));
             }
             Ok(Err(AskError::NotLeading)) => {
-                let leader =
-                    self.node.store.leader().await.and_then(|leader| leader.addresses.first().cloned());
-                return Err(ApiError::from(AskError::NotLeading).leader(leader));
+                return Err(ApiError::from(AskError::NotLeading).leader(self.leader().await));
             }
             Ok(answer) => answer,
         };
@@ -211,6 +220,8 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(notices::retry))
         .routes(routes!(notices::test))
         .routes(routes!(health::status))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::forget))
         .routes(routes!(health::ping))
         .routes(routes!(health::health))
         .routes(routes!(health::ready))
@@ -249,6 +260,7 @@ pub fn router(ctx: ApiContext) -> Router {
         // The last layer is the first to see a request.
         .layer(from_fn_with_state(ctx.clone(), guard::catch_up))
         .layer(from_fn_with_state(ctx.clone(), once::around))
+        .layer(from_fn_with_state(ctx.clone(), forward::forward))
         .layer(from_fn_with_state((ctx.clone(), methods), guard::admit))
         .layer(from_fn_with_state(ctx.clone(), access::identify))
         .layer(CatchPanicLayer::custom(guard::panicked))

@@ -25,7 +25,7 @@ const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// It takes the place of all receipts, and its body is not read into memory.
-const WITHOUT: &str = "/v1/restore";
+pub(super) const WITHOUT: &str = "/v1/restore";
 
 tokio::task_local! {
     /// The request that is being handled, if it has a key.

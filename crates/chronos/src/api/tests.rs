@@ -101,7 +101,8 @@ impl Server {
             data_dir: None,
             access,
         });
-        let app = router(ApiContext { node: node.clone(), metrics: metrics::detached(), settings });
+        let cluster = Cluster::alone(&node).expect("a client");
+        let app = router(ApiContext { node: node.clone(), cluster, metrics: metrics::detached(), settings });
         Self { app, node, machine, _task: task }
     }
 

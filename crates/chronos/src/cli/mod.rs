@@ -17,6 +17,7 @@ mod import;
 mod logs;
 mod moving;
 mod netrc;
+mod nodes;
 mod notify;
 mod progress;
 mod queries;
@@ -145,6 +146,12 @@ enum Ask {
     /// Check the server, its store and its jobs, and say what to do about what is found
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
+    /// List the nodes of the cluster and how each is doing
+    #[command(after_help = nodes::HELP)]
+    Nodes(ClientArgs),
+    /// Do something about one node
+    #[command(subcommand)]
+    Node(nodes::Node),
     /// Run past slots of a job, each once, for their own due times
     #[command(after_help = BACKFILL_HELP)]
     Backfill(BackfillArgs),
@@ -798,6 +805,8 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Import(args) => import::run(&args).await,
         Ask::Shadow(shadow::Shadow::Compare(args)) => moving::compare::run(&args).await,
         Ask::Doctor(args) => doctor::run(&args).await,
+        Ask::Nodes(args) => nodes::list(&args).await,
+        Ask::Node(nodes::Node::Forget(args)) => nodes::forget(&args).await,
         Ask::Notify(Notify::Test(args)) => notify::test(&client(&args.client)?, &args).await,
         Ask::Notify(Notify::List(args)) => notify::list(&client(&args.client)?, &args).await,
         Ask::Notify(Notify::Retry(args)) => notify::retry(&client(&args.client)?, &args).await,

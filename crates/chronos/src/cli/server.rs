@@ -33,7 +33,11 @@ use super::table::Table;
 use super::{ServerArgs, apply};
 use crate::api::access::Access;
 use crate::api::{ApiContext, Settings};
-use crate::config::{Config, ConfigError, ConfigFile, Credentials, LogFormat, Manner, Source, Tzdata, old};
+use crate::cluster::Cluster;
+use crate::cluster::address::Address;
+use crate::config::{
+    Advertised, Config, ConfigError, ConfigFile, Credentials, LogFormat, Manner, Source, Tzdata, old,
+};
 use crate::node::{self, Node, NodeOptions, NodeTask, Role};
 use crate::notify::Notifier;
 use crate::notify::settings::{NotifySettings, Secret};
@@ -281,11 +285,14 @@ async fn serve(config: &Config, zones: Zones, identity: Option<Arc<Identity>>) -
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let listening = Listening::begin(config, identity).await?;
     let first_start = !config.data_dir.join("chronos.db").exists();
-    let (node, task) = start_node(config, listening.addresses[0], zones.clone())?;
+    let (node, task) = start_node(config, &listening, zones.clone())?;
+    let tls = crate::tls::of_neighbours(listening.https.as_ref().map(|(_, identity)| identity.clone()));
+    let cluster = Cluster::start(&node, tls).context("cannot speak to other nodes").map_err(failed)?;
     let access =
         Access::new(&config.access).map_err(|_| anyhow::anyhow!("the machine has no random numbers"));
     let app = crate::api::router(ApiContext {
         node: node.clone(),
+        cluster,
         metrics: metrics()?,
         settings: Arc::new(Settings {
             access: access.map_err(failed)?,
@@ -379,7 +386,7 @@ async fn bind(listen: SocketAddr, address: &str, port: &str) -> Result<TcpListen
     })
 }
 
-fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Node, NodeTask), Failure> {
+fn start_node(config: &Config, listening: &Listening, zones: Zones) -> Result<(Node, NodeTask), Failure> {
     let kind = Kind::of(config);
     shadow::claim(&config.data_dir, kind)?;
     let options = SqliteOptions { dir: config.data_dir.clone(), force_network_fs: false };
@@ -391,7 +398,7 @@ fn start_node(config: &Config, address: SocketAddr, zones: Zones) -> Result<(Nod
     };
     let identity = Candidate {
         node: kind.node(node_id(&data_dir).map_err(failed)?),
-        addresses: addresses(config, address),
+        addresses: addresses(config, listening),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -465,17 +472,50 @@ fn data_failure(config: &Config, error: StoreError) -> Failure {
         .hint(hint)
 }
 
-/// Where others reach this node, best first.
-fn addresses(config: &Config, listened: SocketAddr) -> Vec<String> {
-    let port = listened.port();
-    if config.hostname.is_empty() {
-        return vec![listened.to_string()];
+/// Where others may reach this node, best first: as it was told, as Marathon says, as it listens. They find out.
+fn addresses(config: &Config, listening: &Listening) -> Vec<String> {
+    let http = listening.http.is_some();
+    let kinds = http.then_some(false).into_iter().chain(listening.https.is_some().then_some(true));
+    let mut listened: Vec<(bool, SocketAddr)> = kinds.zip(listening.addresses.iter().copied()).collect();
+    if config.access.credentials.is_some() {
+        // Passwords go along.
+        listened.reverse();
     }
-    let with_port = |host: &String| match host.parse() {
-        Ok(ip) => SocketAddr::new(ip, port).to_string(),
-        Err(_) => format!("{host}:{port}"),
+    let mut found = Vec::new();
+    let mut add = |address: Address| {
+        let text = address.to_string();
+        if !found.contains(&text) {
+            found.push(text);
+        }
     };
-    config.hostname.iter().map(with_port).collect()
+    let everywhere = |host: &str, add: &mut dyn FnMut(Address)| {
+        listened.iter().for_each(|(tls, at)| add(Address::new(*tls, host, at.port())));
+    };
+    for advertised in &config.cluster.advertise {
+        match advertised {
+            Advertised::Whole(address) => add(address.clone()),
+            Advertised::Host(host) => everywhere(host, &mut add),
+        }
+    }
+    config.hostname.iter().for_each(|host| everywhere(host, &mut add));
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if let (Some(_), Some(host)) = (variable("MARATHON_APP_ID"), variable("HOST")) {
+        for (n, (tls, at)) in listened.iter().enumerate() {
+            let first = || variable("PORT0").filter(|_| n == 0);
+            let port = variable(&format!("PORT_{}", at.port())).or_else(first);
+            if let Some(port) = port.and_then(|port| port.parse().ok()) {
+                add(Address::new(*tls, &host, port));
+            }
+        }
+    }
+    for (tls, at) in &listened {
+        if !at.ip().is_unspecified() {
+            add(Address::new(*tls, &at.ip().to_string(), at.port()));
+        } else if let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
+            add(Address::new(*tls, name.trim(), at.port()));
+        }
+    }
+    found
 }
 
 /// The id of this folder's node: random, made once, never an address.

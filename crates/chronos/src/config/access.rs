@@ -1,13 +1,12 @@
 //! The settings about who may ask, and over what: from texts to what they mean.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use reqwest::Url;
 
 use super::notify::file;
-use super::values::{Address, Folder};
+use super::values::{Address, Folder, Texts};
 use super::{ConfigError, ConfigFile, Layers, Manner, Source};
 use crate::notify::settings::Secret;
 
@@ -78,16 +77,8 @@ pub(super) struct AccessTexts {
     credentials_given: bool,
     credentials_file: PathBuf,
     realm: String,
-    origins: Origins,
+    origins: Texts,
     allow_unauthenticated: bool,
-}
-
-struct Origins(Vec<String>);
-
-impl fmt::Display for Origins {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join(","))
-    }
 }
 
 /// What is listened to, and who may ask.
@@ -116,7 +107,7 @@ impl AccessTexts {
             Manner::RunJar => (Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 8080),
         };
         let address = pick!(http_address, address);
-        let origins = |origins: &Option<Vec<String>>| origins.clone().map(Origins);
+        let origins = |origins: &Option<Vec<String>>| origins.clone().map(Texts);
         Self {
             address,
             port: pick!(http_port, port),
@@ -135,7 +126,7 @@ impl AccessTexts {
                 "cors_origin",
                 origins(&flags.cors_origin),
                 origins(&file.cors_origin),
-                Origins(Vec::new()),
+                Texts(Vec::new()),
             ),
             allow_unauthenticated: pick!(allow_unauthenticated, false),
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::ConfigError;
-use super::values::{Address, EngineKind, LabelMax, Length, LogFormat, Size, StoreKind, Tzdata};
+use super::values::{Address, EngineKind, LabelMax, Length, LogFormat, OnIsolation, Size, StoreKind, Tzdata};
 use crate::notify::settings::{MailTls, Secret};
 
 /// Settings as written. A flag, its environment variable and its key in the file have the same name and meaning.
@@ -67,9 +67,59 @@ pub struct ConfigFile {
     #[arg(long = "allow_unauthenticated", env = "CHRONOS_ALLOW_UNAUTHENTICATED", value_name = "BOOL",
         num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_unauthenticated: Option<bool>,
-    /// Where state lives: `sqlite`, a file in the data folder [default: sqlite]
+    /// Where others reach this node, best first, separated by commas: a name or an address, with a port where it is not
+    /// the one listened on, as in `10.0.0.1:31000` or `https://a.example.org:8443`; they come before --hostname
+    #[arg(
+        long = "advertise_address",
+        env = "CHRONOS_ADVERTISE_ADDRESS",
+        value_name = "ADDRESS,..",
+        value_delimiter = ','
+    )]
+    pub advertise_address: Option<Vec<String>>,
+    /// Where state lives: `sqlite`, a file in the data folder; `postgres`; `zookeeper` [default: the one of which an
+    /// address is given; else sqlite, or zookeeper for run_jar]
     #[arg(hide_possible_values = true, long = "store", env = "CHRONOS_STORE", value_name = "KIND")]
     pub store: Option<StoreKind>,
+    /// URL of the PostgreSQL server, as in postgresql://user:password@db.example.org:5432/chronos; better in a file
+    #[arg(long = "database_url", env = "CHRONOS_DATABASE_URL", value_name = "URL")]
+    pub database_url: Option<Secret>,
+    /// File with that URL
+    #[arg(long = "database_url_file", env = "CHRONOS_DATABASE_URL_FILE", value_name = "FILE")]
+    pub database_url_file: Option<PathBuf>,
+    /// Schema of that database for the tables, made if it is not there [default: chronos]
+    #[arg(long = "database_schema", env = "CHRONOS_DATABASE_SCHEMA", value_name = "NAME")]
+    pub database_schema: Option<String>,
+    /// File of certificates (PEM) that the database server may be signed by, beside those this machine trusts
+    #[arg(long = "database_ca_file", env = "CHRONOS_DATABASE_CA_FILE", value_name = "FILE")]
+    pub database_ca_file: Option<PathBuf>,
+    /// How long a leader that cannot be reached keeps others from leading; at least 4s [default: 10s]
+    #[arg(long = "database_lease", env = "CHRONOS_DATABASE_LEASE", value_name = "DURATION")]
+    pub database_lease: Option<Length>,
+    /// ZooKeeper servers, as in `a.example.org:2181,b.example.org:2181` [default: localhost:2181]
+    #[arg(long = "zk_hosts", env = "CHRONOS_ZK_HOSTS", value_name = "HOST:PORT,..")]
+    pub zk_hosts: Option<String>,
+    /// Where in ZooKeeper [default: /chronos/state]
+    #[arg(long = "zk_path", env = "CHRONOS_ZK_PATH", value_name = "PATH")]
+    pub zk_path: Option<String>,
+    /// How long ZooKeeper keeps a session that cannot be reached, in milliseconds; at least 4000 [default: 10000]
+    #[arg(long = "zk_timeout", env = "CHRONOS_ZK_TIMEOUT", value_name = "MILLISECONDS")]
+    pub zk_timeout: Option<u64>,
+    /// Name and password for ZooKeeper, of its scheme `digest`; better in the environment
+    #[arg(long = "zk_auth", env = "CHRONOS_ZK_AUTH", value_name = "USER:PASSWORD")]
+    pub zk_auth: Option<Secret>,
+    /// Work only on the store with this id, which `chronos doctor` shows; without it a node that has known a store with
+    /// jobs does not lead on an empty one
+    #[arg(long = "expect_store", env = "CHRONOS_EXPECT_STORE", value_name = "ID")]
+    pub expect_store: Option<String>,
+    /// What becomes of this node's tasks while it cannot reach the store: `kill`, after a minute, so that they can be run
+    /// elsewhere; `keep` [default: kill]
+    #[arg(
+        hide_possible_values = true,
+        long = "on_isolation",
+        env = "CHRONOS_ON_ISOLATION",
+        value_name = "WHAT"
+    )]
+    pub on_isolation: Option<OnIsolation>,
     /// What runs tasks: `local`, processes of this machine [default: local]
     #[arg(hide_possible_values = true, long = "engine", env = "CHRONOS_ENGINE", value_name = "KIND")]
     pub engine: Option<EngineKind>,

@@ -15,6 +15,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "ssl_keystore_path",
             "ssl_keystore_password",
             "hostname",
+            "advertise_address",
         ],
     ),
     (
@@ -26,6 +27,16 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         &[
             "store",
             "data_dir",
+            "database_url",
+            "database_url_file",
+            "database_schema",
+            "database_ca_file",
+            "database_lease",
+            "zk_hosts",
+            "zk_path",
+            "zk_timeout",
+            "zk_auth",
+            "expect_store",
             "examples",
             "history_age_max",
             "history_count_max",
@@ -39,6 +50,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         &[
             "engine",
             "shadow",
+            "on_isolation",
             "kill_grace",
             "docker_host",
             "docker_container_age_max",

@@ -29,7 +29,6 @@ pub enum Value {
 }
 
 const NO_MESOS: &str = "this version has no Mesos engine yet";
-const NO_ZOOKEEPER: &str = "this version has no ZooKeeper store yet";
 const NO_CASSANDRA: &str =
     "runs and their history are in the store itself: see --history_age_max and `chronos runs`";
 const NO_GRAPHITE: &str = "metrics are read from GET /metrics, in the format of Prometheus";
@@ -45,10 +44,6 @@ pub const OLD: &[Old] = &[
     old("master", None, Value::Text, NO_MESOS),
     old("user", Some('u'), Value::Text, "tasks run as the user of the server unless a job has `runAsUser`"),
     old("failover_timeout", Some('f'), Value::Number, NO_MESOS),
-    old("zk_hosts", Some('z'), Value::Text, NO_ZOOKEEPER),
-    old("zk_path", None, Value::Text, NO_ZOOKEEPER),
-    old("zk_timeout", None, Value::Whole, NO_ZOOKEEPER),
-    old("zk_auth", None, Value::Text, NO_ZOOKEEPER),
     old("leader_max_idle_time", Some('l'), Value::Whole, UNUSED),
     old(
         "failure_retry",
@@ -111,6 +106,7 @@ const SHORT: &[(&str, char)] = &[
     ("raven_dsn", 'r'),
     ("slack_url", 's'),
     ("http_notification_url", 'h'),
+    ("zk_hosts", 'z'),
 ];
 
 /// Settings that are switches: `--no-NAME` says no.
@@ -183,36 +179,20 @@ pub fn notices(matches: &ArgMatches) -> Vec<String> {
         .collect()
 }
 
-/// What was asked for that this version cannot do, unless something else was asked for by name: with `--store` the state
-/// is there and not in ZooKeeper, with `--engine` tasks run there and not on Mesos.
+/// What was asked for that this version cannot do, unless something else was asked for by name: with `--engine` tasks run
+/// there and not on Mesos.
 /// # Errors
 /// What it is, and what to do.
 pub fn possible(matches: &ArgMatches, file: &super::ConfigFile) -> Result<(), (String, String)> {
-    let given = |name: &str| {
-        let ours = matches.value_source(name).is_some_and(|source| source != ValueSource::DefaultValue);
-        ours.then(|| matches.get_one::<String>(name).cloned()).flatten()
-    };
-    let chosen = |name: &str| matches.value_source(name).is_some();
-    let (engine, store) =
-        (chosen("engine") || file.engine.is_some(), chosen("store") || file.store.is_some());
-    let master = given("master").filter(|master| master != "local" && !engine);
-    let hosts = given("zk_hosts").filter(|_| !store);
-    if master.is_none() && hosts.is_none() {
+    let given = matches.value_source("master").is_some_and(|source| source != ValueSource::DefaultValue);
+    let master = matches.get_one::<String>("master").filter(|master| given && *master != "local");
+    if master.is_none() || matches.value_source("engine").is_some() || file.engine.is_some() {
         return Ok(());
     }
-    let (mut wanted, mut instead) = (Vec::new(), Vec::new());
-    // Not the values: they may have passwords in them.
-    if hosts.is_some() {
-        wanted.push("keep its state in ZooKeeper (--zk_hosts)".to_owned());
-        instead.push("--store sqlite to keep it in the data folder of this one machine");
-    }
-    if master.is_some() {
-        wanted.push("run tasks on Mesos (--master)".to_owned());
-        instead.push("--engine local to run them as processes of this machine");
-    }
+    // Not the value: it may have a password in it.
     Err((
-        format!("this version cannot yet {}", wanted.join(", nor ")),
-        format!("nothing was started; say {}", instead.join(", and ")),
+        "this version cannot yet run tasks on Mesos (--master)".into(),
+        "nothing was started; say --engine local to run them as processes of this machine".into(),
     ))
 }
 

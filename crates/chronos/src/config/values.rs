@@ -69,14 +69,51 @@ impl fmt::Display for Tzdata {
 /// Where state lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum StoreKind {
     /// A file in the data folder.
     Sqlite,
+    /// A PostgreSQL server.
+    Postgres,
+    /// A ZooKeeper ensemble.
+    ZooKeeper,
 }
 
 impl fmt::Display for StoreKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sqlite")
+        f.write_str(match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::ZooKeeper => "zookeeper",
+        })
+    }
+}
+
+/// What becomes of the tasks of a node that cannot reach the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnIsolation {
+    /// They are killed after a minute, so that the next leader knows that they have ended.
+    Kill,
+    /// They run on, and nobody knows of them before the node is back.
+    Keep,
+}
+
+impl fmt::Display for OnIsolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kill => "kill",
+            Self::Keep => "keep",
+        })
+    }
+}
+
+/// A list of texts.
+pub(super) struct Texts(pub(super) Vec<String>);
+
+impl fmt::Display for Texts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
     }
 }
 

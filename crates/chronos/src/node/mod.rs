@@ -75,6 +75,18 @@ pub enum Role {
     Leading(Epoch),
 }
 
+impl Role {
+    /// As it is shown to users and to other nodes.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Standby => "standby",
+            Self::Preparing(_) => "preparing",
+            Self::Leading(_) => "leading",
+        }
+    }
+}
+
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum AskError {

@@ -1,0 +1,203 @@
+//! Any node answers: what only the leader can do is handed to it, and its answer handed back as it is.
+//!
+//! A request is handed on once, and never repeated: where its fate is not known the client is told so. Bodies, errors,
+//! streams and who asks go along unchanged.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use store::Candidate;
+
+use super::ApiContext;
+use super::error::{self, ApiError};
+use crate::cluster::address::Address;
+use crate::cluster::{self, Way};
+use crate::node::Role;
+use crate::tls::listener::Peer;
+
+/// Who answers.
+const NODE: HeaderName = HeaderName::from_static(cluster::NODE);
+/// Whom a request is meant for.
+const TO: HeaderName = HeaderName::from_static(cluster::TO);
+/// Which node handed it on, and for whom.
+const VIA: HeaderName = HeaderName::from_static(cluster::VIA);
+/// The term that the answer knows.
+const TERM: HeaderName = HeaderName::from_static(cluster::TERM);
+/// How old what a follower shows may be, in milliseconds.
+const AGE: HeaderName = HeaderName::from_static("x-chronos-age-ms");
+/// `true` on an answer of a follower that has not heard from the store for [`STALE_AFTER`].
+const STALE: HeaderName = HeaderName::from_static("x-chronos-stale");
+/// A follower in health is a second or two behind at most.
+const STALE_AFTER: Duration = Duration::from_secs(10);
+/// The leader gives up a change earlier, and says so.
+const ANSWER_WITHIN: Duration = Duration::from_secs(40);
+/// Headers that are about one connection and not about what goes over it.
+const OF_ONE_CONNECTION: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// Whether only the leader can answer: it changes something, or asks what its engine knows.
+fn is_for_the_leader(method: &Method, path: &str) -> bool {
+    match *method {
+        Method::GET | Method::HEAD => {
+            path.starts_with("/v1/")
+                && !path.starts_with("/v1/scheduler/")
+                && (path.ends_with("/why") || path.ends_with("/output"))
+        }
+        Method::OPTIONS => false,
+        _ => true,
+    }
+}
+
+/// Answers here, or hands on to the leader.
+pub(super) async fn forward(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {
+    let leads = matches!(ctx.node.status().role, Role::Leading(_) | Role::Preparing(_));
+    let mut response = match received(&ctx, request.headers()) {
+        Err(refused) => refused.into_response(),
+        Ok(handed_on) => {
+            let wanted = is_for_the_leader(request.method(), request.uri().path());
+            match ctx.cluster.way() {
+                _ if leads || handed_on || !wanted => next.run(request).await,
+                Way::None => next.run(request).await,
+                Way::Lost(leader, why) => lost(&leader, &why).into_response(),
+                Way::Found(leader, at) => match hand_on(&ctx, &leader, &at, request).await {
+                    Ok(response) => return response,
+                    Err(refused) => refused.into_response(),
+                },
+            }
+        }
+    };
+    sign(&ctx, leads, response.headers_mut());
+    response
+}
+
+/// Says who answers, and how old that is.
+fn sign(ctx: &ApiContext, leads: bool, headers: &mut HeaderMap) {
+    if let Ok(node) = HeaderValue::from_str(&ctx.cluster.instance) {
+        headers.insert(NODE, node);
+    }
+    headers.insert(TERM, HeaderValue::from(ctx.node.projection.read().term().epoch.0));
+    if leads {
+        return;
+    }
+    let age = ctx.node.outlook().age();
+    if let Some(age) = age {
+        headers.insert(AGE, HeaderValue::from(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+    }
+    if age.is_none_or(|age| age > STALE_AFTER) {
+        headers.insert(STALE, HeaderValue::from_static("true"));
+    }
+}
+
+/// Whether another node has handed this on; refused where it is meant for another one than this.
+fn received(ctx: &ApiContext, headers: &HeaderMap) -> Result<bool, ApiError> {
+    if let Some(to) = headers.get(TO)
+        && to.as_bytes() != ctx.cluster.instance.as_bytes()
+    {
+        return Err(ApiError::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "wrong_node",
+            "this request is meant for another node, and nothing was done",
+        ));
+    }
+    let known = headers.get(TERM).and_then(|term| term.to_str().ok()?.parse::<u64>().ok());
+    let ours = ctx.node.projection.read().term().epoch.0;
+    if known.is_some_and(|known| known > ours) {
+        return Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not_leading",
+            format!("this node is in term {ours} and whoever asks knows of a later one; nothing was done"),
+        ));
+    }
+    Ok(headers.contains_key(VIA))
+}
+
+fn lost(leader: &Candidate, why: &str) -> ApiError {
+    let message = format!("this node does not lead and cannot reach the leader, so nothing was done: {why}");
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "leader_unreachable", message)
+        .hint("ask another node; `chronos doctor` shows which addresses were tried, --advertise_address sets them")
+        .leader(cluster::address::first(&leader.addresses))
+        .retry_after(Duration::ZERO)
+}
+
+/// Sends the request to the leader, once.
+async fn hand_on(
+    ctx: &ApiContext,
+    leader: &Candidate,
+    at: &Address,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (Parts { method, uri, mut headers, extensions, .. }, body) = request.into_parts();
+    OF_ONE_CONNECTION.iter().for_each(|name| drop(headers.remove(name)));
+    // The client that sends it says itself whom it connects to and how long the body is.
+    headers.remove(header::HOST);
+    let peer = extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(peer))| peer.ip());
+    for (name, value) in [
+        (TO, leader.instance()),
+        (VIA, via(&ctx.cluster.instance, peer)),
+        (TERM, ctx.node.projection.read().term().epoch.0.to_string()),
+    ] {
+        let value = HeaderValue::from_str(&value)
+            .map_err(|_| ApiError::invalid("X-Chronos-To", "the leader has no name that fits a header"))?;
+        headers.insert(name, value);
+    }
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let unbounded = !matches!(method, Method::PUT | Method::PATCH | Method::DELETE | Method::POST)
+        || uri.path() == super::once::WITHOUT;
+    let is_read = matches!(method, Method::GET | Method::HEAD);
+    let has_body = headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::CONTENT_TYPE);
+    let mut sent = ctx.cluster.http.request(method, format!("{}{target}", at.base())).headers(headers);
+    if has_body {
+        sent = sent.body(reqwest::Body::wrap_stream(body.into_data_stream()));
+    }
+    let answer = if unbounded {
+        Ok(sent.send().await)
+    } else {
+        tokio::time::timeout(ANSWER_WITHIN, sent.send()).await
+    };
+    match answer {
+        Ok(Ok(answer)) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = answer.status();
+            *response.headers_mut() = answer.headers().clone();
+            OF_ONE_CONNECTION.iter().for_each(|name| drop(response.headers_mut().remove(name)));
+            *response.body_mut() = Body::from_stream(answer.bytes_stream());
+            Ok(response)
+        }
+        Ok(Err(problem)) if problem.is_connect() || is_read => {
+            Err(lost(leader, &problem.without_url().to_string()))
+        }
+        Ok(Err(problem)) => {
+            tracing::warn!(%problem, leader = leader.node, "the answer of the leader was lost");
+            Err(error::outcome_unknown("the answer of the leader was lost on its way to this node"))
+        }
+        Err(_) => Err(error::outcome_unknown(format!(
+            "the leader has not answered within {} s",
+            ANSWER_WITHIN.as_secs()
+        ))),
+    }
+}
+
+/// `node for address`, as [`for_whom`] reads it.
+fn via(instance: &str, peer: Option<IpAddr>) -> String {
+    let peer = peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default();
+    format!("{instance} for {peer}")
+}
+
+/// The address that asked first, as the node says that handed the request on.
+pub(super) fn for_whom(headers: &HeaderMap) -> Option<IpAddr> {
+    headers.get(VIA)?.to_str().ok()?.split_once(" for ")?.1.parse().ok()
+}

@@ -1,0 +1,184 @@
+//! What a node knows of the others: where the leader is reached, and how each says it is doing.
+//!
+//! Addresses are hints, never identity: nodes behind bridges may all believe that they are at the same one. A node is
+//! known by the id of its process, which it tells at `/ping`, and is reached at whichever of its addresses answers with
+//! that id. Start at [`Cluster`]; `reach` tries addresses, `news` is what nodes say of themselves.
+
+pub(crate) mod address;
+pub(crate) mod news;
+mod reach;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Client;
+use store::Candidate;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::node::{Node, Role};
+use address::Address;
+use news::News;
+
+/// Names the process that answers, in every answer.
+pub const NODE: &str = "x-chronos-node";
+/// Whom a request is meant for: another node does nothing of it.
+pub const TO: &str = "x-chronos-to";
+/// Which node handed a request on, and for whom: it is not handed on again.
+pub const VIA: &str = "x-chronos-via";
+/// The number of the term that the answer, or whoever hands a request on, knows.
+pub const TERM: &str = "x-chronos-term";
+
+/// How often the way to the leader is tried.
+const TRIED_EVERY: Duration = Duration::from_secs(1);
+/// How often a node says how it is; a node on whose machine tasks may run is missed after a multiple of it.
+pub(crate) const TOLD_EVERY: Duration = Duration::from_secs(2);
+/// What a store does not take in this time is said the next time.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+
+/// The way to the leader, where that is another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Nobody leads, or this node does.
+    None,
+    /// This process of it answered at this address.
+    Found(Candidate, Address),
+    /// No address of it answers, for these reasons.
+    Lost(Candidate, String),
+}
+
+/// A node's view of the others. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The id of this process.
+    pub(crate) instance: Arc<str>,
+    pub(crate) http: Client,
+    way: watch::Receiver<Way>,
+}
+
+impl Cluster {
+    /// Looks for the leader from now on, and tells the others of this node, until the node is gone. `tls` is whom it
+    /// trusts to be another node.
+    /// # Errors
+    /// What the HTTP client says of its settings.
+    pub fn start(node: &Node, tls: rustls::ClientConfig) -> reqwest::Result<Self> {
+        let (found, way) = watch::channel(Way::None);
+        let cluster = Self { instance: node.identity.instance().into(), http: client(tls)?, way };
+        tokio::spawn(seek(node.clone(), cluster.http.clone(), found));
+        tokio::spawn(tell(node.clone(), cluster.way.clone()));
+        Ok(cluster)
+    }
+
+    /// A node that looks for nobody.
+    pub fn alone(node: &Node) -> reqwest::Result<Self> {
+        let (_, way) = watch::channel(Way::None);
+        let tls = crate::tls::unused();
+        Ok(Self { instance: node.identity.instance().into(), http: client(tls)?, way })
+    }
+
+    /// Where the leader is, as of the last try.
+    pub fn way(&self) -> Way {
+        self.way.borrow().clone()
+    }
+}
+
+fn client(tls: rustls::ClientConfig) -> reqwest::Result<Client> {
+    Client::builder()
+        .connect_timeout(reach::CONNECT_MAX)
+        .tcp_keepalive(Duration::from_secs(15))
+        // One that the other side may have closed meanwhile is not tried with a change.
+        .pool_idle_timeout(Duration::from_secs(5))
+        .no_proxy()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("chronos/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// Looks for the leader, for ever.
+async fn seek(node: Node, http: Client, way: watch::Sender<Way>) {
+    let mut outlook = node.watch_outlook();
+    let ours = node.identity.instance();
+    let mut every = tokio::time::interval(TRIED_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = way.closed() => return,
+            changed = outlook.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                // Between two ticks only another leader is news.
+                let leader = outlook.borrow_and_update().leader.as_ref().map(Candidate::instance);
+                let known = match &*way.borrow() {
+                    Way::None => None,
+                    Way::Found(known, _) | Way::Lost(known, _) => Some(known.instance()),
+                };
+                if leader.filter(|leader| *leader != ours) == known {
+                    continue;
+                }
+            }
+            _ = every.tick() => {}
+        }
+        let leader = outlook.borrow_and_update().leader.clone();
+        let before = way.borrow().clone();
+        let now = match leader.filter(|leader| leader.instance() != ours) {
+            None => Way::None,
+            Some(leader) => {
+                let last = match &before {
+                    Way::Found(known, at) if *known == leader => Some(at.clone()),
+                    _ => None,
+                };
+                match reach::reach(&http, &leader, last.as_ref()).await {
+                    Ok(at) => Way::Found(leader, at),
+                    Err(why) => Way::Lost(leader, why),
+                }
+            }
+        };
+        if now != before {
+            match &now {
+                Way::None => {}
+                Way::Found(leader, at) => info!(leader = leader.node, %at, "the leader answers"),
+                Way::Lost(leader, why) => {
+                    warn!(
+                        leader = leader.node,
+                        why, "the leader does not answer this node; what changes something is refused here"
+                    )
+                }
+            }
+            way.send_replace(now);
+        }
+    }
+}
+
+/// Tells the others how this node is, for ever.
+async fn tell(node: Node, way: watch::Receiver<Way>) {
+    let mut every = tokio::time::interval(TOLD_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut status = node.watch_status();
+    let mut silent = false;
+    loop {
+        tokio::select! {
+            changed = status.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                // The others shall not take a new leader for a standby.
+                if !matches!(status.borrow_and_update().role, Role::Leading(_)) {
+                    continue;
+                }
+            }
+            _ = every.tick() => {}
+        }
+        let news = News::of(&node, &way.borrow()).to_text();
+        let said = node.store.announce(&node.identity, &news);
+        match tokio::time::timeout(TOLD_WITHIN, said).await {
+            Ok(Ok(())) => silent = false,
+            Ok(Err(problem)) if !silent => {
+                silent = true;
+                warn!(%problem, "cannot tell the other nodes of this one");
+            }
+            _ => {}
+        }
+    }
+}

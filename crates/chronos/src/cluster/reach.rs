@@ -1,0 +1,78 @@
+//! Finds the address at which a certain process answers.
+
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use reqwest::Client;
+use store::Candidate;
+
+use super::NODE;
+use super::address::Address;
+
+/// An address that does not take a connection in this time is passed by: nodes of a cluster are near each other.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for a connection and its answer.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Addresses that are tried; whoever publishes more has made a mistake.
+const ADDRESSES_MAX: usize = 16;
+
+/// The address at which this process answers: the one where it did last, if it still does, else the first that does so.
+/// # Errors
+/// What came of each address.
+pub(super) async fn reach(
+    http: &Client,
+    node: &Candidate,
+    last: Option<&Address>,
+) -> Result<Address, String> {
+    let wanted = node.instance();
+    if let Some(last) = last
+        && ask(http, last, &wanted).await.is_ok()
+    {
+        return Ok(last.clone());
+    }
+    if node.addresses.is_empty() {
+        return Err("it publishes no address; give it one with --hostname or --advertise_address".into());
+    }
+    let mut tries: FuturesUnordered<_> = node
+        .addresses
+        .iter()
+        .take(ADDRESSES_MAX)
+        .map(async |text| {
+            let address: Address = text.parse()?;
+            ask(http, &address, &wanted).await.map_err(|why| format!("{address}: {why}"))?;
+            Ok::<_, String>(address)
+        })
+        .collect();
+    let mut problems = Vec::new();
+    while let Some(tried) = tries.next().await {
+        match tried {
+            Ok(address) => return Ok(address),
+            Err(why) => problems.push(why),
+        }
+    }
+    problems.sort_unstable();
+    Err(problems.join("; "))
+}
+
+/// Whether this process answers there. No name and no password is sent to who is not known.
+async fn ask(http: &Client, address: &Address, wanted: &str) -> Result<(), String> {
+    let asked = http.get(format!("{}/ping", address.base())).timeout(ANSWER_MAX).send().await;
+    let answer = asked.map_err(|problem| cause(&problem))?;
+    match answer.headers().get(NODE).and_then(|node| node.to_str().ok()) {
+        Some(node) if node == wanted => Ok(()),
+        Some(other) => Err(format!("another node answers, {other}")),
+        None => Err("something else answers there, not a node of Chronos".into()),
+    }
+}
+
+/// The innermost reason, which is the one that says something.
+fn cause(problem: &reqwest::Error) -> String {
+    if problem.is_timeout() {
+        return format!(
+            "no answer within {} s",
+            if problem.is_connect() { CONNECT_MAX } else { ANSWER_MAX }.as_secs()
+        );
+    }
+    let chain = std::iter::successors(Some(problem as &dyn std::error::Error), |error| error.source());
+    chain.last().map_or_else(String::new, ToString::to_string)
+}
