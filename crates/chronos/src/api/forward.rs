@@ -12,6 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use scheduler::ids::Seq;
 use store::Candidate;
 
 use super::ApiContext;
@@ -62,16 +63,37 @@ fn is_for_the_leader(method: &Method, path: &str) -> bool {
     }
 }
 
+/// Whether the answer is made of what is in the store.
+fn is_of_the_store(path: &str) -> bool {
+    match path.strip_prefix("/v1/") {
+        Some("status" | "nodes" | "scheduler/leader") => false,
+        Some(_) => true,
+        None => path.starts_with("/scheduler/") && path != "/scheduler/leader",
+    }
+}
+
+fn unread() -> ApiError {
+    let message = "this node has not read the store yet, and knows of no leader that it could ask";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "behind", message).hint("GET /ready says what it waits for")
+}
+
 /// Answers here, or hands on to the leader.
 pub(super) async fn forward(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {
     let leads = matches!(ctx.node.status().role, Role::Leading(_) | Role::Preparing(_));
+    // Who has read nothing yet does not say that there is nothing.
+    let is_unread =
+        !leads && ctx.node.outlook().current_at.is_none() && is_of_the_store(request.uri().path());
     let mut response = match received(&ctx, request.headers()) {
         Err(refused) => refused.into_response(),
         Ok(handed_on) => {
             let wanted = is_for_the_leader(request.method(), request.uri().path());
             match ctx.cluster.way() {
-                _ if leads || handed_on || !wanted => next.run(request).await,
-                Way::None => next.run(request).await,
+                _ if leads || !(wanted || is_unread) => next.run(request).await,
+                // Writes are refused by the node itself, which knows why.
+                _ if handed_on && wanted => next.run(request).await,
+                Way::None if wanted => next.run(request).await,
+                Way::None => unread().into_response(),
+                _ if handed_on => unread().into_response(),
                 Way::Lost(leader, why) => lost(&leader, &why).into_response(),
                 Way::Found(leader, at) => match hand_on(&ctx, &leader, &at, request).await {
                     Ok(response) => return response,
@@ -170,6 +192,11 @@ async fn hand_on(
     };
     match answer {
         Ok(Ok(answer)) => {
+            // Whoever asks here next sees what was changed.
+            let seq = answer.headers().get(super::guard::SEQ).and_then(|seq| seq.to_str().ok()?.parse().ok());
+            if let Some(seq) = seq {
+                ctx.node.projection.wait_for(Seq(seq), super::SHOWN_WITHIN).await;
+            }
             let mut response = Response::new(Body::empty());
             *response.status_mut() = answer.status();
             *response.headers_mut() = answer.headers().clone();

@@ -13,6 +13,8 @@ use tokio::sync::watch;
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(1);
+/// The same until what is shown here has been the present once: it is not shown before.
+const AT_FIRST: Duration = Duration::from_millis(100);
 /// A store that has not answered within this is told to be silent.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Looks that may wait for what they saw to be shown here: a follower that far behind is as old as the last of them.
@@ -66,12 +68,12 @@ pub(super) async fn look(
     projection: ProjectionHandle,
     outlook: watch::Sender<Outlook>,
 ) {
-    let mut every = tokio::time::interval(EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // What was the present then, and when that was.
     let mut waiting: VecDeque<(Instant, Seq)> = VecDeque::new();
+    let mut pause = Duration::ZERO;
     while !outlook.is_closed() {
-        every.tick().await;
+        tokio::time::sleep(pause).await;
+        pause = if outlook.borrow().current_at.is_some() { EVERY } else { AT_FIRST };
         let asked = Instant::now();
         let question = async { (store.present().await, store.clock_ahead().await, store.leader().await) };
         let (present, clock, leader) = match tokio::time::timeout(ANSWER_WITHIN, question).await {

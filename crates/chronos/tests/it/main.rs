@@ -10,6 +10,7 @@ mod bad_input;
 mod chains;
 mod clients;
 mod clock_jumps;
+mod cluster;
 mod command_line;
 mod compatibility;
 mod crash_audit;

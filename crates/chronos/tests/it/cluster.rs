@@ -1,0 +1,148 @@
+//! Several servers on one store: any of them answers.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use crate::http::{self, Response};
+use crate::server::{Folder, TestServer, by_hand};
+use crate::wait;
+
+/// A server that leads and one that stands by on the same folder and has found it.
+fn pair(flags: &[&str]) -> (TestServer, TestServer) {
+    let first = TestServer::launch(Folder::new(), flags);
+    wait::until("the first leads", || first.log().contains("elected").then_some(()));
+    let second = TestServer::launch(Arc::clone(&first.folder), flags);
+    wait::until("the second finds it", || second.log().contains("the leader answers").then_some(()));
+    wait::until("it has read the store", || header(&second.get("/ping")?, "x-chronos-age-ms").map(drop));
+    (first, second)
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response.head.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+fn instance(server: &TestServer) -> String {
+    let ping = server.get("/ping").expect("it answers");
+    header(&ping, "x-chronos-node").expect("it says who it is").to_owned()
+}
+
+const JSON: &str = "Content-Type: application/json";
+
+#[test]
+fn a_standby_hands_on_what_only_the_leader_can_do() {
+    let (first, second) = pair(&[]);
+    let job = by_hand("far", "echo one; sleep 0.2; echo two").to_string();
+    let made = second.post("/v1/scheduler/iso8601", job.as_bytes()).expect("it answers");
+    assert_eq!(made.status, 204, "{made:?}");
+    assert_eq!(header(&made, "x-chronos-node"), Some(&*instance(&first)), "the leader answered");
+    let seq = header(&made, "x-chronos-seq").expect("a change has a number");
+    // A read here that has seen the change waits for it.
+    let seen = http::send(&second.address, "GET", "/v1/jobs/far", &[&format!("X-Chronos-Seq: {seq}")], b"");
+    let seen = seen.expect("it answers");
+    assert_eq!((seen.status, header(&seen, "x-chronos-node")), (200, Some(&*instance(&second))));
+    let age: u64 = header(&seen, "x-chronos-age-ms").expect("a follower says how old it is").parse().unwrap();
+    assert!(age < 10_000 && header(&seen, "x-chronos-stale").is_none(), "{}", seen.head);
+    // Errors come as they are.
+    let [here, there] = [&first, &second].map(|server| {
+        let answer = server.post("/v1/scheduler/iso8601", br#"{"name":"x","schedule":7}"#).unwrap();
+        (answer.status, answer.json())
+    });
+    assert_eq!(here, there);
+    assert_eq!(here.0, 400);
+    // The whole command line works here: what is asked for is done there, and output is streamed.
+    second.cli(["run", "far"]).success();
+    second.cli(["logs", "-f", "far"]).success().stdout("one\ntwo\n");
+    second.cli(["why", "far"]).success();
+    second.wait_for("far", "succeeded");
+    second.cli(["pause", "far"]).success();
+    assert!(first.get_json("/v1/jobs/far")["paused"].is_object());
+    second.cli(["delete", "far"]).success();
+    assert_eq!(first.get("/v1/jobs/far").map(|answer| answer.status), Some(404));
+    let nodes = second.get_json("/v1/nodes");
+    let roles = |leads: bool| {
+        let nodes = nodes["nodes"].as_array().unwrap();
+        nodes.iter().filter(|node| (node["role"] == "leading") == leads).count()
+    };
+    assert_eq!((roles(true), roles(false)), (1, 1), "{nodes:#}");
+    second.cli(["nodes"]).success().says("standby").says("leading");
+    // A backup is read from the one and restored through the other.
+    second.cli(["backup", "whole.jsonl"]).success();
+    first.put(by_hand("later", "true"));
+    second.cli(["restore", "whole.jsonl", "--yes"]).success();
+    wait::until("it is gone", || (first.get("/v1/jobs/later")?.status == 404).then_some(()));
+}
+
+#[test]
+fn a_request_is_handed_on_once_and_to_whom_it_is_meant_for() {
+    let (first, second) = pair(&[]);
+    let ask = |server: &TestServer, headers: &[&str]| {
+        let headers: Vec<&str> = headers.iter().copied().chain([JSON]).collect();
+        let body = by_hand("a", "true").to_string();
+        let answer = http::send(&server.address, "POST", "/v1/scheduler/iso8601", &headers, body.as_bytes());
+        let answer = answer.expect("it answers");
+        (answer.status, answer.json()["code"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(ask(&second, &["X-Chronos-Via: other.1 for 10.0.0.1"]), (503, "not_leading".into()));
+    assert_eq!(ask(&first, &["X-Chronos-To: other.1"]), (421, "wrong_node".into()));
+    assert_eq!(ask(&first, &["X-Chronos-Term: 99"]), (503, "not_leading".into()));
+    assert_eq!(first.get_json("/v1/jobs")["jobs"], json!([]), "nothing was done");
+    let to = format!("X-Chronos-To: {}", instance(&first));
+    assert_eq!(ask(&first, &[&to, "X-Chronos-Via: other.1 for 10.0.0.1"]), (204, String::new()));
+    let audit = first.get_json("/v1/audit");
+    assert_eq!(audit["entries"][0]["address"], "10.0.0.1,127.0.0.1", "{audit:#}");
+}
+
+#[test]
+fn who_asks_is_known_to_the_leader() {
+    let (first, second) = pair(&["--http_credentials", "ops:right"]);
+    let ask = |password: &str| {
+        let login = base64::engine::general_purpose::STANDARD.encode(format!("ops:{password}"));
+        let headers = [JSON, &format!("Authorization: Basic {login}"), "X-Request-Id: from-the-client"];
+        let body = by_hand("a", "true").to_string();
+        http::send(&second.address, "POST", "/v1/scheduler/iso8601", &headers, body.as_bytes())
+            .expect("it answers")
+    };
+    assert_eq!(ask("wrong").status, 401);
+    let made = ask("right");
+    assert_eq!((made.status, header(&made, "x-request-id")), (204, Some("from-the-client")));
+    let url = format!("http://ops:right@{}", first.address);
+    let audit = first.cli(["audit", "--output", "json", "--server", &url]).success().json();
+    let Value::Array(entries) = audit else { panic!("{audit}") };
+    let [made] = &entries[..] else { panic!("{entries:#?}") };
+    assert_eq!(
+        (&made["by"], &made["address"], &made["request"]),
+        (&json!("ops"), &json!("127.0.0.1,127.0.0.1"), &json!("from-the-client"))
+    );
+}
+
+#[test]
+fn a_leader_that_cannot_be_reached_is_told_of() {
+    // Nobody listens on port 1.
+    let (first, second) = {
+        let first = TestServer::launch(Folder::new(), &["--advertise_address", "127.0.0.1:1"]);
+        wait::until("the first leads", || first.log().contains("elected").then_some(()));
+        let second = TestServer::launch(Arc::clone(&first.folder), &[]);
+        (first, second)
+    };
+    // It listens on loopback as well, and is found there.
+    wait::until("it is found", || second.log().contains("the leader answers").then_some(()));
+    crate::server::signal_process(first.pid(), "-STOP");
+    let answer = wait::until("it is missed", || {
+        let answer = second.post("/v1/scheduler/iso8601", by_hand("a", "true").to_string().as_bytes())?;
+        (answer.json()["code"] == "leader_unreachable").then_some(answer)
+    });
+    assert_eq!(answer.status, 503);
+    assert!(answer.message().contains("127.0.0.1:1: "), "{}", answer.message());
+    assert!(second.get_json("/v1/jobs")["jobs"].is_array(), "reads go on");
+    assert_eq!(second.get("/ready").map(|ready| ready.status), Some(200), "it serves reads");
+    crate::server::signal_process(first.pid(), "-CONT");
+    wait::until("it is found again", || {
+        let answer = second.post("/v1/scheduler/iso8601", by_hand("a", "true").to_string().as_bytes())?;
+        (answer.status == 204).then_some(())
+    });
+}
