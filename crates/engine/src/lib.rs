@@ -275,6 +275,15 @@ pub trait Engine: Send + Sync + 'static {
     /// [`EngineError::NoSuchTask`] if there is no (more) output of that task here.
     async fn output(&self, task: &TaskId, stream: Stream, offset: u64) -> Result<Output, EngineError>;
 
+    /// Until this time since boot ([`since_boot`]) this node counts as alive for the others. An engine whose tasks would
+    /// live on without it ends them then, and starts none: others may run them again. `None`: there are no others.
+    /// # Errors
+    /// [`EngineError::Unknown`]: the lease is what it was before.
+    async fn renew_lease(&self, until: Option<Duration>) -> Result<(), EngineError> {
+        let _ = until;
+        Ok(())
+    }
+
     /// Whether tasks can be started now.
     fn readiness(&self) -> Readiness;
 

@@ -111,6 +111,11 @@ impl Engine for Router {
         self.of_task(task).output(task, stream, offset).await
     }
 
+    /// Containers live on whoever dies; nobody may count on their end.
+    async fn renew_lease(&self, until: Option<Duration>) -> Result<(), EngineError> {
+        self.local.renew_lease(until).await
+    }
+
     fn readiness(&self) -> Readiness {
         self.local.readiness()
     }

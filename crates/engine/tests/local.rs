@@ -236,6 +236,33 @@ async fn tasks_outlive_their_server() {
 
 /// A supervisor is no child of a terminal: its session is its own, and it holds nothing of the server.
 #[tokio::test]
+async fn without_a_lease_nothing_runs_whoever_has_died() {
+    let lab = LocalLab::new();
+    let engine = lab.first_term().await;
+    let hour = Duration::from_secs(3600);
+    engine.renew_lease(Some(since_boot() + hour)).await.expect("it is renewed");
+    engine.launch(Epoch(1), order("before-1-i1-0", "sleep 600")).await.expect("it runs");
+    engine.renew_lease(Some(since_boot())).await.expect("it is over");
+    assert_eq!(ends_of(&engine, &["before-1-i1-0"]).await, [AttemptEnd::Killed]);
+    let refused = engine.launch(Epoch(1), order("after-1-i1-0", "true")).await;
+    assert!(matches!(&refused, Err(EngineError::Refused(why)) if why.contains("in touch")), "{refused:?}");
+    // Neither does the next supervisor run anything before there is a lease again.
+    let first = lab.signal_supervisor("-KILL");
+    until("another supervisor", || lab.supervisor().is_some_and(|pid| pid != first)).await;
+    until("it is connected", || engine.readiness() == Readiness::Ready).await;
+    engine.begin_term(Epoch(1)).await.expect("the term goes on");
+    let refused = engine.launch(Epoch(1), order("after-1-i1-0", "true")).await;
+    assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    // A lease that nobody renews ends by itself, without a server.
+    engine.renew_lease(Some(since_boot() + Duration::from_secs(2))).await.expect("it is renewed");
+    engine.launch(Epoch(1), order("last-1-i1-0", "sleep 600")).await.expect("it runs");
+    let folder = std::fs::read_to_string(lab.dir.join("id")).expect("there");
+    until("it has begun", || marked(&folder) > 0).await;
+    drop(engine);
+    until("it is ended", || marked(&folder) == 0).await;
+}
+
+#[tokio::test]
 async fn a_supervisor_stands_alone() {
     let lab = LocalLab::new();
     let _engine = lab.first_term().await;

@@ -74,7 +74,8 @@ fn is_of_the_store(path: &str) -> bool {
 
 fn unread() -> ApiError {
     let message = "this node has not read the store yet, and knows of no leader that it could ask";
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "behind", message).hint("GET /ready says what it waits for")
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "behind", message)
+        .hint("GET /ready says what it waits for")
 }
 
 /// Answers here, or hands on to the leader.

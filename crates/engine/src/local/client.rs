@@ -50,6 +50,8 @@ pub(super) struct Client {
     arrived: Notify,
     /// Why nothing can be started.
     not_ready: Mutex<Option<String>>,
+    /// What every supervisor is told first, if anything.
+    lease: Mutex<Option<Duration>>,
     /// What the supervisor cannot do although all is well.
     notes: Mutex<Vec<String>>,
     next_id: std::sync::atomic::AtomicU64,
@@ -65,14 +67,19 @@ impl Client {
             events: Mutex::default(),
             arrived: Notify::new(),
             not_ready: Mutex::new(Some("the supervisor of local tasks is being started".into())),
+            lease: Mutex::default(),
             notes: Mutex::default(),
-            next_id: std::sync::atomic::AtomicU64::new(0),
+            next_id: std::sync::atomic::AtomicU64::new(1),
             connections: std::sync::atomic::AtomicU64::new(0),
         }
     }
 
     pub(super) fn not_ready(&self) -> Option<String> {
         lock(&self.not_ready).clone()
+    }
+
+    pub(super) fn set_lease(&self, until: Option<Duration>) {
+        *lock(&self.lease) = until;
     }
 
     pub(super) fn notes(&self) -> Vec<String> {
@@ -178,6 +185,14 @@ impl Client {
             }
             Some(_) => return Err(io::Error::other("it did not say hello")),
             None => return Ok(()),
+        }
+        let lease = *lock(&self.lease);
+        if lease.is_some() {
+            // Before any order, and whatever comes of it: nobody waits for the answer to call 0.
+            let mut first = Vec::new();
+            let message = FromServer::Call { id: 0, request: Request::Lease { until: lease } };
+            wire::put(&mut first, &message, &[])?;
+            write.write_all(&first).await?;
         }
         // All ends that still matter are told anew.
         lock(&self.events).clear();

@@ -48,14 +48,41 @@ pub(super) enum Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Request {
-    BeginTerm { epoch: u64 },
-    Launch { epoch: u64, task: String, spec: Box<Spec>, not_after: Duration },
-    Kill { epoch: u64, task: String, grace: Duration, not_after: Duration },
-    Reconcile { epoch: u64, tasks: Vec<String> },
-    Acknowledge { tasks: Vec<String> },
-    Output { task: String, stderr: bool, offset: u64 },
-    Forget { task: String },
+    BeginTerm {
+        epoch: u64,
+    },
+    Launch {
+        epoch: u64,
+        task: String,
+        spec: Box<Spec>,
+        not_after: Duration,
+    },
+    Kill {
+        epoch: u64,
+        task: String,
+        grace: Duration,
+        not_after: Duration,
+    },
+    Reconcile {
+        epoch: u64,
+        tasks: Vec<String>,
+    },
+    Acknowledge {
+        tasks: Vec<String>,
+    },
+    Output {
+        task: String,
+        stderr: bool,
+        offset: u64,
+    },
+    Forget {
+        task: String,
+    },
     Running,
+    /// Until this time since boot the server is in touch with the store; `None`: there is no such thing here.
+    Lease {
+        until: Option<Duration>,
+    },
 }
 
 /// What the server sends.

@@ -62,6 +62,9 @@ pub struct Listed {
     pub changed: SystemTime,
 }
 
+/// Between the polite and the forced end of the tasks of a node whose lease is over.
+pub const LEASE_GRACE: Duration = Duration::from_secs(5);
+
 impl LocalEngine {
     /// How many parts [`LocalEngine::list`] has.
     pub const LIST_PARTS: u32 = layout::FAN;
@@ -180,6 +183,11 @@ impl Engine for LocalEngine {
             Answer::Output { next, dropped, complete } => Ok(Output { bytes, next, dropped, complete }),
             answer => Err(odd(&answer)),
         }
+    }
+
+    async fn renew_lease(&self, until: Option<Duration>) -> Result<(), EngineError> {
+        self.client.set_lease(until);
+        done(self.ask(&Request::Lease { until }, None).await?)
     }
 
     fn readiness(&self) -> Readiness {

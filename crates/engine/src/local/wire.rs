@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Raised with every change that the other side would misread.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 
 /// Longest frame: a job definition is at most 64 KiB, a piece of output too; JSON may need six bytes for one.
 const FRAME_MAX: usize = 1024 * 1024;

@@ -99,9 +99,7 @@ async fn a_node_that_does_not_lead_restores_nothing() {
     let leader = store.another();
     leader.begin_term(&candidate("there")).await.expect("nobody leads");
     let server = Server::on(store, succeed);
-    server
-        .until(|node| node.status().role == Role::Standby && node.outlook().current_at.is_some())
-        .await;
+    server.until(|node| node.status().role == Role::Standby && node.outlook().current_at.is_some()).await;
     let backup = server.backup().await;
     let refused = server.restore("replace=true", &backup).await;
     assert_eq!(

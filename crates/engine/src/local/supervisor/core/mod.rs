@@ -28,6 +28,7 @@ use super::journal::{Order, Report, SpawnRecord, Waiting};
 use super::output::Capture;
 use super::processes::{Target, has_other_children};
 use super::spawn::{NotSpawned, SpawnOrder, Spawned};
+use crate::local::LEASE_GRACE;
 use crate::local::formats::{End, EndFile, FromSupervisor, Record, Request, Spec, Written};
 use crate::since_boot;
 
@@ -37,6 +38,10 @@ const STOPPING_TICK: Duration = Duration::from_millis(10);
 const TICK: Duration = Duration::from_secs(1);
 /// Descriptors that a task needs here: two pipes, two files, the socket of its first stage, two in passing.
 const DESCRIPTORS_PER_TASK: u64 = 7;
+
+/// Why nothing runs on a node that is cut off.
+const ISOLATED: &str =
+    "this node has not been in touch with the store for too long, so its tasks are ended and none is started";
 
 /// A frame for a server.
 pub(super) struct Outgoing {
@@ -137,6 +142,9 @@ pub(super) struct Core {
     waiting: Vec<Waiting>,
     journal: Sender<Order>,
     journal_broken: Option<String>,
+    /// Until when the server is in touch with the store, if that matters here.
+    lease: Option<Duration>,
+    isolation_told: bool,
     rewriting: bool,
     disk_full: Option<String>,
     told_health: Option<String>,
@@ -192,6 +200,8 @@ impl Core {
             rewriting: false,
             disk_full: None,
             told_health: None,
+            lease: None,
+            isolation_told: false,
             spawner: parts.spawner,
             sweeper: parts.sweeper,
             to_self: parts.to_self,
@@ -276,6 +286,7 @@ impl Core {
 
     /// What is to be done every [`TICK`].
     pub(super) fn slow_tick(&mut self) {
+        self.look_at_lease();
         if self.journal_broken.is_some() {
             self.rewrite();
         }
@@ -288,6 +299,45 @@ impl Core {
                 let living = self.tasks.iter().filter(|(_, task)| !matches!(task.phase, Phase::Ended { .. }));
                 let living = living.map(|(id, _)| id.to_string()).collect();
                 let _ = self.sweeper.send(SweepOrder::Strays { living, as_of: since_boot() });
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Whether the server has had a lease and has lost it.
+    fn is_isolated(&self) -> bool {
+        self.lease.is_some_and(|until| since_boot() > until)
+    }
+
+    /// Ends everything once the lease is over: others may run it again, and count on it.
+    fn look_at_lease(&mut self) {
+        if !self.is_isolated() {
+            self.isolation_told = false;
+            return;
+        }
+        if !std::mem::replace(&mut self.isolation_told, true) {
+            log(ISOLATED);
+        }
+        let all: Vec<TaskId> = self.tasks.keys().cloned().collect();
+        for id in all {
+            match self.tasks.get_mut(&id).map(|task| &mut task.phase) {
+                Some(Phase::Beginning { kill, .. } | Phase::Spawning { kill, .. }) => {
+                    *kill = Some(Duration::ZERO);
+                }
+                Some(Phase::Running(running))
+                    if running.stopping.as_ref().is_none_or(|stopping| !stopping.ordered) =>
+                {
+                    self.stop(&id, LEASE_GRACE);
+                }
+                Some(Phase::Running(running)) => {
+                    // Someone wants it dead already, and may want to wait for longer.
+                    let force_at = Instant::now() + LEASE_GRACE;
+                    if let Some(stopping) = &mut running.stopping {
+                        stopping.force_at = stopping.force_at.min(force_at);
+                    }
+                }
+                Some(Phase::Ended { .. }) | None => {}
             }
         }
     }

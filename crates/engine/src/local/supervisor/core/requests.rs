@@ -8,7 +8,7 @@ use std::time::Duration;
 use scheduler::ids::TaskId;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Asked, Core, Outgoing, Phase, Task, ended_without_output};
+use super::{Asked, Core, ISOLATED, Outgoing, Phase, Task, ended_without_output};
 use crate::capped::Window;
 use crate::local::formats::{Answer, End, EndFile, FromSupervisor, Record, Request, Spec, What};
 use crate::local::layout::{TRASH, task_folder};
@@ -49,6 +49,11 @@ impl Core {
                 }
             }
             Request::Forget { task } => valid(&task).and_then(|task| self.forget(&task)).map(Some),
+            Request::Lease { until } => {
+                self.lease = until;
+                self.look_at_lease();
+                Ok(Some(Answer::Done))
+            }
             Request::Running => {
                 let active = self.tasks.iter().filter(|(_, task)| !matches!(task.phase, Phase::Ended { .. }));
                 Ok(Some(Answer::Tasks(active.map(|(id, _)| id.to_string()).collect())))
@@ -96,6 +101,9 @@ impl Core {
         }
         if since_boot() > not_after {
             return Err(Answer::TooLate);
+        }
+        if self.is_isolated() {
+            return Err(Answer::Refused(ISOLATED.into()));
         }
         if let Some(reason) = &self.journal_broken {
             return Err(Answer::Refused(reason.clone()));
