@@ -59,14 +59,15 @@ fn is_for_the_leader(method: &Method, path: &str) -> bool {
                 && (path.ends_with("/why") || path.ends_with("/output"))
         }
         Method::OPTIONS => false,
-        _ => true,
+        // It is for this very node.
+        _ => path != "/v1/engine",
     }
 }
 
 /// Whether the answer is made of what is in the store.
 fn is_of_the_store(path: &str) -> bool {
     match path.strip_prefix("/v1/") {
-        Some("status" | "nodes" | "scheduler/leader") => false,
+        Some("status" | "nodes" | "engine" | "scheduler/leader") => false,
         Some(_) => true,
         None => path.starts_with("/scheduler/") && path != "/scheduler/leader",
     }

@@ -31,6 +31,7 @@ pub mod metrics;
 mod nodes;
 mod notices;
 mod once;
+mod orders;
 mod output;
 mod page;
 mod refusals;
@@ -222,6 +223,7 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(health::status))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::forget))
+        .routes(routes!(orders::tell))
         .routes(routes!(health::ping))
         .routes(routes!(health::health))
         .routes(routes!(health::ready))

@@ -141,6 +141,8 @@ pub(super) async fn forget(
         let message = format!("node `{node}` has said something {} s ago", member.age.as_secs());
         return Err(ApiError::new(StatusCode::CONFLICT, "alive", message).hint("stop it first"));
     }
+    // First its tasks: once nobody knows of it any more, nobody can tell that they have ended.
+    ctx.cluster.forget(&node);
     ctx.node.store.forget_member(&node).await?;
     tracing::info!(node, by = ?super::access::author(), "forgot a node");
     Ok(StatusCode::NO_CONTENT)

@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::audit::Entry;
 use scheduler::schedule::Zones;
 use store::sqlite::{SqliteOptions, SqliteStore};
-use store::{Candidate, Retention, StoreError};
+use store::{Candidate, Retention, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -35,8 +35,10 @@ use crate::api::access::Access;
 use crate::api::{ApiContext, Settings};
 use crate::cluster::Cluster;
 use crate::cluster::address::Address;
+use crate::cluster::spread::Spread;
 use crate::config::{
-    Advertised, Config, ConfigError, ConfigFile, Credentials, LogFormat, Manner, Source, Tzdata, old,
+    Advertised, Config, ConfigError, ConfigFile, Credentials, LogFormat, Manner, OnIsolation, Source,
+    StoreSettings, Tzdata, old,
 };
 use crate::node::{self, Node, NodeOptions, NodeTask, Role};
 use crate::notify::Notifier;
@@ -285,9 +287,12 @@ async fn serve(config: &Config, zones: Zones, identity: Option<Arc<Identity>>) -
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let listening = Listening::begin(config, identity).await?;
     let first_start = !config.data_dir.join("chronos.db").exists();
-    let (node, task) = start_node(config, &listening, zones.clone())?;
+    let (node, task, spread) = start_node(config, &listening, zones.clone())?;
     let tls = crate::tls::of_neighbours(listening.https.as_ref().map(|(_, identity)| identity.clone()));
-    let cluster = Cluster::start(&node, tls).context("cannot speak to other nodes").map_err(failed)?;
+    let leased =
+        config.cluster.store != StoreSettings::Sqlite && config.cluster.on_isolation == OnIsolation::Kill;
+    let cluster =
+        Cluster::start(&node, spread, tls, leased).context("cannot speak to other nodes").map_err(failed)?;
     let access =
         Access::new(&config.access).map_err(|_| anyhow::anyhow!("the machine has no random numbers"));
     let app = crate::api::router(ApiContext {
@@ -386,11 +391,14 @@ async fn bind(listen: SocketAddr, address: &str, port: &str) -> Result<TcpListen
     })
 }
 
-fn start_node(config: &Config, listening: &Listening, zones: Zones) -> Result<(Node, NodeTask), Failure> {
+fn start_node(
+    config: &Config,
+    listening: &Listening,
+    zones: Zones,
+) -> Result<(Node, NodeTask, Arc<Spread>), Failure> {
     let kind = Kind::of(config);
     shadow::claim(&config.data_dir, kind)?;
-    let options = SqliteOptions { dir: config.data_dir.clone(), force_network_fs: false };
-    let store = SqliteStore::open(&options).map_err(|error| data_failure(config, error))?;
+    let store = open_store(config)?;
     let data_dir = config.data_dir.canonicalize()?;
     let engine: Arc<dyn Engine> = match kind {
         Kind::Real => Arc::new(engines(config, &data_dir)?),
@@ -402,10 +410,12 @@ fn start_node(config: &Config, listening: &Listening, zones: Zones) -> Result<(N
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    Ok(node::start(NodeOptions {
+    let login = config.access.credentials.clone();
+    let spread = Spread::new(engine, identity.node.clone(), store.clone(), login);
+    let (node, task) = node::start(NodeOptions {
         identity,
-        store: Arc::new(store),
-        engine,
+        store,
+        engine: spread.clone(),
         zones,
         retention: Retention {
             age_max: config.history_age_max,
@@ -422,7 +432,22 @@ fn start_node(config: &Config, listening: &Listening, zones: Zones) -> Result<(N
         disable_after_failures: config.disable_after_failures,
         limits: config.limits.clone(),
         notifier: Arc::new(notifier(config)?),
-    }))
+    });
+    Ok((node, task, spread))
+}
+
+/// Where state lives. Of the data folder only what belongs to this node is used where that is elsewhere.
+fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
+    let refused = |error| data_failure(config, error);
+    match &config.cluster.store {
+        StoreSettings::Sqlite => {
+            let options = SqliteOptions { dir: config.data_dir.clone(), force_network_fs: false };
+            Ok(Arc::new(SqliteStore::open(&options).map_err(refused)?))
+        }
+        StoreSettings::Postgres { .. } | StoreSettings::ZooKeeper { .. } => {
+            Err(Failure::usage("this version has no such store yet"))
+        }
+    }
 }
 
 /// What runs tasks: processes of this machine, and containers.

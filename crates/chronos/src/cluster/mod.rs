@@ -2,15 +2,19 @@
 //!
 //! Addresses are hints, never identity: nodes behind bridges may all believe that they are at the same one. A node is
 //! known by the id of its process, which it tells at `/ping`, and is reached at whichever of its addresses answers with
-//! that id. Start at [`Cluster`]; `reach` tries addresses, `news` is what nodes say of themselves.
+//! that id. Start at [`Cluster`]; `reach` tries addresses, `news` is what nodes say of themselves, [`spread`] the engines of
+//! all nodes as one, `orders` what the leader wants of those of others.
 
 pub(crate) mod address;
 pub(crate) mod news;
+pub(crate) mod orders;
 mod reach;
+pub mod spread;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::Engine;
 use reqwest::Client;
 use store::Candidate;
 use tokio::sync::watch;
@@ -19,6 +23,7 @@ use tracing::{info, warn};
 use crate::node::{Node, Role};
 use address::Address;
 use news::News;
+use spread::Spread;
 
 /// Names the process that answers, in every answer.
 pub const NODE: &str = "x-chronos-node";
@@ -33,6 +38,11 @@ pub const TERM: &str = "x-chronos-term";
 const TRIED_EVERY: Duration = Duration::from_secs(1);
 /// How often a node says how it is; a node on whose machine tasks may run is missed after a multiple of it.
 pub(crate) const TOLD_EVERY: Duration = Duration::from_secs(2);
+/// For so long after it was last heard the tasks of a node may run.
+const LEASE: Duration = Duration::from_secs(60);
+/// After so long they have ended: the rest is what their end takes, and what clocks and a busy machine may be off.
+const TASKS_END_AFTER: Duration =
+    LEASE.saturating_add(engine::local::LEASE_GRACE).saturating_add(Duration::from_secs(10));
 /// What a store does not take in this time is said the next time.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
@@ -54,26 +64,45 @@ pub struct Cluster {
     pub(crate) instance: Arc<str>,
     pub(crate) http: Client,
     way: watch::Receiver<Way>,
+    spread: Option<Arc<Spread>>,
 }
 
 impl Cluster {
     /// Looks for the leader from now on, and tells the others of this node, until the node is gone. `tls` is whom it
-    /// trusts to be another node.
+    /// trusts to be another node; `leased` says whether its tasks end when it cannot tell them any more.
     /// # Errors
     /// What the HTTP client says of its settings.
-    pub fn start(node: &Node, tls: rustls::ClientConfig) -> reqwest::Result<Self> {
+    pub fn start(
+        node: &Node,
+        spread: Arc<Spread>,
+        tls: rustls::ClientConfig,
+        leased: bool,
+    ) -> reqwest::Result<Self> {
         let (found, way) = watch::channel(Way::None);
-        let cluster = Self { instance: node.identity.instance().into(), http: client(tls)?, way };
-        tokio::spawn(seek(node.clone(), cluster.http.clone(), found));
-        tokio::spawn(tell(node.clone(), cluster.way.clone()));
-        Ok(cluster)
+        let http = client(tls)?;
+        spread.begin(node, http.clone());
+        tokio::spawn(seek(node.clone(), http.clone(), found));
+        tokio::spawn(tell(node.clone(), way.clone(), leased));
+        Ok(Self { instance: node.identity.instance().into(), http, way, spread: Some(spread) })
     }
 
     /// A node that looks for nobody.
     pub fn alone(node: &Node) -> reqwest::Result<Self> {
         let (_, way) = watch::channel(Way::None);
         let tls = crate::tls::unused();
-        Ok(Self { instance: node.identity.instance().into(), http: client(tls)?, way })
+        Ok(Self { instance: node.identity.instance().into(), http: client(tls)?, way, spread: None })
+    }
+
+    /// The engine of this node alone, of all that `engine` stands for.
+    pub(crate) fn local<'a>(&'a self, engine: &'a Arc<dyn Engine>) -> &'a Arc<dyn Engine> {
+        self.spread.as_ref().map_or(engine, |spread| spread.local())
+    }
+
+    /// This node will not come back.
+    pub(crate) fn forget(&self, node: &str) {
+        if let Some(spread) = &self.spread {
+            spread.forget(node);
+        }
     }
 
     /// Where the leader is, as of the last try.
@@ -151,12 +180,14 @@ async fn seek(node: Node, http: Client, way: watch::Sender<Way>) {
     }
 }
 
-/// Tells the others how this node is, for ever.
-async fn tell(node: Node, way: watch::Receiver<Way>) {
+/// Tells the others how this node is, for ever; and the engine, that they have heard it.
+async fn tell(node: Node, way: watch::Receiver<Way>, leased: bool) {
     let mut every = tokio::time::interval(TOLD_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut status = node.watch_status();
     let mut silent = false;
+    // Nothing is promised that the engine does not know of.
+    let mut promised = false;
     loop {
         tokio::select! {
             changed = status.changed() => {
@@ -170,10 +201,22 @@ async fn tell(node: Node, way: watch::Receiver<Way>) {
             }
             _ = every.tick() => {}
         }
-        let news = News::of(&node, &way.borrow()).to_text();
+        let until = engine::since_boot() + LEASE;
+        if leased && !promised {
+            promised = node.engine.renew_lease(Some(until)).await.is_ok();
+        }
+        let tasks_end_after_ms =
+            promised.then(|| u64::try_from(TASKS_END_AFTER.as_millis()).unwrap_or(u64::MAX));
+        let news = News { tasks_end_after_ms, ..News::of(&node, &way.borrow()) }.to_text();
         let said = node.store.announce(&node.identity, &news);
         match tokio::time::timeout(TOLD_WITHIN, said).await {
-            Ok(Ok(())) => silent = false,
+            Ok(Ok(())) => {
+                silent = false;
+                let renewed = node.engine.renew_lease(leased.then_some(until)).await;
+                if let Err(problem) = renewed {
+                    tracing::debug!(%problem, "the engine was not told that this node is in touch with the store");
+                }
+            }
             Ok(Err(problem)) if !silent => {
                 silent = true;
                 warn!(%problem, "cannot tell the other nodes of this one");

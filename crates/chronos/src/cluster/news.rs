@@ -25,6 +25,8 @@ pub(crate) struct News {
     pub(crate) leader_at: Option<String>,
     /// Why it does not.
     pub(crate) leader_lost: Option<String>,
+    /// Its tasks have ended once it has said nothing for so long; none where they would run on.
+    pub(crate) tasks_end_after_ms: Option<u64>,
     /// Why it does not do its part.
     pub(crate) troubles: Vec<String>,
 }
@@ -58,11 +60,12 @@ impl News {
             leader: outlook.leader.as_ref().map(store::Candidate::instance),
             leader_at,
             leader_lost,
+            tasks_end_after_ms: None,
             troubles: status.troubles.iter().take(SENTENCES_MAX).map(|text| clipped(text)).collect(),
         }
     }
 
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 

@@ -1,0 +1,465 @@
+//! The engines of all nodes as one: tasks begin on the node that leads, and what former leaders began is asked for where it
+//! runs.
+//!
+//! A node that answers is told of the term first, so that a late order of a former leader is refused there too. Of one
+//! that does not answer nothing is known, unless it has said that its tasks end when it is cut off, and has been silent
+//! for long enough: then they have ended, and nobody knows how.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use engine::{
+    EVENTS_MAX, Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent,
+    TaskSpec,
+};
+use scheduler::ids::{Epoch, TaskId};
+use scheduler::run::{AttemptEnd, RunState};
+use store::{Member, Store};
+use tokio::sync::Notify;
+
+use super::address::Address;
+use super::news::News;
+use super::orders::{Asked, Piece, Told};
+use super::{TO, reach};
+use crate::config::Credentials;
+use crate::node::Node;
+
+/// How often tasks that run elsewhere are asked for.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
+/// Tasks in one question.
+const TASKS_MAX: usize = 256;
+/// Outputs of which it is remembered where they are.
+const OUTPUTS_MAX: usize = 1024;
+/// What the store says of the nodes is believed for so long.
+const MEMBERS_FOR: Duration = Duration::from_secs(1);
+/// Another node answers within this, or does not.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub struct Spread {
+    local: Arc<dyn Engine>,
+    /// The id of this node.
+    here: String,
+    store: Arc<dyn Store>,
+    login: Option<Credentials>,
+    others: OnceLock<Others>,
+    state: Arc<Mutex<State>>,
+    arrived: Notify,
+}
+
+/// What is known once the node has begun.
+struct Others {
+    node: Node,
+    http: reqwest::Client,
+}
+
+#[derive(Default)]
+struct State {
+    epoch: Option<Epoch>,
+    /// Tasks of other nodes whose end is awaited, and what was told of each last.
+    watched: BTreeMap<TaskId, Watched>,
+    events: VecDeque<TaskEvent>,
+    /// The nodes that follow the present term, by process.
+    follow: BTreeSet<String>,
+    /// Where each process was reached last.
+    found: BTreeMap<String, Address>,
+    /// On which node the output of a task was found.
+    outputs: BTreeMap<TaskId, String>,
+    members: Option<(Instant, Arc<Vec<Member>>)>,
+    /// Nodes that an operator says will not come back.
+    forgotten: BTreeSet<String>,
+}
+
+#[derive(Clone)]
+struct Watched {
+    node: Arc<str>,
+    told: Option<Known>,
+}
+
+/// Where a task is.
+struct Place {
+    node: Arc<str>,
+    /// Whether it runs in a container, which outlives its server.
+    contained: bool,
+}
+
+impl Spread {
+    /// `here` is the id of this node, whose engine is `local`; `login` is what other nodes want to hear.
+    pub fn new(
+        local: Arc<dyn Engine>,
+        here: String,
+        store: Arc<dyn Store>,
+        login: Option<Credentials>,
+    ) -> Arc<Self> {
+        let (others, state, arrived) = (OnceLock::new(), Arc::default(), Notify::new());
+        Arc::new(Self { local, here, store, login, others, state, arrived })
+    }
+
+    /// From here on the other nodes can be asked.
+    pub fn begin(self: &Arc<Self>, node: &Node, http: reqwest::Client) {
+        let _ = self.others.set(Others { node: node.clone(), http });
+        tokio::spawn(watch(Arc::downgrade(self)));
+    }
+
+    /// The engine of this node, for those that ask from elsewhere.
+    pub fn local(&self) -> &Arc<dyn Engine> {
+        &self.local
+    }
+
+    /// An operator says that this node will not come back: its tasks count as ended.
+    pub(crate) fn forget(&self, node: &str) {
+        self.state().forgotten.insert(node.to_owned());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held, so a poisoned one is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which of these tasks are on other nodes, and where.
+    fn elsewhere(&self, tasks: &[TaskId]) -> BTreeMap<TaskId, Place> {
+        let Some(others) = self.others.get() else { return BTreeMap::new() };
+        let wanted: BTreeSet<&TaskId> = tasks.iter().collect();
+        let projection = others.node.projection.read();
+        let state = projection.state();
+        let mut found = BTreeMap::new();
+        for run in state.runs.values() {
+            let RunState::Running(live) = &run.state else { continue };
+            if *live.node != *self.here && wanted.contains(&live.task) {
+                // A job that is gone, or that cannot be read, may have had one.
+                let contained =
+                    state.jobs.get(&run.key.job).is_none_or(|job| job.body.contains("\"container\""));
+                found.insert(live.task.clone(), Place { node: live.node.clone(), contained });
+            }
+        }
+        found
+    }
+
+    async fn members(&self) -> Result<Arc<Vec<Member>>, EngineError> {
+        if let Some((at, members)) = &self.state().members
+            && at.elapsed() < MEMBERS_FOR
+        {
+            return Ok(members.clone());
+        }
+        let members =
+            self.store.members().await.map_err(|problem| EngineError::Unknown(problem.to_string()))?;
+        let members = Arc::new(members);
+        self.state().members = Some((Instant::now(), members.clone()));
+        Ok(members)
+    }
+
+    /// Tells another node something, or asks it. It is told of the term first.
+    async fn tell(&self, node: &str, asked: &Asked) -> Result<Told, EngineError> {
+        let unknown = |why: String| EngineError::Unknown(format!("node {node}: {why}"));
+        let others = self.others.get().ok_or_else(|| unknown("this node has just begun".into()))?;
+        let members = self.members().await?;
+        let member = members.iter().find(|member| member.candidate.node == node);
+        let member = member.ok_or_else(|| unknown("it has never said anything".into()))?;
+        let instance = member.candidate.instance();
+        let last = self.state().found.get(&instance).cloned();
+        let at = reach::reach(&others.http, &member.candidate, last.as_ref()).await.map_err(unknown)?;
+        self.state().found.insert(instance.clone(), at.clone());
+        if !self.state().follow.contains(&instance) {
+            let term = Asked { begin_term: true, ..Asked::of(Epoch(asked.epoch)) };
+            self.send(others, &at, &instance, &term).await?;
+            self.state().follow.insert(instance.clone());
+        }
+        let told = self.send(others, &at, &instance, asked).await;
+        if told.is_err() {
+            // It may have begun anew.
+            self.state().follow.remove(&instance);
+        }
+        told
+    }
+
+    async fn send(
+        &self,
+        others: &Others,
+        at: &Address,
+        instance: &str,
+        asked: &Asked,
+    ) -> Result<Told, EngineError> {
+        let unknown = |why: String| EngineError::Unknown(format!("node {instance} at {at}: {why}"));
+        let mut request =
+            others.http.post(format!("{}/v1/engine", at.base())).header(TO, instance).json(asked);
+        if let Some(Credentials { user, both }) = &self.login {
+            request = request.basic_auth(user, both.0.split_once(':').map(|(_, password)| password));
+        }
+        let answer =
+            request.timeout(ANSWER_WITHIN).send().await.map_err(|e| unknown(e.without_url().to_string()))?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(|e| unknown(e.without_url().to_string()))?;
+        if !status.is_success() {
+            let text = String::from_utf8_lossy(&body);
+            return Err(unknown(format!("{status}: {}", text.chars().take(200).collect::<String>())));
+        }
+        serde_json::from_slice(&body).map_err(|e| unknown(format!("its answer makes no sense: {e}")))
+    }
+
+    /// What is known of tasks of another node.
+    async fn ask(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, bool)]) -> Vec<Known> {
+        let names: Vec<TaskId> = tasks.iter().map(|(task, _)| task.clone()).collect();
+        let asked = Asked { reconcile: Asked::names(&names), ..Asked::of(epoch) };
+        let forgotten = self.state().forgotten.contains(&**node);
+        let told =
+            if forgotten { Err(EngineError::Unknown(String::new())) } else { self.tell(node, &asked).await };
+        match told {
+            Ok(told) if told.known.len() == tasks.len() => {
+                told.known.into_iter().map(|known| known.into()).collect()
+            }
+            Ok(_) => vec![Known::Unknown; tasks.len()],
+            Err(problem) => {
+                let ended = if forgotten {
+                    Some("an operator said that its node will not come back")
+                } else {
+                    self.is_cut_off(node).await.then_some("its node was cut off, and ends its tasks then")
+                };
+                tracing::debug!(%problem, ?ended, "a node was asked for its tasks");
+                let known = |(_, contained): &(TaskId, bool)| match ended {
+                    Some(why) if forgotten || !contained => {
+                        Known::Ended(AttemptEnd::Lost { message: format!("node {node}: {why}").into() })
+                    }
+                    _ => Known::Unknown,
+                };
+                tasks.iter().map(known).collect()
+            }
+        }
+    }
+
+    /// Whether a node has been silent for so long that its tasks, as it has promised, have ended.
+    async fn is_cut_off(&self, node: &str) -> bool {
+        // What was heard a moment ago is not good enough here, but it is too old only on the safe side.
+        let Ok(members) = self.members().await else { return false };
+        let member = members.iter().find(|member| member.candidate.node == node);
+        let promise =
+            |member: &Member| News::read(&member.news).tasks_end_after_ms.map(Duration::from_millis);
+        member.is_some_and(|member| promise(member).is_some_and(|after| member.age > after))
+    }
+
+    /// Goes on asking for a task of another node until its end is acknowledged.
+    fn note(&self, task: &TaskId, node: &Arc<str>, told: &Known) {
+        let watched = Watched { node: node.clone(), told: Some(told.clone()) };
+        self.state().watched.insert(task.clone(), watched);
+    }
+
+    /// Output that is not here, of whichever node has it.
+    async fn output_elsewhere(
+        &self,
+        task: &TaskId,
+        stream: Stream,
+        offset: u64,
+    ) -> Result<Output, EngineError> {
+        let nothing = || EngineError::NoSuchTask(task.clone());
+        let Some(epoch) = self.state().epoch else { return Err(nothing()) };
+        let piece = Piece { task: task.to_string(), stderr: stream == Stream::Stderr, offset };
+        let asked = Asked { output: Some(piece), ..Asked::of(epoch) };
+        let mut silent = None;
+        // Where it was found last comes first.
+        let last = self.state().outputs.get(task).cloned();
+        let members = self.members().await?;
+        let others = members.iter().map(|member| member.candidate.node.clone());
+        let others = others.filter(|node| *node != self.here && Some(node) != last.as_ref());
+        for node in last.iter().cloned().chain(others) {
+            match self.tell(&node, &asked).await {
+                Ok(Told { output: Some(output), .. }) => {
+                    let mut state = self.state();
+                    if state.outputs.len() >= OUTPUTS_MAX {
+                        state.outputs.clear();
+                    }
+                    state.outputs.insert(task.clone(), node);
+                    return Ok(output.into());
+                }
+                Ok(_) => {}
+                Err(problem) => silent = Some(problem),
+            }
+        }
+        // It may be where nobody answers.
+        Err(silent.unwrap_or_else(nothing))
+    }
+
+    /// Asks once for everything that is watched, and tells what is new.
+    async fn look(&self) {
+        let (epoch, watched) = {
+            let state = self.state();
+            let Some(epoch) = state.epoch.filter(|_| !state.watched.is_empty()) else { return };
+            (epoch, state.watched.clone())
+        };
+        let tasks: Vec<TaskId> = watched.keys().cloned().collect();
+        let places = self.elsewhere(&tasks);
+        let mut by_node: BTreeMap<Arc<str>, Vec<(TaskId, bool)>> = BTreeMap::new();
+        for (task, Watched { node, .. }) in watched {
+            let contained = places.get(&task).is_none_or(|place| place.contained);
+            by_node.entry(node).or_default().push((task, contained));
+        }
+        for (node, tasks) in by_node {
+            for tasks in tasks.chunks(TASKS_MAX) {
+                let known = self.ask(epoch, &node, tasks).await;
+                let mut state = self.state();
+                for ((task, _), known) in tasks.iter().zip(known) {
+                    let Some(watched) = state.watched.get_mut(task) else { continue };
+                    // An end is told until it is acknowledged.
+                    if watched.told.as_ref() == Some(&known) && !matches!(known, Known::Ended(_)) {
+                        continue;
+                    }
+                    watched.told = Some(known.clone());
+                    if state.events.len() < EVENTS_MAX {
+                        state.events.push_back(TaskEvent { task: task.clone(), known });
+                    }
+                }
+            }
+        }
+        if !self.state().events.is_empty() {
+            self.arrived.notify_one();
+        }
+    }
+}
+
+/// Looks for ever.
+async fn watch(spread: std::sync::Weak<Spread>) {
+    loop {
+        tokio::time::sleep(ASKED_EVERY).await;
+        let Some(spread) = spread.upgrade() else { return };
+        spread.look().await;
+    }
+}
+
+#[async_trait]
+impl Engine for Spread {
+    fn name(&self) -> &'static str {
+        self.local.name()
+    }
+
+    async fn begin_term(&self, epoch: Epoch) -> Result<(), EngineError> {
+        {
+            let mut state = self.state();
+            if state.epoch != Some(epoch) {
+                *state = State {
+                    epoch: Some(epoch),
+                    forgotten: std::mem::take(&mut state.forgotten),
+                    ..State::default()
+                };
+            }
+        }
+        self.local.begin_term(epoch).await
+    }
+
+    async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
+        self.local.launch(epoch, launch).await
+    }
+
+    async fn kill(
+        &self,
+        epoch: Epoch,
+        task: &TaskId,
+        grace: Duration,
+        not_after: Duration,
+    ) -> Result<(), EngineError> {
+        let places = self.elsewhere(std::slice::from_ref(task));
+        let Some(place) = places.get(task) else {
+            return self.local.kill(epoch, task, grace, not_after).await;
+        };
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let asked = Asked { kill: vec![task.to_string()], grace_ms, ..Asked::of(epoch) };
+        self.tell(&place.node, &asked).await.map(drop)
+    }
+
+    async fn reconcile(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError> {
+        if self.others.get().is_none() {
+            return Err(EngineError::Unknown("this node has just begun".into()));
+        }
+        let places = self.elsewhere(tasks);
+        let here: Vec<TaskId> = tasks.iter().filter(|task| !places.contains_key(*task)).cloned().collect();
+        let mut known: BTreeMap<TaskId, Known> = BTreeMap::new();
+        known.extend(here.iter().cloned().zip(self.local.reconcile(epoch, &here).await?));
+        let mut by_node: BTreeMap<Arc<str>, Vec<(TaskId, bool)>> = BTreeMap::new();
+        for (task, Place { node, contained }) in places {
+            by_node.entry(node).or_default().push((task, contained));
+        }
+        for (node, tasks) in by_node {
+            let answers = self.ask(epoch, &node, &tasks).await;
+            for ((task, _), answer) in tasks.iter().zip(&answers) {
+                self.note(task, &node, answer);
+            }
+            known.extend(tasks.into_iter().map(|(task, _)| task).zip(answers));
+        }
+        Ok(tasks.iter().map(|task| known.get(task).cloned().unwrap_or(Known::Unknown)).collect())
+    }
+
+    async fn events(&self) -> Vec<TaskEvent> {
+        loop {
+            {
+                let mut state = self.state();
+                let count = state.events.len().min(EVENTS_MAX);
+                if count > 0 {
+                    return state.events.drain(..count).collect();
+                }
+            }
+            tokio::select! {
+                events = self.local.events() => return events,
+                () = self.arrived.notified() => {}
+            }
+        }
+    }
+
+    async fn acknowledge(&self, tasks: &[TaskId]) -> Result<(), EngineError> {
+        let mut by_node: BTreeMap<Arc<str>, Vec<TaskId>> = BTreeMap::new();
+        let mut here = Vec::new();
+        let epoch = {
+            let mut state = self.state();
+            for task in tasks {
+                match state.watched.remove(task) {
+                    Some(watched) => by_node.entry(watched.node).or_default().push(task.clone()),
+                    None => here.push(task.clone()),
+                }
+            }
+            state.events.retain(|event| !tasks.contains(&event.task));
+            state.epoch
+        };
+        for (node, tasks) in by_node {
+            let Some(epoch) = epoch else { continue };
+            let asked = Asked { acknowledge: Asked::names(&tasks), ..Asked::of(epoch) };
+            // It tells them again to whoever asks next.
+            if let Err(problem) = self.tell(&node, &asked).await {
+                tracing::debug!(%problem, "an end was not acknowledged where it came from");
+            }
+        }
+        if here.is_empty() { Ok(()) } else { self.local.acknowledge(&here).await }
+    }
+
+    async fn output(&self, task: &TaskId, stream: Stream, offset: u64) -> Result<Output, EngineError> {
+        match self.local.output(task, stream, offset).await {
+            Err(EngineError::NoSuchTask(_)) => self.output_elsewhere(task, stream, offset).await,
+            answer => answer,
+        }
+    }
+
+    async fn renew_lease(&self, until: Option<Duration>) -> Result<(), EngineError> {
+        self.local.renew_lease(until).await
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.local.readiness()
+    }
+
+    async fn forget_old(&self, keep: Keep) -> Result<Forgotten, EngineError> {
+        self.local.forget_old(keep).await
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.local.incarnation()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.local.notes()
+    }
+
+    fn holds(&self, task: &TaskId) -> bool {
+        self.local.holds(task)
+    }
+
+    fn readiness_of(&self, spec: &TaskSpec) -> Readiness {
+        self.local.readiness_of(spec)
+    }
+}
