@@ -35,11 +35,13 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 const OUTPUT_MAX: u64 = 1024 * 1024;
 /// The exit status of a container is that of its first process, or this and the number of the signal that ended it.
 const SIGNAL_BASE: i64 = 128;
+/// Begins the time at which a container started that never did.
+const NEVER: &str = "0001-";
 
 /// What a container is at.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Not there.
+    /// Not there, or about to be gone without ever having started.
     Gone,
     /// Made and never started, and no start of it has failed.
     Made {
@@ -63,19 +65,27 @@ pub(super) async fn look(docker: &Docker, container: &str) -> Result<(Found, Str
     let id = seen.id.clone().unwrap_or_default();
     let labels = seen.config.as_ref().and_then(|config| config.labels.as_ref());
     let folder = labels.and_then(|labels| labels.get(super::plan::LABEL_FOLDER)).cloned().unwrap_or_default();
+    Ok((found(seen, folder), id))
+}
+
+fn found(seen: ContainerInspectResponse, folder: String) -> Found {
     let state = seen.state.clone().unwrap_or_default();
-    let found = match state.status {
+    // One that never started has the status 0 like one that succeeded, whatever becomes of it.
+    let started = state.started_at.is_some_and(|at| !at.is_empty() && !at.starts_with(NEVER));
+    match state.status {
         Some(Status::CREATED) => match state.error.filter(|error| !error.is_empty()) {
             Some(error) => Found::Broken(error),
             None => Found::Made { folder },
         },
+        Some(Status::REMOVING) if !started => Found::Gone,
+        // Docker could not remove it, and will not start it.
+        Some(Status::DEAD) if !started => Found::Made { folder },
         Some(Status::EXITED | Status::DEAD | Status::REMOVING) => Found::Ended(Box::new(seen)),
         _ => Found::Runs,
-    };
-    Ok((found, id))
+    }
 }
 
-/// Whether a container was removed that has never been started. One that runs is not.
+/// Whether a container was removed that has never been started. One that runs or did is not.
 pub(super) async fn discard(
     shared: &Shared,
     docker: &Docker,
@@ -86,17 +96,23 @@ pub(super) async fn discard(
     // would be taken for a loss.
     shared.folder.unbegin(task, container).map_err(|error| error.to_string())?;
     let options = RemoveContainerOptions { v: true, force: false, link: false };
-    match docker.remove_container(container, Some(options)).await {
+    let removed = match docker.remove_container(container, Some(options)).await {
         Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(true),
-        Err(Error::DockerResponseServerError { status_code: 409, .. }) => {
-            shared.folder.begin(task, container).map_err(|error| error.to_string())?;
-            Ok(false)
+        // It runs, or somebody else is removing it.
+        Err(error @ Error::DockerResponseServerError { status_code: 409, .. }) => {
+            match look(docker, container).await {
+                Ok((Found::Gone, _)) => Ok(true),
+                Ok((Found::Runs | Found::Ended(_), _)) => Ok(false),
+                Ok((Found::Made { .. } | Found::Broken(_), _)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
         }
-        Err(error) => {
-            shared.folder.begin(task, container).map_err(|error| error.to_string())?;
-            Err(error.to_string())
-        }
+        Err(error) => Err(error.to_string()),
+    };
+    if removed != Ok(true) {
+        shared.folder.begin(task, container).map_err(|error| error.to_string())?;
     }
+    removed
 }
 
 impl Shared {

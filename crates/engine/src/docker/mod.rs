@@ -21,6 +21,8 @@ mod parameters;
 mod plan;
 mod retention;
 mod start;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -151,19 +153,7 @@ impl DockerEngine {
     /// # Errors
     /// If the folder cannot be made or read.
     pub fn open(options: DockerOptions) -> io::Result<Self> {
-        let folder = Folder::open(&options.dir)?;
-        let not_ready = Some(format!("Docker at {} has not been reached yet", options.host));
-        let shared = Arc::new(Shared {
-            options,
-            folder,
-            state: Mutex::new(State { not_ready, ..State::default() }),
-            docker: channel::Sender::new(None),
-            arrived: Notify::new(),
-            starts: Semaphore::new(STARTS_MAX),
-            followed: Arc::new(Semaphore::new(FOLLOWED_MAX)),
-            wanted: AtomicBool::new(false),
-            closed: channel::Sender::new(false),
-        });
+        let shared = Arc::new(Shared::open(options)?);
         shared.tell_open_ends();
         let watcher = tokio::spawn(watch::for_ever(shared.clone()));
         Ok(Self { shared, watcher })
@@ -178,6 +168,22 @@ impl Drop for DockerEngine {
 }
 
 impl Shared {
+    fn open(options: DockerOptions) -> io::Result<Self> {
+        let folder = Folder::open(&options.dir)?;
+        let not_ready = Some(format!("Docker at {} has not been reached yet", options.host));
+        Ok(Self {
+            options,
+            folder,
+            state: Mutex::new(State { not_ready, ..State::default() }),
+            docker: channel::Sender::new(None),
+            arrived: Notify::new(),
+            starts: Semaphore::new(STARTS_MAX),
+            followed: Arc::new(Semaphore::new(FOLLOWED_MAX)),
+            wanted: AtomicBool::new(false),
+            closed: channel::Sender::new(false),
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
