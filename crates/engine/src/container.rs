@@ -31,6 +31,11 @@ pub enum ContainerKind {
     Mesos,
 }
 
+/// Why a container of [`ContainerKind::Mesos`] is not run by any engine here.
+pub const NO_MESOS: &str = "MESOS is the containerizer of Mesos, and no Mesos runs tasks here";
+/// What to do about that.
+pub const NO_MESOS_HINT: &str = "write DOCKER, the image is the same";
+
 /// What a container sees of the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Network {

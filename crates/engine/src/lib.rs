@@ -28,7 +28,7 @@ mod task_folders;
 pub mod yardstick;
 
 pub use clock::since_boot;
-pub use container::{Container, ContainerKind, Network, Port, Volume, VolumeSource};
+pub use container::{Container, ContainerKind, NO_MESOS, NO_MESOS_HINT, Network, Port, Volume, VolumeSource};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -311,6 +311,12 @@ pub trait Engine: Send + Sync + 'static {
     /// [`router`] finds the engine of a task that it did not launch itself.
     fn holds(&self, _task: &TaskId) -> bool {
         false
+    }
+
+    /// Which of several engines has to do with a task, counted from 0; `spec`, if it is to be launched. Orders and questions
+    /// to one must not wait behind those to another.
+    fn place_of(&self, _task: &TaskId, _spec: Option<&TaskSpec>) -> usize {
+        0
     }
 
     /// Whether a task like this one can be started now. Another task may have to wait although the engine is ready.

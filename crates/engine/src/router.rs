@@ -1,30 +1,36 @@
 //! Several engines as one: tasks with a container go to the one that runs containers, all others to the local one.
 //!
-//! Only the local engine decides whether a node is ready. The other may be away for as long as it likes: its tasks wait,
-//! and say so, see [`Engine::readiness_of`] and [`Engine::notes`]; nobody else does.
+//! Only the local engine decides whether a node is ready. The other may be away, refuse or say nothing for as long as it
+//! likes: its tasks wait, and say so, see [`Engine::readiness_of`] and [`Engine::notes`]; nobody else does.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
+use tokio::time::timeout;
 
 use crate::{
-    ContainerKind, Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent,
-    TaskSpec,
+    ContainerKind, Engine, EngineError, Forgotten, Keep, Known, Launch, NO_MESOS, NO_MESOS_HINT, Output,
+    Readiness, Stream, TaskEvent, TaskSpec,
 };
+
+/// How long the engine of containers is waited for when a term begins: it notes a number on a disk.
+const TERM_WITHIN: Duration = Duration::from_secs(5);
 
 /// The two, behind one contract.
 pub struct Router {
     local: Arc<dyn Engine>,
     containers: Arc<dyn Engine>,
+    /// The term of which the engine of containers is still to be told. Until it follows, none of its tasks begins.
+    owed: Mutex<Option<Epoch>>,
 }
 
 impl Router {
     /// `containers` must know at once which tasks it holds, see [`Engine::holds`], and take a term while it is not ready.
     pub fn new(local: Arc<dyn Engine>, containers: Arc<dyn Engine>) -> Self {
-        Self { local, containers }
+        Self { local, containers, owed: Mutex::default() }
     }
 
     fn of_spec(&self, spec: &TaskSpec) -> &Arc<dyn Engine> {
@@ -36,10 +42,47 @@ impl Router {
     }
 
     /// Those of the container engine, then the others, each with its place.
-    fn split(&self, tasks: &[TaskId]) -> [Vec<(usize, TaskId)>; 2] {
+    fn split(&self, tasks: &[TaskId]) -> [(Vec<usize>, Vec<TaskId>); 2] {
         let placed = tasks.iter().cloned().enumerate();
-        let (containers, local) = placed.partition(|(_, task)| self.containers.holds(task));
-        [containers, local]
+        let (containers, local): (Vec<_>, Vec<_>) = placed.partition(|(_, task)| self.containers.holds(task));
+        [containers.into_iter().unzip(), local.into_iter().unzip()]
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Option<Epoch>> {
+        // A number is whole at any time.
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the engine of containers of the term, where it has not taken it yet.
+    async fn containers_follow(&self, epoch: Epoch) -> Result<(), EngineError> {
+        if *self.owed() != Some(epoch) {
+            return Ok(());
+        }
+        let told = timeout(TERM_WITHIN, self.containers.begin_term(epoch)).await;
+        told.map_err(|_| EngineError::Unknown("the engine of containers says nothing".into()))??;
+        self.owed().take_if(|owed| *owed == epoch);
+        Ok(())
+    }
+
+    /// What is known of tasks that the engine of containers holds.
+    async fn containers_know(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError> {
+        self.containers_follow(epoch).await?;
+        if tasks.is_empty() { Ok(Vec::new()) } else { self.containers.reconcile(epoch, tasks).await }
+    }
+
+    /// What an engine knows of the task that will not be asked to launch it, if it knows it: the job has had a container
+    /// since, or had one before.
+    async fn known_elsewhere(&self, epoch: Epoch, launch: &Launch) -> Result<Option<Known>, EngineError> {
+        let at = launch.spec.container.as_ref().map(|container| container.kind);
+        if at != Some(ContainerKind::Docker) && self.containers.holds(&launch.task) {
+            let known = self.containers_know(epoch, std::slice::from_ref(&launch.task)).await?;
+            return Ok(known.into_iter().next());
+        }
+        if at.is_some() && self.local.holds(&launch.task) {
+            let known = self.local.reconcile(epoch, std::slice::from_ref(&launch.task)).await?;
+            return Ok(known.into_iter().next());
+        }
+        Ok(None)
     }
 }
 
@@ -50,19 +93,32 @@ impl Engine for Router {
     }
 
     async fn begin_term(&self, epoch: Epoch) -> Result<(), EngineError> {
-        self.containers.begin_term(epoch).await?;
-        self.local.begin_term(epoch).await
+        *self.owed() = Some(epoch);
+        let (containers, local) = tokio::join!(self.containers_follow(epoch), self.local.begin_term(epoch));
+        match containers {
+            Err(deposed @ EngineError::Deposed { .. }) => Err(deposed),
+            _ => local,
+        }
     }
 
     async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
-        match &launch.spec.container {
-            Some(container) if container.kind == ContainerKind::Mesos => {
-                // No engine that has it, no memory of it: told again, it ends the same way.
-                let message = "containers of the kind MESOS are made by Mesos, and no Mesos runs tasks here; \
-                               write DOCKER, the image is the same";
-                Ok(Known::Ended(AttemptEnd::failed(message)))
+        match self.known_elsewhere(epoch, &launch).await? {
+            None | Some(Known::NeverBegan) => {}
+            Some(Known::Unknown) => {
+                return Err(EngineError::Unknown("it may run where the job had it run before".into()));
             }
-            _ => self.of_spec(&launch.spec).launch(epoch, launch).await,
+            Some(known) => return Ok(known),
+        }
+        match &launch.spec.container {
+            // No engine that has it, no memory of it: told again, it ends the same way.
+            Some(container) if container.kind == ContainerKind::Mesos => {
+                Ok(Known::Ended(AttemptEnd::failed(format!("{NO_MESOS}: {NO_MESOS_HINT}"))))
+            }
+            Some(_) => {
+                self.containers_follow(epoch).await?;
+                self.containers.launch(epoch, launch).await
+            }
+            None => self.local.launch(epoch, launch).await,
         }
     }
 
@@ -73,17 +129,29 @@ impl Engine for Router {
         grace: Duration,
         not_after: Duration,
     ) -> Result<(), EngineError> {
-        self.of_task(task).kill(epoch, task, grace, not_after).await
+        let engine = self.of_task(task);
+        if Arc::ptr_eq(engine, &self.containers) {
+            self.containers_follow(epoch).await?;
+        }
+        engine.kill(epoch, task, grace, not_after).await
     }
 
     async fn reconcile(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError> {
+        let [(container_places, containers), (local_places, local)] = self.split(tasks);
+        let (theirs, ours) = tokio::join!(self.containers_know(epoch, &containers), async {
+            if local.is_empty() { Ok(Vec::new()) } else { self.local.reconcile(epoch, &local).await }
+        });
+        if let Err(deposed @ EngineError::Deposed { .. }) = theirs {
+            return Err(deposed);
+        }
+        // Where it does not follow yet, somebody of before may still begin what nobody holds.
+        let follows = *self.owed() != Some(epoch);
         let mut all = vec![Known::Unknown; tasks.len()];
-        for (engine, part) in [&self.containers, &self.local].into_iter().zip(self.split(tasks)) {
-            if part.is_empty() {
-                continue;
-            }
-            let (places, part): (Vec<usize>, Vec<TaskId>) = part.into_iter().unzip();
-            for (place, known) in places.into_iter().zip(engine.reconcile(epoch, &part).await?) {
+        for (place, known) in container_places.into_iter().zip(theirs.unwrap_or_default()) {
+            all[place] = known;
+        }
+        for (place, known) in local_places.into_iter().zip(ours?) {
+            if follows || known != Known::NeverBegan {
                 all[place] = known;
             }
         }
@@ -98,13 +166,13 @@ impl Engine for Router {
     }
 
     async fn acknowledge(&self, tasks: &[TaskId]) -> Result<(), EngineError> {
-        for (engine, part) in [&self.containers, &self.local].into_iter().zip(self.split(tasks)) {
-            if !part.is_empty() {
-                let part: Vec<TaskId> = part.into_iter().map(|(_, task)| task).collect();
-                engine.acknowledge(&part).await?;
-            }
-        }
-        Ok(())
+        let [(_, containers), (_, local)] = self.split(tasks);
+        let of = |engine: &Arc<dyn Engine>, tasks: Vec<TaskId>| {
+            let engine = engine.clone();
+            async move { if tasks.is_empty() { Ok(()) } else { engine.acknowledge(&tasks).await } }
+        };
+        let (theirs, ours) = tokio::join!(of(&self.containers, containers), of(&self.local, local));
+        ours.and(theirs)
     }
 
     async fn output(&self, task: &TaskId, stream: Stream, offset: u64) -> Result<Output, EngineError> {
@@ -121,7 +189,7 @@ impl Engine for Router {
     }
 
     async fn forget_old(&self, keep: Keep) -> Result<Forgotten, EngineError> {
-        let (containers, local) = (self.containers.forget_old(keep).await, self.local.forget_old(keep).await);
+        let (containers, local) = tokio::join!(self.containers.forget_old(keep), self.local.forget_old(keep));
         let (containers, local) = (containers?, local?);
         Ok(Forgotten { tasks: containers.tasks + local.tasks, bytes: containers.bytes + local.bytes })
     }
@@ -139,6 +207,10 @@ impl Engine for Router {
 
     fn holds(&self, task: &TaskId) -> bool {
         self.containers.holds(task) || self.local.holds(task)
+    }
+
+    fn place_of(&self, task: &TaskId, spec: Option<&TaskSpec>) -> usize {
+        usize::from(spec.map_or_else(|| self.containers.holds(task), |spec| spec.container.is_some()))
     }
 
     fn readiness_of(&self, spec: &TaskSpec) -> Readiness {

@@ -19,8 +19,11 @@ use scheduler::run::AttemptEnd;
 
 #[path = "../testing/dockerd.rs"]
 mod dockerd;
+#[path = "../testing/skip.rs"]
+mod skip;
 
 use dockerd::{Dockerd, docker};
+use skip::skip;
 
 const LONG: Duration = Duration::from_secs(3600);
 const IMAGE: &str = "chronos-test";
@@ -794,16 +797,4 @@ async fn without_docker_tasks_wait() {
     assert!(engine.notes()[0].contains(&host));
     let deposed = EngineError::Deposed { ours: Epoch(2), newest: Epoch(3) };
     assert_eq!(engine.begin_term(Epoch(2)).await, Err(deposed));
-}
-
-fn skip(suite: &str, reason: &str) {
-    let line = format!("SKIPPED {suite}: {reason}\n");
-    let _ = match std::env::var_os("CHRONOS_SKIPS") {
-        Some(file) => std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(file)
-            .and_then(|mut file| file.write_all(line.as_bytes())),
-        None => std::io::stderr().write_all(line.as_bytes()),
-    };
 }

@@ -18,6 +18,11 @@ use engine::{
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
 
+#[path = "../testing/skip.rs"]
+mod skip;
+
+use skip::skip;
+
 /// A folder with a supervisor, which ends with the test.
 struct Machine {
     folder: tempfile::TempDir,
@@ -105,18 +110,6 @@ fn failed(end: &AttemptEnd) -> &str {
         AttemptEnd::Failed { message, .. } => message,
         other => panic!("{other:?}"),
     }
-}
-
-fn skip(suite: &str, reason: &str) {
-    let line = format!("SKIPPED {suite}: {reason}\n");
-    let _ = match std::env::var_os("CHRONOS_SKIPS") {
-        Some(file) => std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(file)
-            .and_then(|mut f| f.write_all(line.as_bytes())),
-        None => std::io::stderr().write_all(line.as_bytes()),
-    };
 }
 
 fn is_root() -> bool {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Engine, EngineError, Known, Launch, Readiness};
+use engine::{Engine, EngineError, Known, Launch, Readiness, TaskSpec};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
 use scheduler::ids::{Epoch, TaskId};
@@ -26,7 +26,7 @@ const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
 const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
 /// The same reason why nothing is launched is told again after so long.
 const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(60);
-/// Orders on their way to the engine at once.
+/// Orders on their way to an engine at once.
 const ORDERS_MAX: usize = 512;
 /// Tasks in one reconciliation.
 const RECONCILE_MAX: usize = 256;
@@ -52,7 +52,8 @@ pub(super) struct Effects {
     epoch: Epoch,
     grace: Duration,
     reports: mpsc::UnboundedSender<Report>,
-    orders: Arc<Semaphore>,
+    /// Of each engine by its place, so that none waits behind another.
+    orders: Arc<Mutex<BTreeMap<usize, Arc<Semaphore>>>>,
     open: Arc<Mutex<Open>>,
 }
 
@@ -116,8 +117,7 @@ impl Effects {
         grace: Duration,
         reports: mpsc::UnboundedSender<Report>,
     ) -> Self {
-        let (orders, open) = (Arc::new(Semaphore::new(ORDERS_MAX)), Arc::default());
-        Self { engine, epoch, grace, reports, orders, open }
+        Self { engine, epoch, grace, reports, orders: Arc::default(), open: Arc::default() }
     }
 
     /// Whether a launch of this task was released and is not settled yet.
@@ -137,8 +137,7 @@ impl Effects {
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
-        // Nothing panics while it is held, so a poisoned one is still whole.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 
     /// Tells the engine of the term, for as long as it takes, then asks for these tasks: those of former terms, or
@@ -179,7 +178,13 @@ impl Effects {
     /// Waits until all orders that were released have reached the engine, but not long.
     pub(super) async fn finish(&self) {
         let all = u32::try_from(ORDERS_MAX).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.orders.acquire_many(all)).await;
+        let places: Vec<_> = lock(&self.orders).values().cloned().collect();
+        let finished = async {
+            for orders in places {
+                drop(orders.acquire_many(all).await);
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), finished).await;
     }
 
     /// Carries out what does not go to a user.
@@ -207,12 +212,15 @@ impl Effects {
                     debug!(job = %run.job, run = %run.key, task = %live.task, "launched task, though its engine is not ready");
                 }
                 self.open().launch(&launch.task);
-                self.order(move |this| async move { this.launch(launch).await });
+                self.order_launch(launch);
             }
-            Effect::Kill { task } => self.order(move |this| async move { this.kill(task).await }),
+            Effect::Kill { task } => self.order_kill(task),
             Effect::Acknowledge { task } => {
                 // Best effort: an end that was not acknowledged is told again.
-                self.order(move |this| async move {
+                let orders = self.orders_to(&task, None);
+                let this = self.clone();
+                tokio::spawn(async move {
+                    let Ok(_permit) = orders.acquire().await else { return };
                     if let Err(problem) = this.engine.acknowledge(std::slice::from_ref(&task)).await {
                         warn!(%task, %problem, "could not acknowledge an end");
                     }
@@ -222,14 +230,19 @@ impl Effects {
         }
     }
 
-    fn order<F: Future<Output = ()> + Send + 'static>(
-        &self,
-        carry_out: impl FnOnce(Self) -> F + Send + 'static,
-    ) {
+    /// What bounds the orders to the engine that has to do with the task.
+    fn orders_to(&self, task: &TaskId, spec: Option<&TaskSpec>) -> Arc<Semaphore> {
+        let place = self.engine.place_of(task, spec);
+        let mut orders = lock(&self.orders);
+        orders.entry(place).or_insert_with(|| Arc::new(Semaphore::new(ORDERS_MAX))).clone()
+    }
+
+    fn order_launch(&self, launch: Launch) {
+        let orders = self.orders_to(&launch.task, Some(&launch.spec));
         let this = self.clone();
         tokio::spawn(async move {
-            let Ok(_permit) = this.orders.clone().acquire_owned().await else { return };
-            carry_out(this.clone()).await;
+            let Ok(_permit) = orders.acquire().await else { return };
+            this.launch(launch).await;
         });
     }
 
@@ -261,19 +274,51 @@ impl Effects {
         }
     }
 
-    async fn kill(&self, task: TaskId) {
-        while !self.reports.is_closed() {
-            let not_after = engine::since_boot() + ORDER_VALID;
-            match self.engine.kill(self.epoch, &task, self.grace, not_after).await {
-                Ok(()) => return info!(%task, "ended task"),
-                Err(problem) if self.ends_term(&problem) => return,
-                Err(problem) => warn!(%task, %problem, "could not end a task; trying again"),
+    fn order_kill(&self, task: TaskId) {
+        let orders = self.orders_to(&task, None);
+        let this = self.clone();
+        tokio::spawn(async move {
+            while !this.reports.is_closed() {
+                // Not held until the next try.
+                let done = match orders.acquire().await {
+                    Ok(_permit) => this.kill(&task).await,
+                    Err(_) => return,
+                };
+                if done {
+                    return;
+                }
+                tokio::time::sleep(ENGINE_RETRY).await;
             }
-            tokio::time::sleep(ENGINE_RETRY).await;
+        });
+    }
+
+    /// Whether no other try is needed.
+    async fn kill(&self, task: &TaskId) -> bool {
+        let not_after = engine::since_boot() + ORDER_VALID;
+        match self.engine.kill(self.epoch, task, self.grace, not_after).await {
+            Ok(()) => info!(%task, "ended task"),
+            Err(problem) if self.ends_term(&problem) => {}
+            Err(problem) => {
+                warn!(%task, %problem, "could not end a task; trying again");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Asks each engine for its own, so that the answer of none waits for that of another.
+    async fn ask(&self, tasks: Vec<TaskId>) {
+        let mut places: BTreeMap<usize, Vec<TaskId>> = BTreeMap::new();
+        for task in tasks {
+            places.entry(self.engine.place_of(&task, None)).or_default().push(task);
+        }
+        for tasks in places.into_values() {
+            let this = self.clone();
+            tokio::spawn(async move { this.ask_one_engine(tasks).await });
         }
     }
 
-    async fn ask(&self, tasks: Vec<TaskId>) {
+    async fn ask_one_engine(&self, tasks: Vec<TaskId>) {
         for chunk in tasks.chunks(RECONCILE_MAX) {
             if self.reports.is_closed() {
                 return;
@@ -335,6 +380,11 @@ impl Effects {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one is held, so a poisoned one is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What an engine knows, as the scheduler hears it.
 pub(super) fn news_of(known: Known) -> TaskNews {
     match known {
@@ -347,7 +397,108 @@ pub(super) fn news_of(known: Known) -> TaskNews {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use async_trait::async_trait;
+    use engine::fake::FakeMachine;
+    use engine::router::Router;
+    use engine::{Container, Output, Stream, TaskEvent};
+    use scheduler::run::AttemptEnd;
+
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn launch(id: &str, container: Option<Container>) -> Launch {
+        let spec = TaskSpec { container, ..TaskSpec::default() };
+        let task = TaskId::parse(id).expect("a task id");
+        Launch { task, spec: Arc::new(spec), not_after: engine::since_boot() + LONG }
+    }
+
+    /// What is told next of a task, within the patience of whoever waits for it.
+    async fn told(reports: &mut mpsc::UnboundedReceiver<Report>, of: &str) -> TaskNews {
+        let news = async {
+            loop {
+                match reports.recv().await {
+                    Some(Report::Launched { task, news, .. } | Report::News(task, news))
+                        if task.as_str() == of =>
+                    {
+                        return news;
+                    }
+                    Some(_) => {}
+                    None => panic!("the term is over"),
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), news).await.expect("it is told")
+    }
+
+    /// Says nothing, whatever it is asked.
+    struct Silent;
+
+    #[async_trait]
+    impl Engine for Silent {
+        fn name(&self) -> &'static str {
+            "silent"
+        }
+        async fn begin_term(&self, _: Epoch) -> Result<(), EngineError> {
+            Ok(())
+        }
+        async fn launch(&self, _: Epoch, _: Launch) -> Result<Known, EngineError> {
+            pending().await
+        }
+        async fn kill(&self, _: Epoch, _: &TaskId, _: Duration, _: Duration) -> Result<(), EngineError> {
+            pending().await
+        }
+        async fn reconcile(&self, _: Epoch, _: &[TaskId]) -> Result<Vec<Known>, EngineError> {
+            pending().await
+        }
+        async fn events(&self) -> Vec<TaskEvent> {
+            pending().await
+        }
+        async fn acknowledge(&self, _: &[TaskId]) -> Result<(), EngineError> {
+            pending().await
+        }
+        async fn output(&self, _: &TaskId, _: Stream, _: u64) -> Result<Output, EngineError> {
+            pending().await
+        }
+        fn readiness(&self) -> Readiness {
+            Readiness::Ready
+        }
+        fn holds(&self, task: &TaskId) -> bool {
+            task.as_str().starts_with("boxed")
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_hangs_keeps_no_task_of_another_waiting() {
+        let local = FakeMachine::new();
+        let engine = Arc::new(Router::new(Arc::new(local.engine()), Arc::new(Silent)));
+        engine.begin_term(Epoch(1)).await.expect("it begins");
+        let (reports, mut told_of) = mpsc::unbounded_channel();
+        let effects = Effects::new(engine, Epoch(1), Duration::ZERO, reports);
+        let container = Container { image: "i".into(), ..Container::default() };
+        for i in 0..ORDERS_MAX {
+            effects.order_launch(launch(&format!("boxed-{i}"), Some(container.clone())));
+        }
+        effects.order_launch(launch("plain-0", None));
+        assert_eq!(told(&mut told_of, "plain-0").await, TaskNews::Ended(AttemptEnd::Succeeded));
+        effects.ask(["boxed-0", "plain-1"].map(|id| TaskId::parse(id).expect("a task id")).to_vec()).await;
+        assert_eq!(told(&mut told_of, "plain-1").await, TaskNews::NeverBegan);
+    }
+
+    /// An engine whose term has not begun refuses everything.
+    #[tokio::test]
+    async fn kills_that_are_tried_again_keep_no_order_waiting() {
+        let (reports, mut told_of) = mpsc::unbounded_channel();
+        let engine = Arc::new(FakeMachine::new().engine());
+        let effects = Effects::new(engine, Epoch(1), Duration::ZERO, reports);
+        for i in 0..ORDERS_MAX {
+            effects.order_kill(TaskId::parse(&format!("plain-{i}")).expect("a task id"));
+        }
+        effects.order_launch(launch("late-0", None));
+        assert_eq!(told(&mut told_of, "late-0").await, TaskNews::NeverBegan);
+    }
 
     fn task() -> TaskId {
         TaskId::parse("report-1-i5-0").expect("a task id")

@@ -1,7 +1,9 @@
 //! The `container` of a job: its shape, its normal form, what of it has no effect, and what engines are told of it.
 
 use engine::docker::Refusal;
-use engine::{Container, ContainerKind, Network, Port, TaskSpec, Volume, VolumeSource};
+use engine::{
+    Container, ContainerKind, NO_MESOS, NO_MESOS_HINT, Network, Port, TaskSpec, Volume, VolumeSource,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -106,11 +108,7 @@ pub fn unhonoured(fields: &Map<String, Value>) -> Vec<String> {
     let Some(container) = read(fields.get("container")) else { return Vec::new() };
     let mut told = Vec::new();
     if container.kind == ContainerKind::Mesos {
-        told.push(
-            "`container.type`: MESOS is the containerizer of Mesos, and no Mesos runs tasks here: its runs fail; \
-             write DOCKER, the image is the same"
-                .to_owned(),
-        );
+        told.push(format!("`container.type`: {NO_MESOS}, so its runs fail: {NO_MESOS_HINT}"));
         return told;
     }
     let text = |key: &str| fields.get(key).and_then(Value::as_str).unwrap_or_default();

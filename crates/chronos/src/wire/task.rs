@@ -78,10 +78,13 @@ pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
         _ => body.arguments,
     };
     let mut command = body.command;
-    if let Some((script, fetch)) = fetched(&command) {
+    let container = body.container.map(Container::from);
+    // An address may be all that an image wants to be told.
+    if container.is_none()
+        && let Some((script, fetch)) = fetched(&command)
+    {
         (command, fetches) = (script, vec![fetch]);
     }
-    let container = body.container.map(Container::from);
     // An image knows what it is for: without a command no shell has anything to read.
     let shell = body.shell.unwrap_or(true) && (container.is_none() || !command.trim().is_empty());
     if shell {

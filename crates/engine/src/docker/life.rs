@@ -25,6 +25,10 @@ use crate::{EngineError, Known, Output, Stream};
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often a container of which nothing is heard is looked at all the same.
 const GLANCE: Duration = Duration::from_secs(30);
+/// Before a log that gave nothing is asked for again, which is doubled up to [`GLANCE`]; one that Docker cannot read at
+/// all is asked for less often.
+const LISTEN_AGAIN: Duration = Duration::from_millis(100);
+const LISTEN_AGAIN_UNREADABLE: Duration = Duration::from_secs(2);
 /// Before something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is noted how far output was taken, while it comes.
@@ -35,11 +39,13 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 const OUTPUT_MAX: u64 = 1024 * 1024;
 /// The exit status of a container is that of its first process, or this and the number of the signal that ended it.
 const SIGNAL_BASE: i64 = 128;
+/// Begins the time at which a container started that never did.
+const NEVER: &str = "0001-";
 
 /// What a container is at.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Not there.
+    /// Not there, or about to be gone without ever having started.
     Gone,
     /// Made and never started, and no start of it has failed.
     Made {
@@ -63,19 +69,27 @@ pub(super) async fn look(docker: &Docker, container: &str) -> Result<(Found, Str
     let id = seen.id.clone().unwrap_or_default();
     let labels = seen.config.as_ref().and_then(|config| config.labels.as_ref());
     let folder = labels.and_then(|labels| labels.get(super::plan::LABEL_FOLDER)).cloned().unwrap_or_default();
+    Ok((found(seen, folder), id))
+}
+
+fn found(seen: ContainerInspectResponse, folder: String) -> Found {
     let state = seen.state.clone().unwrap_or_default();
-    let found = match state.status {
+    // One that never started has the status 0 like one that succeeded, whatever becomes of it.
+    let started = state.started_at.is_some_and(|at| !at.is_empty() && !at.starts_with(NEVER));
+    match state.status {
         Some(Status::CREATED) => match state.error.filter(|error| !error.is_empty()) {
             Some(error) => Found::Broken(error),
             None => Found::Made { folder },
         },
+        Some(Status::REMOVING) if !started => Found::Gone,
+        // Docker could not remove it, and will not start it.
+        Some(Status::DEAD) if !started => Found::Made { folder },
         Some(Status::EXITED | Status::DEAD | Status::REMOVING) => Found::Ended(Box::new(seen)),
         _ => Found::Runs,
-    };
-    Ok((found, id))
+    }
 }
 
-/// Whether a container was removed that has never been started. One that runs is not.
+/// Whether a container was removed that has never been started. One that runs or did is not.
 pub(super) async fn discard(
     shared: &Shared,
     docker: &Docker,
@@ -84,19 +98,27 @@ pub(super) async fn discard(
 ) -> Result<bool, String> {
     // In this order: a container that nothing speaks of is removed by whoever meets it, a note of one that is not there
     // would be taken for a loss.
-    shared.folder.unbegin(task, container).map_err(|error| error.to_string())?;
+    let (id, noted) = (task.clone(), container.to_owned());
+    shared.on_disk(move |folder| folder.unbegin(&id, &noted)).await?;
     let options = RemoveContainerOptions { v: true, force: false, link: false };
-    match docker.remove_container(container, Some(options)).await {
+    let removed = match docker.remove_container(container, Some(options)).await {
         Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(true),
-        Err(Error::DockerResponseServerError { status_code: 409, .. }) => {
-            shared.folder.begin(task, container).map_err(|error| error.to_string())?;
-            Ok(false)
+        // It runs, or somebody else is removing it.
+        Err(error @ Error::DockerResponseServerError { status_code: 409, .. }) => {
+            match look(docker, container).await {
+                Ok((Found::Gone, _)) => Ok(true),
+                Ok((Found::Runs | Found::Ended(_), _)) => Ok(false),
+                Ok((Found::Made { .. } | Found::Broken(_), _)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
         }
-        Err(error) => {
-            shared.folder.begin(task, container).map_err(|error| error.to_string())?;
-            Err(error.to_string())
-        }
+        Err(error) => Err(error.to_string()),
+    };
+    if removed != Ok(true) {
+        let (id, noted) = (task.clone(), container.to_owned());
+        shared.on_disk(move |folder| folder.begin(&id, &noted)).await?;
     }
+    removed
 }
 
 impl Shared {
@@ -151,7 +173,8 @@ impl Shared {
             return Ok(Known::Ended(end.into()));
         }
         if self.folder.begun(task).is_empty() {
-            self.folder.withdraw(task).map_err(|error| error.to_string())?;
+            let id = task.clone();
+            self.on_disk(move |folder| folder.withdraw(&id)).await?;
             return Ok(Known::NeverBegan);
         }
         let end = self.removed_by_others(task);
@@ -199,15 +222,19 @@ impl Shared {
     }
 
     /// Keeps the end, tells it, and lets go of the task. Tries again for as long as the disk does not take it: an end
-    /// that is told and then forgotten could be another one the next time.
+    /// that is told and then forgotten could be another one the next time. What is kept is told, even if nobody waits
+    /// for that any more.
     pub(super) async fn settle_as(self: &Arc<Self>, task: &TaskId, end: End) {
+        let (this, task) = (self.clone(), task.clone());
+        let _ = tokio::spawn(async move { this.settle_now(&task, end).await }).await;
+    }
+
+    async fn settle_now(&self, task: &TaskId, end: End) {
         loop {
-            let (this, id, kept) = (self.clone(), task.clone(), end.clone());
-            let written = tokio::task::spawn_blocking(move || this.folder.put_end(&id, &kept)).await;
-            match written {
-                Ok(Ok(())) => break,
-                Ok(Err(error)) => self.state().disk = Some(error.to_string()),
-                Err(_) => return,
+            let (id, kept) = (task.clone(), end.clone());
+            match self.on_disk(move |folder| folder.put_end(&id, &kept)).await {
+                Ok(()) => break,
+                Err(error) => self.state().disk = Some(error),
             }
             if *self.closed.borrow() {
                 return;
@@ -262,10 +289,14 @@ pub(super) async fn kill(shared: &Arc<Shared>, task: &TaskId, grace: Duration) -
         }
         None => None,
     };
-    let Some(container) = known.or_else(|| shared.folder.begun(task).into_iter().next()) else {
-        return Ok(());
-    };
-    end_container(shared, task, &container, grace).await
+    // After a crash there may be notes of several.
+    let noted = shared.folder.begun(task).into_iter().filter(|noted| Some(noted) != known.as_ref());
+    let containers: Vec<String> = noted.chain(known.clone()).collect();
+    let mut ended = Ok(());
+    for container in containers {
+        ended = end_container(shared, task, &container, grace).await.and(ended);
+    }
+    ended
 }
 
 /// The same, of a container that may run.
@@ -285,13 +316,8 @@ pub(super) async fn end_container(
     if !seen.state.as_ref().and_then(|state| state.running).unwrap_or(false) {
         return Ok(());
     }
-    let (this, id) = (shared.clone(), task.clone());
-    let noted = tokio::task::spawn_blocking(move || this.folder.note(&id, Fact::Killed)).await;
-    match noted {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(EngineError::Unknown(error.to_string())),
-        Err(error) => return Err(EngineError::Unknown(error.to_string())),
-    }
+    let id = task.clone();
+    shared.on_disk(move |folder| folder.note(&id, Fact::Killed)).await.map_err(EngineError::Unknown)?;
     let stop = seen.config.and_then(|config| config.stop_signal).filter(|signal| !signal.is_empty());
     let polite = if grace.is_zero() { "SIGKILL".into() } else { stop.unwrap_or_else(|| "SIGTERM".into()) };
     send(&docker, container, &polite).await.map_err(unknown)?;
@@ -337,6 +363,7 @@ impl Follow {
     }
 
     async fn until_settled(&self) {
+        let mut pause = LISTEN_AGAIN;
         loop {
             let Ok(docker) = self.shared.docker() else {
                 let mut connection = self.shared.docker.subscribe();
@@ -344,22 +371,28 @@ impl Follow {
                 continue;
             };
             match self.shared.followed.clone().try_acquire_owned() {
-                Ok(_permit) => self.follow(&docker).await,
+                Ok(_permit) => {
+                    pause = match self.follow(&docker).await {
+                        Heard::Something => LISTEN_AGAIN,
+                        Heard::Nothing => (pause * 2).min(GLANCE),
+                        Heard::Unreadable => (pause * 2).clamp(LISTEN_AGAIN_UNREADABLE, GLANCE),
+                    };
+                }
                 Err(_) => drop(timeout(GLANCE, self.stirred.notified()).await),
             }
             match self.look_for_end(&docker).await {
                 Ok(true) => return,
-                Ok(false) => sleep(Duration::from_millis(100)).await,
+                Ok(false) => drop(timeout(pause, self.stirred.notified()).await),
                 Err(_) => sleep(RETRY).await,
             }
         }
     }
 
     /// Takes what is written until nothing more can come.
-    async fn follow(&self, docker: &Docker) {
+    async fn follow(&self, docker: &Docker) -> Heard {
         let mut log = Box::pin(docker.logs(&self.container, Some(self.options(true))));
         let (mut saved, mut deadline) = (tokio::time::Instant::now(), None);
-        let mut dirty = false;
+        let (mut dirty, mut heard) = (false, Heard::Nothing);
         loop {
             let pause = match deadline {
                 None => GLANCE,
@@ -369,7 +402,11 @@ impl Follow {
             tokio::select! {
                 biased;
                 message = log.next() => match message {
-                    Some(Ok(message)) => dirty |= self.take(message),
+                    Some(Ok(message)) => (dirty, heard) = (self.take(message) || dirty, Heard::Something),
+                    Some(Err(error)) if is_unreadable(&error) && heard == Heard::Nothing => {
+                        heard = Heard::Unreadable;
+                        break;
+                    }
                     Some(Err(_)) | None => break,
                 },
                 () = self.stirred.notified() => deadline = Some(tokio::time::Instant::now() + LAST_WORDS),
@@ -385,6 +422,7 @@ impl Follow {
             }
         }
         let _ = lock(&self.output).save();
+        heard
     }
 
     async fn has_ended(&self, docker: &Docker) -> bool {
@@ -439,12 +477,25 @@ impl Follow {
         while let Some(message) = log.next().await {
             match message {
                 Ok(message) => drop(self.take(message)),
-                Err(Error::DockerResponseServerError { .. } | Error::DockerStreamError { .. }) => break,
+                Err(error) if is_unreadable(&error) => break,
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
+}
+
+/// What came of listening to a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Something,
+    Nothing,
+    /// Docker says that it cannot read it.
+    Unreadable,
+}
+
+fn is_unreadable(error: &Error) -> bool {
+    matches!(error, Error::DockerResponseServerError { .. } | Error::DockerStreamError { .. })
 }
 
 /// What the end of a container means.

@@ -21,6 +21,8 @@ mod parameters;
 mod plan;
 mod retention;
 mod start;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -32,8 +34,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::Docker;
+use futures_util::StreamExt;
 use scheduler::ids::{Epoch, TaskId};
 use tokio::sync::{Notify, Semaphore, watch as channel};
+use tokio::task::spawn_blocking;
 
 use self::folder::Folder;
 use self::output::Taking;
@@ -48,6 +52,9 @@ pub use self::plan::{Refusal, check};
 const STARTS_MAX: usize = 8;
 /// Containers whose output is taken as they write. That of others is taken at their end.
 const FOLLOWED_MAX: usize = 512;
+
+/// Tasks that Docker is asked about at once: of some it may not answer for long.
+const QUESTIONS_MAX: usize = 16;
 
 /// Where Docker is, and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +133,10 @@ struct State {
     disk: Option<String>,
     /// What this Docker cannot do.
     notes: Vec<String>,
+    /// Why it cannot be told what became of a task of before.
+    unsettled: Option<String>,
+    /// Why a container stays that is old enough to go.
+    unremoved: Option<String>,
     /// Images that are being fetched; who comes second waits for the first.
     pulls: BTreeMap<String, channel::Receiver<Option<Result<(), String>>>>,
 }
@@ -151,19 +162,7 @@ impl DockerEngine {
     /// # Errors
     /// If the folder cannot be made or read.
     pub fn open(options: DockerOptions) -> io::Result<Self> {
-        let folder = Folder::open(&options.dir)?;
-        let not_ready = Some(format!("Docker at {} has not been reached yet", options.host));
-        let shared = Arc::new(Shared {
-            options,
-            folder,
-            state: Mutex::new(State { not_ready, ..State::default() }),
-            docker: channel::Sender::new(None),
-            arrived: Notify::new(),
-            starts: Semaphore::new(STARTS_MAX),
-            followed: Arc::new(Semaphore::new(FOLLOWED_MAX)),
-            wanted: AtomicBool::new(false),
-            closed: channel::Sender::new(false),
-        });
+        let shared = Arc::new(Shared::open(options)?);
         shared.tell_open_ends();
         let watcher = tokio::spawn(watch::for_ever(shared.clone()));
         Ok(Self { shared, watcher })
@@ -178,6 +177,22 @@ impl Drop for DockerEngine {
 }
 
 impl Shared {
+    fn open(options: DockerOptions) -> io::Result<Self> {
+        let folder = Folder::open(&options.dir)?;
+        let not_ready = Some(format!("Docker at {} has not been reached yet", options.host));
+        Ok(Self {
+            options,
+            folder,
+            state: Mutex::new(State { not_ready, ..State::default() }),
+            docker: channel::Sender::new(None),
+            arrived: Notify::new(),
+            starts: Semaphore::new(STARTS_MAX),
+            followed: Arc::new(Semaphore::new(FOLLOWED_MAX)),
+            wanted: AtomicBool::new(false),
+            closed: channel::Sender::new(false),
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -192,6 +207,18 @@ impl Shared {
         let state = self.state();
         let disk = || Some(format!("`{}`: {}", self.folder.root().display(), state.disk.as_ref()?));
         state.not_ready.clone().or_else(disk)
+    }
+
+    /// Does something in the folder that may have to wait for the disk, where nobody waits behind it.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, String> {
+        let folder = self.folder.clone();
+        match spawn_blocking(move || work(&folder)).await {
+            Ok(done) => done.map_err(|error| format!("`{}`: {error}", self.folder.root().display())),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// What the container of a task is called.
@@ -224,7 +251,9 @@ impl Engine for DockerEngine {
     }
 
     async fn begin_term(&self, epoch: Epoch) -> Result<(), EngineError> {
-        self.shared.folder.raise(epoch)?;
+        let folder = self.shared.folder.clone();
+        let raised = spawn_blocking(move || folder.raise(epoch)).await;
+        raised.map_err(|error| EngineError::Unknown(error.to_string()))??;
         self.shared.tell_open_ends();
         // What earlier epochs were about to start goes by itself: it looks at the epoch before it starts anything.
         Ok(())
@@ -265,11 +294,11 @@ impl Engine for DockerEngine {
 
     async fn reconcile(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError> {
         self.shared.folder.check(epoch)?;
-        let mut all = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            all.push(self.shared.known(epoch, task).await.unwrap_or(Known::Unknown));
-        }
-        Ok(all)
+        let answers = tasks.iter().cloned().map(|task| {
+            let shared = self.shared.clone();
+            async move { shared.known(epoch, &task).await.unwrap_or(Known::Unknown) }
+        });
+        Ok(futures_util::stream::iter(answers).buffered(QUESTIONS_MAX).collect().await)
     }
 
     async fn events(&self) -> Vec<TaskEvent> {
@@ -286,10 +315,10 @@ impl Engine for DockerEngine {
     }
 
     async fn acknowledge(&self, tasks: &[TaskId]) -> Result<(), EngineError> {
-        for task in tasks {
-            self.shared.folder.acknowledge(task).map_err(|error| EngineError::Unknown(error.to_string()))?;
-        }
-        Ok(())
+        let tasks = tasks.to_vec();
+        let done =
+            self.shared.on_disk(move |folder| tasks.iter().try_for_each(|task| folder.acknowledge(task)));
+        done.await.map_err(EngineError::Unknown)
     }
 
     async fn output(&self, task: &TaskId, stream: Stream, offset: u64) -> Result<Output, EngineError> {
@@ -313,7 +342,10 @@ impl Engine for DockerEngine {
             // Where nobody uses containers, nobody misses Docker.
             Some(_) if !self.shared.wanted.load(Ordering::Relaxed) && state.live.is_empty() => Vec::new(),
             Some(reason) => vec![format!("jobs with a container wait: {reason}")],
-            None => state.notes.clone(),
+            None => {
+                let more = state.unsettled.iter().chain(&state.unremoved);
+                state.notes.iter().chain(more).cloned().collect()
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use bollard::models::{
 };
 
 use super::parameters;
-use crate::container::{Container, ContainerKind, Network, Volume, VolumeSource};
+use crate::container::{Container, ContainerKind, NO_MESOS, NO_MESOS_HINT, Network, Volume, VolumeSource};
 use crate::{Limits, TaskSpec};
 
 /// Labels of ours; no job can set them.
@@ -24,8 +24,9 @@ pub(super) const LABEL_TASK: &str = "chronos.task";
 const LOG_BYTES_MIN: u64 = 1024 * 1024;
 /// What Docker gives a container of one processor, in its own unit.
 const SHARES_OF_ONE: u64 = 1024;
-/// Least of them that the kernel takes.
+/// Least and most of them that the kernel takes.
 const SHARES_MIN: u64 = 2;
+const SHARES_MAX: u64 = 262_144;
 
 /// Why a task cannot be run in its container; its author's to mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,8 +113,7 @@ pub(super) fn plan(
         return Err(Refusal::new("image", "the task has no container", "give it one"));
     };
     if container.kind == ContainerKind::Mesos {
-        let message = "containers of the kind MESOS are made by Mesos, and no Mesos runs tasks here";
-        return Err(Refusal::new("type", message, "write DOCKER: the image is the same"));
+        return Err(Refusal::new("type", NO_MESOS, NO_MESOS_HINT));
     }
     if !is_image(&container.image) {
         let message = format!("`{}` does not name an image", container.image);
@@ -188,7 +188,7 @@ fn command(draft: &mut Draft, spec: &TaskSpec) -> Result<(), Refusal> {
 /// What an option says goes before what follows from the job's own fields.
 fn limits(host: &mut HostConfig, limits: Limits) {
     if let Some(millis) = limits.cpu_millis.filter(|_| host.cpu_shares.is_none()) {
-        let shares = (u64::from(millis) * SHARES_OF_ONE / 1000).max(SHARES_MIN);
+        let shares = (u64::from(millis) * SHARES_OF_ONE / 1000).clamp(SHARES_MIN, SHARES_MAX);
         host.cpu_shares = i64::try_from(shares).ok();
     }
     let bytes = limits.memory_max.and_then(|bytes| i64::try_from(bytes).ok());

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::Docker;
 use bollard::errors::Error;
 use bollard::query_parameters::RemoveContainerOptions;
 use scheduler::ids::TaskId;
@@ -29,7 +30,8 @@ pub(super) async fn forget_old(shared: &Arc<Shared>, keep: Keep) -> Result<Forgo
     let kept = tokio::task::spawn_blocking(move || ended(&this)).await;
     let mut kept = kept.map_err(|error| EngineError::Unknown(error.to_string()))?;
     kept.sort_by_key(|kept| std::cmp::Reverse(kept.age));
-    remove_containers(shared, &kept).await?;
+    let unremoved = remove_containers(shared, &kept).await;
+    shared.state().unremoved = unremoved;
     let mut total: u64 = kept.iter().map(|kept| kept.bytes).sum();
     let mut forgotten = Forgotten::default();
     for Kept { task, age, bytes } in kept {
@@ -37,13 +39,17 @@ pub(super) async fn forget_old(shared: &Arc<Shared>, keep: Keep) -> Result<Forgo
         if age < keep.age_min || !beyond || forgotten.tasks >= TASKS_MAX {
             break;
         }
-        let folder = shared.folder.task(&task);
-        if shared.folder.is(&task, Fact::Removed) {
-            shared.folder.forget(&task).map_err(|error| EngineError::Unknown(error.to_string()))?;
-        } else if bytes > 0 {
+        let done = shared.on_disk(move |folder| {
+            if folder.is(&task, Fact::Removed) {
+                return folder.forget(&task).map(|()| true);
+            }
             // As long as its container is there, it stays known how it ended.
-            output::remove(&folder);
-        } else {
+            if bytes > 0 {
+                output::remove(&folder.task(&task));
+            }
+            Ok(bytes > 0)
+        });
+        if !done.await.map_err(EngineError::Unknown)? {
             continue;
         }
         total -= bytes;
@@ -71,20 +77,29 @@ fn bytes_of(folder: &Path) -> u64 {
     outputs.map(|metadata| metadata.blocks() * 512).sum()
 }
 
-async fn remove_containers(shared: &Arc<Shared>, kept: &[Kept]) -> Result<(), EngineError> {
-    let Ok(docker) = shared.docker() else { return Ok(()) };
+/// Removes the containers that are old enough. One that cannot be removed keeps no other: why it stays, of the first.
+async fn remove_containers(shared: &Arc<Shared>, kept: &[Kept]) -> Option<String> {
+    let Ok(docker) = shared.docker() else { return None };
+    let mut unremoved = None;
     let old = kept.iter().filter(|kept| kept.age > shared.options.container_age_max);
     let old = old.filter(|kept| !shared.folder.is(&kept.task, Fact::Removed));
     for Kept { task, .. } in old.take(TASKS_MAX as usize) {
-        let options = RemoveContainerOptions { v: true, force: false, link: false };
-        for container in shared.folder.begun(task) {
-            match docker.remove_container(&container, Some(options.clone())).await {
-                Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
-                Err(error) => return Err(EngineError::Unknown(shared.trouble(&error))),
-            }
+        if let Err(reason) = remove_containers_of(shared, &docker, task).await {
+            unremoved
+                .get_or_insert_with(|| format!("the container of the ended task {task} stays: {reason}"));
         }
-        let noted = shared.folder.note(task, Fact::Removed);
-        noted.map_err(|error| EngineError::Unknown(error.to_string()))?;
     }
-    Ok(())
+    unremoved
+}
+
+async fn remove_containers_of(shared: &Shared, docker: &Docker, task: &TaskId) -> Result<(), String> {
+    let options = RemoveContainerOptions { v: true, force: false, link: false };
+    for container in shared.folder.begun(task) {
+        match docker.remove_container(&container, Some(options.clone())).await {
+            Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
+            Err(error) => return Err(shared.trouble(&error)),
+        }
+    }
+    let task = task.clone();
+    shared.on_disk(move |folder| folder.note(&task, Fact::Removed)).await
 }

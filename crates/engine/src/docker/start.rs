@@ -1,8 +1,7 @@
 //! How a task is started: image, container, note, one look at the epoch, start.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -35,10 +34,19 @@ enum Outcome {
     NotBegun(EngineError),
 }
 
+/// What an order has come to. Decided once: by who waits for the answer or by who carries it out, whoever is first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It was answered that it runs, so it must come to an end.
+    Taken,
+    /// It was given up, and that will be the answer.
+    GivenUp,
+}
+
 /// Starts a task that is not known, and waits for that, but not long.
 pub(super) async fn launch(shared: &Arc<Shared>, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
-    let (answer, answered) = oneshot::channel();
-    let accepted = Arc::new(AtomicBool::new(false));
+    let (answer, mut answered) = oneshot::channel();
+    let fate = Arc::new(OnceLock::new());
     let start = {
         let (killed, stirred) = (Arc::new(Mutex::new(None)), Arc::new(Notify::new()));
         let mut state = shared.state();
@@ -52,17 +60,15 @@ pub(super) async fn launch(shared: &Arc<Shared>, epoch: Epoch, launch: Launch) -
         let number = state.last_number;
         let stage = Stage::Starting { epoch, killed: killed.clone() };
         state.live.insert(launch.task.clone(), Live { number, stage, stirred: stirred.clone() });
-        Start { shared: shared.clone(), epoch, launch, number, killed, stirred, accepted: accepted.clone() }
+        Start { shared: shared.clone(), epoch, launch, number, killed, stirred, fate: fate.clone() }
     };
     tokio::spawn(start.run(answer));
-    match timeout(shared.options.answer_within, answered).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => Err(EngineError::Unknown("the server is ending".into())),
-        Err(_) => {
-            accepted.store(true, Ordering::Release);
-            Ok(Known::Running)
-        }
-    }
+    let answer = match timeout(shared.options.answer_within, &mut answered).await {
+        Err(_) if fate.set(Fate::Taken).is_ok() => return Ok(Known::Running),
+        Err(_) => answered.await,
+        Ok(answer) => answer,
+    };
+    answer.unwrap_or_else(|_| Err(EngineError::Unknown("the server is ending".into())))
 }
 
 struct Start {
@@ -73,8 +79,7 @@ struct Start {
     /// Set when somebody wants it dead, to the grace that it has.
     killed: Arc<Mutex<Option<Duration>>>,
     stirred: Arc<Notify>,
-    /// Whether the order has been answered, and so was taken.
-    accepted: Arc<AtomicBool>,
+    fate: Arc<OnceLock<Fate>>,
 }
 
 impl Start {
@@ -93,18 +98,24 @@ impl Start {
                 }
                 Ok(Known::Running)
             }
-            Outcome::Ended(end) => {
-                self.shared.settle_as(&self.launch.task, end.clone()).await;
-                Ok(Known::Ended(end.into()))
-            }
+            Outcome::Ended(end) => match self.deposed() {
+                None => {
+                    self.shared.settle_as(&self.launch.task, end.clone()).await;
+                    Ok(Known::Ended(end.into()))
+                }
+                Some(problem) => {
+                    self.let_go();
+                    Err(problem)
+                }
+            },
             Outcome::NotBegun(problem) => {
-                let deposed = matches!(problem, EngineError::Deposed { .. });
-                if self.accepted.load(Ordering::Acquire) && !deposed {
-                    // It was answered that it runs: so it must end.
+                if self.deposed().is_some() {
+                    self.let_go();
+                } else if self.fate.set(Fate::GivenUp).is_ok() {
+                    self.withdraw().await;
+                } else {
                     let end = End::failed(format!("its container could not be started: {problem}"));
                     self.shared.settle_as(&self.launch.task, end).await;
-                } else {
-                    self.let_go(deposed);
                 }
                 Err(problem)
             }
@@ -112,20 +123,29 @@ impl Start {
         let _ = answer.send(told);
     }
 
+    /// Whether a later epoch has come, to which all belongs that is to be said of the task.
+    fn deposed(&self) -> Option<EngineError> {
+        let problem = self.shared.folder.check(self.epoch).err()?;
+        matches!(problem, EngineError::Deposed { .. }).then_some(problem)
+    }
+
     /// It is not ours any more, unless another launch of the same task has taken its place.
-    fn let_go(&self, deposed: bool) {
-        let task = &self.launch.task;
-        {
-            let mut state = self.shared.state();
-            match state.live.get(task) {
-                Some(live) if live.number == self.number => drop(state.live.remove(task)),
-                _ => return,
-            }
+    fn let_go(&self) {
+        let mut state = self.shared.state();
+        if state.live.get(&self.launch.task).is_some_and(|live| live.number == self.number) {
+            state.live.remove(&self.launch.task);
         }
-        // What a later epoch knows of it is that epoch's.
-        if !deposed && self.shared.folder.begun(task).is_empty() {
-            let _ = self.shared.folder.withdraw(task);
-        }
+    }
+
+    /// Nothing is known of it any more.
+    async fn withdraw(&self) {
+        let task = self.launch.task.clone();
+        let withdrawn = self.shared.on_disk(move |folder| match folder.begun(&task).is_empty() {
+            true => folder.withdraw(&task),
+            false => Ok(()),
+        });
+        let _ = withdrawn.await;
+        self.let_go();
     }
 
     async fn end_what_began(&self, grace: Duration) {
@@ -144,12 +164,8 @@ impl Start {
             Ok(plan) => plan,
             Err(reason) => return Outcome::Ended(End::failed(reason)),
         };
-        let _permit = self.shared.starts.acquire().await;
         let (mut pulled, mut last) = (false, String::new());
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(outcome) = self.stopped() {
-                return outcome;
-            }
             let docker = match self.connected().await {
                 Ok(docker) => docker,
                 Err(outcome) => return outcome,
@@ -160,7 +176,15 @@ impl Start {
                 }
                 pulled = true;
             }
-            match self.attempt(&docker, &plan, pulled).await {
+            let attempt = {
+                // Not held while an image is fetched, which may take minutes.
+                let _permit = self.shared.starts.acquire().await;
+                match self.stopped() {
+                    Some(outcome) => Attempt::Done(outcome),
+                    None => self.attempt(&docker, &plan, pulled).await,
+                }
+            };
+            match attempt {
                 Attempt::Done(outcome) => return outcome,
                 Attempt::NoImage => {
                     if let Err(outcome) = self.pull(&docker, &plan).await {
@@ -205,25 +229,29 @@ impl Start {
         if let Err(problem) = self.shared.folder.check(self.epoch) {
             return Some(Outcome::NotBegun(problem));
         }
-        let late = since_boot() > self.launch.not_after && !self.accepted.load(Ordering::Acquire);
+        let late = since_boot() > self.launch.not_after && !self.is_taken();
         late.then_some(Outcome::NotBegun(EngineError::TooLate))
+    }
+
+    fn is_taken(&self) -> bool {
+        self.fate.get() == Some(&Fate::Taken)
     }
 
     /// The connection. An order that has been taken waits for it, one that has not is refused.
     async fn connected(&self) -> Result<Docker, Outcome> {
         loop {
+            if let Some(outcome) = self.stopped() {
+                return Err(outcome);
+            }
             match self.shared.docker() {
                 Ok(docker) => return Ok(docker),
-                Err(reason) if !self.accepted.load(Ordering::Acquire) => {
+                Err(reason) if !self.is_taken() => {
                     return Err(Outcome::NotBegun(EngineError::Refused(reason)));
                 }
                 Err(_) => {}
             }
             let mut connection = self.shared.docker.subscribe();
             let _ = timeout(Duration::from_secs(1), connection.wait_for(Option::is_some)).await;
-            if let Some(outcome) = self.stopped() {
-                return Err(outcome);
-            }
         }
     }
 
@@ -313,17 +341,13 @@ impl Start {
     }
 
     async fn note(&self, container: &str) -> Result<(), String> {
-        let (shared, task, container) = (self.shared.clone(), self.launch.task.clone(), container.to_owned());
+        let (task, container) = (self.launch.task.clone(), container.to_owned());
         let output_max = self.launch.spec.output_max;
-        let noted = tokio::task::spawn_blocking(move || {
-            shared.folder.begin(&task, &container)?;
-            Taking::prepare(&shared.folder.task(&task), output_max)
+        let noted = self.shared.on_disk(move |folder| {
+            folder.begin(&task, &container)?;
+            Taking::prepare(&folder.task(&task), output_max)
         });
-        match noted.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("`{}`: {error}", self.shared.folder.root().display())),
-            Err(error) => Err(error.to_string()),
-        }
+        noted.await
     }
 
     async fn start(&self, docker: &Docker, container: &str) -> Attempt {

@@ -1,6 +1,7 @@
 //! The connection to Docker: made again and again, for ever; and what Docker tells of our containers.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +18,10 @@ use super::{Shared, Stage, life, socket_of};
 /// Pauses between attempts to connect.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long it is waited for what became of tasks of before, until all others may begin.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+/// Most time before what could not be told of them is asked for again.
+const SETTLE_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// How long Docker may take to answer: starting a container on a busy machine takes seconds.
 const ANSWER_SECONDS: u64 = 120;
 /// Without news for so long, it is asked whether it is there.
@@ -59,24 +64,51 @@ async fn serve(shared: &Arc<Shared>) -> Result<(), String> {
     }
     let from = SystemTime::now().checked_sub(OVERLAP).unwrap_or(SystemTime::UNIX_EPOCH);
     shared.docker.send_replace(Some(docker.clone()));
-    let settled = settle(shared, &docker).await;
-    if let Err(reason) = settled {
-        shared.docker.send_replace(None);
-        return Err(reason);
+    shared.state().notes = notes;
+    tokio::select! {
+        heard = hear(shared, &docker, from) => heard,
+        Err(reason) = settle_all(shared, &docker) => Err(reason),
+        // One container of which Docker does not say anything keeps no others from starting.
+        () = async { sleep(SETTLED_WITHIN).await; ready(shared); pending().await } => Ok(()),
     }
-    {
-        let mut state = shared.state();
-        (state.not_ready, state.notes) = (None, notes);
-    }
-    hear(shared, &docker, from).await
 }
 
-/// Looks at all that was open, and removes containers that were made and will never be started.
-async fn settle(shared: &Arc<Shared>, docker: &Docker) -> Result<(), String> {
+fn ready(shared: &Shared) {
+    shared.state().not_ready = None;
+}
+
+/// Settles what is open, again and again where that cannot be done.
+async fn settle_all(shared: &Arc<Shared>, docker: &Docker) -> Result<(), String> {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let unsettled = settle(shared, docker).await?;
+        ready(shared);
+        let done = unsettled.is_none();
+        shared.state().unsettled = unsettled;
+        if done {
+            return Ok(());
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(SETTLE_AGAIN_MAX);
+    }
+}
+
+/// Looks at all that was open, and removes containers that were made and will never be started. Why that cannot be done
+/// with one of them, of the first.
+/// # Errors
+/// Docker does not even say which containers there are.
+async fn settle(shared: &Arc<Shared>, docker: &Docker) -> Result<Option<String>, String> {
+    let mut unsettled = None;
+    let mut note = |task: &TaskId, reason: String| {
+        unsettled.get_or_insert_with(|| format!("it cannot be told what became of task {task}: {reason}"));
+    };
     for task in shared.folder.open_tasks() {
         let in_hand = shared.state().live.contains_key(&task);
-        if !in_hand && shared.folder.end(&task).is_none() {
-            shared.resolve(&task).await?;
+        if !in_hand
+            && shared.folder.end(&task).is_none()
+            && let Err(reason) = shared.resolve(&task).await
+        {
+            note(&task, reason);
         }
     }
     let ours = format!("{LABEL_FOLDER}={}", shared.folder.id());
@@ -99,18 +131,20 @@ async fn settle(shared: &Arc<Shared>, docker: &Docker) -> Result<(), String> {
         if in_hand || shared.folder.end(&task).is_some() {
             continue;
         }
-        match container.state {
-            Some(State::CREATED) => {
-                life::discard(shared, docker, &task, &id).await?;
-            }
+        let settled = match container.state {
+            Some(State::CREATED) => life::discard(shared, docker, &task, &id).await.map(drop),
             // The folder was put back as it was before this one began.
             _ => {
-                shared.folder.begin(&task, &id).map_err(|error| error.to_string())?;
-                shared.adopt(&task, &id);
+                let (begun, noted) = (task.clone(), id.clone());
+                let noted = shared.on_disk(move |folder| folder.begin(&begun, &noted)).await;
+                noted.map(|()| shared.adopt(&task, &id))
             }
+        };
+        if let Err(reason) = settled {
+            note(&task, reason);
         }
     }
-    Ok(())
+    Ok(unsettled)
 }
 
 /// Stirs who follows a container when something happens to it.

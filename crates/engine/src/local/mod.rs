@@ -208,6 +208,10 @@ impl Engine for LocalEngine {
     fn notes(&self) -> Vec<String> {
         self.client.notes()
     }
+
+    fn holds(&self, task: &TaskId) -> bool {
+        layout::task_folder(&self.options.dir, task).exists()
+    }
 }
 
 fn listed(entry: &std::fs::DirEntry) -> Option<Listed> {

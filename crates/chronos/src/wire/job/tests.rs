@@ -300,6 +300,15 @@ fn a_command_that_is_an_address_is_fetched_and_run() {
     }
 }
 
+/// An image may be made to be told one.
+#[test]
+fn an_address_is_given_to_a_container_as_it_is() {
+    let document = r#"{"name":"a","command":"http://files.example/run.sh","shell":false,"schedule":"R//PT1H",
+        "container":{"type":"DOCKER","image":"curl"}}"#;
+    let spec = task_of(&reading(document).expect("valid").definition);
+    assert_eq!((spec.command.as_str(), spec.fetches), ("http://files.example/run.sh", Vec::new()));
+}
+
 /// A manual run.
 fn run_of(job: &Job) -> scheduler::run::Run {
     use scheduler::ids::{Cause, Cycle, RunKey};
