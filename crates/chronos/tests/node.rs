@@ -126,7 +126,8 @@ async fn a_standby_takes_over_from_what_it_has_followed() {
         2,
         "the first loaded at its election, the second as it began to follow"
     );
-    assert_eq!(second.projection.read().state(), &cluster.store.load().await.unwrap().0);
+    let (state, _) = cluster.store.load().await.unwrap();
+    assert_eq!(second.projection.read().state(), &state);
     let (answer, _) = second.ask(put("a", "R1//PT2H")).await.unwrap();
     assert!(matches!(answer, Answer::Put { version: 2, .. }), "{answer:?}");
     second_task.shutdown().await;

@@ -28,7 +28,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Job {
     }
 }
 
-/// The task that the path names, whatever it is.
+/// The task, or the node, that the path names, whatever it is.
 pub(super) struct Task(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Task {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use store::Member;
 use utoipa::ToSchema;
 
-use super::ApiContext;
 use super::error::{ApiError, ErrorBody};
+use super::{ApiContext, extract};
 use crate::cluster::TOLD_EVERY;
 use crate::cluster::news::News;
 
@@ -125,7 +125,7 @@ pub(super) async fn list(State(ctx): State<ApiContext>) -> Result<Json<Nodes>, A
 )]
 pub(super) async fn forget(
     State(ctx): State<ApiContext>,
-    Path(node): Path<String>,
+    extract::Task(node): extract::Task,
 ) -> Result<StatusCode, ApiError> {
     let members = ctx.node.store.members().await?;
     let Some(member) = members.iter().find(|member| member.candidate.node == node) else {
