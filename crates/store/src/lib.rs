@@ -11,6 +11,8 @@ mod facts;
 pub mod format;
 pub mod memory;
 pub mod projection;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod rows;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "sqlite")]
