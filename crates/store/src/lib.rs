@@ -10,6 +10,8 @@ pub mod backup;
 mod facts;
 pub mod format;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod projection;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod rows;
