@@ -125,6 +125,8 @@ pub(crate) enum Content {
     Memory(Box<crate::memory::MemoryCore>),
     #[cfg(feature = "sqlite")]
     Sqlite(crate::sqlite::StagedFile),
+    #[cfg(feature = "postgres")]
+    Postgres(Box<crate::postgres::StagedTables>),
 }
 
 impl Staged {
@@ -136,6 +138,8 @@ impl Staged {
             Content::Memory(core) => Ok(core.state().clone()),
             #[cfg(feature = "sqlite")]
             Content::Sqlite(file) => file.state(),
+            #[cfg(feature = "postgres")]
+            Content::Postgres(tables) => Ok(tables.state()),
         }
     }
 
@@ -149,6 +153,8 @@ impl Staged {
             }
             #[cfg(feature = "sqlite")]
             Content::Sqlite(file) => file.ended(runs),
+            #[cfg(feature = "postgres")]
+            Content::Postgres(tables) => tables.ended(runs),
         }
     }
 }
@@ -249,7 +255,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A record as a store keeps it: the part after the tag.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn value(&mut self, tag: &str, value: &[u8]) -> Result<(), ReaderGone> {
         let start = self.out.len();
         for part in [b"{\"", tag.as_bytes(), b"\":", value, b"}\n"] {

@@ -10,7 +10,11 @@ pub mod backup;
 mod facts;
 pub mod format;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod projection;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod rows;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "sqlite")]
@@ -481,6 +485,18 @@ pub trait Store: Send + Sync + 'static {
         staged: Staged,
         changes: &[Change],
     ) -> Result<(), StoreError>;
+
+    /// Waits until the right to lead in this epoch is known to be gone, also while nothing is committed: a lease that
+    /// could not be renewed in time. A store whose right cannot go without anybody's doing never answers.
+    async fn deposed(&self, _epoch: Epoch) -> Deposed {
+        std::future::pending().await
+    }
+
+    /// How far the store's clock is ahead of this machine's, as of the last time that it told, give or take half of the
+    /// time that the answer took; `None` where it has no clock of its own, or has not told yet.
+    fn clock(&self) -> Option<SignedDuration> {
+        None
+    }
 
     /// How much the store occupies, and how much room is left; `None` where nobody on this machine can tell.
     fn disk(&self) -> Option<Disk> {

@@ -654,10 +654,8 @@ impl Store for MemoryStore {
     ) -> Result<(), StoreError> {
         let content = match staged.content {
             Content::Memory(content) => content,
-            #[cfg(feature = "sqlite")]
-            Content::Sqlite(_) => {
-                return Err(StoreError::Unavailable("this was staged beside another store".into()));
-            }
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            _ => return Err(StoreError::Unavailable("this was staged beside another store".into())),
         };
         let mut content = Some(content);
         let verdict = self

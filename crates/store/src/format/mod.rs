@@ -7,6 +7,8 @@
 
 mod audit;
 mod backfill;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod candidate;
 mod job;
 mod join;
 mod notice;
@@ -31,6 +33,8 @@ use scheduler::state::{Change, Fanout, Join, Meta, ZoneData};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use self::candidate::{read_candidate, write_candidate};
 use self::value::{Key, Uid, is_default};
 
 /// The version of the format. It grows when an older binary would misread what a newer one writes.

@@ -3,7 +3,8 @@
 use rusqlite::Connection;
 use scheduler::ids::JobName;
 
-use super::history::{ReadError, bytes, small, whole_ms};
+use super::history::{ReadError, bytes};
+use crate::rows::{small, whole_ms};
 use crate::{AuditPage, AuditQuery, Retention, format};
 
 /// Entries removed in one transaction.

@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 
 use super::history::{self, ReadError};
 use super::open::{Place, fill};
-use super::rows::{Batch, Ledger, RowWriter};
+use super::rows::{Ledger, RowWriter};
 use crate::backup::{Content, Extent, Header, Line, Reader, StageError, Staged, Writer};
+use crate::rows::Batch;
 use crate::{StoreError, format};
 
 /// Hot state: the tables whose rows are a backup's lines, and the tag of each. A test compares the list with the schema.

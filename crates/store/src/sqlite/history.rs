@@ -9,11 +9,10 @@ use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
 use scheduler::run::Record;
 use scheduler::state::State;
 
-use super::rows::{BLOCK, code, integer, outcome};
+use super::rows::BLOCK;
 use crate::format::{self, FormatError};
-use crate::{
-    Applied, CauseKind, HistoryOrder, HistoryPage, HistoryQuery, LastRun, Retention, StoreError, Term,
-};
+use crate::rows::{code, integer, letters, outcome, small, whole_ms};
+use crate::{Applied, HistoryOrder, HistoryPage, HistoryQuery, LastRun, Retention, StoreError, Term};
 
 /// What one answer to a follower holds at most.
 const FOLLOW_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -263,23 +262,6 @@ impl Conditions {
     }
 }
 
-/// The letters that keys have for these causes, see the form of [`RunKey`]; none for all.
-fn letters(causes: &[CauseKind]) -> String {
-    let of = |cause: &CauseKind| match cause {
-        CauseKind::Slot => "icd",
-        CauseKind::Trigger => "t",
-        CauseKind::Join => "j",
-        CauseKind::Backfill => "b",
-    };
-    causes.iter().map(of).collect()
-}
-
-/// Rounded up: due times have whole milliseconds, so "at or after" and "before" mean the same then.
-pub(super) fn whole_ms(at: Timestamp) -> i64 {
-    let ms = at.as_millisecond();
-    if at.as_nanosecond() > i128::from(ms) * 1_000_000 { ms + 1 } else { ms }
-}
-
 pub(super) fn page(connection: &Connection, query: &HistoryQuery) -> Result<HistoryPage, ReadError> {
     let snapshot = connection.unchecked_transaction()?;
     let wanted = Conditions::of(query);
@@ -368,11 +350,6 @@ fn ids_of_all(connection: &Connection, wanted: &Conditions) -> rusqlite::Result<
         looked_into += 1;
     }
     Ok(found)
-}
-
-/// SQLite counts with signed numbers.
-pub(super) fn small(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 fn ids(statement: &mut CachedStatement<'_>, params: impl rusqlite::Params) -> rusqlite::Result<Vec<i64>> {

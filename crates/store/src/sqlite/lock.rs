@@ -5,9 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use crate::Candidate;
+use crate::{Candidate, format};
 
 /// Name of the file.
 pub(super) const FILE: &str = "leader.lock";
@@ -18,18 +16,6 @@ pub(super) const FILE: &str = "leader.lock";
 pub(super) struct LeaderLock {
     file: File,
     path: PathBuf,
-}
-
-/// See [`Candidate`].
-#[derive(Serialize, Deserialize)]
-struct StoredCandidate {
-    node: String,
-    #[serde(default)]
-    addresses: Vec<String>,
-    #[serde(default)]
-    pid: u32,
-    #[serde(default)]
-    version: String,
 }
 
 impl LeaderLock {
@@ -68,12 +54,10 @@ impl LeaderLock {
     }
 
     fn write(&mut self, candidate: &Candidate) -> io::Result<()> {
-        let Candidate { node, addresses, pid, version } = candidate.clone();
-        let mut line = serde_json::to_vec(&StoredCandidate { node, addresses, pid, version })?;
-        line.push(b'\n');
+        let line = format::write_candidate(candidate) + "\n";
         self.file.set_len(0)?;
         self.file.rewind()?;
-        self.file.write_all(&line)
+        self.file.write_all(line.as_bytes())
     }
 }
 
@@ -85,9 +69,9 @@ pub(super) fn holder(dir: &Path) -> Option<Candidate> {
     let mut file = File::open(dir.join(FILE)).ok()?;
     let mut line = String::new();
     Read::by_ref(&mut file).take(64 * 1024).read_to_string(&mut line).ok()?;
-    let StoredCandidate { node, addresses, pid, version } = serde_json::from_str(&line).ok()?;
+    let candidate = format::read_candidate(&line)?;
     match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => Some(Candidate { node, addresses, pid, version }),
+        Err(TryLockError::WouldBlock) => Some(candidate),
         _ => None,
     }
 }

@@ -37,9 +37,9 @@ use self::checkpoints::Checkpoints;
 use self::history::ReadError;
 use self::lock::LeaderLock;
 use self::open::{Place, Schema};
-use self::rows::Batch;
 use self::writer::{Command, Commit, Inbox, Restore, Surplus};
 use crate::backup::{Content, Extent, StageError, Staged};
+use crate::rows::Batch;
 use crate::{
     Applied, AuditPage, AuditQuery, Candidate, Deposed, Disk, HistoryPage, HistoryQuery, LastRun, Retention,
     RevisionPage, RevisionQuery, Store, StoreError, Term,

@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use scheduler::ids::{JobName, JobUid};
 use scheduler::revision::Revision;
 
-use super::history::{ReadError, bytes, small, whole_ms};
-use super::rows::integer;
+use super::history::{ReadError, bytes};
+use crate::rows::{integer, small, whole_ms};
 use crate::{Retention, RevisionPage, RevisionQuery, format};
 
 /// Deleted jobs whose revisions are removed in one transaction: at most so many times [`Revision::KEPT`] rows.

@@ -1,146 +1,19 @@
-//! A batch as rows: encoded once, on the caller's thread; the writer only binds slices of it.
+//! The rows of a batch, written.
 
-use std::collections::{HashSet, VecDeque};
-use std::fmt::Write as _;
-use std::ops::Range;
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use scheduler::audit::Entry as AuditEntry;
-use scheduler::ids::{Cycle, JobName, JobUid};
+use scheduler::ids::{JobName, JobUid};
 use scheduler::revision::{Deed, Revision};
-use scheduler::state::Change;
 
+use crate::OutcomeKind;
 use crate::facts::Facts;
-use crate::{OutcomeKind, format};
+use crate::rows::{Batch, Entry, KNOWN_MAX, LogSizes, RevisionRow, Row, code, integer, outcome};
 
-/// Batches kept for followers in other processes: what a standby may miss while it is paused.
-const LOG_BATCHES_MAX: usize = 20_000;
-/// The same in bytes.
-const LOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Records in a block of the history. Small enough to read through, large enough to make blocks few.
 pub(super) const BLOCK: i64 = 256;
-/// Jobs remembered as known to the history, so that most records need not say so again.
-const KNOWN_MAX: usize = 65_536;
-
-/// One encoded batch.
-pub(super) struct Batch {
-    /// The batch in the stored format, one change a line: what followers are given.
-    text: String,
-    /// Keys of rows, one after the other.
-    keys: String,
-    rows: Vec<Row>,
-}
-
-enum Row {
-    Counters(Range<usize>),
-    PutJob(i64, Range<usize>),
-    RemoveJob(i64),
-    PutProgress(i64, Range<usize>),
-    PutNotice(i64, Range<usize>),
-    RemoveNotice(i64),
-    Put(Keyed, Range<usize>, Range<usize>),
-    Remove(Keyed, Range<usize>),
-    Append(Box<Entry>),
-    Revise(Box<RevisionRow>),
-    Note(std::sync::Arc<AuditEntry>, Range<usize>),
-}
-
-/// Tables whose keys are texts.
-#[derive(Clone, Copy)]
-enum Keyed {
-    Runs,
-    Joins,
-    Fanouts,
-    Backfills,
-    Receipts,
-    Staged,
-}
-
-/// A record of the history.
-struct Entry {
-    facts: Facts,
-    key: Option<Range<usize>>,
-    value: Range<usize>,
-}
-
-/// A revision of a definition.
-struct RevisionRow {
-    revision: std::sync::Arc<Revision>,
-    value: Range<usize>,
-}
-
-impl Batch {
-    pub(super) fn encode(changes: &[Change]) -> Self {
-        let mut text = Vec::with_capacity(changes.len() * 256);
-        let mut keys = String::new();
-        let rows = changes.iter().map(|change| {
-            let value = format::write_change(&mut text, change);
-            text.push(b'\n');
-            Row::of(change, value, &mut keys)
-        });
-        let rows = rows.collect();
-        Self { text: String::from_utf8(text).expect("JSON is UTF-8"), keys, rows }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.text.len()
-    }
-}
-
-impl Row {
-    fn of(change: &Change, value: Range<usize>, keys: &mut String) -> Self {
-        let mut key = |key: std::fmt::Arguments<'_>| {
-            let start = keys.len();
-            keys.write_fmt(key).expect("a String takes every character");
-            start..keys.len()
-        };
-        match change {
-            Change::Meta(_) => Self::Counters(value),
-            Change::PutJob(job) => Self::PutJob(integer(job.uid), value),
-            Change::RemoveJob(uid) => Self::RemoveJob(integer(*uid)),
-            Change::PutProgress(uid, _) => Self::PutProgress(integer(*uid), value),
-            Change::PutRun(run) => Self::Put(Keyed::Runs, key(format_args!("{}", run.key)), value),
-            Change::RemoveRun(run) => Self::Remove(Keyed::Runs, key(format_args!("{run}"))),
-            Change::PutFanout(fanout) => {
-                Self::Put(Keyed::Fanouts, key(format_args!("{}", fanout.run)), value)
-            }
-            Change::RemoveFanout(run) => Self::Remove(Keyed::Fanouts, key(format_args!("{run}"))),
-            Change::PutJoin(join) => {
-                let Cycle { due, origin, seq } = join.cycle;
-                let due = due.as_millisecond();
-                Self::Put(Keyed::Joins, key(format_args!("{} {origin} {due} {seq}", join.child)), value)
-            }
-            Change::RemoveJoin(child, Cycle { due, origin, seq }) => {
-                let due = due.as_millisecond();
-                Self::Remove(Keyed::Joins, key(format_args!("{child} {origin} {due} {seq}")))
-            }
-            Change::PutBackfill(backfill) => {
-                Self::Put(Keyed::Backfills, key(format_args!("{}", backfill.id)), value)
-            }
-            Change::RemoveBackfill(id) => Self::Remove(Keyed::Backfills, key(format_args!("{id}"))),
-            Change::PutReceipt(receipt) => {
-                Self::Put(Keyed::Receipts, key(format_args!("{}", receipt.once.key)), value)
-            }
-            Change::RemoveReceipt(request) => Self::Remove(Keyed::Receipts, key(format_args!("{request}"))),
-            Change::Stage(definition) => {
-                Self::Put(Keyed::Staged, key(format_args!("{}", definition.name)), value)
-            }
-            Change::Unstage(name) => Self::Remove(Keyed::Staged, key(format_args!("{name}"))),
-            Change::PutNotice(notice) => Self::PutNotice(notice.id.0.cast_signed(), value),
-            Change::RemoveNotice(id) => Self::RemoveNotice(id.0.cast_signed()),
-            Change::Append(record) => {
-                let run = format::record_key(record);
-                let key = run.map(|run| key(format_args!("{run}")));
-                Self::Append(Box::new(Entry { facts: Facts::of(record), key, value }))
-            }
-            Change::Revise(revision) => {
-                Self::Revise(Box::new(RevisionRow { revision: revision.clone(), value }))
-            }
-            Change::Note(entry) => Self::Note(entry.clone(), value),
-        }
-    }
-}
 
 /// What the writer knows about the tables that only it writes. Read from them at the beginning of a term, and again
 /// after every transaction that was rolled back.
@@ -148,9 +21,8 @@ pub(super) struct Ledger {
     next_id: i64,
     /// Jobs that are in `history_jobs`.
     known: HashSet<i64>,
-    /// Sequence numbers and sizes of what is in `applied`.
-    log: VecDeque<(i64, usize)>,
-    log_bytes: usize,
+    /// What is in `applied`.
+    log: LogSizes,
 }
 
 impl Ledger {
@@ -159,10 +31,12 @@ impl Ledger {
             connection.query_row("SELECT coalesce(max(id), 0) + 1 FROM history", [], |row| row.get(0))?;
         let mut statement = connection.prepare("SELECT seq, length(changes) FROM applied ORDER BY seq")?;
         let size = |bytes: i64| usize::try_from(bytes).unwrap_or(0);
-        let log = statement.query_map([], |row| Ok((row.get(0)?, size(row.get(1)?))))?;
-        let log = log.collect::<rusqlite::Result<VecDeque<(i64, usize)>>>()?;
-        let log_bytes = log.iter().map(|(_, bytes)| bytes).sum();
-        Ok(Self { next_id, known: HashSet::new(), log, log_bytes })
+        let mut rows = statement.query([])?;
+        let mut log = LogSizes::default();
+        while let Some(row) = rows.next()? {
+            log.push(row.get(0)?, size(row.get(1)?));
+        }
+        Ok(Self { next_id, known: HashSet::new(), log })
     }
 }
 
@@ -241,8 +115,7 @@ impl<'c> RowWriter<'c> {
     pub(super) fn write(&mut self, seq: i64, epoch: i64, batch: &Batch) -> rusqlite::Result<()> {
         self.write_rows(batch)?;
         self.log.execute(params![seq, epoch, batch.text.as_bytes()])?;
-        self.ledger.log.push_back((seq, batch.text.len()));
-        self.ledger.log_bytes += batch.text.len();
+        self.ledger.log.push(seq, batch.bytes());
         Ok(())
     }
 
@@ -288,15 +161,7 @@ impl<'c> RowWriter<'c> {
     /// Writes what the batches have in common.
     pub(super) fn finish(mut self) -> rusqlite::Result<()> {
         self.write_block()?;
-        let mut gone = None;
-        let ledger = &mut *self.ledger;
-        while ledger.log.len() > LOG_BATCHES_MAX || (ledger.log_bytes > LOG_BYTES_MAX && ledger.log.len() > 1)
-        {
-            let Some((seq, bytes)) = ledger.log.pop_front() else { break };
-            ledger.log_bytes -= bytes;
-            gone = Some(seq);
-        }
-        if let Some(seq) = gone {
+        if let Some(seq) = self.ledger.log.trim() {
             self.forget.execute([seq])?;
         }
         Ok(())
@@ -451,36 +316,4 @@ fn sum_up(connection: &Connection, block: i64) -> rusqlite::Result<()> {
         ])?;
     }
     Ok(())
-}
-
-/// SQLite's integers are signed; our numbers never have 64 bits.
-pub(super) fn integer(uid: JobUid) -> i64 {
-    uid.0.cast_signed()
-}
-
-const OUTCOMES: [OutcomeKind; 7] = [
-    OutcomeKind::Succeeded,
-    OutcomeKind::Failed,
-    OutcomeKind::Killed,
-    OutcomeKind::TimedOut,
-    OutcomeKind::Lost,
-    OutcomeKind::Skipped,
-    OutcomeKind::Missed,
-];
-
-/// How an outcome is written: its place in the list above, which only grows.
-pub(super) fn code(outcome: OutcomeKind) -> i64 {
-    match outcome {
-        OutcomeKind::Succeeded => 0,
-        OutcomeKind::Failed => 1,
-        OutcomeKind::Killed => 2,
-        OutcomeKind::TimedOut => 3,
-        OutcomeKind::Lost => 4,
-        OutcomeKind::Skipped => 5,
-        OutcomeKind::Missed => 6,
-    }
-}
-
-pub(super) fn outcome(code: i64) -> Option<OutcomeKind> {
-    usize::try_from(code).ok().and_then(|code| OUTCOMES.get(code)).copied()
 }

@@ -17,7 +17,8 @@ use super::backup::{self, StagedFile};
 use super::checkpoints::Checkpoints;
 use super::lock::LeaderLock;
 use super::open::{Schema, migrate};
-use super::rows::{Batch, Ledger, RowWriter, forget_jobs, remove_entries, remove_records, remove_revisions};
+use super::rows::{Ledger, RowWriter, forget_jobs, remove_entries, remove_records, remove_revisions};
+use crate::rows::Batch;
 use crate::{Deposed, StoreError, Term};
 
 /// Batches in one transaction, and their bytes: so that those who wait for the first one wait for milliseconds.
