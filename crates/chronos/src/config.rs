@@ -74,6 +74,8 @@ pub struct Config {
     pub docker_host: String,
     /// Retention of containers.
     pub docker_container_age_max: Duration,
+    /// Where logins of registries are; empty for where Docker has them.
+    pub docker_config: PathBuf,
     /// Whose time zones are used.
     pub tzdata: Tzdata,
     /// A job that fails so often in a row is disabled; 0 for never.
@@ -190,6 +192,14 @@ impl Config {
                     flags.docker_container_age_max,
                     file.docker_container_age_max,
                     Length::days(1),
+                )
+                .0,
+            docker_config: layers
+                .pick(
+                    "docker_config",
+                    flags.docker_config.map(Folder),
+                    file.docker_config.map(Folder),
+                    Folder(PathBuf::new()),
                 )
                 .0,
             tzdata: layers.pick("tzdata", flags.tzdata, file.tzdata, Tzdata::Bundled),

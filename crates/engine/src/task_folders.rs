@@ -1,5 +1,7 @@
 //! Where the folders of tasks are, in the data folder of an engine: `tasks/<xx>/<task id>`.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use scheduler::ids::TaskId;
@@ -8,6 +10,9 @@ pub(crate) const TASKS: &str = "tasks";
 
 /// Number of folders under `tasks`: at a million tasks kept, each holds four thousand.
 pub(crate) const FAN: u32 = 256;
+
+/// Most files of one task that are counted: a folder with more is large enough by those.
+const FILES_MAX: usize = 100_000;
 
 /// The folder of a task below `root`.
 pub(crate) fn task_folder(root: &Path, task: &TaskId) -> PathBuf {
@@ -24,6 +29,25 @@ fn fan_of(task: &TaskId) -> u32 {
     let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     let hash = task.as_str().bytes().fold(0x811c_9dc5, hash);
     (hash ^ (hash >> 16)) % FAN
+}
+
+/// What the folder takes on the disk. Links are not followed: they are the task's own.
+pub(crate) fn bytes_below(folder: PathBuf) -> u64 {
+    let (mut bytes, mut files, mut folders) = (0, 0, vec![folder]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            files += 1;
+            if files > FILES_MAX {
+                return bytes;
+            }
+            let Ok(metadata) = entry.metadata() else { continue };
+            bytes += metadata.blocks() * 512;
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    bytes
 }
 
 #[cfg(test)]

@@ -56,6 +56,18 @@ impl Dockerd {
     }
 }
 
+impl Dockerd {
+    /// Starts registries of the same images beside it: one for all, one with a password.
+    #[allow(dead_code, clippy::allow_attributes, reason = "not by all who include this")]
+    pub(crate) fn registries(&mut self) -> Result<[String; 2], String> {
+        let mut orders = self.orders.as_ref().expect("it was not ended");
+        orders.write_all(b"registry\n").expect("its keeper lives");
+        let said = self.listening()?;
+        let (open, closed) = said.split_once(' ').ok_or("it does not say where")?;
+        Ok([open.into(), closed.into()])
+    }
+}
+
 impl Drop for Dockerd {
     fn drop(&mut self) {
         drop(self.orders.take());

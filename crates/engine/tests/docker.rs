@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::conformance::{Lab, ends_of, order, read_all, task, until};
-use engine::docker::{DockerEngine, DockerOptions};
+use engine::docker::{DockerEngine, DockerOptions, Fetcher};
 use engine::{
-    Container, Engine, EngineError, Forgotten, Keep, Known, Launch, Limits, Network, Output, Readiness,
-    Secret, SecretSource, Stream, TaskEvent, TaskSpec, Volume, VolumeSource, since_boot,
+    Container, Engine, EngineError, Fetch, Forgotten, Keep, Known, Launch, Limits, Network, Output,
+    Readiness, Secret, SecretSource, Stream, TaskEvent, TaskSpec, Volume, VolumeSource, since_boot,
 };
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
@@ -27,6 +27,7 @@ use skip::skip;
 
 const LONG: Duration = Duration::from_secs(3600);
 const IMAGE: &str = "chronos-test";
+const PROGRAM: &str = env!("CARGO_BIN_EXE_supervise-for-tests");
 
 /// A folder, and containers with a prefix of their own, on a Docker that all share.
 struct DockerLab {
@@ -35,6 +36,8 @@ struct DockerLab {
     prefix: String,
     /// Whether its containers see the machine's processes, so that tests know theirs by number.
     sees_processes: bool,
+    /// Long enough for a machine with all else to do.
+    answer_within: Duration,
 }
 
 impl DockerLab {
@@ -52,14 +55,21 @@ impl DockerLab {
     fn at(host: String) -> Self {
         static LABS: AtomicU64 = AtomicU64::new(0);
         let prefix = format!("lab{}-", LABS.fetch_add(1, Ordering::Relaxed));
-        Self { folder: tempfile::tempdir().expect("a folder"), host, prefix, sees_processes: true }
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            host,
+            prefix,
+            sees_processes: true,
+            answer_within: Duration::from_secs(300),
+        }
     }
 
     fn options(&self) -> DockerOptions {
         DockerOptions {
             name_prefix: self.prefix.clone(),
-            // Long enough for a machine with all else to do.
-            answer_within: Duration::from_secs(300),
+            fetcher: Some(Fetcher { program: PROGRAM.into(), args: vec!["--launch".into()] }),
+            logins: vec![self.folder.path().join("logins.json")],
+            answer_within: self.answer_within,
             ..DockerOptions::new(self.folder.path().join("docker"), self.host.clone())
         }
     }
@@ -797,4 +807,182 @@ async fn without_docker_tasks_wait() {
     assert!(engine.notes()[0].contains(&host));
     let deposed = EngineError::Deposed { ours: Epoch(2), newest: Epoch(3) };
     assert_eq!(engine.begin_term(Epoch(2)).await, Err(deposed));
+}
+
+fn fetch(uri: impl Into<String>) -> Fetch {
+    Fetch { uri: uri.into(), executable: false, extract: true, output_file: None }
+}
+
+/// A server that counts who asks, and answers once told to.
+struct Files {
+    address: String,
+    asked: Arc<AtomicU64>,
+}
+
+impl Files {
+    /// Answers to all with this text; with none, never.
+    fn serve(text: Option<&'static str>) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("bound").to_string();
+        let asked = Arc::new(AtomicU64::new(0));
+        let count = asked.clone();
+        std::thread::spawn(move || {
+            let mut silent = Vec::new();
+            for mut client in listener.incoming().flatten() {
+                let _ = client.read(&mut [0; 4096]);
+                count.fetch_add(1, Ordering::SeqCst);
+                match text {
+                    Some(text) => {
+                        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n";
+                        let _ = write!(client, "{head}content-length: {}\r\n\r\n{text}", text.len());
+                    }
+                    None => silent.push(client),
+                }
+            }
+        });
+        Self { address, asked }
+    }
+}
+
+#[tokio::test]
+async fn files_are_fetched_into_the_sandbox() {
+    let Some(lab) = DockerLab::new() else { return };
+    let engine = lab.first_term().await;
+    let files = Files::serve(Some("echo from a file"));
+    let archive = lab.folder.path().join("a.tar");
+    std::fs::write(lab.folder.path().join("inner"), "from an archive\n").expect("written");
+    let tar = std::process::Command::new("tar")
+        .args(["-C", &lab.folder.path().display().to_string(), "-cf"])
+        .arg(&archive)
+        .arg("inner")
+        .status();
+    assert!(tar.expect("there is tar").success());
+    let script = Fetch { executable: true, ..fetch(format!("http://me:pw@{}/run.sh?t=1", files.address)) };
+    let command = r#"cd "$MESOS_SANDBOX" && pwd && ./run.sh && cat inner && echo left > here"#;
+    let launch = with(within(plain(), order("files-0", command)), |spec| {
+        spec.fetches = vec![script, fetch(archive.display().to_string())];
+    });
+    engine.launch(Epoch(1), launch).await.expect("launched");
+    assert_eq!(ends_of(&engine, &["files-0"]).await, [AttemptEnd::Succeeded]);
+    let said = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let out = said(read_all(&engine, &task("files-0"), Stream::Stdout, 0).await.bytes);
+    assert_eq!(out, "/mnt/mesos/sandbox\nfrom a file\nfrom an archive\n");
+    let err = said(read_all(&engine, &task("files-0"), Stream::Stderr, 0).await.bytes);
+    assert!(err.contains("run.sh?*** (16 bytes)") && err.contains("a.tar") && !err.contains("pw"), "{err}");
+
+    // It goes with the output, even before its container.
+    engine.acknowledge(&[task("files-0")]).await.expect("acknowledged");
+    let here = || walk(&lab.folder.path().join("docker")).iter().any(|path| path.ends_with("sandbox/here"));
+    assert!(here());
+    let keep = Keep { age_min: Duration::ZERO, age_max: Duration::ZERO, bytes_max: 0 };
+    assert_eq!(engine.forget_old(keep).await.map(|forgotten| forgotten.tasks), Ok(1));
+    assert!(!here());
+    assert_eq!(engine.forget_old(keep).await, Ok(Forgotten::default()), "nothing is left of it");
+}
+
+fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => walk(&entry.path()),
+            false => vec![entry.path()],
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn what_cannot_be_fetched_fails_and_says_so() {
+    let Some(lab) = DockerLab::new() else { return };
+    let engine = lab.first_term().await;
+    let launch = |id: &str, uri: &str| {
+        with(within(plain(), order(id, lab.command("true"))), |spec| spec.fetches = vec![fetch(uri)])
+    };
+    engine.launch(Epoch(1), launch("none-0", "/no/such/file")).await.expect("taken");
+    let end = ends_of(&engine, &["none-0"]).await.remove(0);
+    assert!(
+        matches!(&end, AttemptEnd::Failed { message, .. } if message.contains("/no/such/file")),
+        "{end:?}"
+    );
+    assert!(read_all(&engine, &task("none-0"), Stream::Stderr, 0).await.bytes.ends_with(b"\n"));
+    assert_eq!(lab.starts(&task("none-0")), 0);
+}
+
+/// What is being fetched for a task that is killed is not waited for, and nothing goes on.
+#[tokio::test]
+async fn a_kill_ends_what_is_being_fetched() {
+    let Some(mut lab) = DockerLab::new() else { return };
+    lab.answer_within = Duration::from_millis(10);
+    let engine = lab.first_term().await;
+    let files = Files::serve(None);
+    let launch = with(within(plain(), order("slow-0", lab.command("true"))), |spec| {
+        spec.fetches = vec![fetch(format!("http://{}/file", files.address))];
+    });
+    let id = launch.task.clone();
+    assert_eq!(engine.launch(Epoch(1), launch).await, Ok(Known::Running));
+    until("it is asked for", || files.asked.load(Ordering::SeqCst) == 1).await;
+    let fetching = || {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let works_there = |entry: std::fs::DirEntry| {
+            std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(lab.folder.path()))
+        };
+        entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok()).any(works_there)
+    };
+    assert!(fetching());
+    engine.kill(Epoch(1), &id, LONG, since_boot() + LONG).await.expect("taken");
+    assert_eq!(ends_of(&engine, &["slow-0"]).await, [AttemptEnd::Killed]);
+    until("what fetched has ended", || !fetching()).await;
+    assert_eq!(lab.starts(&id), 0);
+}
+
+/// Registries of their own: others must not find images in the Docker that all share.
+#[tokio::test]
+async fn images_are_fetched_with_and_without_a_password() {
+    let mut dockerd = match Dockerd::start() {
+        Ok(dockerd) => dockerd,
+        Err(reason) => return skip("docker-registry", &reason),
+    };
+    let [open, closed] = match dockerd.registries() {
+        Ok(registries) => registries,
+        Err(reason) => return skip("docker-registry", &reason),
+    };
+    let lab = DockerLab::at(dockerd.host());
+    // `ops:s3cret?~>`
+    let logins = format!(r#"{{"auths": {{"{closed}": {{"auth": "b3BzOnMzY3JldD9+Pg=="}}}}}}"#);
+    let folder = lab.folder.path().join("cli");
+    std::fs::create_dir_all(&folder).expect("made");
+    std::fs::write(folder.join("config.json"), &logins).expect("written");
+    let image = |registry: &str, tag: &str| format!("{registry}/tools/busybox:{tag}");
+    for tag in ["1", "2"] {
+        let (image, config) = (image(&closed, tag), folder.display().to_string());
+        docker(&lab.host, &["tag", IMAGE, &image]);
+        docker(&lab.host, &["--config", &config, "push", &image]);
+        docker(&lab.host, &["rmi", &image]);
+    }
+    let engine = lab.first_term().await;
+    let run = async |id: &str, image: String, fetches: Vec<Fetch>| {
+        let launch = with(order(id, "true"), |spec| {
+            spec.container = Some(Container { image, ..plain() });
+            spec.fetches = fetches;
+        });
+        engine.launch(Epoch(1), launch).await.expect("taken");
+        ends_of(&engine, &[id]).await.remove(0)
+    };
+    assert_eq!(run("open-0", image(&open, "1"), Vec::new()).await, AttemptEnd::Succeeded);
+    let end = run("closed-0", image(&closed, "1"), Vec::new()).await;
+    let AttemptEnd::Failed { message, .. } = end else { panic!("{end:?}") };
+    assert!(message.contains("credentials") && message.contains("there is no login for"), "{message}");
+    // As jobs bring it along themselves, in the form of old.
+    let old = lab.folder.path().join(".dockercfg");
+    std::fs::write(&old, format!(r#"{{"http://{closed}/v1/": {{"auth": "b3BzOnMzY3JldD9+Pg=="}}}}"#))
+        .expect("written");
+    let brought = vec![fetch(old.display().to_string())];
+    assert_eq!(run("brought-0", image(&closed, "1"), brought).await, AttemptEnd::Succeeded);
+    // And as the server's user has it.
+    std::fs::write(lab.folder.path().join("logins.json"), &logins).expect("written");
+    assert_eq!(run("known-0", image(&closed, "2"), Vec::new()).await, AttemptEnd::Succeeded);
+    let absent = run("absent-0", image(&closed, "3"), Vec::new()).await;
+    assert!(
+        matches!(&absent, AttemptEnd::Failed { message, .. } if message.contains("not found") && !message.contains("login")),
+        "{absent:?}"
+    );
 }

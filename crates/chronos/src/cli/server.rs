@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use clap::parser::ValueSource;
-use engine::docker::{DockerEngine, DockerOptions};
+use engine::docker::{DockerEngine, DockerOptions, Fetcher};
 use engine::local::supervisor::{self, Supervise, SuperviseError};
 use engine::local::{LocalEngine, LocalOptions};
 use engine::router::Router as Engines;
@@ -450,10 +450,24 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
     }
 }
 
+/// Where the logins of registries are: where it was said, or where Docker has those of this user.
+fn logins(said: &Path) -> Option<PathBuf> {
+    let folder =
+        |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if !said.as_os_str().is_empty() {
+        return Some(said.to_owned());
+    }
+    let folder = folder("DOCKER_CONFIG").or_else(|| Some(folder("HOME")?.join(".docker")))?;
+    Some(folder.join("config.json"))
+}
+
 /// What runs tasks: processes of this machine, and containers.
 fn engines(config: &Config, data_dir: &Path) -> Result<Engines, Failure> {
+    let program = std::env::current_exe().context("cannot find this program").map_err(failed)?;
     let containers = DockerOptions {
         container_age_max: config.docker_container_age_max,
+        fetcher: Some(Fetcher { program: program.clone(), args: vec!["launch".into()] }),
+        logins: logins(&config.docker_config).into_iter().collect(),
         ..DockerOptions::new(data_dir.join("docker"), config.docker_host.clone())
     };
     let containers = DockerEngine::open(containers)
@@ -461,7 +475,7 @@ fn engines(config: &Config, data_dir: &Path) -> Result<Engines, Failure> {
         .map_err(failed)?;
     let dir = data_dir.join("engine");
     let local = LocalEngine::open(LocalOptions {
-        supervisor_program: std::env::current_exe().context("cannot find this program").map_err(failed)?,
+        supervisor_program: program,
         supervisor_args: vec!["supervise".into(), "--dir".into(), dir.clone().into()],
         dir,
     });

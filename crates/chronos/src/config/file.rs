@@ -163,6 +163,10 @@ pub struct ConfigFile {
         value_name = "DURATION"
     )]
     pub docker_container_age_max: Option<Length>,
+    /// File with the logins of registries, as `docker login` writes it [default: config.json in DOCKER_CONFIG, or in .docker
+    /// of the home folder]
+    #[arg(long = "docker_config", env = "CHRONOS_DOCKER_CONFIG", value_name = "FILE")]
+    pub docker_config: Option<PathBuf>,
     /// Time zones: `bundled` with this program, or those of the `system`, read once at the start; the same on all nodes
     /// [default: bundled]
     #[arg(hide_possible_values = true, long = "tzdata", env = "CHRONOS_TZDATA", value_name = "SOURCE")]

@@ -54,6 +54,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "kill_grace",
             "docker_host",
             "docker_container_age_max",
+            "docker_config",
             "tzdata",
             "disable_after_failures",
             "running_max",

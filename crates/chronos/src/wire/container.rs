@@ -112,18 +112,10 @@ pub fn unhonoured(fields: &Map<String, Value>) -> Vec<String> {
         return told;
     }
     let text = |key: &str| fields.get(key).and_then(Value::as_str).unwrap_or_default();
-    let some = |key: &str| fields.get(key).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     if !matches!(text("runAsUser"), "" | "root") {
         told.push(
             "`runAsUser`: no effect in a container, which runs as the user of its image: \
              set its parameter `user`"
-                .into(),
-        );
-    }
-    if some("fetch") || some("uris") {
-        told.push(
-            "`fetch`: its files have no place in a container here, so its runs fail: put them into the image, or \
-             mount them as a volume"
                 .into(),
         );
     }
@@ -348,11 +340,10 @@ mod tests {
                 "portMappings": [{"hostPort": 1, "containerPort": 2}]}],
         }));
         job.insert("runAsUser".into(), json!("chronos"));
-        job.insert("uris".into(), json!(["/a"]));
         let told = unhonoured(&job);
         let named: Vec<_> = told.iter().map(|told| told.split(": ").next().unwrap_or_default()).collect();
         let infos = "`container.networkInfos`";
-        assert_eq!(named, ["`runAsUser`", "`fetch`", infos, infos, infos, infos], "{told:#?}");
+        assert_eq!(named, ["`runAsUser`", infos, infos, infos, infos], "{told:#?}");
         let mesos = Map::from_iter([("container".to_owned(), json!({"type": "MESOS", "image": "i"}))]);
         assert!(unhonoured(&mesos)[0].contains("its runs fail"));
     }

@@ -154,3 +154,19 @@ fn without_docker_only_its_jobs_wait() {
     server.cli(["logs", "boxed"]).stdout("here\n").success();
     assert!(!server.get_json("/ready")["notes"].to_string().contains("jobs with a container wait"));
 }
+
+/// Files of a job are fetched for its container, too.
+#[test]
+fn a_container_sees_what_its_job_fetches() {
+    let Some(host) = host() else { return };
+    let folder = Folder::new();
+    let file = folder.path().join("greeting");
+    std::fs::write(&file, "from the machine\n").expect("written");
+    let server = server(folder, &host);
+    let mut job = in_container("fetching", "cat $MESOS_SANDBOX/greeting", Value::Null);
+    job["uris"] = json!([file]);
+    server.put(job);
+    server.cli(["run", "fetching"]).success();
+    server.wait_for("fetching", "succeeded");
+    server.cli(["logs", "fetching"]).stdout("from the machine\n").success();
+}

@@ -16,10 +16,12 @@
 
 mod folder;
 mod life;
+mod logins;
 mod output;
 mod parameters;
 mod plan;
 mod retention;
+mod sandbox;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ use tokio::sync::{Notify, Semaphore, watch as channel};
 use tokio::task::spawn_blocking;
 
 use self::folder::Folder;
+use self::logins::Login;
 use self::output::Taking;
 use crate::{
     EVENTS_MAX, Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent,
@@ -47,9 +50,12 @@ use crate::{
 };
 
 pub use self::plan::{Refusal, check};
+pub use self::sandbox::Fetcher;
 
 /// Containers that are made and started at once: Docker does most of it one after the other.
 const STARTS_MAX: usize = 8;
+/// Tasks whose files are fetched at once, each by a process.
+const FETCHES_MAX: usize = 16;
 /// Containers whose output is taken as they write. That of others is taken at their end.
 const FOLLOWED_MAX: usize = 512;
 
@@ -71,6 +77,10 @@ pub struct DockerOptions {
     pub name_prefix: String,
     /// How long a launch is waited for before it is answered with [`Known::Running`].
     pub answer_within: Duration,
+    /// What fetches files for containers; without, tasks that want some fail.
+    pub fetcher: Option<Fetcher>,
+    /// Where logins of registries are, in the form of Docker's `config.json`; the first that has one counts.
+    pub logins: Vec<PathBuf>,
 }
 
 impl DockerOptions {
@@ -82,6 +92,8 @@ impl DockerOptions {
             container_age_max: Duration::from_secs(24 * 3600),
             name_prefix: String::new(),
             answer_within: Duration::from_secs(2),
+            fetcher: None,
+            logins: Vec::new(),
         }
     }
 }
@@ -114,6 +126,7 @@ struct Shared {
     docker: channel::Sender<Option<Docker>>,
     arrived: Notify,
     starts: Semaphore,
+    fetches: Semaphore,
     followed: Arc<Semaphore>,
     /// Whether anybody has wanted a container of us.
     wanted: AtomicBool,
@@ -138,7 +151,15 @@ struct State {
     /// Why a container stays that is old enough to go.
     unremoved: Option<String>,
     /// Images that are being fetched; who comes second waits for the first.
-    pulls: BTreeMap<String, channel::Receiver<Option<Result<(), String>>>>,
+    pulls: BTreeMap<Pull, channel::Receiver<Option<Result<(), String>>>>,
+}
+
+/// An image that is fetched, and as whom: another may be refused it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pull {
+    image: String,
+    platform: String,
+    login: Option<Login>,
 }
 
 /// A task that is being started or runs, as far as this handle has to do with it.
@@ -187,6 +208,7 @@ impl Shared {
             docker: channel::Sender::new(None),
             arrived: Notify::new(),
             starts: Semaphore::new(STARTS_MAX),
+            fetches: Semaphore::new(FETCHES_MAX),
             followed: Arc::new(Semaphore::new(FOLLOWED_MAX)),
             wanted: AtomicBool::new(false),
             closed: channel::Sender::new(false),

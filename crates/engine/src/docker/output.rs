@@ -126,6 +126,14 @@ impl Taking {
         Self::open(folder, output_max).save()
     }
 
+    /// Puts something of ours before what the task will write to stderr.
+    pub(super) fn say(folder: &Path, output_max: u64, bytes: &[u8]) -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let mut taking = Self::open(folder, output_max);
+        taking.stderr.kept.keep(bytes)?;
+        taking.save()
+    }
+
     /// Begins to read the log. Seconds since 1970 from which on it is to be asked for: nothing before was missed in either
     /// stream.
     pub(super) fn begin(&mut self) -> i32 {

@@ -7,7 +7,7 @@ use bollard::models::{
     MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig, NetworkingConfig, PortBinding,
 };
 
-use super::parameters;
+use super::{parameters, sandbox};
 use crate::container::{Container, ContainerKind, NO_MESOS, NO_MESOS_HINT, Network, Volume, VolumeSource};
 use crate::{Limits, TaskSpec};
 
@@ -99,15 +99,16 @@ pub(super) fn is_ours(label: &str) -> bool {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(spec: &TaskSpec) -> Result<(), Refusal> {
-    plan(spec, "task", &BTreeMap::new(), Vec::new()).map(drop)
+    plan(spec, "task", &BTreeMap::new(), Vec::new(), None).map(drop)
 }
 
-/// The whole of it. `secrets` are variables with their values.
+/// The whole of it. `secrets` are variables with their values, `sandbox` the folder of what was fetched.
 pub(super) fn plan(
     spec: &TaskSpec,
     task: &str,
     labels: &BTreeMap<&str, String>,
     secrets: Vec<(String, String)>,
+    sandbox: Option<String>,
 ) -> Result<Plan, Refusal> {
     let Some(container) = &spec.container else {
         return Err(Refusal::new("image", "the task has no container", "give it one"));
@@ -134,9 +135,19 @@ pub(super) fn plan(
         let binding = PortBinding { host_ip: None, host_port: Some(port.host.to_string()) };
         draft.publish(format!("{}/{}", port.container, port.protocol.to_ascii_lowercase()), binding);
     }
+    if let Some(source) = &sandbox {
+        let mount = Mount {
+            typ: Some(MountType::BIND),
+            source: Some(source.clone()),
+            target: Some(sandbox::PATH.into()),
+            ..Mount::default()
+        };
+        draft.host.mounts.get_or_insert_default().push(mount);
+    }
     command(&mut draft, spec)?;
     let more_networks = network(&mut draft, container)?;
-    draft.body.env = Some(environment(&draft, spec, task, secrets));
+    let ours = sandbox.map(|_| (sandbox::VARIABLE.to_owned(), sandbox::PATH.to_owned()));
+    draft.body.env = Some(environment(&draft, spec, task, ours.into_iter().chain(secrets).collect()));
     let ours = labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     draft.body.labels = Some(draft.labels.drain(..).chain(ours).collect());
     draft.body.image = Some(container.image.clone());
@@ -293,10 +304,10 @@ fn network(draft: &mut Draft, container: &Container) -> Result<Vec<String>, Refu
     Ok(more)
 }
 
-/// The first of a name wins: the job's variables, then its secrets, then what options say. The task's name is its own.
-fn environment(draft: &Draft, spec: &TaskSpec, task: &str, secrets: Vec<(String, String)>) -> Vec<String> {
+/// The first of a name wins: the job's variables, then `more`, then what options say. The task's name is its own.
+fn environment(draft: &Draft, spec: &TaskSpec, task: &str, more: Vec<(String, String)>) -> Vec<String> {
     let mut all: Vec<(String, String)> = vec![("CHRONOS_TASK_ID".into(), task.into())];
-    let given = spec.environment.iter().cloned().chain(secrets).chain(draft.environment.iter().cloned());
+    let given = spec.environment.iter().cloned().chain(more).chain(draft.environment.iter().cloned());
     for (name, value) in given {
         if !all.iter().any(|(taken, _)| *taken == name) {
             all.push((name, value));

@@ -12,7 +12,7 @@ use bollard::query_parameters::RemoveContainerOptions;
 use scheduler::ids::TaskId;
 
 use super::folder::Fact;
-use super::{Shared, output};
+use super::{Shared, output, sandbox};
 use crate::{EngineError, Forgotten, Keep};
 
 /// Most tasks treated by one call; the next goes on.
@@ -39,22 +39,31 @@ pub(super) async fn forget_old(shared: &Arc<Shared>, keep: Keep) -> Result<Forgo
         if age < keep.age_min || !beyond || forgotten.tasks >= TASKS_MAX {
             break;
         }
+        let id = task.clone();
         let done = shared.on_disk(move |folder| {
-            if folder.is(&task, Fact::Removed) {
-                return folder.forget(&task).map(|()| true);
+            if folder.is(&id, Fact::Removed) {
+                return folder.forget(&id).map(|()| true);
             }
             // As long as its container is there, it stays known how it ended.
             if bytes > 0 {
-                output::remove(&folder.task(&task));
+                output::remove(&folder.task(&id));
+                sandbox::remove(&folder.task(&id))?;
             }
             Ok(bytes > 0)
         });
-        if !done.await.map_err(EngineError::Unknown)? {
-            continue;
+        match done.await {
+            Ok(true) => {
+                total -= bytes;
+                forgotten.tasks += 1;
+                forgotten.bytes += bytes;
+            }
+            Ok(false) => {}
+            // A container may leave files that are not ours to remove.
+            Err(reason) => {
+                let reason = format!("the files of the ended task {task} stay: {reason}");
+                shared.state().unremoved.get_or_insert(reason);
+            }
         }
-        total -= bytes;
-        forgotten.tasks += 1;
-        forgotten.bytes += bytes;
     }
     Ok(forgotten)
 }
@@ -74,7 +83,7 @@ fn ended(shared: &Shared) -> Vec<Kept> {
 
 fn bytes_of(folder: &Path) -> u64 {
     let outputs = ["stdout", "stderr"].into_iter().filter_map(|name| fs::metadata(folder.join(name)).ok());
-    outputs.map(|metadata| metadata.blocks() * 512).sum()
+    outputs.map(|metadata| metadata.blocks() * 512).sum::<u64>() + sandbox::bytes(folder)
 }
 
 /// Removes the containers that are old enough. One that cannot be removed keeps no other: why it stays, of the first.

@@ -1,22 +1,25 @@
 //! How a task is started: image, container, note, one look at the epoch, start.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use bollard::Docker;
+use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::models::NetworkConnectRequest;
 use bollard::query_parameters::{CreateContainerOptions, CreateImageOptions, StartContainerOptions};
+use bollard::{BollardRequest, Docker};
 use futures_util::StreamExt;
 use scheduler::ids::Epoch;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::life::{self, Found};
 use super::output::Taking;
 use super::plan::{self, LABEL_EPOCH, LABEL_FOLDER, LABEL_TASK, Plan};
-use super::{Live, Shared, Stage, lock};
+use super::{Live, Pull, Shared, Stage, lock, logins, sandbox};
 use crate::end::End;
 use crate::secrets;
 use crate::{EngineError, Known, Launch, since_boot};
@@ -160,10 +163,22 @@ impl Start {
     }
 
     async fn outcome(&self) -> Outcome {
-        let plan = match self.plan() {
+        if let Some(outcome) = self.stopped() {
+            return outcome;
+        }
+        let sandbox = tokio::select! {
+            filled = sandbox::fill(&self.shared, &self.launch.task, &self.launch.spec) => match filled {
+                Ok(sandbox) => sandbox,
+                Err(reason) => return Outcome::Ended(End::failed(reason)),
+            },
+            () = self.stirred.notified() => return Outcome::Ended(End::Killed),
+        };
+        let plan = match self.plan(sandbox.as_deref()) {
             Ok(plan) => plan,
             Err(reason) => return Outcome::Ended(End::failed(reason)),
         };
+        let mut logins = sandbox.as_deref().map(sandbox::logins).into_iter().flatten().collect::<Vec<_>>();
+        logins.extend(self.shared.options.logins.iter().cloned());
         let (mut pulled, mut last) = (false, String::new());
         for _ in 0..ATTEMPTS_MAX {
             let docker = match self.connected().await {
@@ -171,7 +186,7 @@ impl Start {
                 Err(outcome) => return outcome,
             };
             if plan.force_pull && !pulled {
-                if let Err(outcome) = self.pull(&docker, &plan).await {
+                if let Err(outcome) = self.pull(&docker, &plan, &logins).await {
                     return outcome;
                 }
                 pulled = true;
@@ -187,7 +202,7 @@ impl Start {
             match attempt {
                 Attempt::Done(outcome) => return outcome,
                 Attempt::NoImage => {
-                    if let Err(outcome) = self.pull(&docker, &plan).await {
+                    if let Err(outcome) = self.pull(&docker, &plan, &logins).await {
                         return outcome;
                     }
                     pulled = true;
@@ -198,15 +213,12 @@ impl Start {
         Outcome::NotBegun(EngineError::Refused(format!("given up after {ATTEMPTS_MAX} attempts: {last}")))
     }
 
-    fn plan(&self) -> Result<Plan, String> {
+    fn plan(&self, sandbox: Option<&Path>) -> Result<Plan, String> {
         let spec = &self.launch.spec;
-        if !spec.fetches.is_empty() {
-            return Err(
-                "`fetch` and `uris` have no place in a container here: put the files into the image, or \
-                        mount them as a volume"
-                    .into(),
-            );
-        }
+        let sandbox = sandbox.map(|sandbox| match sandbox.to_str() {
+            Some(path) => Ok(path.to_owned()),
+            None => Err(format!("`{}` is not UTF-8, which Docker's API cannot carry", sandbox.display())),
+        });
         let values = secrets::resolve(&spec.secrets)?;
         let text = |(name, value): (String, std::ffi::OsString)| match value.into_string() {
             Ok(value) => Ok((name, value)),
@@ -218,7 +230,8 @@ impl Start {
             (LABEL_EPOCH, self.epoch.0.to_string()),
             (LABEL_TASK, self.launch.task.to_string()),
         ]);
-        plan::plan(spec, self.launch.task.as_str(), &labels, values).map_err(|refusal| refusal.to_string())
+        let plan = plan::plan(spec, self.launch.task.as_str(), &labels, values, sandbox.transpose()?);
+        plan.map_err(|refusal| refusal.to_string())
     }
 
     /// What keeps it from going on: it was killed, or a later epoch has begun, or the order has become stale on its way.
@@ -255,14 +268,26 @@ impl Start {
         }
     }
 
-    async fn pull(&self, docker: &Docker, plan: &Plan) -> Result<(), Outcome> {
-        let mut pulled = self.shared.pull(docker, plan);
+    async fn pull(&self, docker: &Docker, plan: &Plan, logins: &[PathBuf]) -> Result<(), Outcome> {
+        let (image, files) = (plan.image.clone(), logins.to_vec());
+        let found = spawn_blocking(move || logins::find(&image, &files)).await;
+        let (login, hint) = match found {
+            Ok(logins::Found::Login(login)) => (Some(login), None),
+            Ok(logins::Found::None(hint)) => (None, Some(hint)),
+            Err(_) => (None, None),
+        };
+        let pull =
+            Pull { image: plan.image.clone(), platform: plan.platform.clone().unwrap_or_default(), login };
+        let mut pulled = self.shared.pull(docker, pull);
         let done = async { pulled.wait_for(Option::is_some).await.ok().and_then(|done| done.clone()) };
         tokio::select! {
             done = done => match done {
                 Some(Ok(())) => Ok(()),
                 Some(Err(reason)) => {
-                    Err(Outcome::Ended(End::failed(format!("the image `{}` cannot be had: {reason}", plan.image))))
+                    let hint = hint.filter(|_| wants_login(&reason)).map(|hint| format!(" ({hint})"));
+                    let hint = hint.unwrap_or_default();
+                    let message = format!("the image `{}` cannot be had: {reason}{hint}", plan.image);
+                    Err(Outcome::Ended(End::failed(message)))
                 }
                 None => Err(Outcome::NotBegun(EngineError::Refused("the image is not fetched any more".into()))),
             },
@@ -409,36 +434,65 @@ type Pulled = watch::Receiver<Option<Result<(), String>>>;
 
 impl Shared {
     /// Fetches an image, once for all who want it now.
-    fn pull(self: &Arc<Self>, docker: &Docker, plan: &Plan) -> Pulled {
-        let platform = plan.platform.clone().unwrap_or_default();
-        let key = format!("{} {platform}", plan.image);
+    fn pull(self: &Arc<Self>, docker: &Docker, pull: Pull) -> Pulled {
         let mut state = self.state();
-        if let Some(pulled) = state.pulls.get(&key) {
+        if let Some(pulled) = state.pulls.get(&pull) {
             return pulled.clone();
         }
         let (done, pulled) = watch::channel(None);
-        state.pulls.insert(key.clone(), pulled.clone());
-        let (shared, docker, image) = (self.clone(), docker.clone(), plan.image.clone());
+        state.pulls.insert(pull.clone(), pulled.clone());
+        let (shared, docker) = (self.clone(), docker.clone());
         let mut closed = self.closed.subscribe();
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 _ = closed.wait_for(|closed| *closed) => Err("the server is ending".into()),
-                outcome = pull(&docker, &image, platform) => outcome,
+                outcome = fetched(&docker, &pull) => outcome,
             };
-            shared.state().pulls.remove(&key);
+            shared.state().pulls.remove(&pull);
             let _ = done.send(Some(outcome));
         });
         pulled
     }
 }
 
-async fn pull(docker: &Docker, image: &str, platform: String) -> Result<(), String> {
-    let name = image.rsplit_once('/').map_or(image, |(_, name)| name);
+/// Whether a registry says that it does not know us; some tell a stranger that there is no such image.
+fn wants_login(reason: &str) -> bool {
+    let reason = reason.to_lowercase();
+    ["unauthorized", "authentication", "credentials", "denied", "docker login"]
+        .iter()
+        .any(|word| reason.contains(word))
+}
+
+/// Docker wants the alphabet of base64 that is safe in URLs, the client writes the other one, and Docker takes what it
+/// cannot read for no login: every fourth password with punctuation would be refused.
+fn with_login_as_docker_reads_it(mut request: BollardRequest) -> BollardRequest {
+    if let Some(login) = request.headers_mut().get_mut("x-registry-auth")
+        && let Ok(safe) = login.to_str().unwrap_or_default().replace('+', "-").replace('/', "_").parse()
+    {
+        *login = safe;
+    }
+    request
+}
+
+async fn fetched(docker: &Docker, Pull { image, platform, login }: &Pull) -> Result<(), String> {
+    let name = image.rsplit_once('/').map_or(image.as_str(), |(_, name)| name);
     // Without one, Docker would fetch them all.
     let tag = (!name.contains([':', '@'])).then(|| "latest".to_owned());
-    let options =
-        CreateImageOptions { from_image: Some(image.into()), tag, platform, ..CreateImageOptions::default() };
-    let mut progress = Box::pin(docker.create_image(Some(options), None, None));
+    let options = CreateImageOptions {
+        from_image: Some(image.clone()),
+        tag,
+        platform: platform.clone(),
+        ..CreateImageOptions::default()
+    };
+    let login = login.clone().map(|login| DockerCredentials {
+        username: Some(login.user),
+        password: Some(login.password),
+        serveraddress: Some(login.registry),
+        identitytoken: login.token,
+        ..DockerCredentials::default()
+    });
+    let docker = docker.clone().with_request_modifier(with_login_as_docker_reads_it);
+    let mut progress = Box::pin(docker.create_image(Some(options), None, login));
     while let Some(step) = progress.next().await {
         let step = step.map_err(|error| error.to_string())?;
         if let Some(message) = step.error_detail.and_then(|detail| detail.message) {

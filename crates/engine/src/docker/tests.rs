@@ -383,7 +383,7 @@ fn shares_are_those_that_the_kernel_takes() {
             limits: Limits { cpu_millis: Some(cpu_millis), memory_max: None },
             ..(*boxed("report-0", "there").spec).clone()
         };
-        let plan = plan::plan(&spec, "report-0", &Default::default(), Vec::new()).expect("possible");
+        let plan = plan::plan(&spec, "report-0", &Default::default(), Vec::new(), None).expect("possible");
         assert_eq!(plan.body.host_config.and_then(|host| host.cpu_shares), Some(shares), "{cpu_millis}");
     }
 }

@@ -182,6 +182,12 @@ pub(super) struct Fetch {
     pub(super) output_file: Option<String>,
 }
 
+impl From<crate::Fetch> for Fetch {
+    fn from(crate::Fetch { uri, executable, extract, output_file }: crate::Fetch) -> Self {
+        Self { uri, executable, extract, output_file }
+    }
+}
+
 /// A variable, and where its value is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -247,12 +253,6 @@ impl From<TaskSpec> for Spec {
             container: _,
         } = spec;
         let crate::Limits { cpu_millis, memory_max } = limits;
-        let fetch = |crate::Fetch { uri, executable, extract, output_file }| Fetch {
-            uri,
-            executable,
-            extract,
-            output_file,
-        };
         let secret = |crate::Secret { name, source }| {
             let from = match source {
                 crate::SecretSource::File(path) => Source::File(path),
@@ -268,7 +268,7 @@ impl From<TaskSpec> for Spec {
             output_max,
             user,
             limits: Limits { cpu_millis, memory_max },
-            fetches: fetches.into_iter().map(fetch).collect(),
+            fetches: fetches.into_iter().map(Fetch::from).collect(),
             secrets: secrets.into_iter().map(secret).collect(),
         }
     }

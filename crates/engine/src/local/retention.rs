@@ -1,19 +1,18 @@
 //! Which folders of ended tasks are kept: the young ones, and of the others as many as fit.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use scheduler::ids::TaskId;
 
 use super::layout::{fan_folder, task_folder};
 use super::{LocalEngine, listed};
+use crate::task_folders::bytes_below;
 use crate::{EngineError, Forgotten, Keep};
 
 /// Most tasks forgotten by one call: some seconds of work; the next call goes on.
 const FORGET_MAX: usize = 10_000;
-/// Most files of one task that are counted: a folder with more is large enough by those.
-const FILES_MAX: usize = 100_000;
 
 /// A task that has a folder.
 struct Kept {
@@ -62,23 +61,4 @@ fn folders(dir: &Path, part: u32) -> Vec<Kept> {
         Some(Kept { task: listed.task, changed: listed.changed, bytes })
     });
     kept.collect()
-}
-
-/// What the folder takes on the disk. Links are not followed: they are the task's own.
-fn bytes_below(folder: PathBuf) -> u64 {
-    let (mut bytes, mut files, mut folders) = (0, 0, vec![folder]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            files += 1;
-            if files > FILES_MAX {
-                return bytes;
-            }
-            let Ok(metadata) = entry.metadata() else { continue };
-            bytes += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    bytes
 }

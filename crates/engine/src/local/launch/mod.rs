@@ -14,8 +14,12 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+#[cfg(feature = "docker")]
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+#[cfg(feature = "docker")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -34,7 +38,7 @@ pub(super) struct Instructions {
     pub(super) user: Option<String>,
     /// What to fetch into the working directory.
     pub(super) fetches: Vec<Fetch>,
-    /// The program.
+    /// The program; none where it is all about what is fetched.
     pub(super) program: OsString,
     /// What it is called.
     pub(super) name: OsString,
@@ -48,6 +52,9 @@ pub(super) struct Instructions {
 const FAILED: u8 = 125;
 /// Most bytes of a reason.
 const REASON_MAX: u64 = 4096;
+/// Most bytes of what is told of fetching.
+#[cfg(feature = "docker")]
+const TOLD_MAX: u64 = 64 * 1024;
 
 /// Is the first stage of a task. Only a supervisor may call it, by starting this program with the arguments of
 /// [`super::supervisor::Supervise::launcher_args`]. Returns only if the task's program could not be started.
@@ -84,10 +91,70 @@ fn become_task(supervisor: &mut UnixStream) -> Result<Infallible, String> {
     if !told.fetches.is_empty() {
         fetch::all(&told.fetches)?;
     }
+    if told.program.is_empty() {
+        std::process::exit(0);
+    }
     let null = File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
     rustix::stdio::dup2_stdin(&null).map_err(|error| format!("/dev/null: {error}"))?;
     let error = command.exec();
     Err(format!("`{}` could not be started: {error}", told.program.display()))
+}
+
+/// Fetches files into a folder, by a process of its own that ends with this future; what it had to tell, and why it
+/// failed if it did. `program` with `args` calls [`run`].
+#[cfg(feature = "docker")]
+pub(crate) async fn fetch_into(
+    folder: &Path,
+    program: &Path,
+    args: &[OsString],
+    fetches: &[crate::Fetch],
+) -> (Vec<u8>, Result<(), String>) {
+    let mut told = Vec::new();
+    let fetched = fetch_and_tell(folder, program, args, fetches, &mut told).await;
+    (told, fetched.unwrap_or_else(|error| Err(format!("`{}`: {error}", program.display()))))
+}
+
+#[cfg(feature = "docker")]
+async fn fetch_and_tell(
+    folder: &Path,
+    program: &Path,
+    args: &[OsString],
+    fetches: &[crate::Fetch],
+    told: &mut Vec<u8>,
+) -> io::Result<Result<(), String>> {
+    use std::process::Stdio;
+    use tokio::io::AsyncReadExt;
+
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let mut stage = tokio::process::Command::new(program)
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let instructions = Instructions {
+        doors: Vec::new(),
+        user: None,
+        fetches: fetches.iter().cloned().map(Fetch::from).collect(),
+        program: OsString::new(),
+        name: OsString::new(),
+        arguments: Vec::new(),
+        environment: Vec::new(),
+    };
+    // At most a definition, which the socket takes at once.
+    tell(&mut ours, &instructions)?;
+    if let Some(mut stderr) = stage.stderr.take() {
+        (&mut stderr).take(TOLD_MAX).read_to_end(told).await?;
+        tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
+    }
+    let status = stage.wait().await?;
+    Ok(match failure(&ours) {
+        Some(reason) => Err(reason),
+        None if status.success() => Ok(()),
+        None => Err(format!("what fetches its files ended with {status}")),
+    })
 }
 
 /// Tells a first stage what to do.
