@@ -350,6 +350,8 @@ pub async fn the_present_is_told(backing: &impl Backing) {
 /// What a node says of itself is heard by the others until it says something else or is forgotten; whoever leads.
 /// A store that all its nodes have on one machine may know of nobody.
 pub async fn nodes_know_of_each_other(backing: &impl Backing) {
+    // Some stores are made by the first leader.
+    let _leader = Leader::of(backing).await;
     let (a, b) = (backing.node().await, backing.node().await);
     let told = |node: &str, news: &str| Member {
         candidate: candidate(node),

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use engine::{Engine, Keep};
 use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::audit::Entry;
 use scheduler::schedule::Zones;
+use store::postgres::{self, PostgresOptions};
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Candidate, Retention, Store, StoreError};
 use tokio::net::TcpListener;
@@ -444,9 +446,16 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
             let options = SqliteOptions { dir: config.data_dir.clone(), force_network_fs: false };
             Ok(Arc::new(SqliteStore::open(&options).map_err(refused)?))
         }
-        StoreSettings::Postgres { .. } | StoreSettings::ZooKeeper { .. } => {
-            Err(Failure::usage("this version has no such store yet"))
+        StoreSettings::Postgres { url, schema, lease } => {
+            own_folder(&config.data_dir)?;
+            let options = PostgresOptions { url: url.0.clone(), schema: schema.clone(), lease: *lease };
+            let store = postgres::open(&options).map_err(|error| {
+                Failure::usage(error)
+                    .hint("--database_url, --database_schema and --database_lease say where and how")
+            })?;
+            Ok(Arc::new(store))
         }
+        StoreSettings::ZooKeeper { .. } => Err(Failure::usage("this version has no such store yet")),
     }
 }
 
@@ -459,6 +468,15 @@ fn logins(said: &Path) -> Option<PathBuf> {
     }
     let folder = folder("DOCKER_CONFIG").or_else(|| Some(folder("HOME")?.join(".docker")))?;
     Some(folder.join("config.json"))
+}
+
+/// What belongs to this node alone: its id, its tasks and their output.
+fn own_folder(folder: &Path) -> Result<(), Failure> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|cause| {
+        Failure::new(Exit::Data, cause)
+            .context(format!("cannot use the data folder `{}`", folder.display()))
+            .hint("choose another folder with --data_dir, or see to it that this user may write there")
+    })
 }
 
 /// What runs tasks: processes of this machine, and containers.

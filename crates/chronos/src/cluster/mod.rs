@@ -185,7 +185,8 @@ async fn tell(node: Node, way: watch::Receiver<Way>, leased: bool) {
     let mut every = tokio::time::interval(TOLD_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut status = node.watch_status();
-    let mut silent = false;
+    // A store that nobody has made yet takes no news, which is none.
+    let mut silent = true;
     // Nothing is promised that the engine does not know of.
     let mut promised = false;
     loop {

@@ -20,8 +20,6 @@ pub enum StoreSettings {
         url: Secret,
         /// The schema in it that is Chronos's.
         schema: String,
-        /// Authorities (PEM) that may have signed its certificate.
-        ca_file: Option<PathBuf>,
         /// How long a leader that cannot be reached may go on.
         lease: Duration,
     },
@@ -66,7 +64,6 @@ pub(super) struct ClusterTexts {
     database_url: Secret,
     database_url_file: PathBuf,
     database_schema: String,
-    database_ca_file: PathBuf,
     database_lease: Duration,
     zk_hosts: String,
     zk_path: String,
@@ -121,7 +118,6 @@ impl ClusterTexts {
             database_url: pick!(database_url, Secret::default()),
             database_url_file: pick!(database_url_file, as Folder, PathBuf::new()),
             database_schema: pick!(database_schema, "chronos".to_owned()),
-            database_ca_file: pick!(database_ca_file, as Folder, PathBuf::new()),
             database_lease: pick!(database_lease, Length(Duration::from_secs(10))).0,
             zk_hosts: pick!(zk_hosts, "localhost:2181".to_owned()),
             zk_path: pick!(zk_path, "/chronos/state".to_owned()),
@@ -182,16 +178,15 @@ impl ClusterTexts {
         }
         let schema = &self.database_schema;
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if schema.is_empty() || schema.len() > 48 || !schema.chars().all(plain) || schema.starts_with("pg_") {
-            let rule = "1 to 48 of a-z, 0-9 and _ are wanted, not beginning with pg_";
+        if schema.is_empty() || schema.len() > 40 || !schema.chars().all(plain) || schema.starts_with("pg_") {
+            let rule = "1 to 40 of a-z, 0-9 and _ are wanted, not beginning with pg_";
             return bounds("database_schema", format!("`{schema}`"), rule);
         }
         let lease = self.database_lease;
         if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
             return bounds("database_lease", Length(lease).to_string(), "4s to 5m are allowed");
         }
-        let ca_file = Some(self.database_ca_file.clone()).filter(|path| !path.as_os_str().is_empty());
-        Ok(StoreSettings::Postgres { url, schema: schema.clone(), ca_file, lease })
+        Ok(StoreSettings::Postgres { url, schema: schema.clone(), lease })
     }
 
     fn zookeeper(&self) -> Result<StoreSettings, ConfigError> {

@@ -80,7 +80,8 @@ pub struct ConfigFile {
     /// address is given; else sqlite, or zookeeper for run_jar]
     #[arg(hide_possible_values = true, long = "store", env = "CHRONOS_STORE", value_name = "KIND")]
     pub store: Option<StoreKind>,
-    /// URL of the PostgreSQL server, as in postgresql://user:password@db.example.org:5432/chronos; better in a file
+    /// URL of the PostgreSQL server, as in postgresql://user:password@db.example.org:5432/chronos, with
+    /// `?sslmode=verify-full&sslrootcert=FILE` for TLS; better in a file
     #[arg(long = "database_url", env = "CHRONOS_DATABASE_URL", value_name = "URL")]
     pub database_url: Option<Secret>,
     /// File with that URL
@@ -89,9 +90,6 @@ pub struct ConfigFile {
     /// Schema of that database for the tables, made if it is not there [default: chronos]
     #[arg(long = "database_schema", env = "CHRONOS_DATABASE_SCHEMA", value_name = "NAME")]
     pub database_schema: Option<String>,
-    /// File of certificates (PEM) that the database server may be signed by, beside those this machine trusts
-    #[arg(long = "database_ca_file", env = "CHRONOS_DATABASE_CA_FILE", value_name = "FILE")]
-    pub database_ca_file: Option<PathBuf>,
     /// How long a leader that cannot be reached keeps others from leading; at least 4s [default: 10s]
     #[arg(long = "database_lease", env = "CHRONOS_DATABASE_LEASE", value_name = "DURATION")]
     pub database_lease: Option<Length>,

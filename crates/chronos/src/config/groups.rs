@@ -30,7 +30,6 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "database_url",
             "database_url_file",
             "database_schema",
-            "database_ca_file",
             "database_lease",
             "zk_hosts",
             "zk_path",

@@ -120,6 +120,7 @@ impl Driver<'_> {
         let store = self.life.options.store.clone();
         let engine = self.life.options.engine.clone();
         let mut stop = self.life.stop.clone();
+        let mut deposed = std::pin::pin!(store.deposed(self.term.epoch));
         let mut commits = FuturesOrdered::new();
         let mut stopping = false;
         let mut restoring = None;
@@ -146,6 +147,7 @@ impl Driver<'_> {
                     }
                     continue;
                 }
+                Deposed { reason } = &mut deposed => return Ended::Deposed(reason),
                 () = stopped(&mut stop), if !stopping => {
                     stopping = true;
                     if commits.is_empty() {

@@ -28,8 +28,8 @@ use scheduler::run::Record;
 use scheduler::state::{Change, State};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 
 use self::columns::Parameter;
 use self::connect::{Limits, Place, SharedPlace, from_pool};
@@ -40,8 +40,8 @@ use self::writer::{Command, Commit, Restore, Statements, Tenure, Writer, millis}
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::rows::{Batch, LogSizes, small, whole_ms};
 use crate::{
-    Applied, AuditPage, AuditQuery, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Retention,
-    RevisionPage, RevisionQuery, Store, StoreError, Term, format,
+    Applied, AuditPage, AuditQuery, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Member,
+    Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, bounded, format,
 };
 
 /// How often a candidate looks whether the lease is free, and a follower whether something was written.
@@ -138,7 +138,6 @@ pub fn open(options: &PostgresOptions) -> Result<PostgresStore, OptionsError> {
         ending: watch::Sender::new(None),
         applied: watch::Sender::new(0),
         trouble: Mutex::new(None),
-        clock: Mutex::new(None),
         backups: Semaphore::new(BACKUPS_MAX),
     });
     tokio::spawn(Writer::new(shared.clone(), inbox).run());
@@ -161,7 +160,6 @@ struct Shared {
     /// The last batch that this handle has written.
     applied: watch::Sender<u64>,
     trouble: Mutex<Option<String>>,
-    clock: Mutex<Option<SignedDuration>>,
     backups: Semaphore,
 }
 
@@ -215,12 +213,6 @@ impl Shared {
         drop(leading);
         self.term.send_replace(());
         Some(present.epoch.0)
-    }
-
-    fn clock_is(&self, server_ms: i64) {
-        let Ok(server) = Timestamp::from_millisecond(server_ms) else { return };
-        let ahead = server.duration_since(Timestamp::now());
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
     }
 
     /// When someone has wanted the term to end for so long.
@@ -300,7 +292,7 @@ impl Shared {
         let meaning = |error: tokio_postgres::Error| place.meaning(&error);
         let ours = vec![token.to_owned(), self.leading().token.clone()];
         let holder = format::write_candidate(candidate);
-        let sql = place.sql("SELECT epoch, seq, clock FROM chronos.begin_term($1, $2, $3, $4)");
+        let sql = place.sql("SELECT epoch, seq FROM chronos.begin_term($1, $2, $3, $4)");
         let asked = since_boot();
         let begun: [Parameter<'_>; 4] = [
             (&token, Type::TEXT),
@@ -310,7 +302,6 @@ impl Shared {
         ];
         let Some(row) = client.query_typed_opt(&sql, &begun).await.map_err(meaning)? else { return Ok(None) };
         let (epoch, seq): (i64, i64) = (row.get(0), row.get(1));
-        self.clock_is(row.get(2));
         let sizes = place.sql("SELECT seq, octet_length(batch) FROM chronos.changes ORDER BY seq");
         let mut log = LogSizes::default();
         for row in client.query_typed(&sizes, &[]).await.map_err(meaning)? {
@@ -524,6 +515,78 @@ impl Store for PostgresStore {
         format::read_candidate(&holder)
     }
 
+    async fn present(&self) -> Result<Term, StoreError> {
+        self.shared
+            .read(async |client: &Client, place: &Place| {
+                let rows =
+                    questions::query(client, &place.sql("SELECT epoch, seq FROM chronos.term"), &[]).await?;
+                let row = rows.first().ok_or_else(|| StoreError::Damaged("it has no term".into()))?;
+                let number = |n| row.get::<_, i64>(n).cast_unsigned();
+                Ok(Term { epoch: Epoch(number(0)), seq: Seq(number(1)) })
+            })
+            .await
+    }
+
+    async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
+        bounded(news)?;
+        let (node, holder) = (candidate.node.clone(), format::write_candidate(candidate));
+        let news = news.to_owned();
+        let question = async move |client: &Client, place: &Place| {
+            let sql = place.sql(
+                "INSERT INTO chronos.nodes VALUES ($1, $2, $3, clock_timestamp()) ON CONFLICT (node) DO UPDATE \
+                 SET candidate = excluded.candidate, news = excluded.news, said = excluded.said",
+            );
+            let parameters: [Parameter<'_>; 3] =
+                [(&node, Type::TEXT), (&holder, Type::TEXT), (&news, Type::TEXT)];
+            questions::query(client, &sql, &parameters).await.map(drop)
+        };
+        self.shared.read(question).await
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        let question = async |client: &Client, place: &Place| {
+            let sql = place.sql(
+                "SELECT candidate, news, (extract(epoch FROM clock_timestamp() - said) * 1000)::bigint \
+                 FROM chronos.nodes ORDER BY node",
+            );
+            let rows = questions::query(client, &sql, &[]).await?;
+            let member = |row: &Row| {
+                let age = u64::try_from(row.get::<_, i64>(2)).unwrap_or_default();
+                let candidate = format::read_candidate(row.get(0))?;
+                Some(Member { candidate, news: row.get(1), age: Duration::from_millis(age) })
+            };
+            Ok(rows.iter().filter_map(member).collect())
+        };
+        self.shared.read(question).await
+    }
+
+    async fn forget_member(&self, node: &str) -> Result<bool, StoreError> {
+        let node = node.to_owned();
+        let question = async move |client: &Client, place: &Place| {
+            let sql = place.sql("DELETE FROM chronos.nodes WHERE node = $1 RETURNING 1");
+            let rows = questions::query(client, &sql, &[(&node, Type::TEXT)]).await?;
+            Ok(!rows.is_empty())
+        };
+        self.shared.read(question).await
+    }
+
+    async fn clock_ahead(&self) -> Result<Option<SignedDuration>, StoreError> {
+        let asked = Timestamp::now();
+        let question = async |client: &Client, place: &Place| {
+            let sql = place.sql("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint");
+            let rows = questions::query(client, &sql, &[]).await?;
+            Ok(rows.first().and_then(|row| Timestamp::from_millisecond(row.get(0)).ok()))
+        };
+        let Some(server) = self.shared.read(question).await? else { return Ok(None) };
+        // What lies between question and answer is in doubt, and counts for nobody.
+        let answered = Timestamp::now();
+        Ok(Some(match server {
+            server if server < asked => asked.duration_since(server),
+            server if server > answered => answered.duration_since(server),
+            _ => SignedDuration::ZERO,
+        }))
+    }
+
     async fn load(&self) -> Result<(State, Term), StoreError> {
         let place = &*self.shared.place;
         let mut connection = self.shared.place.connect(Limits::None).await?;
@@ -662,10 +725,6 @@ impl Store for PostgresStore {
                 return Deposed { reason: "the store was closed".into() };
             }
         }
-    }
-
-    fn clock(&self) -> Option<SignedDuration> {
-        *self.shared.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trouble(&self) -> Option<String> {
