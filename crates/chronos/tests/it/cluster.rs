@@ -1,6 +1,7 @@
 //! Several servers on one store: any of them answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -145,4 +146,131 @@ fn a_leader_that_cannot_be_reached_is_told_of() {
         let answer = second.post("/v1/scheduler/iso8601", by_hand("a", "true").to_string().as_bytes())?;
         (answer.status == 204).then_some(())
     });
+}
+
+#[path = "../../../store/testing/postgresd.rs"]
+mod postgresd;
+
+/// Nodes on one PostgreSQL server, each with a folder of its own.
+struct Fleet {
+    flags: Vec<String>,
+}
+
+impl Fleet {
+    fn new() -> Option<Self> {
+        static SCHEMAS: AtomicU32 = AtomicU32::new(0);
+        let url = postgresd::shared_or_skip("cluster")?;
+        let schema = format!("cluster_{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
+        let flags = ["--database_url", &url, "--database_schema", &schema, "--database_lease", "4s"];
+        Some(Self { flags: flags.map(Into::into).to_vec() })
+    }
+
+    fn node(&self, folder: Arc<Folder>, more: &[&str]) -> TestServer {
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        TestServer::launch(folder, &flags)
+    }
+
+    /// One more that leads, or stands by and has found the leader.
+    fn joined(&self, more: &[&str]) -> TestServer {
+        let node = self.node(Folder::new(), more);
+        wait::until("it has joined", || {
+            let log = node.log();
+            (log.contains("elected") || log.contains("the leader answers")).then_some(())
+        });
+        wait::until("it has read the store", || (node.get("/v1/jobs")?.status == 200).then_some(()));
+        node
+    }
+}
+
+#[test]
+fn a_task_outlives_the_leader_that_began_it() {
+    let Some(fleet) = Fleet::new() else { return };
+    let (first, second) = (fleet.joined(&[]), fleet.joined(&[]));
+    let gate = first.folder.path().join("gate");
+    let command = format!("echo begun; until [ -e {} ]; do sleep 0.05; done; echo done", gate.display());
+    second.put(by_hand("gated", &command));
+    second.cli(["run", "gated"]).success();
+    let begun = || (second.cli(["logs", "gated"]).stdout_text() == "begun\n").then_some(());
+    wait::until("it has begun, and its output is read from the node where it is", begun);
+    let folder = first.kill();
+    second.wait_ready();
+    let run = |wanted: &dyn Fn(&Value) -> bool| second.runs("gated").into_iter().find(|run| wanted(run));
+    // Nobody can tell, so it counts as running, and is not run again.
+    wait::until("its fate is open", || {
+        let why = second.cli(["why", "gated"]).stdout_text();
+        why.contains("nobody can tell").then_some(())
+    });
+    second.put(by_hand("other", "true"));
+    second.cli(["run", "other"]).success();
+    second.wait_for("other", "succeeded");
+    assert!(run(&|run| !run["outcome"].is_null()).is_none(), "it is open");
+    // The node is back, follows, and is asked.
+    let first = fleet.node(folder, &[]);
+    wait::until("it follows", || first.log().contains("the leader answers").then_some(()));
+    std::fs::write(&gate, "").unwrap();
+    let ended = second.wait_for("gated", "succeeded");
+    assert_eq!(ended["attempts"].as_array().map(Vec::len), Some(1), "{ended:#}");
+    second.cli(["logs", "gated"]).success().stdout("begun\ndone\n");
+    // What is to be killed is killed where it runs.
+    std::fs::remove_file(&gate).unwrap();
+    drop(second);
+    first.wait_ready();
+    let third = fleet.joined(&[]);
+    third.cli(["run", "gated"]).success();
+    third.wait_for_run("gated", "it runs", |run| run["state"] == "running");
+    let (folder, _) = first.terminate();
+    third.wait_ready();
+    let back = fleet.node(folder, &[]);
+    third.cli(["kill", "gated"]).success();
+    third.wait_for("gated", "killed");
+    drop(back);
+}
+
+#[test]
+fn nodes_that_all_advertise_one_address_find_each_other() {
+    let Some(fleet) = Fleet::new() else { return };
+    let first = fleet.joined(&[]);
+    let address = first.address.clone();
+    let flags = ["--advertise_address", &*address];
+    let (second, third) = (fleet.joined(&flags), fleet.joined(&flags));
+    let (folder, _) = first.terminate();
+    // Somebody else answers at the address that both advertise first.
+    let port = address.rsplit_once(':').unwrap().1;
+    let first = fleet.node(folder, &["--http_port", port]);
+    wait::until("it stands by", || first.log().contains("the leader answers").then_some(()));
+    for node in [&first, &second, &third] {
+        let name = format!("by-{}", node.pid());
+        let ask = || {
+            let job = by_hand(&name, "true").to_string();
+            let answer = node.post("/v1/scheduler/iso8601", job.as_bytes())?;
+            (answer.status == 204).then_some(())
+        };
+        wait::until("it is taken", ask);
+    }
+    let nodes = third.get_json("/v1/nodes");
+    let nodes = nodes["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 3, "{nodes:#?}");
+    assert_eq!(nodes.iter().filter(|node| node["role"] == "leading").count(), 1, "{nodes:#?}");
+}
+
+#[test]
+fn a_node_that_will_not_come_back_is_forgotten() {
+    let Some(fleet) = Fleet::new() else { return };
+    let (first, second) = (fleet.joined(&[]), fleet.joined(&[]));
+    let node = first.get_json("/v1/status")["node"].as_str().unwrap().to_owned();
+    second.put(by_hand("endless", "sleep 600"));
+    second.cli(["run", "endless"]).success();
+    second.wait_for_run("endless", "it runs", |run| run["state"] == "running");
+    second.cli(["node", "forget", &node]).exit(3).says("stop it first");
+    // The machine is gone, with all that ran on it.
+    drop(first.kill());
+    second.wait_ready();
+    wait::until("it is forgotten", || {
+        let forgotten = second.cli(["node", "forget", &node]);
+        forgotten.stdout_text().contains("forgot node").then_some(())
+    });
+    let lost = second.wait_for("endless", "lost");
+    let message = lost["attempts"][0]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("will not come back"), "{lost:#}");
+    second.cli(["node", "forget", "nobody"]).exit(3).says("there is no node `nobody`");
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::server::{Ended, Folder, TestServer, by_hand, server_command};
+use crate::server::{Ended, Folder, TestServer, by_hand};
 use crate::wait;
 
 /// A job that runs until the file `go` is there.
@@ -85,9 +85,6 @@ fn a_port_that_is_taken_is_said() {
     let server = TestServer::start();
     let port = server.address.rsplit(':').next().unwrap();
     let folder = Folder::new();
-    let mut command = server_command(&folder, &["--http_port", port]);
-    command.stderr(std::process::Stdio::piped());
-    Ended::of(&mut command).exit(2);
     let mut command = crate::server::client_command();
     command.args(["server", "--http_port", port, "--data_dir"]).arg(folder.data());
     Ended::of(&mut command)

@@ -229,7 +229,10 @@ impl Drop for TestServer {
 pub(crate) fn server_command(folder: &Folder, flags: &[&str]) -> Command {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.path().join("log")).unwrap();
     let mut command = client_command();
-    command.args(["server", "--http_port", "0"]).arg("--data_dir").arg(folder.data()).args(flags);
+    command.arg("server").arg("--data_dir").arg(folder.data()).args(flags);
+    if !flags.contains(&"--http_port") {
+        command.args(["--http_port", "0"]);
+    }
     command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     command
 }
