@@ -118,6 +118,7 @@ async fn start(dir: &std::path::Path, engine: Arc<NoopEngine>) -> anyhow::Result
     let (node, task) = node::start(NodeOptions {
         identity: Candidate { node: "bench".into(), ..Candidate::default() },
         store: Arc::new(open(dir)?),
+        acquaintance: chronos::node::Acquaintance::default(),
         engine,
         zones: Zones::bundled(),
         retention: Retention {

@@ -38,6 +38,7 @@ impl Cluster {
         start(NodeOptions {
             identity: Candidate { node: name.into(), ..Candidate::default() },
             store: Arc::new(self.store.another()),
+            acquaintance: chronos::node::Acquaintance::default(),
             engine,
             zones: scheduler::schedule::Zones::bundled(),
             retention: Retention {

@@ -367,6 +367,13 @@ pub trait Store: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn present(&self) -> Result<Term, StoreError>;
 
+    /// The random id that the store got when it was made, by which a node knows it again. A store without one is not kept.
+    /// # Errors
+    /// See [`StoreError`]; [`StoreError::Unavailable`] also where nobody has made it yet.
+    async fn store_id(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+
     /// Tells the other nodes how this one is; in the place of what it said before. It is kept until it is forgotten:
     /// a node that says nothing any more is one to look after. Stores of one machine have nobody to tell.
     /// # Errors

@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::extract::Params;
 use super::load::Load;
 use super::{ApiContext, dropwizard, extract};
-use crate::cluster;
+use crate::cluster::{self, Way};
 use crate::node::Role;
 use crate::wire::job::instant;
 
@@ -50,7 +50,8 @@ pub(super) struct Ready {
     ready: bool,
     /// `starting`, `standby`, `preparing` or `leading`.
     role: &'static str,
-    /// Why it is not ready, one sentence each.
+    /// Why it is not ready; on a standby, which is ready as long as it can answer reads, also what else is wrong; one
+    /// sentence each.
     reasons: Vec<String>,
     /// What it does without although it is ready, and what to do about it; one sentence each.
     notes: Vec<String>,
@@ -62,11 +63,28 @@ async fn readiness(ctx: &ApiContext) -> Ready {
     let status = ctx.node.status();
     let leader = ctx.node.store.leader().await;
     let mut reasons = status.troubles;
+    // A standby that shows something, be it old, does its part, whatever keeps it from leading.
+    let mut serves = false;
     match status.role {
         Role::Starting => reasons.push("the store has not been heard from yet".into()),
         Role::Preparing(_) => reasons.push("elected, and preparing to lead".into()),
-        Role::Standby if leader.is_none() => reasons.push("nobody leads".into()),
-        Role::Standby => {}
+        Role::Standby => {
+            let seen = ctx.node.outlook();
+            serves = seen.current_at.is_some();
+            if !serves {
+                reasons.push("this node has not read the store yet".into());
+            }
+            if let Some(silent) = seen.silent {
+                let age = seen.current_at.map_or(0, |at| at.elapsed().as_secs());
+                reasons.push(format!("{silent}; what is shown is {age} s old"));
+            }
+            if leader.is_none() {
+                reasons.push("nobody leads".into());
+            }
+            if let Way::Lost(_, why) = ctx.cluster.way() {
+                reasons.push(format!("cannot reach the leader: {why}"));
+            }
+        }
         Role::Leading(_) => {
             if let Readiness::NotReady { reason } = ctx.node.engine.readiness() {
                 let told = format!("the {} engine is not ready: {reason}", ctx.node.engine.name());
@@ -79,7 +97,7 @@ async fn readiness(ctx: &ApiContext) -> Ready {
     let leader = leader.and_then(|leader| cluster::address::first(&leader.addresses));
     let mut notes = ctx.node.engine.notes();
     notes.extend(untold(ctx.node.projection.read().state()));
-    Ready { ready: reasons.is_empty(), role: status.role.word(), reasons, notes, leader }
+    Ready { ready: serves || reasons.is_empty(), role: status.role.word(), reasons, notes, leader }
 }
 
 /// Whether people can be told of things. A mail server that is down keeps no job from running.
@@ -146,6 +164,9 @@ pub(super) struct StatusView {
     runs: Live,
     /// Kind of the store.
     store: &'static str,
+    /// Its id, as in --expect_store; not there while the store does not answer.
+    #[serde(rename = "storeId", skip_serializing_if = "Option::is_none")]
+    store_id: Option<String>,
     /// Kind of the engine.
     engine: &'static str,
     /// What its clock says.
@@ -171,6 +192,7 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
     };
     let node = &ctx.node;
     let disk = node.store.disk();
+    let store_id = node.store.store_id().await.ok().flatten();
     Json(StatusView {
         node: node.identity.node.clone(),
         version: node.identity.version.clone(),
@@ -181,6 +203,7 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
         jobs: node.projection.read().state().jobs.len(),
         runs: Live::of(&ctx),
         store: node.store.kind(),
+        store_id,
         engine: node.engine.name(),
         time: instant(Timestamp::now()),
         zone_data: node.zones.data().name(),

@@ -81,6 +81,7 @@ impl Server {
         let (node, task) = node::start(NodeOptions {
             identity: candidate("here"),
             store: Arc::new(store),
+            acquaintance: crate::node::Acquaintance::default(),
             engine: Arc::new(machine.engine()),
             zones: scheduler::schedule::Zones::bundled(),
             retention: Retention {
@@ -513,7 +514,7 @@ async fn a_node_that_does_not_lead_says_who_does() {
     let other = store.another();
     other.begin_term(&candidate("other")).await.expect("leads");
     let server = Server::on(store, succeed);
-    server.until(|node| node.status().role == Role::Standby).await;
+    server.until(|node| node.status().role == Role::Standby && node.outlook().current_at.is_some()).await;
     let refused = server.post("/v1/scheduler/iso8601", json!({"name": "a", "schedule": FAR})).await;
     assert_eq!(
         (refused.status, &refused.json()["code"]),

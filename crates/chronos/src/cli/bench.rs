@@ -117,6 +117,7 @@ async fn lags(folder: &Path) -> anyhow::Result<Vec<f64>> {
     let (node, task) = node::start(NodeOptions {
         identity: Candidate { node: "bench".into(), ..Candidate::default() },
         store: store.clone(),
+        acquaintance: crate::node::Acquaintance::default(),
         engine: Arc::new(LocalEngine::open(LocalOptions {
             dir: engine_dir,
             supervisor_program: supervisor.program.clone(),

@@ -42,7 +42,7 @@ use crate::config::{
     Advertised, Config, ConfigError, ConfigFile, Credentials, LogFormat, Manner, OnIsolation, Source,
     StoreSettings, Tzdata, old,
 };
-use crate::node::{self, Node, NodeOptions, NodeTask, Role};
+use crate::node::{self, Acquaintance, Node, NodeOptions, NodeTask, Role};
 use crate::notify::Notifier;
 use crate::notify::settings::{NotifySettings, Secret};
 use crate::tls::identity::{Identity, not_for, server_config};
@@ -412,11 +412,16 @@ fn start_node(
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
+    let acquaintance = Acquaintance {
+        file: (config.cluster.store != StoreSettings::Sqlite).then(|| data_dir.join("store")),
+        expected: config.cluster.expect_store.clone(),
+    };
     let login = config.access.credentials.clone();
     let spread = Spread::new(engine, identity.node.clone(), store.clone(), login);
     let (node, task) = node::start(NodeOptions {
         identity,
         store,
+        acquaintance,
         engine: spread.clone(),
         zones,
         retention: Retention {

@@ -14,13 +14,13 @@ use store::projection::{Projection, ProjectionHandle};
 use store::{Candidate, Retention, Store, StoreError, Term};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::notify::Notifier;
 
 use super::driver::{self, Ended};
 use super::outlook::{self, Outlook};
-use super::{Ask, AskError, Node, Restore, RestoreError, Role, Status};
+use super::{Acquaintance, Ask, AskError, Node, Restore, RestoreError, Role, Status};
 
 /// What a node is made of.
 pub struct NodeOptions {
@@ -28,6 +28,8 @@ pub struct NodeOptions {
     pub identity: Candidate,
     /// Where state lives.
     pub store: Arc<dyn Store>,
+    /// Which store it has worked on.
+    pub acquaintance: Acquaintance,
     /// What runs tasks.
     pub engine: Arc<dyn Engine>,
     /// The zones in which schedules are read.
@@ -64,6 +66,8 @@ impl NodeTask {
 
 /// How long to wait before a question is put again to a store that did not answer.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How long a node that may not lead on a store leaves it to others before it looks again.
+const ASIDE: Duration = Duration::from_secs(5);
 /// Most elections are won at once, and then what a follower would load is loaded for nothing, beside what the leader
 /// loads. A server that stays standby can wait for so long.
 const FOLLOW_AFTER: Duration = Duration::from_millis(250);
@@ -130,7 +134,16 @@ impl Life {
             let Some(term) = self.wait_for_term().await else { break };
             info!(epoch = term.epoch.0, "elected");
             self.say(Role::Preparing(term.epoch), Vec::new());
-            let ended = match self.load(term).await {
+            let loaded = self.load(term).await;
+            if let Some((state, _)) = &loaded
+                && let Err(strange) = self.knows(!state.jobs.is_empty()).await
+            {
+                error!(reason = strange, "does not lead");
+                self.options.store.resign().await;
+                self.stand_aside(strange).await;
+                continue;
+            }
+            let ended = match loaded {
                 Some((state, term)) => {
                     let pruning = tokio::spawn(prune(
                         self.options.store.clone(),
@@ -140,6 +153,11 @@ impl Life {
                     ));
                     let ended = driver::lead(&mut self, state, term).await;
                     pruning.abort();
+                    // Jobs may have come since.
+                    let has_jobs = !self.projection.read().state().jobs.is_empty();
+                    if has_jobs && let Err(problem) = self.knows(has_jobs).await {
+                        debug!(problem, "cannot note which store this is");
+                    }
                     ended
                 }
                 None => Ended::Stopped,
@@ -159,6 +177,37 @@ impl Life {
             match deposed {
                 None => info!(epoch = term.epoch.0, "resigned"),
                 Some(reason) => warn!(epoch = term.epoch.0, reason, "deposed"),
+            }
+        }
+    }
+
+    /// Whether this is the store that the node means to work on.
+    async fn knows(&self, has_jobs: bool) -> Result<(), String> {
+        let id = match self.options.store.store_id().await {
+            Ok(Some(id)) => id,
+            Ok(None) => return Ok(()),
+            Err(problem) => return Err(problem.to_string()),
+        };
+        let acquaintance = &self.options.acquaintance;
+        acquaintance.admits(&id, has_jobs)?;
+        if has_jobs && let Err(problem) = acquaintance.remember(&id) {
+            warn!(%problem, "cannot note which store this is");
+        }
+        Ok(())
+    }
+
+    /// Does nothing for a while but say why.
+    async fn stand_aside(&mut self, reason: String) {
+        self.say(Role::Standby, vec![reason]);
+        let mut stop = self.stop.clone();
+        let over = tokio::time::sleep(ASIDE);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                () = stopped(&mut stop) => return,
+                Some(ask) = self.asks.recv() => { let _ = ask.answer.send(Err(AskError::NotLeading)); }
+                Some(order) = self.restores.recv() => { let _ = order.answer.send(Err(RestoreError::NotLeading)); }
             }
         }
     }

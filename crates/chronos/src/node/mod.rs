@@ -1,5 +1,6 @@
 //! One node: leads when it may, follows otherwise, and gives the API one handle for both.
 
+mod acquaintance;
 mod courier;
 mod driver;
 mod effects;
@@ -7,6 +8,7 @@ mod life;
 mod outlook;
 mod restore;
 
+pub use acquaintance::Acquaintance;
 pub use life::{NodeOptions, NodeTask, start};
 pub use outlook::Outlook;
 pub(crate) use restore::{Restore, RestoreError, Restored};

@@ -274,3 +274,24 @@ fn a_node_that_will_not_come_back_is_forgotten() {
     assert!(message.contains("will not come back"), "{lost:#}");
     second.cli(["node", "forget", "nobody"]).exit(3).says("there is no node `nobody`");
 }
+
+#[test]
+fn an_empty_store_is_not_taken_for_the_one_that_had_jobs() {
+    let (Some(fleet), Some(other)) = (Fleet::new(), Fleet::new()) else { return };
+    let node = fleet.joined(&[]);
+    node.put(by_hand("precious", "true"));
+    let known = node.get_json("/v1/status")["storeId"].as_str().unwrap().to_owned();
+    let (folder, _) = node.terminate();
+    let strange = other.node(Arc::clone(&folder), &[]);
+    let reasons = wait::until("it says why it does not lead", || {
+        let reasons = strange.get("/ready")?.json()["reasons"].to_string();
+        reasons.contains("worked on store").then_some(reasons)
+    });
+    assert!(reasons.contains(&known), "{reasons}");
+    let id =
+        reasons.split("--expect_store ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    let (folder, _) = strange.terminate();
+    // Nobody else is kept from it, nor is who says that it is meant.
+    let meant = other.node(folder, &["--expect_store", &id]);
+    meant.wait_ready();
+}

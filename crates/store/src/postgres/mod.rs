@@ -515,6 +515,10 @@ impl Store for PostgresStore {
         format::read_candidate(&holder)
     }
 
+    async fn store_id(&self) -> Result<Option<String>, StoreError> {
+        self.id().await.map(Some)
+    }
+
     async fn present(&self) -> Result<Term, StoreError> {
         self.shared
             .read(async |client: &Client, place: &Place| {

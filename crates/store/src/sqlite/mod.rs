@@ -255,6 +255,10 @@ impl Store for SqliteStore {
         ours.or_else(|| lock::holder(&self.shared.place.dir))
     }
 
+    async fn store_id(&self) -> Result<Option<String>, StoreError> {
+        Ok(Some(self.shared.id.clone()))
+    }
+
     async fn present(&self) -> Result<Term, StoreError> {
         self.read(|connection| Ok(history::term(connection)?)).await
     }
