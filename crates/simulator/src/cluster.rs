@@ -12,7 +12,7 @@ use scheduler::request::Request;
 use scheduler::run::{EndedRun, Outcome, Record};
 use scheduler::state::Change;
 
-use crate::calendar::Millis;
+use crate::calendar::{Millis, any_jump};
 use crate::checkers::{Audit, Violation};
 use crate::model_engine::{ModelEngine, Order, REPEAT};
 use crate::model_store::{ModelStore, Question};
@@ -123,6 +123,7 @@ impl Cluster {
         let began = days * 86_400_000 + random.between(0, 86_399) * 1000 + random.between(0, 999);
         let big = profile == Profile::Big;
         let clocks = random.permille(200);
+        let jump = random.permille(350).then(|| any_jump(&mut random));
         // A stream of its own, so that what came later does not turn every older seed into another history.
         let mut herds = Random::new(seed ^ 0x6865_7264);
         let limits = any_limits(&mut herds, big);
@@ -133,8 +134,14 @@ impl Cluster {
             herd: random.permille(if big { 300 } else { 20 }).then(|| 257 + random.below(150)),
             canary: if clocks { 20_000 } else { random.pick(&[1_000, 3_000, 5_000]) },
             limited: limits != Limits::default(),
+            home: jump.map(|(zone, _)| zone),
         };
         let minutes = if big { random.between(10, 60) } else { random.between(2, 15) };
+        let began = match jump {
+            // The jump itself comes within the faults, or some of the time that it leaves out or repeats does.
+            Some((_, at)) => at - random.between(-2_400_000, minutes * 60_000),
+            None => began,
+        };
         let climate = Climate {
             length: minutes * 60_000,
             luck: random.pick(&[0, 1, 1, 2, 4]),
