@@ -67,7 +67,14 @@ pub(crate) enum Field {
 
 /// All schedules of a history, by what the product stores of them.
 #[derive(Default)]
-pub(crate) struct Phrasebook(BTreeMap<(Arc<str>, Arc<str>, (u8, u8)), Meaning>);
+pub(crate) struct Phrasebook(BTreeMap<Phrase, Meaning>);
+
+/// Text, zone and policy.
+type Phrase = (Arc<str>, Arc<str>, (u8, u8));
+
+fn phrase(table: &Timetable) -> Phrase {
+    (table.text.clone(), table.zone.clone(), policy(table.dst))
+}
 
 impl Phrasebook {
     pub(crate) fn learn(&mut self, written: &Written) {
@@ -77,14 +84,12 @@ impl Phrasebook {
 
     /// What a stored schedule means for the job of this name. Nothing, if no user has written it so.
     pub(crate) fn find(&self, table: &Timetable, job: &str) -> Option<Meaning> {
-        let key = (table.text.clone(), table.zone.clone(), policy(table.dst));
-        Some(self.0.get(&key)?.of(job))
+        Some(self.0.get(&phrase(table))?.of(job))
     }
 
     /// Whether the name of its job plays a part.
     pub(crate) fn spreads(&self, table: &Timetable) -> bool {
-        let key = (table.text.clone(), table.zone.clone(), policy(table.dst));
-        self.0.get(&key).is_some_and(Meaning::spreads)
+        self.0.get(&phrase(table)).is_some_and(Meaning::spreads)
     }
 }
 
@@ -307,8 +312,7 @@ impl Meaning {
             Self::Calendar { .. } => {
                 let all = (0..).map_while(|k| Some((k, self.on_calendar(k)?)));
                 let by_then = all.take_while(|(_, due)| due.is_none_or(|due| due <= until));
-                let last = by_then.filter_map(|(k, due)| Some((Nominal::Index(k), due?))).last();
-                last
+                by_then.filter_map(|(k, due)| Some((Nominal::Index(k), due?))).last()
             }
             Self::Cron { .. } => None,
         }

@@ -14,7 +14,7 @@ use scheduler::state::Change;
 
 use crate::calendar::{Millis, any_jump};
 use crate::checkers::{Audit, Violation};
-use crate::model_engine::{ModelEngine, Order, REPEAT};
+use crate::model_engine::{ModelEngine, Order, REPEAT, Sender};
 use crate::model_store::{ModelStore, Question};
 use crate::node::{Message, Node, Role};
 use crate::random::Random;
@@ -43,6 +43,7 @@ pub(crate) enum Happening {
         stage: Stage,
         epoch: Epoch,
         order: Order,
+        sender: Sender,
     },
     TaskBegins {
         task: TaskId,
@@ -288,7 +289,9 @@ impl Cluster {
                 self.node_hears(node, message);
             }
             Happening::Store { node, stage, question } => self.store_hears(node, stage, question),
-            Happening::Engine { node, stage, epoch, order } => self.engine_hears(node, stage, epoch, order),
+            Happening::Engine { node, stage, epoch, order, sender } => {
+                self.engine_hears(node, stage, epoch, order, sender);
+            }
             Happening::TaskBegins { task, epoch } => self.task_begins(&task, epoch),
             Happening::TaskEnds { task, at } => self.task_ends(&task, at),
             Happening::TaskKilled { task, at } => self.task_killed(&task, at),

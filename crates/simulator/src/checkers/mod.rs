@@ -128,6 +128,20 @@ impl Audit {
         self.fencing.engine_term(epoch);
     }
 
+    /// The engine takes an order to start a task.
+    pub(crate) fn launched(&mut self, now: Millis, epoch: Epoch, order: &LaunchOrder) {
+        let fencing = self.fencing.launched(now, epoch, order);
+        self.check("4, fencing", fencing);
+    }
+
+    /// The engine takes an order to kill.
+    pub(crate) fn killed(&mut self, now: Millis, epoch: Epoch, task: &TaskId, not_after: Millis) {
+        let fencing = self.fencing.killed(now, epoch, task, not_after);
+        self.check("4, fencing", fencing);
+        let attempts = self.attempts.killed(task, &self.ledger);
+        self.check("4, attempts", attempts);
+    }
+
     /// A task begins to run, beside these of the same job.
     pub(crate) fn started(
         &mut self,
