@@ -105,10 +105,14 @@ struct Climate {
     pace: Millis,
     /// Whether clocks step by hours.
     clocks: bool,
+    /// Whether the clocks of the nodes differ all the time.
+    apart: bool,
     /// Whether everything may be down for hours.
     blackout: bool,
 }
 
+/// A leader whose clock is further from the store's does not lead.
+pub(crate) const SKEW_MAX: Millis = 5_000;
 /// Longest that a clock is wrong by: two hours.
 const STEP_MAX: Millis = 7_200_000;
 /// After everything has healed, this is enough for everything to end, also what waits by a clock that was wrong.
@@ -143,21 +147,30 @@ impl Cluster {
             Some((_, at)) => at - random.between(-2_400_000, minutes * 60_000),
             None => began,
         };
+        let salt = u32::try_from(random.below(1 << 20)).unwrap_or(0);
+        let store = ModelStore::new(salt, random.pick(&[20, 200, 4_000]));
+        // Up to five seconds each: what a leader may be off by.
+        let apart = random.permille(500);
+        let mut node = |stage| {
+            let skew = if apart { random.between(-SKEW_MAX, SKEW_MAX) } else { 0 };
+            Node::new(stage, skew, random.permille(700))
+        };
+        let nodes = [node(1), node(2)];
         let climate = Climate {
             length: minutes * 60_000,
             luck: random.pick(&[0, 1, 1, 2, 4]),
             pace: random.pick(&[8_000, 20_000, 60_000]),
             clocks,
+            apart,
             blackout: random.permille(250),
         };
-        let store = ModelStore::new(u32::try_from(random.below(1 << 20)).unwrap_or(0));
         let disable_after_failures = random.pick(&[0, 0, 2, 5]);
         Self {
             now: began,
             began,
             queue: BTreeMap::new(),
             order: 0,
-            nodes: [Node::new(1), Node::new(2)],
+            nodes,
             stages: 2,
             engine: ModelEngine::default(),
             users: Users::new(mix, herds),
@@ -196,8 +209,10 @@ impl Cluster {
     }
 
     fn play_out(&mut self) -> bool {
-        self.audit.attempts.clocks_right = !self.climate.clocks;
-        self.audit.limits.begin(self.limits.clone(), !self.climate.clocks);
+        let right = !self.climate.clocks && !self.climate.apart;
+        self.audit.attempts.clocks_right = right;
+        self.audit.limits.begin(self.limits.clone(), right);
+        self.audit.canary.skew = if self.climate.apart { SKEW_MAX } else { 0 };
         self.audit.canary.may_wait =
             self.limits.running_max.is_some() || self.limits.launch_rate_max.is_some();
         self.say_climate();
@@ -438,6 +453,7 @@ impl Cluster {
         self.say(|| format!("fault: node {node} crashes, for {down} ms"));
         self.nodes[node].up = false;
         self.nodes[node].paused_until = 0;
+        self.nodes[node].followed = None;
         self.advance_stage(node, Role::Standby);
         self.at(self.now + down, Happening::Restart(node));
     }

@@ -14,7 +14,8 @@ use scheduler::run::{AttemptEnd, RunState};
 use scheduler::schedule::Zones;
 use scheduler::state::State;
 use scheduler::{Effect, Event, Scheduler, Settings, TaskNews};
-use store::Term;
+use store::projection::Projection;
+use store::{Applied, Term};
 
 use crate::calendar::{Millis, instant};
 use crate::cluster::{Cluster, Happening, NodeId, Stage};
@@ -25,6 +26,8 @@ use crate::model_store::{Decided, Question, Start, Verdict};
 const IN_FLIGHT_MAX: usize = 8;
 /// Events of one batch.
 const EVENTS_MAX: usize = 256;
+/// A standby that has seen all asks for more after so long, on average.
+const FOLLOW_EVERY: Millis = 700;
 /// What a node waits for an answer of the store before it asks again.
 const PATIENCE: Millis = 2_000;
 /// An order that has not reached the engine by then is stale.
@@ -43,6 +46,10 @@ pub(crate) enum Message {
     Start(Start),
     /// The store has not answered a candidate.
     StartSilent,
+    /// The store has not told a candidate what it is behind by.
+    CatchUpSilent,
+    /// Time to ask for what others have done.
+    Follow,
     /// Time to see what waits.
     Turn,
     /// Time to carry out the next effects.
@@ -85,8 +92,14 @@ pub(crate) enum Message {
 pub(crate) struct Node {
     pub(crate) up: bool,
     pub(crate) paused_until: Millis,
-    /// Wall clock minus true time.
+    /// Wall clock minus true time, besides what it is always off by.
     pub(crate) wall_offset: Millis,
+    /// What its clock is off by, all its life.
+    skew: Millis,
+    /// Whether it keeps up with the leader while it is none.
+    follows: bool,
+    /// A state that the store was in, from which batches lead to the present one.
+    pub(crate) followed: Option<Projection>,
     /// Grows with every change of role: what belongs to an older one is dropped.
     pub(crate) stage: Stage,
     pub(crate) role: Role,
@@ -95,8 +108,8 @@ pub(crate) struct Node {
 
 pub(crate) enum Role {
     Standby,
-    /// Has the lock, and its epoch once the store has answered.
-    Candidate(Option<Epoch>),
+    /// Has the lock, and its term once the store has answered.
+    Candidate(Option<Term>),
     Leader(Box<Office>),
 }
 
@@ -175,8 +188,18 @@ impl Office {
 }
 
 impl Node {
-    pub(crate) fn new(stage: Stage) -> Self {
-        Self { up: true, paused_until: 0, wall_offset: 0, stage, role: Role::Standby, not_before: 0 }
+    pub(crate) fn new(stage: Stage, skew: Millis, follows: bool) -> Self {
+        Self {
+            up: true,
+            paused_until: 0,
+            wall_offset: 0,
+            skew,
+            follows,
+            followed: None,
+            stage,
+            role: Role::Standby,
+            not_before: 0,
+        }
     }
 
     fn office_mut(&mut self) -> Option<&mut Office> {
@@ -206,6 +229,8 @@ impl Cluster {
                     self.step_down(node, "the store does not answer");
                 }
             }
+            Message::CatchUpSilent => self.load_instead(node),
+            Message::Follow => self.follow(node),
             Message::Turn => self.turn(node),
             Message::Release => self.carry_out(node),
             Message::Verdict { epoch, seq, verdict } => self.verdict(node, epoch, seq, verdict),
@@ -272,18 +297,81 @@ impl Cluster {
     }
 
     fn start(&mut self, node: NodeId, start: Start) {
-        let Role::Candidate(ours) = self.nodes[node].role else { return };
-        match start {
-            Start::Began(term) => {
-                self.nodes[node].role = Role::Candidate(Some(term.epoch));
-                self.ask_store(node, self.nodes[node].stage, Question::Load);
+        match (&self.nodes[node].role, start) {
+            (Role::Candidate(None), Start::Began(term)) => {
+                self.nodes[node].role = Role::Candidate(Some(term));
+                self.catch_up(node);
             }
-            Start::Loaded(state, term) if Some(term.epoch) == ours => self.take_office(node, *state, term),
-            Start::Loaded(..) => self.step_down(node, "a later term has begun"),
+            (Role::Candidate(Some(ours)), Start::Loaded(state, term)) if term.epoch == ours.epoch => {
+                if self.nodes[node].follows {
+                    self.nodes[node].followed = Some(Projection::new((*state).clone(), term));
+                }
+                self.take_office(node, *state, term);
+            }
+            (Role::Candidate(Some(_)), Start::Loaded(..)) => self.step_down(node, "a later term has begun"),
+            (Role::Candidate(Some(_)), Start::Followed(batches)) => {
+                self.go_on(node, batches);
+                self.catch_up(node);
+            }
+            (Role::Standby, Start::Loaded(state, term)) => {
+                self.nodes[node].followed = Some(Projection::new(*state, term));
+            }
+            (Role::Standby, Start::Followed(batches)) => self.go_on(node, batches),
+            _ => {}
+        }
+    }
+
+    /// Keeps a standby's state warm.
+    fn follow(&mut self, node: NodeId) {
+        if !matches!(self.nodes[node].role, Role::Standby) {
+            return;
+        }
+        let after = self.random.between(50, 2 * FOLLOW_EVERY);
+        self.send_self(node, after, Message::Follow);
+        let followed = self.nodes[node].followed.as_ref();
+        let question = followed.map_or(Question::Load, |followed| Question::Follow(followed.term().seq));
+        self.ask_store(node, self.nodes[node].stage, question);
+    }
+
+    /// Goes on by what others have done; where that is not to be had any more, everything has to be loaded.
+    fn go_on(&mut self, node: NodeId, batches: Option<Vec<Applied>>) {
+        let Some(followed) = &mut self.nodes[node].followed else { return };
+        let gone = batches.is_none();
+        let gap = batches.into_iter().flatten().any(|batch| followed.apply(&batch).is_err());
+        if gone || gap {
+            self.nodes[node].followed = None;
+            self.say(|| format!("node {node}: is too far behind to follow"));
+        }
+    }
+
+    /// Goes from what has been followed to the first batch of the term, or loads everything.
+    fn catch_up(&mut self, node: NodeId) {
+        let Role::Candidate(Some(term)) = self.nodes[node].role else { return };
+        let stage = self.nodes[node].stage;
+        match &self.nodes[node].followed {
+            Some(followed) if followed.term().seq < term.seq => {
+                let after = followed.term().seq;
+                self.ask_store(node, stage, Question::Follow(after));
+                self.send_self(node, PATIENCE, Message::CatchUpSilent);
+            }
+            Some(followed) if followed.term() == term => {
+                let state = followed.state().clone();
+                self.say(|| format!("node {node}: has followed to batch {}", term.seq.0));
+                self.take_office(node, state, term);
+            }
+            _ => self.ask_store(node, stage, Question::Load),
+        }
+    }
+
+    fn load_instead(&mut self, node: NodeId) {
+        if matches!(self.nodes[node].role, Role::Candidate(Some(_))) {
+            self.nodes[node].followed = None;
+            self.ask_store(node, self.nodes[node].stage, Question::Load);
         }
     }
 
     fn take_office(&mut self, node: NodeId, state: State, term: Term) {
+        self.audit.takes_office(term, &state);
         let settings = Settings {
             node: format!("node{node}").into(),
             zones: Zones::bundled(),
@@ -330,6 +418,9 @@ impl Cluster {
         self.nodes[node].role = role;
         let after = self.random.between(50, 1_000);
         self.send_self(node, after, Message::Poll);
+        if self.nodes[node].follows && matches!(self.nodes[node].role, Role::Standby) {
+            self.send_self(node, 250, Message::Follow);
+        }
     }
 
     // ---- from events to batches
@@ -371,7 +462,7 @@ impl Cluster {
 
     /// The wall clock of a node, in whole milliseconds.
     pub(crate) fn wall(&self, node: NodeId) -> Millis {
-        self.now + self.nodes[node].wall_offset
+        self.now + self.nodes[node].wall_offset + self.nodes[node].skew
     }
 
     fn look_at_clocks(&mut self, node: NodeId) {
@@ -459,8 +550,22 @@ impl Cluster {
         office.seq = Seq(office.seq.0 + 1);
         let seq = office.seq;
         office.in_flight.push_back(Batch { seq, steps: Arc::new(steps), effects, applied: false });
+        if self.random.below(64) == 0 {
+            self.compare(node);
+        }
         self.send_batch(node, seq);
         self.send_self(node, PATIENCE, Message::VerdictSilent(seq));
+    }
+
+    /// Holds the leader's state against what its successor would load once all is durable, if it is to be.
+    fn compare(&mut self, node: NodeId) {
+        let durable = self.store.core.term();
+        let Role::Leader(office) = &self.nodes[node].role else { return };
+        if office.epoch == durable.epoch {
+            let on_their_way = office.in_flight.iter().filter(|batch| batch.seq > durable.seq);
+            let changes = on_their_way.flat_map(|batch| batch.steps.iter()).flat_map(|(_, changes)| changes);
+            self.audit.decided(changes, office.core.state());
+        }
     }
 
     fn send_batch(&mut self, node: NodeId, seq: Seq) {
@@ -529,11 +634,18 @@ impl Cluster {
     /// Effects leave behind their batch, in the order of batches.
     fn release_applied(&mut self, node: NodeId) {
         let Some(office) = self.office(node) else { return };
-        let before = office.outbox.len();
+        let (before, mut applied) = (office.outbox.len(), Vec::new());
         while let Some(batch) = office.in_flight.pop_front_if(|batch| batch.applied) {
             office.outbox.extend(batch.effects.into_iter().map(|effect| (effect, batch.seq)));
+            applied.push(Applied {
+                seq: batch.seq,
+                epoch: office.epoch,
+                changes: batch.steps.iter().flat_map(|(_, changes)| changes).cloned().collect(),
+            });
         }
-        if office.outbox.len() > before {
+        let releases = office.outbox.len() > before;
+        self.go_on(node, Some(applied));
+        if releases {
             // Here a process may stop for a while: decided, durable, and not yet done.
             if self.unlucky(10) {
                 let pause = self.random.between(500, 40_000);
