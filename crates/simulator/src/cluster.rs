@@ -12,9 +12,9 @@ use scheduler::request::Request;
 use scheduler::run::{EndedRun, Outcome, Record};
 use scheduler::state::Change;
 
-use crate::calendar::Millis;
+use crate::calendar::{Millis, any_jump};
 use crate::checkers::{Audit, Violation};
-use crate::model_engine::{ModelEngine, Order, REPEAT};
+use crate::model_engine::{ModelEngine, Order, REPEAT, Sender};
 use crate::model_store::{ModelStore, Question};
 use crate::node::{Message, Node, Role};
 use crate::random::Random;
@@ -43,6 +43,7 @@ pub(crate) enum Happening {
         stage: Stage,
         epoch: Epoch,
         order: Order,
+        sender: Sender,
     },
     TaskBegins {
         task: TaskId,
@@ -104,10 +105,14 @@ struct Climate {
     pace: Millis,
     /// Whether clocks step by hours.
     clocks: bool,
+    /// Whether the clocks of the nodes differ all the time.
+    apart: bool,
     /// Whether everything may be down for hours.
     blackout: bool,
 }
 
+/// A leader whose clock is further from the store's does not lead.
+pub(crate) const SKEW_MAX: Millis = 5_000;
 /// Longest that a clock is wrong by: two hours.
 const STEP_MAX: Millis = 7_200_000;
 /// After everything has healed, this is enough for everything to end, also what waits by a clock that was wrong.
@@ -123,6 +128,7 @@ impl Cluster {
         let began = days * 86_400_000 + random.between(0, 86_399) * 1000 + random.between(0, 999);
         let big = profile == Profile::Big;
         let clocks = random.permille(200);
+        let jump = random.permille(350).then(|| any_jump(&mut random));
         // A stream of its own, so that what came later does not turn every older seed into another history.
         let mut herds = Random::new(seed ^ 0x6865_7264);
         let limits = any_limits(&mut herds, big);
@@ -133,23 +139,38 @@ impl Cluster {
             herd: random.permille(if big { 300 } else { 20 }).then(|| 257 + random.below(150)),
             canary: if clocks { 20_000 } else { random.pick(&[1_000, 3_000, 5_000]) },
             limited: limits != Limits::default(),
+            home: jump.map(|(zone, _)| zone),
         };
         let minutes = if big { random.between(10, 60) } else { random.between(2, 15) };
+        let began = match jump {
+            // The jump itself comes within the faults, or some of the time that it leaves out or repeats does.
+            Some((_, at)) => at - random.between(-2_400_000, minutes * 60_000),
+            None => began,
+        };
+        let salt = u32::try_from(random.below(1 << 20)).unwrap_or(0);
+        let store = ModelStore::new(salt, random.pick(&[20, 200, 4_000]));
+        // Up to five seconds each: what a leader may be off by.
+        let apart = random.permille(500);
+        let mut node = |stage| {
+            let skew = if apart { random.between(-SKEW_MAX, SKEW_MAX) } else { 0 };
+            Node::new(stage, skew, random.permille(700))
+        };
+        let nodes = [node(1), node(2)];
         let climate = Climate {
             length: minutes * 60_000,
             luck: random.pick(&[0, 1, 1, 2, 4]),
             pace: random.pick(&[8_000, 20_000, 60_000]),
             clocks,
+            apart,
             blackout: random.permille(250),
         };
-        let store = ModelStore::new(u32::try_from(random.below(1 << 20)).unwrap_or(0));
         let disable_after_failures = random.pick(&[0, 0, 2, 5]);
         Self {
             now: began,
             began,
             queue: BTreeMap::new(),
             order: 0,
-            nodes: [Node::new(1), Node::new(2)],
+            nodes,
             stages: 2,
             engine: ModelEngine::default(),
             users: Users::new(mix, herds),
@@ -188,8 +209,10 @@ impl Cluster {
     }
 
     fn play_out(&mut self) -> bool {
-        self.audit.attempts.clocks_right = !self.climate.clocks;
-        self.audit.limits.begin(self.limits.clone(), !self.climate.clocks);
+        let right = !self.climate.clocks && !self.climate.apart;
+        self.audit.attempts.clocks_right = right;
+        self.audit.limits.begin(self.limits.clone(), right);
+        self.audit.canary.skew = if self.climate.apart { SKEW_MAX } else { 0 };
         self.audit.canary.may_wait =
             self.limits.running_max.is_some() || self.limits.launch_rate_max.is_some();
         self.say_climate();
@@ -281,7 +304,9 @@ impl Cluster {
                 self.node_hears(node, message);
             }
             Happening::Store { node, stage, question } => self.store_hears(node, stage, question),
-            Happening::Engine { node, stage, epoch, order } => self.engine_hears(node, stage, epoch, order),
+            Happening::Engine { node, stage, epoch, order, sender } => {
+                self.engine_hears(node, stage, epoch, order, sender);
+            }
             Happening::TaskBegins { task, epoch } => self.task_begins(&task, epoch),
             Happening::TaskEnds { task, at } => self.task_ends(&task, at),
             Happening::TaskKilled { task, at } => self.task_killed(&task, at),
@@ -428,6 +453,7 @@ impl Cluster {
         self.say(|| format!("fault: node {node} crashes, for {down} ms"));
         self.nodes[node].up = false;
         self.nodes[node].paused_until = 0;
+        self.nodes[node].followed = None;
         self.advance_stage(node, Role::Standby);
         self.at(self.now + down, Happening::Restart(node));
     }

@@ -20,6 +20,8 @@ pub(crate) struct LaunchOrder {
     pub(crate) attempt: u32,
     pub(crate) job: Arc<Job>,
     pub(crate) not_after: Millis,
+    /// The connection by which it was sent: what the engine said by an older one may no longer be so.
+    pub(crate) incarnation: u64,
 }
 
 impl LaunchOrder {
@@ -28,15 +30,23 @@ impl LaunchOrder {
     }
 }
 
-/// What a node tells or asks the engine. Orders of one node arrive in the order in which they were sent.
+/// What a node tells or asks the engine. Orders overtake each other on their way, and so do the answers.
 #[derive(Clone, Debug)]
 pub(crate) enum Order {
     BeginTerm,
     Launch(Box<LaunchOrder>),
-    Kill(TaskId),
+    /// With the time after which it is stale.
+    Kill(TaskId, Millis),
     /// With the number of the question, so that an answer can be told from an older one.
     Reconcile(u64, Vec<TaskId>),
     Acknowledge(TaskId),
+}
+
+/// Whether whoever gave an order still waits for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    Waits,
+    HasGivenUp,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +82,7 @@ pub(crate) enum Phase {
 
 #[derive(Default)]
 pub(crate) struct ModelEngine {
+    /// The highest that has begun here; outlives a crash.
     epoch: Epoch,
     pub(crate) tasks: BTreeMap<TaskId, Task>,
     /// Those whose end nobody has acknowledged, and those that have not ended.
@@ -87,17 +98,24 @@ pub(crate) const REPEAT: Millis = 5_000;
 pub(crate) const GRACE: Millis = 5_000;
 /// What a node waits for an answer of the engine.
 const PATIENCE: Millis = 2_000;
+/// The longest that an order is under way: past its time, the right to lead of who gave it, and whole terms of others.
+const LATE_MAX: Millis = 60_000;
 
 impl Cluster {
-    /// Sends an order on its way. What is lost is answered as unknown, after a while.
+    /// Sends an order on its way. What is lost is answered as unknown, after a while; and so is what comes late.
     pub(crate) fn order_engine(&mut self, node: NodeId, stage: Stage, epoch: Epoch, order: Order) {
         if self.now < self.engine.down_until || self.unlucky(15) {
             self.say(|| format!("node {node}: {} is lost on its way to the engine", label(&order)));
             return self.engine_silent(node, stage, order);
         }
-        let at = (self.now + self.latency()).max(self.nodes[node].to_engine);
-        self.nodes[node].to_engine = at;
-        self.at(at, Happening::Engine { node, stage, epoch, order });
+        let late = self.unlucky(15);
+        let after = if late { self.random.between(PATIENCE, LATE_MAX) } else { self.latency() };
+        let sender = if late { Sender::HasGivenUp } else { Sender::Waits };
+        if late {
+            self.say(|| format!("node {node}: {} will be under way for {after} ms", label(&order)));
+            self.engine_silent(node, stage, order.clone());
+        }
+        self.at(self.now + after, Happening::Engine { node, stage, epoch, order, sender });
     }
 
     fn engine_silent(&mut self, node: NodeId, stage: Stage, order: Order) {
@@ -114,26 +132,58 @@ impl Cluster {
             self.say(|| format!("engine: its answer to {} of node {node} is lost", label(&order)));
             return self.engine_silent(node, stage, order);
         }
-        let at = (self.now + self.latency()).max(self.nodes[node].from_engine);
-        self.nodes[node].from_engine = at;
+        let at = self.now + self.latency();
         self.at(at, Happening::Node { node, stage, message });
     }
 
-    pub(crate) fn engine_hears(&mut self, node: NodeId, stage: Stage, epoch: Epoch, order: Order) {
+    pub(crate) fn engine_hears(
+        &mut self,
+        node: NodeId,
+        stage: Stage,
+        epoch: Epoch,
+        order: Order,
+        sender: Sender,
+    ) {
+        let waits = sender == Sender::Waits;
         if self.now < self.engine.down_until {
-            return self.engine_silent(node, stage, order);
+            if waits {
+                self.engine_silent(node, stage, order);
+            }
+            return;
         }
-        if epoch < self.engine.epoch && !matches!(order, Order::Acknowledge(_)) {
-            self.say(|| format!("engine: refuses {} of term {}", label(&order), epoch.0));
-            return self.engine_answers(node, stage, order, Message::EngineDeposed);
+        if let Some(answer) = self.engine_does(node, stage, epoch, &order)
+            && waits
+        {
+            self.engine_answers(node, stage, order, answer);
         }
-        let answer = match &order {
+    }
+
+    /// Does as it is told, unless the order is of an older term, of one that has not begun here, or stale.
+    fn engine_does(&mut self, node: NodeId, stage: Stage, epoch: Epoch, order: &Order) -> Option<Message> {
+        if let Order::Acknowledge(task) = order {
+            self.engine_forgets(task);
+            return None;
+        }
+        if epoch < self.engine.epoch {
+            self.say(|| format!("engine: refuses {} of term {}", label(order), epoch.0));
+            return Some(Message::EngineDeposed);
+        }
+        if epoch > self.engine.epoch && !matches!(order, Order::BeginTerm) {
+            self.say(|| format!("engine: term {} has not begun here: {}", epoch.0, label(order)));
+            return Some(Message::EngineRefuses(order.clone()));
+        }
+        if self.is_stale(order) {
+            self.say(|| format!("engine: {} comes too late", label(order)));
+            return Some(Message::EngineRefuses(order.clone()));
+        }
+        Some(match order {
             Order::BeginTerm => {
                 self.engine_begins_term(node, stage, epoch);
                 Message::EngineFollows
             }
-            Order::Launch(launch) => Message::News(launch.task.clone(), self.engine_launches(epoch, launch)),
-            Order::Kill(task) => {
+            Order::Launch(launch) => Message::Launched(launch.clone(), self.engine_launches(epoch, launch)),
+            Order::Kill(task, not_after) => {
+                self.audit.killed(self.now, epoch, task, *not_after);
                 self.engine_kills(task);
                 Message::Killed
             }
@@ -141,16 +191,27 @@ impl Cluster {
                 let known = tasks.iter().map(|task| (task.clone(), self.engine_knows(task))).collect();
                 Message::Reconciled(*number, known)
             }
-            Order::Acknowledge(task) => {
-                if let Some(task) = self.engine.tasks.get_mut(task) {
-                    task.acknowledged = true;
-                }
-                self.engine.open.remove(task);
-                self.audit.acknowledged(task);
-                return;
+            Order::Acknowledge(_) => return None,
+        })
+    }
+
+    /// Orders have their time, but to launch what is known already is only a question.
+    fn is_stale(&self, order: &Order) -> bool {
+        match order {
+            Order::Launch(launch) => {
+                self.now > launch.not_after && !self.engine.tasks.contains_key(&launch.task)
             }
-        };
-        self.engine_answers(node, stage, order, answer);
+            Order::Kill(_, not_after) => self.now > *not_after,
+            Order::BeginTerm | Order::Reconcile(..) | Order::Acknowledge(_) => false,
+        }
+    }
+
+    fn engine_forgets(&mut self, task: &TaskId) {
+        if let Some(task) = self.engine.tasks.get_mut(task) {
+            task.acknowledged = true;
+        }
+        self.engine.open.remove(task);
+        self.audit.acknowledged(task);
     }
 
     /// From here on older terms are refused, and what they have not begun never will.
@@ -179,7 +240,7 @@ impl Cluster {
         if self.engine.tasks.contains_key(&order.task) {
             return self.engine_knows(&order.task);
         }
-        if self.now > order.not_after || self.unlucky(10) {
+        if self.unlucky(10) {
             self.say(|| format!("engine: will not start {}", order.task));
             return News::NeverBegan;
         }
@@ -195,6 +256,7 @@ impl Cluster {
             // Cut off for longer than some jobs have patience.
             task.hidden_until = self.now + self.random.between(1_000, 400_000);
         }
+        self.audit.launched(self.now, epoch, order);
         self.engine.tasks.insert(order.task.clone(), task);
         self.engine.open.insert(order.task.clone());
         if self.unlucky(50) {
@@ -348,7 +410,7 @@ pub(crate) fn label(order: &Order) -> String {
     match order {
         Order::BeginTerm => "begin_term".into(),
         Order::Launch(launch) => format!("launch {}", launch.task),
-        Order::Kill(task) => format!("kill {task}"),
+        Order::Kill(task, _) => format!("kill {task}"),
         Order::Reconcile(_, tasks) => format!("reconcile of {} tasks", tasks.len()),
         Order::Acknowledge(task) => format!("acknowledge {task}"),
     }

@@ -3,8 +3,8 @@
 
 use scheduler::ids::{Epoch, Seq};
 use scheduler::state::{Change, State};
-use store::Term;
 use store::memory::{MemoryCore, Refusal};
+use store::{Applied, Term};
 
 use crate::calendar::Millis;
 use crate::cluster::{Cluster, Happening, NodeId, Stage};
@@ -18,8 +18,14 @@ pub(crate) type Decided = (Millis, Vec<Change>);
 pub(crate) enum Question {
     BeginTerm,
     Load,
-    Commit { epoch: Epoch, seq: Seq, steps: std::sync::Arc<Vec<Decided>> },
+    Commit {
+        epoch: Epoch,
+        seq: Seq,
+        steps: std::sync::Arc<Vec<Decided>>,
+    },
     ReadTerm,
+    /// The batches after this one.
+    Follow(Seq),
 }
 
 /// What the store says to a commit, or to the question what became of it.
@@ -33,11 +39,13 @@ pub(crate) enum Verdict {
     Term(Term),
 }
 
-/// What the store says to a node that wants to lead.
+/// What the store says to a node that wants to lead, or to know.
 #[derive(Clone, Debug)]
 pub(crate) enum Start {
     Began(Term),
     Loaded(Box<State>, Term),
+    /// Some batches after the one that was asked for; `None` if they are no longer kept.
+    Followed(Option<Vec<Applied>>),
 }
 
 /// The right to lead is a lease that whoever has lost it may not have heard of.
@@ -52,11 +60,23 @@ pub(crate) struct ModelStore {
     pub(crate) lock: Option<(NodeId, Millis)>,
     /// Nobody reaches it before.
     pub(crate) down_until: Millis,
+    /// Batches kept for those who follow.
+    kept: u64,
 }
 
 impl ModelStore {
-    pub(crate) fn new(salt: u32) -> Self {
-        Self { core: MemoryCore::new(salt), lock: None, down_until: 0 }
+    pub(crate) fn new(salt: u32, kept: u64) -> Self {
+        Self { core: MemoryCore::new(salt), lock: None, down_until: 0, kept }
+    }
+
+    /// At most so many of the batches after `after`, if all of them are still kept.
+    fn applied_after(&self, after: Seq, most: usize) -> Option<Vec<Applied>> {
+        if after.0 + self.kept < self.core.term().seq.0 {
+            return None;
+        }
+        let mut batches = self.core.applied_after(after).ok()?;
+        batches.truncate(most);
+        Some(batches)
     }
 
     /// Takes the lock for the node, or renews it, if nobody else has it.
@@ -97,6 +117,10 @@ impl Cluster {
             Question::Load => {
                 let (state, term) = self.store.core.load();
                 Message::Start(Start::Loaded(Box::new(state), term))
+            }
+            Question::Follow(after) => {
+                let most = self.random.pick(&[1, 3, 20, 256]);
+                Message::Start(Start::Followed(self.store.applied_after(after, most)))
             }
             Question::Commit { epoch, seq, steps } => {
                 Message::Verdict { epoch, seq, verdict: self.store_commits(node, epoch, seq, &steps) }

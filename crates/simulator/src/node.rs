@@ -1,7 +1,7 @@
 //! A node as the product's is (`chronos`, `node/driver.rs`), as a model: follows until elected, leads until deposed, takes
 //! events, commits what they change as a batch, and releases effects behind applied batches only, in order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use scheduler::run::{AttemptEnd, RunState};
 use scheduler::schedule::Zones;
 use scheduler::state::State;
 use scheduler::{Effect, Event, Scheduler, Settings, TaskNews};
-use store::Term;
+use store::projection::Projection;
+use store::{Applied, Term};
 
 use crate::calendar::{Millis, instant};
 use crate::cluster::{Cluster, Happening, NodeId, Stage};
@@ -25,10 +26,14 @@ use crate::model_store::{Decided, Question, Start, Verdict};
 const IN_FLIGHT_MAX: usize = 8;
 /// Events of one batch.
 const EVENTS_MAX: usize = 256;
+/// A standby that has seen all asks for more after so long, on average.
+const FOLLOW_EVERY: Millis = 700;
 /// What a node waits for an answer of the store before it asks again.
 const PATIENCE: Millis = 2_000;
 /// An order that has not reached the engine by then is stale.
 const ORDER_VALID: Millis = 10_000;
+/// Before an engine that did not answer is asked again.
+const ENGINE_RETRY: Millis = 1_000;
 
 /// What an engine says of a task; the words of the contract.
 pub(crate) type News = TaskNews;
@@ -41,6 +46,10 @@ pub(crate) enum Message {
     Start(Start),
     /// The store has not answered a candidate.
     StartSilent,
+    /// The store has not told a candidate what it is behind by.
+    CatchUpSilent,
+    /// Time to ask for what others have done.
+    Follow,
     /// Time to see what waits.
     Turn,
     /// Time to carry out the next effects.
@@ -57,16 +66,24 @@ pub(crate) enum Message {
     EngineFollows,
     EngineDeposed,
     EngineSilent(Order),
+    /// The order came too late, or before its term had begun there: it was not carried out and will not be.
+    EngineRefuses(Order),
     /// The connection is gone.
     EngineGone,
     /// Time to connect again.
     Connect,
     News(TaskId, News),
+    /// What came of an order to launch.
+    Launched(Box<LaunchOrder>, News),
+    /// A launch that nobody answered for is stale by now: it can be asked for.
+    Settle(TaskId),
     Reconciled(u64, Vec<(TaskId, News)>),
     /// The order to kill has been taken.
     Killed,
-    /// Time to ask again for tasks that nobody could tell anything about.
-    AskAgain(Vec<TaskId>),
+    /// Time to order a kill again that was not taken.
+    KillAgain(TaskId),
+    /// Time to ask again for tasks, unless somebody has done so since the question of this number.
+    AskAgain(u64, Vec<TaskId>),
     Asked(u64, Request),
     /// What became of sending a notice.
     Sent(NoticeId, Sent),
@@ -75,21 +92,24 @@ pub(crate) enum Message {
 pub(crate) struct Node {
     pub(crate) up: bool,
     pub(crate) paused_until: Millis,
-    /// Wall clock minus true time.
+    /// Wall clock minus true time, besides what it is always off by.
     pub(crate) wall_offset: Millis,
+    /// What its clock is off by, all its life.
+    skew: Millis,
+    /// Whether it keeps up with the leader while it is none.
+    follows: bool,
+    /// A state that the store was in, from which batches lead to the present one.
+    pub(crate) followed: Option<Projection>,
     /// Grows with every change of role: what belongs to an older one is dropped.
     pub(crate) stage: Stage,
     pub(crate) role: Role,
     not_before: Millis,
-    /// When the last order reaches the engine, and its last answer the node: channels keep their order.
-    pub(crate) to_engine: Millis,
-    pub(crate) from_engine: Millis,
 }
 
 pub(crate) enum Role {
     Standby,
-    /// Has the lock, and its epoch once the store has answered.
-    Candidate(Option<Epoch>),
+    /// Has the lock, and its term once the store has answered.
+    Candidate(Option<Term>),
     Leader(Box<Office>),
 }
 
@@ -100,12 +120,11 @@ pub(crate) struct Office {
     seq: Seq,
     inbox: VecDeque<Event>,
     in_flight: VecDeque<Batch>,
-    outbox: VecDeque<(Effect, Seq, Millis)>,
+    outbox: VecDeque<(Effect, Seq)>,
     requests: BTreeMap<RequestId, u64>,
-    /// Number of the last launch or question to the engine.
-    number: u64,
-    /// Numbers of the launches; without bound while one is decided and not yet sent.
-    launched: BTreeMap<TaskId, u64>,
+    calls: Calls,
+    /// Counts the connections to the engine.
+    incarnation: u64,
     idle_ticks: u32,
     clock: ClockGuard,
     clock_trusted: bool,
@@ -117,21 +136,69 @@ struct Batch {
     seq: Seq,
     steps: Arc<Vec<Decided>>,
     effects: Vec<Effect>,
-    sent: Millis,
     applied: bool,
 }
 
+/// What the engine has not settled yet; the product's `Open`. Orders, questions and their answers overtake each other.
+#[derive(Default)]
+struct Calls {
+    /// Launches that were released and whose fate is not known yet.
+    launches: BTreeSet<TaskId>,
+    /// Number of the last question.
+    asked: u64,
+    /// The last question about each task: only its answer counts.
+    questions: BTreeMap<TaskId, u64>,
+}
+
+impl Calls {
+    fn ask(&mut self, tasks: &[TaskId]) -> u64 {
+        self.asked += 1;
+        self.questions.extend(tasks.iter().map(|task| (task.clone(), self.asked)));
+        self.asked
+    }
+
+    fn is_last(&self, question: u64, task: &TaskId) -> bool {
+        self.questions.get(task) == Some(&question)
+    }
+
+    /// Whether the answer counts; a definite one settles the question.
+    fn answered(&mut self, question: u64, task: &TaskId, news: &News) -> bool {
+        let counts = self.is_last(question, task);
+        if counts && *news != News::Unknown {
+            self.questions.remove(task);
+        }
+        counts
+    }
+
+    /// A launch answers all questions that were asked before it.
+    fn launch(&mut self, task: &TaskId) {
+        self.questions.remove(task);
+        self.launches.insert(task.clone());
+    }
+}
+
+impl Office {
+    /// Whether a launch of the task is on its way: what was known of it before is old.
+    fn is_coming(&self, task: &TaskId) -> bool {
+        let decided = self.in_flight.iter().flat_map(|batch| &batch.effects);
+        let mut effects = decided.chain(self.outbox.iter().map(|(effect, _)| effect));
+        let launches = |effect: &Effect| matches!(effect, Effect::Launch { run, .. } if matches!(&run.state, RunState::Running(live) if live.task == *task));
+        self.calls.launches.contains(task) || effects.any(launches)
+    }
+}
+
 impl Node {
-    pub(crate) fn new(stage: Stage) -> Self {
+    pub(crate) fn new(stage: Stage, skew: Millis, follows: bool) -> Self {
         Self {
             up: true,
             paused_until: 0,
             wall_offset: 0,
+            skew,
+            follows,
+            followed: None,
             stage,
             role: Role::Standby,
             not_before: 0,
-            to_engine: 0,
-            from_engine: 0,
         }
     }
 
@@ -162,6 +229,8 @@ impl Cluster {
                     self.step_down(node, "the store does not answer");
                 }
             }
+            Message::CatchUpSilent => self.load_instead(node),
+            Message::Follow => self.follow(node),
             Message::Turn => self.turn(node),
             Message::Release => self.carry_out(node),
             Message::Verdict { epoch, seq, verdict } => self.verdict(node, epoch, seq, verdict),
@@ -175,16 +244,26 @@ impl Cluster {
             Message::EngineDeposed => self.step_down(node, "the engine follows a later term"),
             Message::EngineFollows => self.engine_follows(node),
             Message::EngineSilent(order) => self.engine_silent_to(node, order),
+            Message::EngineRefuses(order) => self.engine_refuses(node, order),
             Message::EngineGone => {
+                if let Some(office) = self.office(node) {
+                    office.incarnation += 1;
+                }
                 self.tell_core(node, Event::Engine { ready: false });
                 let after = self.random.between(500, 3_000);
                 self.send_self(node, after, Message::Connect);
             }
             Message::Connect => self.order(node, Order::BeginTerm),
-            Message::News(task, news) => self.tell_news(node, task, news),
+            Message::News(task, news) => self.tell_core(node, Event::Task { task, news }),
+            Message::Launched(order, news) => self.launch_answered(node, &order, news),
+            Message::Settle(task) => {
+                self.settle(node, &task);
+                self.reconcile(node, vec![task]);
+            }
             Message::Reconciled(number, known) => self.reconciled(node, number, known),
             Message::Killed => {}
-            Message::AskAgain(tasks) => self.reconcile(node, tasks),
+            Message::KillAgain(task) => self.kill(node, task),
+            Message::AskAgain(number, tasks) => self.ask_again(node, number, tasks),
             Message::Sent(id, sent) => self.tell_core(node, Event::Notice { id, sent }),
             Message::Asked(number, request) => self.asked(node, number, request),
         }
@@ -218,18 +297,81 @@ impl Cluster {
     }
 
     fn start(&mut self, node: NodeId, start: Start) {
-        let Role::Candidate(ours) = self.nodes[node].role else { return };
-        match start {
-            Start::Began(term) => {
-                self.nodes[node].role = Role::Candidate(Some(term.epoch));
-                self.ask_store(node, self.nodes[node].stage, Question::Load);
+        match (&self.nodes[node].role, start) {
+            (Role::Candidate(None), Start::Began(term)) => {
+                self.nodes[node].role = Role::Candidate(Some(term));
+                self.catch_up(node);
             }
-            Start::Loaded(state, term) if Some(term.epoch) == ours => self.take_office(node, *state, term),
-            Start::Loaded(..) => self.step_down(node, "a later term has begun"),
+            (Role::Candidate(Some(ours)), Start::Loaded(state, term)) if term.epoch == ours.epoch => {
+                if self.nodes[node].follows {
+                    self.nodes[node].followed = Some(Projection::new((*state).clone(), term));
+                }
+                self.take_office(node, *state, term);
+            }
+            (Role::Candidate(Some(_)), Start::Loaded(..)) => self.step_down(node, "a later term has begun"),
+            (Role::Candidate(Some(_)), Start::Followed(batches)) => {
+                self.go_on(node, batches);
+                self.catch_up(node);
+            }
+            (Role::Standby, Start::Loaded(state, term)) => {
+                self.nodes[node].followed = Some(Projection::new(*state, term));
+            }
+            (Role::Standby, Start::Followed(batches)) => self.go_on(node, batches),
+            _ => {}
+        }
+    }
+
+    /// Keeps a standby's state warm.
+    fn follow(&mut self, node: NodeId) {
+        if !matches!(self.nodes[node].role, Role::Standby) {
+            return;
+        }
+        let after = self.random.between(50, 2 * FOLLOW_EVERY);
+        self.send_self(node, after, Message::Follow);
+        let followed = self.nodes[node].followed.as_ref();
+        let question = followed.map_or(Question::Load, |followed| Question::Follow(followed.term().seq));
+        self.ask_store(node, self.nodes[node].stage, question);
+    }
+
+    /// Goes on by what others have done; where that is not to be had any more, everything has to be loaded.
+    fn go_on(&mut self, node: NodeId, batches: Option<Vec<Applied>>) {
+        let Some(followed) = &mut self.nodes[node].followed else { return };
+        let gone = batches.is_none();
+        let gap = batches.into_iter().flatten().any(|batch| followed.apply(&batch).is_err());
+        if gone || gap {
+            self.nodes[node].followed = None;
+            self.say(|| format!("node {node}: is too far behind to follow"));
+        }
+    }
+
+    /// Goes from what has been followed to the first batch of the term, or loads everything.
+    fn catch_up(&mut self, node: NodeId) {
+        let Role::Candidate(Some(term)) = self.nodes[node].role else { return };
+        let stage = self.nodes[node].stage;
+        match &self.nodes[node].followed {
+            Some(followed) if followed.term().seq < term.seq => {
+                let after = followed.term().seq;
+                self.ask_store(node, stage, Question::Follow(after));
+                self.send_self(node, PATIENCE, Message::CatchUpSilent);
+            }
+            Some(followed) if followed.term() == term => {
+                let state = followed.state().clone();
+                self.say(|| format!("node {node}: has followed to batch {}", term.seq.0));
+                self.take_office(node, state, term);
+            }
+            _ => self.ask_store(node, stage, Question::Load),
+        }
+    }
+
+    fn load_instead(&mut self, node: NodeId) {
+        if matches!(self.nodes[node].role, Role::Candidate(Some(_))) {
+            self.nodes[node].followed = None;
+            self.ask_store(node, self.nodes[node].stage, Question::Load);
         }
     }
 
     fn take_office(&mut self, node: NodeId, state: State, term: Term) {
+        self.audit.takes_office(term, &state);
         let settings = Settings {
             node: format!("node{node}").into(),
             zones: Zones::bundled(),
@@ -247,8 +389,8 @@ impl Cluster {
             in_flight: VecDeque::new(),
             outbox: VecDeque::new(),
             requests: BTreeMap::new(),
-            number: 0,
-            launched: BTreeMap::new(),
+            calls: Calls::default(),
+            incarnation: 0,
             idle_ticks: 0,
             clock: ClockGuard::default(),
             clock_trusted: true,
@@ -276,6 +418,9 @@ impl Cluster {
         self.nodes[node].role = role;
         let after = self.random.between(50, 1_000);
         self.send_self(node, after, Message::Poll);
+        if self.nodes[node].follows && matches!(self.nodes[node].role, Role::Standby) {
+            self.send_self(node, 250, Message::Follow);
+        }
     }
 
     // ---- from events to batches
@@ -288,14 +433,13 @@ impl Cluster {
         }
     }
 
-    /// That a task has not begun is told once: after the first time it may have been launched again.
-    fn tell_news(&mut self, node: NodeId, task: TaskId, news: News) {
+    /// That a task never began is heard once: by the second word it may have been launched again.
+    fn hear(&mut self, node: NodeId, task: TaskId, news: News) {
         let never = news == News::NeverBegan;
         let event = Event::Task { task, news };
-        if never && self.office(node).is_some_and(|office| office.inbox.contains(&event)) {
-            return;
+        if !(never && self.office(node).is_some_and(|office| office.inbox.contains(&event))) {
+            self.tell_core(node, event);
         }
-        self.tell_core(node, event);
     }
 
     pub(crate) fn turn_in(&mut self, node: NodeId, after: Millis) {
@@ -318,7 +462,7 @@ impl Cluster {
 
     /// The wall clock of a node, in whole milliseconds.
     pub(crate) fn wall(&self, node: NodeId) -> Millis {
-        self.now + self.nodes[node].wall_offset
+        self.now + self.nodes[node].wall_offset + self.nodes[node].skew
     }
 
     fn look_at_clocks(&mut self, node: NodeId) {
@@ -390,13 +534,6 @@ impl Cluster {
             let idle = step.changes.is_empty() && step.effects.is_empty();
             office.idle_ticks = if idle { office.idle_ticks + 1 } else { 0 };
         }
-        for effect in &step.effects {
-            if let Effect::Launch { run, .. } = effect
-                && let RunState::Running(live) = &run.state
-            {
-                office.launched.insert(live.task.clone(), u64::MAX);
-            }
-        }
         self.audit.stepped(&office.core, &step, probe, office.idle_ticks);
         self.mark((step.changes.len() as u64) << 8 | step.effects.len() as u64);
 
@@ -409,13 +546,26 @@ impl Cluster {
     }
 
     fn commit(&mut self, node: NodeId, steps: Vec<Decided>, effects: Vec<Effect>) {
-        let sent = self.now;
         let Some(office) = self.office(node) else { return };
         office.seq = Seq(office.seq.0 + 1);
         let seq = office.seq;
-        office.in_flight.push_back(Batch { seq, steps: Arc::new(steps), effects, sent, applied: false });
+        office.in_flight.push_back(Batch { seq, steps: Arc::new(steps), effects, applied: false });
+        if self.random.below(64) == 0 {
+            self.compare(node);
+        }
         self.send_batch(node, seq);
         self.send_self(node, PATIENCE, Message::VerdictSilent(seq));
+    }
+
+    /// Holds the leader's state against what its successor would load once all is durable, if it is to be.
+    fn compare(&mut self, node: NodeId) {
+        let durable = self.store.core.term();
+        let Role::Leader(office) = &self.nodes[node].role else { return };
+        if office.epoch == durable.epoch {
+            let on_their_way = office.in_flight.iter().filter(|batch| batch.seq > durable.seq);
+            let changes = on_their_way.flat_map(|batch| batch.steps.iter()).flat_map(|(_, changes)| changes);
+            self.audit.decided(changes, office.core.state());
+        }
     }
 
     fn send_batch(&mut self, node: NodeId, seq: Seq) {
@@ -484,12 +634,18 @@ impl Cluster {
     /// Effects leave behind their batch, in the order of batches.
     fn release_applied(&mut self, node: NodeId) {
         let Some(office) = self.office(node) else { return };
-        let before = office.outbox.len();
+        let (before, mut applied) = (office.outbox.len(), Vec::new());
         while let Some(batch) = office.in_flight.pop_front_if(|batch| batch.applied) {
-            let (seq, sent) = (batch.seq, batch.sent);
-            office.outbox.extend(batch.effects.into_iter().map(|effect| (effect, seq, sent)));
+            office.outbox.extend(batch.effects.into_iter().map(|effect| (effect, batch.seq)));
+            applied.push(Applied {
+                seq: batch.seq,
+                epoch: office.epoch,
+                changes: batch.steps.iter().flat_map(|(_, changes)| changes).cloned().collect(),
+            });
         }
-        if office.outbox.len() > before {
+        let releases = office.outbox.len() > before;
+        self.go_on(node, Some(applied));
+        if releases {
             // Here a process may stop for a while: decided, durable, and not yet done.
             if self.unlucky(10) {
                 let pause = self.random.between(500, 40_000);
@@ -505,28 +661,27 @@ impl Cluster {
     fn carry_out(&mut self, node: NodeId) {
         let some = 1 + self.random.below(40);
         for _ in 0..some {
-            let Some((effect, seq, sent)) = self.office(node).and_then(|office| office.outbox.pop_front())
-            else {
+            let Some((effect, seq)) = self.office(node).and_then(|office| office.outbox.pop_front()) else {
                 return;
             };
-            self.effect(node, effect, seq, sent);
+            self.effect(node, effect, seq);
         }
         self.send_self(node, 1, Message::Release);
     }
 
-    fn effect(&mut self, node: NodeId, effect: Effect, seq: Seq, sent: Millis) {
+    fn effect(&mut self, node: NodeId, effect: Effect, seq: Seq) {
         match effect {
             Effect::Launch { run, job } => {
                 let RunState::Running(live) = &run.state else { return };
                 let (task, attempt) = (live.task.clone(), live.attempt);
-                if let Some(office) = self.office(node) {
-                    office.number += 1;
-                    office.launched.insert(task.clone(), office.number);
-                }
-                let order = LaunchOrder { task, run: run.key, attempt, job, not_after: sent + ORDER_VALID };
+                let not_after = self.now + ORDER_VALID;
+                let Some(office) = self.office(node) else { return };
+                office.calls.launch(&task);
+                let incarnation = office.incarnation;
+                let order = LaunchOrder { task, run: run.key, attempt, job, not_after, incarnation };
                 self.order(node, Order::Launch(Box::new(order)));
             }
-            Effect::Kill { task } => self.order(node, Order::Kill(task)),
+            Effect::Kill { task } => self.kill(node, task),
             Effect::Acknowledge { task } => self.order(node, Order::Acknowledge(task)),
             Effect::Send { notice } => self.post(node, &notice),
             Effect::Answer { id, answer } => {
@@ -561,10 +716,26 @@ impl Cluster {
 
     fn reconcile(&mut self, node: NodeId, tasks: Vec<TaskId>) {
         let Some(office) = self.office(node) else { return };
-        office.number += 1;
-        let number = office.number;
         if !tasks.is_empty() {
+            let number = office.calls.ask(&tasks);
             self.order(node, Order::Reconcile(number, tasks));
+        }
+    }
+
+    fn ask_again(&mut self, node: NodeId, number: u64, mut tasks: Vec<TaskId>) {
+        let Some(office) = self.office(node) else { return };
+        tasks.retain(|task| office.calls.is_last(number, task));
+        self.reconcile(node, tasks);
+    }
+
+    fn kill(&mut self, node: NodeId, task: TaskId) {
+        self.order(node, Order::Kill(task, self.now + ORDER_VALID));
+    }
+
+    /// The launch has come to an end: from here on its task is asked for like any other.
+    fn settle(&mut self, node: NodeId, task: &TaskId) {
+        if let Some(office) = self.office(node) {
+            office.calls.launches.remove(task);
         }
     }
 
@@ -572,41 +743,64 @@ impl Cluster {
 
     fn engine_follows(&mut self, node: NodeId) {
         let Some(office) = self.office(node) else { return };
-        let open = office.core.open_tasks();
+        // Those whose launch is on its way are settled by that.
+        let mut open = office.core.open_tasks();
+        open.retain(|task| !office.is_coming(task));
         self.reconcile(node, open);
         self.tell_core(node, Event::Engine { ready: true });
+    }
+
+    fn launch_answered(&mut self, node: NodeId, order: &LaunchOrder, news: News) {
+        self.settle(node, &order.task);
+        let present = self.office(node).map(|office| office.incarnation);
+        if news == News::Running && present != Some(order.incarnation) {
+            // When all tasks were asked for anew, this one was left out.
+            self.reconcile(node, vec![order.task.clone()]);
+        }
+        self.hear(node, order.task.clone(), news);
     }
 
     fn reconciled(&mut self, node: NodeId, number: u64, known: Vec<(TaskId, News)>) {
         let mut unknown = Vec::new();
         for (task, news) in known {
-            // Asked before the launch that is now under way, it says nothing about that.
-            let stale =
-                self.office(node).is_some_and(|o| o.launched.get(&task).is_some_and(|at| *at > number));
-            if stale && news == News::NeverBegan {
+            let Some(office) = self.office(node) else { return };
+            if !office.calls.answered(number, &task, &news) {
+                continue;
+            }
+            if news == News::NeverBegan && office.is_coming(&task) {
                 continue;
             }
             if news == News::Unknown {
                 unknown.push(task.clone());
             }
-            self.tell_news(node, task, news);
+            self.hear(node, task, news);
         }
         if !unknown.is_empty() {
             let after = self.random.between(2_000, 8_000);
-            self.send_self(node, after, Message::AskAgain(unknown));
+            self.send_self(node, after, Message::AskAgain(number, unknown));
         }
     }
 
     fn engine_silent_to(&mut self, node: NodeId, order: Order) {
         match order {
-            Order::BeginTerm => self.send_self(node, 1_000, Message::Connect),
+            Order::BeginTerm => self.send_self(node, ENGINE_RETRY, Message::Connect),
             Order::Launch(launch) => {
-                self.tell_core(node, Event::Task { task: launch.task.clone(), news: News::Unknown });
-                self.send_self(node, 1_000, Message::AskAgain(vec![launch.task]));
+                // It may still arrive. Only once it is stale does "never began" mean that it never will.
+                let stale_in = (launch.not_after - self.now).max(0);
+                self.send_self(node, stale_in + ENGINE_RETRY, Message::Settle(launch.task));
             }
-            Order::Reconcile(_, tasks) => self.send_self(node, 1_000, Message::AskAgain(tasks)),
-            Order::Kill(task) => self.order(node, Order::Kill(task)),
+            Order::Reconcile(number, tasks) => {
+                self.send_self(node, ENGINE_RETRY, Message::AskAgain(number, tasks));
+            }
+            Order::Kill(task, _) => self.send_self(node, ENGINE_RETRY, Message::KillAgain(task)),
             Order::Acknowledge(_) => {}
+        }
+    }
+
+    fn engine_refuses(&mut self, node: NodeId, order: Order) {
+        match order {
+            Order::Launch(launch) => self.launch_answered(node, &launch, News::NeverBegan),
+            order => self.engine_silent_to(node, order),
         }
     }
 }

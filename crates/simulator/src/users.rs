@@ -9,7 +9,6 @@ use scheduler::job::{CatchUp, Guarantee, Overlap, Plan, Retry, Rules, Tags};
 use scheduler::notice::AlertRules;
 use scheduler::request::{BackfillOrder, Definition, Manner, PlanText, Remains, Request};
 use scheduler::run::EndedRun;
-use scheduler::schedule::DstPolicy;
 use scheduler::state::State;
 
 use crate::calendar::{Millis, Phrasebook, Written, instant};
@@ -33,6 +32,8 @@ pub(crate) struct Mix {
     pub(crate) canary: Millis,
     /// Whether limits hold runs back.
     pub(crate) limited: bool,
+    /// The zone of most jobs, where its clock jumps while they run.
+    pub(crate) home: Option<&'static str>,
 }
 
 pub(crate) struct Users {
@@ -48,7 +49,7 @@ pub(crate) fn name(text: &str) -> JobName {
 
 impl Users {
     pub(crate) fn new(mix: Mix, herds: Random) -> Self {
-        Self { mix, names: 0, herds, phrases: Phrasebook::new() }
+        Self { mix, names: 0, herds, phrases: Phrasebook::default() }
     }
 
     /// What is asked for before anything else.
@@ -88,9 +89,10 @@ impl Users {
         body: Arc<str>,
     ) -> Request {
         let plan = match written {
-            Some(Written { text, zone, meaning }) => {
-                self.phrases.insert((text.clone(), zone.clone()), meaning);
-                PlanText::Schedule { text, zone, dst: DstPolicy::default() }
+            Some(written) => {
+                self.phrases.learn(&written);
+                let Written { text, zone, dst, .. } = written;
+                PlanText::Schedule { text, zone, dst }
             }
             None => PlanText::Parents(parents),
         };
@@ -116,7 +118,7 @@ impl Users {
                 (0..count).map(|_| name(&format!("job{}", older - 1 - random.below(near)))).collect();
             (None, parents)
         } else {
-            (Some(Written::any(random, now)), Vec::new())
+            (Some(Written::any(random, now, self.mix.home)), Vec::new())
         };
         let (rules, body) = (any_rules(random), any_body(random));
         let rules = Rules { tags: any_tags(&mut self.herds), jitter: any_jitter(&mut self.herds), ..rules };
@@ -195,7 +197,7 @@ impl Users {
         let Plan::Schedule(table) = &state.jobs.values().find(|kept| kept.name == *job)?.plan else {
             return None;
         };
-        let meaning = self.phrases.get(&(table.text.clone(), table.zone.clone()))?;
+        let meaning = self.phrases.find(table, job.as_str())?;
         let longest = random.pick(&[60_000, 600_000, 3 * 86_400_000]);
         let from = now - random.between(1, longest);
         let mut to = from;

@@ -328,7 +328,7 @@ impl Driver<'_> {
             // Who said so may be gone, and the task with it; and when all tasks were asked for, this one was left out.
             self.effects.ask_for(task.clone());
         }
-        self.backlog.push_back(Event::Task { task, news });
+        hear(&mut self.backlog, task, news);
     }
 
     fn say(&self) {
@@ -354,7 +354,7 @@ impl Driver<'_> {
             Report::Follows { incarnation } => self.engine_follows = Some(incarnation),
             Report::Launched { task, news, incarnation } => self.launch_answered(task, news, incarnation),
             Report::News(task, TaskNews::NeverBegan) if self.is_coming(&task) => {}
-            Report::News(task, news) => self.backlog.push_back(Event::Task { task, news }),
+            Report::News(task, news) => hear(&mut self.backlog, task, news),
             Report::Sent(id, sent) => self.backlog.push_back(Event::Notice { id, sent }),
             Report::Deposed(reason) => return Some(Ended::Deposed(reason)),
         }
@@ -423,6 +423,16 @@ fn launched(effect: &Effect) -> Option<&TaskId> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+/// That a task never began is heard once: two questions may have been answered so before either is decided, and by the
+/// second word the task may have been launched again.
+fn hear(backlog: &mut VecDeque<Event>, task: TaskId, news: TaskNews) {
+    let never = news == TaskNews::NeverBegan;
+    let event = Event::Task { task, news };
+    if !(never && backlog.contains(&event)) {
+        backlog.push_back(event);
     }
 }
 
@@ -526,5 +536,21 @@ fn word(outcome: &Outcome) -> &'static str {
         Outcome::Lost => "lost",
         Outcome::Skipped(_) => "skipped",
         Outcome::Missed(_) => "missed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_task_never_began_is_heard_once() {
+        let (mut backlog, task) = (VecDeque::new(), TaskId::parse("report-1-i5-0").expect("a task id"));
+        for news in [TaskNews::NeverBegan, TaskNews::Running, TaskNews::NeverBegan, TaskNews::Running] {
+            hear(&mut backlog, task.clone(), news);
+        }
+        let heard: Vec<Event> = backlog.into();
+        let expected = [TaskNews::NeverBegan, TaskNews::Running, TaskNews::Running];
+        assert_eq!(heard, expected.map(|news| Event::Task { task: task.clone(), news }));
     }
 }

@@ -45,6 +45,11 @@ impl Attempts {
             ));
         }
         self.runs.insert(task.clone(), *key);
+        if self.clocks_right && !ledger.is_live(task) {
+            return Err(format!(
+                "{task} was started when its attempt was over: a late order of a leader of old"
+            ));
+        }
         let lost = |task: &TaskId, run: &RunKey| given_up_in(ledger, run, task);
         for (run, other) in alive.iter().filter(|(run, _)| run == key) {
             if order.at_most_once() || !lost(other, run) {
@@ -95,6 +100,15 @@ impl Attempts {
             ));
         }
         Ok(())
+    }
+
+    /// What a leader kills, late or not, is to be dead: wanted so, or given up.
+    pub(crate) fn killed(&self, task: &TaskId, ledger: &Ledger) -> Verdict {
+        if ledger.is_wanted(task) {
+            Err(format!("{task} was killed, and nobody wanted that"))
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn ended(&mut self, now: Millis, task: &TaskId, ledger: &Ledger) {

@@ -26,7 +26,7 @@ impl Backfills {
         for change in changes {
             match change {
                 Change::PutBackfill(backfill) if !self.to_come.contains_key(&backfill.id) => {
-                    self.to_come.insert(backfill.id, slots(backfill, phrases)?);
+                    self.to_come.insert(backfill.id, slots(backfill, phrases, state)?);
                 }
                 Change::RemoveBackfill(id) => {
                     self.to_come.remove(id);
@@ -80,9 +80,10 @@ impl Backfills {
 }
 
 /// All slots of a backfill as a list of the calendar has them, the first to begin last.
-fn slots(backfill: &Backfill, phrases: &Phrasebook) -> Result<Vec<Nominal>, String> {
+fn slots(backfill: &Backfill, phrases: &Phrasebook, state: &State) -> Result<Vec<Nominal>, String> {
     let Redo::Slots { table, from, to, order } = &backfill.what else { return Ok(Vec::new()) };
-    let meaning = phrases.get(&(table.text.clone(), table.zone.clone())).ok_or("a schedule of nobody")?;
+    let job = state.jobs.get(&backfill.id.job).ok_or("a backfill of nobody's")?;
+    let meaning = phrases.find(table, job.name.as_str()).ok_or("a schedule of nobody's")?;
     let (anchor, to) = (table.anchor.as_millisecond(), to.as_millisecond());
     let (mut all, mut at) = (Vec::new(), from.as_millisecond() - 1);
     while let Some((nominal, due)) = meaning.next(anchor, at).filter(|(_, due)| *due < to) {

@@ -23,6 +23,8 @@ pub(crate) struct Canary {
     uid: Option<JobUid>,
     /// A limit of the server holds it back like all others, so it may be late; but it must have its share.
     pub(crate) may_wait: bool,
+    /// What a leader's clock may be behind by: so much later is in time.
+    pub(crate) skew: Millis,
     healed: Option<Millis>,
     started: u64,
     bad: Option<String>,
@@ -71,7 +73,7 @@ impl Canary {
         }
         self.started += 1;
         let late = self.due.get(&order.run).map_or(0, |due| now - due);
-        if matches!(order.run.cause, Cause::Slot { .. }) && late > LATE && !self.may_wait {
+        if matches!(order.run.cause, Cause::Slot { .. }) && late > LATE + self.skew && !self.may_wait {
             self.bad = Some(format!("the canary's run {} started {late} ms late", order.run));
         }
     }

@@ -4,6 +4,8 @@ use scheduler::ids::{Epoch, Seq, TaskId};
 use store::Term;
 
 use super::Verdict;
+use crate::calendar::Millis;
+use crate::model_engine::LaunchOrder;
 
 #[derive(Default)]
 pub(crate) struct Fencing {
@@ -32,6 +34,29 @@ impl Fencing {
 
     pub(crate) fn engine_term(&mut self, epoch: Epoch) {
         self.engine = self.engine.max(epoch);
+    }
+
+    /// The engine has taken an order to start a task that it did not know.
+    pub(crate) fn launched(&self, now: Millis, epoch: Epoch, order: &LaunchOrder) -> Verdict {
+        self.in_time(now, order.not_after, &format!("the launch of {}", order.task))?;
+        self.started(epoch, &order.task)
+    }
+
+    /// The engine has taken an order to kill.
+    pub(crate) fn killed(&self, now: Millis, epoch: Epoch, task: &TaskId, not_after: Millis) -> Verdict {
+        self.in_time(now, not_after, &format!("the kill of {task}"))?;
+        if epoch < self.engine {
+            let (ours, newest) = (epoch.0, self.engine.0);
+            return Err(format!("{task} was killed for term {ours}, when the engine followed term {newest}"));
+        }
+        Ok(())
+    }
+
+    fn in_time(&self, now: Millis, not_after: Millis, what: &str) -> Verdict {
+        if now <= not_after {
+            return Ok(());
+        }
+        Err(format!("{what} was taken {} ms after its time", now - not_after))
     }
 
     pub(crate) fn started(&self, epoch: Epoch, task: &TaskId) -> Verdict {

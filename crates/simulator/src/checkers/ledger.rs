@@ -154,6 +154,13 @@ impl Ledger {
             .any(|run| matches!(&run.state, RunState::Running(live) if live.task == *task))
     }
 
+    /// Whether the log has an attempt of this name that has not ended and that nobody wants dead.
+    pub(crate) fn is_wanted(&self, task: &TaskId) -> bool {
+        self.state.runs.values().any(
+            |run| matches!(&run.state, RunState::Running(live) if live.task == *task && live.kill.is_none()),
+        )
+    }
+
     /// The runs that came to live by then and still are.
     pub(crate) fn live_since(&self, by: Position) -> impl Iterator<Item = &Run> {
         let old = move |run: &&Arc<Run>| self.created.get(&run.key).is_some_and(|at| *at <= by);

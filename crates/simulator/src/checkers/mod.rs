@@ -7,6 +7,7 @@ mod backfills;
 mod canary;
 mod failover;
 mod fencing;
+mod handover;
 mod joins;
 mod ledger;
 mod limits;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use scheduler::ids::{Epoch, RunKey, Seq, TaskId};
 use scheduler::notice::Notice;
 use scheduler::request::{Answer, Refusal};
-use scheduler::state::State;
+use scheduler::state::{Change, State};
 use scheduler::{Scheduler, Step};
 use store::Term;
 
@@ -45,6 +46,7 @@ pub(crate) struct Audit {
     pub(crate) attempts: attempts::Attempts,
     pub(crate) writes: writes::Writes,
     fencing: fencing::Fencing,
+    handover: handover::Handover,
     failover: failover::Failover,
     pub(crate) canary: canary::Canary,
     pub(crate) limits: limits::Checker,
@@ -65,6 +67,7 @@ impl Audit {
             attempts: attempts::Attempts::default(),
             writes: writes::Writes::default(),
             fencing: fencing::Fencing::default(),
+            handover: handover::Handover::default(),
             failover: failover::Failover::default(),
             canary: canary::Canary::default(),
             limits: limits::Checker::default(),
@@ -87,6 +90,7 @@ impl Audit {
 
     pub(crate) fn term_began(&mut self, term: Term) {
         self.fencing.term_began(term);
+        self.handover.term_began(term, &self.ledger.state);
     }
 
     /// A batch has become part of the state.
@@ -128,6 +132,20 @@ impl Audit {
         self.fencing.engine_term(epoch);
     }
 
+    /// The engine takes an order to start a task.
+    pub(crate) fn launched(&mut self, now: Millis, epoch: Epoch, order: &LaunchOrder) {
+        let fencing = self.fencing.launched(now, epoch, order);
+        self.check("4, fencing", fencing);
+    }
+
+    /// The engine takes an order to kill.
+    pub(crate) fn killed(&mut self, now: Millis, epoch: Epoch, task: &TaskId, not_after: Millis) {
+        let fencing = self.fencing.killed(now, epoch, task, not_after);
+        self.check("4, fencing", fencing);
+        let attempts = self.attempts.killed(task, &self.ledger);
+        self.check("4, attempts", attempts);
+    }
+
     /// A task begins to run, beside these of the same job.
     pub(crate) fn started(
         &mut self,
@@ -161,6 +179,18 @@ impl Audit {
     }
 
     // ---- the nodes
+
+    /// A node begins to lead with this state.
+    pub(crate) fn takes_office(&mut self, term: Term, state: &State) {
+        let handover = self.handover.takes_office(term, state);
+        self.check("5, handover", handover);
+    }
+
+    /// A leader has decided so far, with these changes on their way to a store that still has its term.
+    pub(crate) fn decided<'a>(&mut self, on_their_way: impl Iterator<Item = &'a Change>, leader: &State) {
+        let handover = handover::decided(&self.ledger.state, on_their_way, leader);
+        self.check("5, handover", handover);
+    }
 
     /// A scheduler has taken a step.
     pub(crate) fn stepped(&mut self, core: &Scheduler, step: &Step, probe: bool, idle_ticks: u32) {

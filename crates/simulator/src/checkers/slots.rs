@@ -39,13 +39,13 @@ fn timetable(plan: &Plan) -> Option<&Timetable> {
     }
 }
 
-fn meaning<'a>(plan: &Plan, phrases: &'a Phrasebook) -> Option<(&'a Meaning, Millis)> {
-    let table = timetable(plan)?;
-    let meaning = phrases.get(&(table.text.clone(), table.zone.clone()))?;
-    Some((meaning, table.anchor.as_millisecond()))
-}
-
 impl Track {
+    /// What its schedule means, and since when; nothing for a dependent.
+    fn meaning(&self, phrases: &Phrasebook) -> Option<(Meaning, Millis)> {
+        let table = timetable(&self.plan)?;
+        Some((phrases.find(table, &self.name)?, table.anchor.as_millisecond()))
+    }
+
     fn none_due(&self, now: Millis, what: &str) -> Verdict {
         match self.next.filter(|(_, due)| self.enabled && *due <= now) {
             None => Ok(()),
@@ -60,7 +60,7 @@ impl Track {
 
     /// A schedule has been posted: its latest past slot is due at once, and none before it exists.
     fn begin(&mut self, now: Millis, phrases: &Phrasebook) {
-        let Some((meaning, anchor)) = meaning(&self.plan, phrases) else {
+        let Some((meaning, anchor)) = self.meaning(phrases) else {
             (self.next, self.left) = (None, None);
             return;
         };
@@ -73,7 +73,7 @@ impl Track {
     /// Enabled again, or taken over from a disabled job: the slots meanwhile do not exist.
     fn resume(&mut self, now: Millis, phrases: &Phrasebook) {
         let after = self.mark.map_or(now, |mark| mark.max(now));
-        let next = meaning(&self.plan, phrases).and_then(|(meaning, anchor)| meaning.next(anchor, after));
+        let next = self.meaning(phrases).and_then(|(meaning, anchor)| meaning.next(anchor, after));
         self.next = next.filter(|_| self.left != Some(0));
     }
 
@@ -99,7 +99,7 @@ impl Track {
         }
         self.left = self.left.map(|left| left - 1);
         self.mark = Some(slot.1);
-        let next = meaning(&self.plan, phrases).and_then(|(meaning, anchor)| meaning.next(anchor, slot.1));
+        let next = self.meaning(phrases).and_then(|(meaning, anchor)| meaning.next(anchor, slot.1));
         self.next = next.filter(|_| self.left != Some(0));
         Ok(())
     }
@@ -157,10 +157,12 @@ impl Slots {
     /// The only parent is deleted: its schedule goes on here.
     fn inherit(&mut self, now: Millis, heir: JobUid, gone: JobUid, phrases: &Phrasebook) {
         let Some(gone) = self.tracks.get(&gone) else { return };
-        let (enabled, next, left, mark) = (gone.enabled, gone.next, gone.left, gone.mark);
+        // What `H` gave to one name is nothing to another.
+        let spreads = timetable(&gone.plan).is_some_and(|table| phrases.spreads(table));
+        let (goes_on, next, left, mark) = (gone.enabled && !spreads, gone.next, gone.left, gone.mark);
         let Some(track) = self.tracks.get_mut(&heir) else { return };
         (track.next, track.left, track.mark) = (next, left, mark);
-        if !enabled {
+        if !goes_on {
             track.resume(now, phrases);
         }
     }

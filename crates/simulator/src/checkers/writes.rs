@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use scheduler::ids::Seq;
+use scheduler::job::Plan;
 use scheduler::receipt::RequestKey;
-use scheduler::request::{Answer, Refusal, Request};
+use scheduler::request::{Answer, PlanText, Refusal, Request};
 use scheduler::run::{Outcome, Record, Run, RunState};
 use scheduler::state::Change;
 
@@ -81,7 +82,8 @@ fn in_effect(
         (Request::Once { request, .. }, answer) => in_effect(request, answer, begin, changes, ledger),
         (Request::Put(definition), Answer::Put { uid, version, changed: true }) => any(&|change| {
             matches!(change, Change::PutJob(job) if job.uid == *uid && job.version == *version
-                && job.name == definition.name && job.body == definition.body && *job.rules == definition.rules)
+                && job.name == definition.name && job.body == definition.body && *job.rules == definition.rules
+                && same_plan(&job.plan, &definition.plan))
         }),
         (Request::Put(_), Answer::Put { uid, changed: false, .. }) => {
             ledger.state.jobs.contains_key(uid) || ledger.removed.contains(uid)
@@ -131,6 +133,17 @@ fn in_effect(
             let kept = ledger.state.backfills.get(id);
             kept.is_none_or(|backfill| backfill.ended.is_some() || backfill.left() == 0 && backfill.cancelled)
         }
+        _ => false,
+    }
+}
+
+/// Whether the job starts as its user wrote it. Parents are held against their names elsewhere.
+fn same_plan(plan: &Plan, asked: &PlanText) -> bool {
+    match (plan, asked) {
+        (Plan::Schedule(table), PlanText::Schedule { text, zone, dst }) => {
+            (&table.text, &table.zone, table.dst) == (text, zone, *dst)
+        }
+        (Plan::Parents(_), PlanText::Parents(_)) => true,
         _ => false,
     }
 }
