@@ -570,10 +570,8 @@ async fn what_docker_cannot_do_is_a_reason() {
         let again = engine.launch(Epoch(1), within(plain(), order(id, "true"))).await;
         assert_eq!(again, Ok(Known::Ended(end)));
     }
-    let fetch =
-        engine::Fetch { uri: "/etc/passwd".into(), executable: false, extract: false, output_file: None };
-    let fetches = with(within(plain(), order("no-7", "true")), |spec| spec.fetches = vec![fetch]);
-    failed_because(&run(&engine, fetches).await, &["`fetch`"]);
+    let fetches = with(within(plain(), order("no-7", "true")), |spec| spec.fetches = vec![fetch("/no/such")]);
+    failed_because(&run(&engine, fetches).await, &["cannot fetch /no/such"]);
     drop(engine);
     let engine = lab.engine();
     let told = ends_of(&engine, &["no-0", "no-3", "no-7"]).await;
@@ -894,16 +892,12 @@ fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
 async fn what_cannot_be_fetched_fails_and_says_so() {
     let Some(lab) = DockerLab::new() else { return };
     let engine = lab.first_term().await;
-    let launch = |id: &str, uri: &str| {
-        with(within(plain(), order(id, lab.command("true"))), |spec| spec.fetches = vec![fetch(uri)])
-    };
-    engine.launch(Epoch(1), launch("none-0", "/no/such/file")).await.expect("taken");
-    let end = ends_of(&engine, &["none-0"]).await.remove(0);
-    assert!(
-        matches!(&end, AttemptEnd::Failed { message, .. } if message.contains("/no/such/file")),
-        "{end:?}"
-    );
-    assert!(read_all(&engine, &task("none-0"), Stream::Stderr, 0).await.bytes.ends_with(b"\n"));
+    let launch = with(within(plain(), order("none-0", lab.command("true"))), |spec| {
+        spec.fetches = vec![fetch("/no/such/file")];
+    });
+    failed_because(&run(&engine, launch).await, &["/no/such/file", "No such file"]);
+    let told = read_all(&engine, &task("none-0"), Stream::Stderr, 0).await.bytes;
+    assert!(String::from_utf8_lossy(&told).contains("/no/such/file"));
     assert_eq!(lab.starts(&task("none-0")), 0);
 }
 

@@ -39,6 +39,8 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 const OUTPUT_MAX: u64 = 1024 * 1024;
 /// The exit status of a container is that of its first process, or this and the number of the signal that ended it.
 const SIGNAL_BASE: i64 = 128;
+/// What Docker answers for the log of a driver that cannot be read back.
+const NOT_IMPLEMENTED: u16 = 501;
 /// Begins the time at which a container started that never did.
 const NEVER: &str = "0001-";
 
@@ -403,7 +405,7 @@ impl Follow {
                 biased;
                 message = log.next() => match message {
                     Some(Ok(message)) => (dirty, heard) = (self.take(message) || dirty, Heard::Something),
-                    Some(Err(error)) if is_unreadable(&error) && heard == Heard::Nothing => {
+                    Some(Err(Error::DockerResponseServerError { status_code: NOT_IMPLEMENTED, .. })) => {
                         heard = Heard::Unreadable;
                         break;
                     }
@@ -477,7 +479,7 @@ impl Follow {
         while let Some(message) = log.next().await {
             match message {
                 Ok(message) => drop(self.take(message)),
-                Err(error) if is_unreadable(&error) => break,
+                Err(Error::DockerResponseServerError { .. } | Error::DockerStreamError { .. }) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -492,10 +494,6 @@ enum Heard {
     Nothing,
     /// Docker says that it cannot read it.
     Unreadable,
-}
-
-fn is_unreadable(error: &Error) -> bool {
-    matches!(error, Error::DockerResponseServerError { .. } | Error::DockerStreamError { .. })
 }
 
 /// What the end of a container means.
