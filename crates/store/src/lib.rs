@@ -492,12 +492,6 @@ pub trait Store: Send + Sync + 'static {
         std::future::pending().await
     }
 
-    /// How far the store's clock is ahead of this machine's, as of the last time that it told, give or take half of the
-    /// time that the answer took; `None` where it has no clock of its own, or has not told yet.
-    fn clock(&self) -> Option<SignedDuration> {
-        None
-    }
-
     /// How much the store occupies, and how much room is left; `None` where nobody on this machine can tell.
     fn disk(&self) -> Option<Disk> {
         None

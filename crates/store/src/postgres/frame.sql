@@ -23,6 +23,11 @@ INSERT INTO chronos.term VALUES (true, 0, 0, 0, 0, '-infinity', NULL, NULL);
 CREATE TABLE chronos.changes (seq bigint PRIMARY KEY, epoch bigint NOT NULL, batch bytea NOT NULL);
 ALTER TABLE chronos.changes ALTER COLUMN batch SET STORAGE EXTERNAL;
 
+-- How each node is, as it said last.
+CREATE TABLE chronos.members (
+  node text COLLATE "C" PRIMARY KEY, candidate text NOT NULL, news text NOT NULL, at timestamptz NOT NULL
+);
+
 -- Every commit waits for the disk, whatever has become of the settings since the term began.
 CREATE FUNCTION chronos.durable() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -35,7 +40,7 @@ END $$;
 -- term of ours that is over.
 CREATE FUNCTION chronos.begin_term(
   p_token text, p_tokens text[], p_holder text, p_lease bigint,
-  OUT epoch bigint, OUT seq bigint, OUT clock bigint
+  OUT epoch bigint, OUT seq bigint
 ) RETURNS SETOF record LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
 BEGIN
   PERFORM chronos.durable();
@@ -46,7 +51,6 @@ BEGIN
   RETURNING t.epoch, t.seq INTO epoch, seq;
   IF FOUND THEN
     INSERT INTO chronos.changes VALUES (seq, epoch, '');
-    clock := extract(epoch FROM clock_timestamp()) * 1000;
     RETURN NEXT;
   END IF;
 END $$;
@@ -56,7 +60,7 @@ END $$;
 -- A call that waits for the row looks at it again when it gets it: nothing of a deposed leader comes late.
 CREATE FUNCTION chronos.move(
   p_epoch bigint, p_after bigint, p_last bigint, p_lease bigint, p_ids bigint, p_batches bytea[], p_forget bigint,
-  OUT moved boolean, OUT base bigint, OUT epoch bigint, OUT began bigint, OUT seq bigint, OUT held boolean, OUT clock bigint
+  OUT moved boolean, OUT base bigint, OUT epoch bigint, OUT began bigint, OUT seq bigint, OUT held boolean
 ) LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
 BEGIN
   PERFORM chronos.durable();
@@ -76,13 +80,12 @@ BEGIN
     SELECT t.epoch, t.began, t.seq, t.lease_until > clock_timestamp()
     FROM chronos.term AS t INTO epoch, began, seq, held;
   END IF;
-  clock := extract(epoch FROM clock_timestamp()) * 1000;
 END $$;
 
 -- Renews the lease; says the same as `move`.
 CREATE FUNCTION chronos.renew(
   p_epoch bigint, p_lease bigint,
-  OUT moved boolean, OUT epoch bigint, OUT began bigint, OUT seq bigint, OUT held boolean, OUT clock bigint
+  OUT moved boolean, OUT epoch bigint, OUT began bigint, OUT seq bigint, OUT held boolean
 ) LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
 BEGIN
   UPDATE chronos.term AS t SET lease_until = clock_timestamp() + p_lease * interval '1 millisecond'
@@ -90,7 +93,6 @@ BEGIN
   moved := FOUND;
   SELECT t.epoch, t.began, t.seq, t.lease_until > clock_timestamp()
   FROM chronos.term AS t INTO epoch, began, seq, held;
-  clock := extract(epoch FROM clock_timestamp()) * 1000;
 END $$;
 
 -- Puts staged tables in the place of ours: their names begin with `p_prefix`. From here on nobody can follow: what

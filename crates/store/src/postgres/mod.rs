@@ -40,8 +40,8 @@ use self::writer::{Command, Commit, Restore, Statements, Tenure, Writer, millis}
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::rows::{Batch, LogSizes, small, whole_ms};
 use crate::{
-    Applied, AuditPage, AuditQuery, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Retention,
-    RevisionPage, RevisionQuery, Store, StoreError, Term, format,
+    Applied, AuditPage, AuditQuery, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Member,
+    Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, bounded, format,
 };
 
 /// How often a candidate looks whether the lease is free, and a follower whether something was written.
@@ -138,7 +138,6 @@ pub fn open(options: &PostgresOptions) -> Result<PostgresStore, OptionsError> {
         ending: watch::Sender::new(None),
         applied: watch::Sender::new(0),
         trouble: Mutex::new(None),
-        clock: Mutex::new(None),
         backups: Semaphore::new(BACKUPS_MAX),
     });
     tokio::spawn(Writer::new(shared.clone(), inbox).run());
@@ -161,7 +160,6 @@ struct Shared {
     /// The last batch that this handle has written.
     applied: watch::Sender<u64>,
     trouble: Mutex<Option<String>>,
-    clock: Mutex<Option<SignedDuration>>,
     backups: Semaphore,
 }
 
@@ -217,12 +215,6 @@ impl Shared {
         Some(present.epoch.0)
     }
 
-    fn clock_is(&self, server_ms: i64) {
-        let Ok(server) = Timestamp::from_millisecond(server_ms) else { return };
-        let ahead = server.duration_since(Timestamp::now());
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
-    }
-
     /// When someone has wanted the term to end for so long.
     async fn given_up(&self, after: Duration) {
         let mut ending = self.ending.subscribe();
@@ -248,15 +240,22 @@ impl Shared {
         &self,
         question: impl AsyncFnOnce(&Client, &Place) -> Result<T, ReadError>,
     ) -> Result<T, StoreError> {
+        self.ask(async |client, place| {
+            readable(client, place).await?;
+            question(client, place).await
+        })
+        .await
+    }
+
+    /// Asks a question.
+    async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&Client, &Place) -> Result<T, ReadError>,
+    ) -> Result<T, StoreError> {
         let place = &*self.place;
         let client = from_pool(&self.pool, place).await?;
-        let work = async {
-            readable(&client, place).await?;
-            question(&client, place).await.map_err(|error| error.meaning(place))
-        };
-        match tokio::time::timeout(ANSWER, work).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(error),
+        match tokio::time::timeout(ANSWER, question(&client, place)).await {
+            Ok(answer) => answer.map_err(|error| error.meaning(place)),
             Err(_) => {
                 // Its answer may still come: the connection is of no use to the next question.
                 drop(deadpool_postgres::Object::take(client));
@@ -300,7 +299,7 @@ impl Shared {
         let meaning = |error: tokio_postgres::Error| place.meaning(&error);
         let ours = vec![token.to_owned(), self.leading().token.clone()];
         let holder = format::write_candidate(candidate);
-        let sql = place.sql("SELECT epoch, seq, clock FROM chronos.begin_term($1, $2, $3, $4)");
+        let sql = place.sql("SELECT epoch, seq FROM chronos.begin_term($1, $2, $3, $4)");
         let asked = since_boot();
         let begun: [Parameter<'_>; 4] = [
             (&token, Type::TEXT),
@@ -310,7 +309,6 @@ impl Shared {
         ];
         let Some(row) = client.query_typed_opt(&sql, &begun).await.map_err(meaning)? else { return Ok(None) };
         let (epoch, seq): (i64, i64) = (row.get(0), row.get(1));
-        self.clock_is(row.get(2));
         let sizes = place.sql("SELECT seq, octet_length(batch) FROM chronos.changes ORDER BY seq");
         let mut log = LogSizes::default();
         for row in client.query_typed(&sizes, &[]).await.map_err(meaning)? {
@@ -524,6 +522,77 @@ impl Store for PostgresStore {
         format::read_candidate(&holder)
     }
 
+    async fn present(&self) -> Result<Term, StoreError> {
+        self.shared
+            .read(async |client, place| {
+                let rows =
+                    questions::query(client, &place.sql("SELECT epoch, seq FROM chronos.term"), &[]).await?;
+                Ok(questions::term_of(&rows[0]))
+            })
+            .await
+    }
+
+    async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
+        bounded(news)?;
+        let said = format::write_candidate(candidate);
+        let tell = async |client: &Client, place: &Place| {
+            // A node may be the first to come, and not lead.
+            if schema::check(client, place).await? == Found::Nothing {
+                schema::make(client, place).await?;
+            }
+            let sql = place.sql(
+                "INSERT INTO chronos.members VALUES ($1, $2, $3, clock_timestamp()) ON CONFLICT (node) DO UPDATE SET \
+                 candidate = excluded.candidate, news = excluded.news, at = excluded.at",
+            );
+            let told: [Parameter<'_>; 3] =
+                [(&candidate.node, Type::TEXT), (&said, Type::TEXT), (&news, Type::TEXT)];
+            Ok(client.execute_typed(&sql, &told).await.map(drop)?)
+        };
+        self.shared.ask(tell).await
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        let question = async |client: &Client, place: &Place| {
+            let sql = place.sql(
+                "SELECT candidate, news, (extract(epoch FROM clock_timestamp() - at) * 1000)::bigint \
+                 FROM chronos.members ORDER BY node",
+            );
+            let rows = questions::query(client, &sql, &[]).await?;
+            // Of a newer version, which says who it is in another way.
+            let known = rows.iter().filter_map(|row| Some((format::read_candidate(row.get(0))?, row)));
+            let member = |(candidate, row): (Candidate, &tokio_postgres::Row)| Member {
+                candidate,
+                news: row.get(1),
+                age: Duration::from_millis(u64::try_from(row.get::<_, i64>(2)).unwrap_or(0)),
+            };
+            Ok(known.map(member).collect())
+        };
+        self.shared.read(question).await
+    }
+
+    async fn forget_member(&self, node: &str) -> Result<bool, StoreError> {
+        self.shared
+            .read(async |client, place| {
+                let sql = place.sql("DELETE FROM chronos.members WHERE node = $1");
+                Ok(client.execute_typed(&sql, &[(&node, Type::TEXT)]).await? > 0)
+            })
+            .await
+    }
+
+    async fn clock_ahead(&self) -> Result<Option<SignedDuration>, StoreError> {
+        self.shared
+            .ask(async |client, _| {
+                let (wall, begun) = (Timestamp::now(), since_boot());
+                let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+                let row = client.query_typed_one(sql, &[]).await?;
+                let Ok(theirs) = Timestamp::from_millisecond(row.get(0)) else { return Ok(None) };
+                // It looked at its clock somewhere in between.
+                let half = SignedDuration::try_from((since_boot() - begun) / 2).unwrap_or_default();
+                Ok(Some(wall.duration_since(theirs) + half))
+            })
+            .await
+    }
+
     async fn load(&self) -> Result<(State, Term), StoreError> {
         let place = &*self.shared.place;
         let mut connection = self.shared.place.connect(Limits::None).await?;
@@ -662,10 +731,6 @@ impl Store for PostgresStore {
                 return Deposed { reason: "the store was closed".into() };
             }
         }
-    }
-
-    fn clock(&self) -> Option<SignedDuration> {
-        *self.shared.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trouble(&self) -> Option<String> {

@@ -398,7 +398,6 @@ impl Writer {
             let meaning = shared.place.meaning(&error);
             if error.as_db_error().is_some() { Failed::Answered(meaning) } else { Failed::Unknown(meaning) }
         })?;
-        shared.clock_is(row.get("clock"));
         Ok(Verdict {
             moved: row.get("moved"),
             epoch: row.get("epoch"),
@@ -482,7 +481,7 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) fn new(place: &super::connect::Place) -> Self {
-        let moved = "m.moved, m.epoch, m.began, m.seq, m.held, m.clock";
+        let moved = "m.moved, m.epoch, m.began, m.seq, m.held";
         let move_to = "chronos.move($1, $2, $3, $4, $5, $6, $7)";
         Self {
             apply: place.sql(&format!(
