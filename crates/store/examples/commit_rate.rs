@@ -1,13 +1,14 @@
-//! How many launches a second the SQLite store can make durable, beside what the disk can do.
+//! How many launches a second a store can make durable, beside what the disk can do.
 //!
 //! `cargo run --release -p store --example commit_rate -- [jobs] [launches per batch] [seconds] [folder]`
+//! `cargo run --release -p store --features postgres --example commit_rate -- postgres URL [jobs] [..] [seconds]`
 //!
 //! A launch is five changes in two batches: progress and run, then the run's end, its record and progress. Batches
 //! are encoded by the caller and at most 8 are in flight, as with the driver.
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,11 @@ const IN_FLIGHT_MAX: usize = 8;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let url = (arguments.first().map(String::as_str) == Some("postgres")).then(|| {
+        assert!(arguments.len() > 1, "postgres URL");
+        arguments.drain(..2).nth(1).expect("there are two")
+    });
     let number =
         |n: usize, default: u64| arguments.get(n).map_or(default, |text| text.parse().expect("a number"));
     let (jobs, per_batch, seconds) = (number(0, 100_000), number(1, 250), number(2, 10));
@@ -31,7 +36,11 @@ async fn main() {
     let dir = arguments.get(3).map_or(temporary.path().to_owned(), Into::into);
     println!("disk: {:.0} fdatasync/s of 4 KiB each, before", fdatasync_rate(&dir));
 
-    let store = Arc::new(open(&dir));
+    let place = match url {
+        None => Place::Folder(dir.clone()),
+        Some(url) => Place::database(&url),
+    };
+    let store = place.open();
     let term = store.begin_term(&Candidate::default()).await.expect("nobody leads");
     let mut bench =
         Bench { store: store.clone(), term, next: term.seq.0 + 1, calls: tokio::task::JoinSet::new() };
@@ -84,11 +93,12 @@ async fn main() {
         let page = store.history(&query).await.expect("history can be read");
         println!("history: {} records in {:?} ({query:?})", page.records.len(), begun.elapsed());
     }
+    store.resign().await;
     drop(bench);
     drop(store);
 
     let (begun, used) = (Instant::now(), processor_time());
-    let store = open(&dir);
+    let store = place.open();
     store.begin_term(&Candidate::default()).await.expect("nobody leads");
     let (state, _) = store.load().await.expect("it can be loaded");
     let (time, used) = (begun.elapsed(), processor_time() - used);
@@ -147,7 +157,7 @@ async fn at_a_thousand(bench: &mut Bench, jobs: u64, seconds: u64) {
 }
 
 struct Bench {
-    store: Arc<SqliteStore>,
+    store: Arc<dyn Store>,
     term: store::Term,
     next: u64,
     calls: tokio::task::JoinSet<()>,
@@ -171,8 +181,40 @@ impl Bench {
     }
 }
 
-fn open(dir: &Path) -> SqliteStore {
-    SqliteStore::open(&SqliteOptions { dir: dir.into(), force_network_fs: false }).expect("a local folder")
+/// Where the store is.
+enum Place {
+    Folder(PathBuf),
+    #[cfg(feature = "postgres")]
+    Database(store::postgres::PostgresOptions),
+}
+
+impl Place {
+    #[cfg(feature = "postgres")]
+    fn database(url: &str) -> Self {
+        // A schema of its own, which stays for those who want to look at it.
+        let schema = format!("commit_rate_{}", std::process::id());
+        println!("schema: {schema}");
+        Self::Database(store::postgres::PostgresOptions {
+            schema,
+            ..store::postgres::PostgresOptions::new(url)
+        })
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    fn database(_: &str) -> Self {
+        panic!("built without PostgreSQL: give cargo `--features postgres`")
+    }
+
+    fn open(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Folder(dir) => {
+                let options = SqliteOptions { dir: dir.clone(), force_network_fs: false };
+                Arc::new(SqliteStore::open(&options).expect("a local folder"))
+            }
+            #[cfg(feature = "postgres")]
+            Self::Database(options) => Arc::new(store::postgres::open(options).expect("a good URL")),
+        }
+    }
 }
 
 fn put_job(uid: u64) -> Change {

@@ -23,8 +23,10 @@ INSERT INTO chronos.term VALUES (true, 0, 0, 0, 0, '-infinity', NULL, NULL);
 CREATE TABLE chronos.changes (seq bigint PRIMARY KEY, epoch bigint NOT NULL, batch bytea NOT NULL);
 ALTER TABLE chronos.changes ALTER COLUMN batch SET STORAGE EXTERNAL;
 
--- What each node has said of itself, and when, by the clock of this server.
-CREATE TABLE chronos.nodes (node text PRIMARY KEY, candidate text NOT NULL, news text NOT NULL, said timestamptz NOT NULL);
+-- How each node is, as it said last.
+CREATE TABLE chronos.members (
+  node text COLLATE "C" PRIMARY KEY, candidate text NOT NULL, news text NOT NULL, at timestamptz NOT NULL
+);
 
 -- Every commit waits for the disk, whatever has become of the settings since the term began.
 CREATE FUNCTION chronos.durable() RETURNS void LANGUAGE plpgsql AS $$

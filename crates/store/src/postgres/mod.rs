@@ -28,8 +28,8 @@ use scheduler::run::Record;
 use scheduler::state::{Change, State};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
 
 use self::columns::Parameter;
 use self::connect::{Limits, Place, SharedPlace, from_pool};
@@ -240,15 +240,22 @@ impl Shared {
         &self,
         question: impl AsyncFnOnce(&Client, &Place) -> Result<T, ReadError>,
     ) -> Result<T, StoreError> {
+        self.ask(async |client, place| {
+            readable(client, place).await?;
+            question(client, place).await
+        })
+        .await
+    }
+
+    /// Asks a question.
+    async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&Client, &Place) -> Result<T, ReadError>,
+    ) -> Result<T, StoreError> {
         let place = &*self.place;
         let client = from_pool(&self.pool, place).await?;
-        let work = async {
-            readable(&client, place).await?;
-            question(&client, place).await.map_err(|error| error.meaning(place))
-        };
-        match tokio::time::timeout(ANSWER, work).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(error),
+        match tokio::time::timeout(ANSWER, question(&client, place)).await {
+            Ok(answer) => answer.map_err(|error| error.meaning(place)),
             Err(_) => {
                 // Its answer may still come: the connection is of no use to the next question.
                 drop(deadpool_postgres::Object::take(client));
@@ -521,74 +528,73 @@ impl Store for PostgresStore {
 
     async fn present(&self) -> Result<Term, StoreError> {
         self.shared
-            .read(async |client: &Client, place: &Place| {
+            .read(async |client, place| {
                 let rows =
                     questions::query(client, &place.sql("SELECT epoch, seq FROM chronos.term"), &[]).await?;
-                let row = rows.first().ok_or_else(|| StoreError::Damaged("it has no term".into()))?;
-                let number = |n| row.get::<_, i64>(n).cast_unsigned();
-                Ok(Term { epoch: Epoch(number(0)), seq: Seq(number(1)) })
+                Ok(questions::term_of(&rows[0]))
             })
             .await
     }
 
     async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
         bounded(news)?;
-        let (node, holder) = (candidate.node.clone(), format::write_candidate(candidate));
-        let news = news.to_owned();
-        let question = async move |client: &Client, place: &Place| {
+        let said = format::write_candidate(candidate);
+        let tell = async |client: &Client, place: &Place| {
+            // A node may be the first to come, and not lead.
+            if schema::check(client, place).await? == Found::Nothing {
+                schema::make(client, place).await?;
+            }
             let sql = place.sql(
-                "INSERT INTO chronos.nodes VALUES ($1, $2, $3, clock_timestamp()) ON CONFLICT (node) DO UPDATE \
-                 SET candidate = excluded.candidate, news = excluded.news, said = excluded.said",
+                "INSERT INTO chronos.members VALUES ($1, $2, $3, clock_timestamp()) ON CONFLICT (node) DO UPDATE SET \
+                 candidate = excluded.candidate, news = excluded.news, at = excluded.at",
             );
-            let parameters: [Parameter<'_>; 3] =
-                [(&node, Type::TEXT), (&holder, Type::TEXT), (&news, Type::TEXT)];
-            questions::query(client, &sql, &parameters).await.map(drop)
+            let told: [Parameter<'_>; 3] =
+                [(&candidate.node, Type::TEXT), (&said, Type::TEXT), (&news, Type::TEXT)];
+            Ok(client.execute_typed(&sql, &told).await.map(drop)?)
         };
-        self.shared.read(question).await
+        self.shared.ask(tell).await
     }
 
     async fn members(&self) -> Result<Vec<Member>, StoreError> {
         let question = async |client: &Client, place: &Place| {
             let sql = place.sql(
-                "SELECT candidate, news, (extract(epoch FROM clock_timestamp() - said) * 1000)::bigint \
-                 FROM chronos.nodes ORDER BY node",
+                "SELECT candidate, news, (extract(epoch FROM clock_timestamp() - at) * 1000)::bigint \
+                 FROM chronos.members ORDER BY node",
             );
             let rows = questions::query(client, &sql, &[]).await?;
-            let member = |row: &Row| {
-                let age = u64::try_from(row.get::<_, i64>(2)).unwrap_or_default();
-                let candidate = format::read_candidate(row.get(0))?;
-                Some(Member { candidate, news: row.get(1), age: Duration::from_millis(age) })
+            // Of a newer version, which says who it is in another way.
+            let known = rows.iter().filter_map(|row| Some((format::read_candidate(row.get(0))?, row)));
+            let member = |(candidate, row): (Candidate, &tokio_postgres::Row)| Member {
+                candidate,
+                news: row.get(1),
+                age: Duration::from_millis(u64::try_from(row.get::<_, i64>(2)).unwrap_or(0)),
             };
-            Ok(rows.iter().filter_map(member).collect())
+            Ok(known.map(member).collect())
         };
         self.shared.read(question).await
     }
 
     async fn forget_member(&self, node: &str) -> Result<bool, StoreError> {
-        let node = node.to_owned();
-        let question = async move |client: &Client, place: &Place| {
-            let sql = place.sql("DELETE FROM chronos.nodes WHERE node = $1 RETURNING 1");
-            let rows = questions::query(client, &sql, &[(&node, Type::TEXT)]).await?;
-            Ok(!rows.is_empty())
-        };
-        self.shared.read(question).await
+        self.shared
+            .read(async |client, place| {
+                let sql = place.sql("DELETE FROM chronos.members WHERE node = $1");
+                Ok(client.execute_typed(&sql, &[(&node, Type::TEXT)]).await? > 0)
+            })
+            .await
     }
 
     async fn clock_ahead(&self) -> Result<Option<SignedDuration>, StoreError> {
-        let asked = Timestamp::now();
-        let question = async |client: &Client, place: &Place| {
-            let sql = place.sql("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint");
-            let rows = questions::query(client, &sql, &[]).await?;
-            Ok(rows.first().and_then(|row| Timestamp::from_millisecond(row.get(0)).ok()))
-        };
-        let Some(server) = self.shared.read(question).await? else { return Ok(None) };
-        // What lies between question and answer is in doubt, and counts for nobody.
-        let answered = Timestamp::now();
-        Ok(Some(match server {
-            server if server < asked => asked.duration_since(server),
-            server if server > answered => answered.duration_since(server),
-            _ => SignedDuration::ZERO,
-        }))
+        self.shared
+            .ask(async |client, _| {
+                let (wall, begun) = (Timestamp::now(), since_boot());
+                let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+                let row = client.query_typed_one(sql, &[]).await?;
+                let Ok(theirs) = Timestamp::from_millisecond(row.get(0)) else { return Ok(None) };
+                // It looked at its clock somewhere in between.
+                let half = SignedDuration::try_from((since_boot() - begun) / 2).unwrap_or_default();
+                Ok(Some(wall.duration_since(theirs) + half))
+            })
+            .await
     }
 
     async fn load(&self) -> Result<(State, Term), StoreError> {

@@ -77,7 +77,12 @@ pub(super) fn lock(names: impl Fn(&str) -> String) -> String {
 
 pub(super) async fn term(client: &Transaction<'_>, place: &Place) -> Result<Term, ReadError> {
     let row = client.query_typed_one(&place.sql("SELECT epoch, seq FROM chronos.term"), &[]).await?;
-    Ok(Term { epoch: Epoch(number(&row, 0)), seq: Seq(number(&row, 1)) })
+    Ok(term_of(&row))
+}
+
+/// A row of epoch and seq.
+pub(super) fn term_of(row: &Row) -> Term {
+    Term { epoch: Epoch(number(row, 0)), seq: Seq(number(row, 1)) }
 }
 
 fn number(row: &Row, column: usize) -> u64 {

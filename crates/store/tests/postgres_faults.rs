@@ -1,0 +1,415 @@
+//! PostgreSQL under bad conditions: lost answers, restarts, silence, a pooler in between, settings that would lose data.
+#![cfg(feature = "postgres")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use scheduler::ids::{JobUid, Seq};
+use scheduler::state::{Change, State};
+use store::conformance::{Backing, PATIENCE};
+use store::postgres::{OptionsError, PostgresOptions, PostgresStore};
+use store::{Candidate, Deposed, Store, StoreError, Term, samples};
+use tokio::time::timeout;
+use tokio_postgres::NoTls;
+
+#[path = "../testing/postgresd.rs"]
+mod postgresd;
+#[path = "../testing/proxy.rs"]
+mod proxy;
+
+use postgresd::{Postgresd, skip};
+use proxy::{Cut, Proxy};
+
+/// The shortest there is: tests wait for it to run out.
+const LEASE: Duration = store::postgres::LEASE_MIN;
+
+fn options(url: &str) -> PostgresOptions {
+    static SCHEMAS: AtomicU32 = AtomicU32::new(0);
+    let schema = format!("faults_{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
+    PostgresOptions { url: url.into(), schema, lease: LEASE }
+}
+
+/// The same store by another way.
+fn by(url: &str, options: &PostgresOptions) -> PostgresOptions {
+    PostgresOptions { url: url.into(), ..options.clone() }
+}
+
+fn open(options: &PostgresOptions) -> Arc<PostgresStore> {
+    Arc::new(store::postgres::open(options).expect("good options"))
+}
+
+/// What the server says to its administrator.
+async fn admin(url: &str, sql: &str) -> Vec<tokio_postgres::SimpleQueryMessage> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("it is up");
+    tokio::spawn(connection);
+    client.simple_query(sql).await.expect("it can be done")
+}
+
+fn candidate(node: &str) -> Candidate {
+    Candidate { node: node.into(), addresses: Vec::new(), pid: std::process::id(), version: "0.1.0".into() }
+}
+
+async fn lead(store: &PostgresStore, node: &str) -> Term {
+    within(store.begin_term(&candidate(node))).await.expect("it leads in the end")
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, work).await.expect("it takes too long")
+}
+
+/// A batch that follows from its number, and of which it shows if it was made twice or not at all.
+fn batch_of(seq: Seq) -> Vec<Change> {
+    let outcome = scheduler::run::Outcome::Succeeded;
+    vec![
+        Change::PutJob(Arc::new(samples::job(seq.0))),
+        Change::Append(Arc::new(samples::ended(seq.0, seq.0, outcome))),
+    ]
+}
+
+/// The jobs of `batch_of` that are there: one for each batch that was applied, without a hole, and as many records.
+async fn batches_in(store: &PostgresStore) -> (Vec<u64>, Term) {
+    let (State { jobs, .. }, term) = within(store.load()).await.expect("it can be loaded");
+    let jobs: Vec<u64> = jobs.keys().map(|JobUid(uid)| *uid).collect();
+    let query = store::HistoryQuery { limit: 1000, order: store::HistoryOrder::OldestFirst, ..Default::default() };
+    let records = within(store.history(&query)).await.expect("it can be read").records;
+    let recorded: Vec<u64> = records.iter().map(|record| store::Facts::of(record).job.0).collect();
+    assert_eq!(recorded, jobs, "a record came twice or not at all");
+    (jobs, term)
+}
+
+/// Sends batches at once, as a driver does, and says which were applied.
+async fn send(store: &Arc<PostgresStore>, term: Term, numbers: std::ops::Range<u64>) -> Vec<(u64, Result<(), Deposed>)> {
+    let mut calls = tokio::task::JoinSet::new();
+    for seq in numbers {
+        let store = store.clone();
+        calls.spawn(async move { (seq, store.commit(term.epoch, Seq(seq), &batch_of(Seq(seq))).await) });
+    }
+    let mut answers = within(calls.join_all()).await;
+    answers.sort_by_key(|(seq, _)| *seq);
+    answers
+}
+
+/// The server has done it, and nobody hears of it: it is done once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_is_asked_for_again() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let proxy = Proxy::before(&url).await;
+    let options = options(&proxy.url);
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    for round in 0..5 {
+        let first = term.seq.0 + 1 + round * 8;
+        proxy.cut_next(Cut::Answer);
+        for (seq, answer) in send(&store, term, first..first + 8).await {
+            answer.unwrap_or_else(|error| panic!("batch {seq}: {error}"));
+        }
+        assert_eq!(proxy.cuts(), round + 1, "nothing was cut");
+    }
+    let (jobs, loaded) = batches_in(&open(&by(&url, &options))).await;
+    assert_eq!(jobs, (term.seq.0 + 1..=term.seq.0 + 40).collect::<Vec<_>>());
+    assert_eq!(loaded, Term { epoch: term.epoch, seq: Seq(term.seq.0 + 40) });
+}
+
+/// It never came: it is sent again, and what came after it does not overtake it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_lost_leaves_no_hole() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let proxy = Proxy::before(&url).await;
+    let options = options(&proxy.url);
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    for round in 0..5 {
+        let first = term.seq.0 + 1 + round * 8;
+        proxy.cut_next(Cut::Question);
+        for (seq, answer) in send(&store, term, first..first + 8).await {
+            answer.unwrap_or_else(|error| panic!("batch {seq}: {error}"));
+        }
+        assert_eq!(proxy.cuts(), round + 1, "nothing was cut");
+    }
+    let (jobs, _) = batches_in(&open(&by(&url, &options))).await;
+    assert_eq!(jobs, (term.seq.0 + 1..=term.seq.0 + 40).collect::<Vec<_>>());
+}
+
+/// What was sent, held up on its way, and comes when another leads, changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_comes_late_changes_nothing() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let proxy = Proxy::before(&url).await;
+    let options = options(&proxy.url);
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    let first = term.seq.0 + 1;
+    send(&store, term, first..first + 1).await.pop().expect("one").1.expect("it leads");
+    proxy.hold();
+    let begun = Instant::now();
+    let (held, gone) = tokio::join!(send(&store, term, first + 1..first + 4), within(store.deposed(term.epoch)));
+    assert!(held.iter().all(|(_, answer)| answer.is_err()), "{held:?}");
+    assert!(begun.elapsed() < LEASE + Duration::from_secs(2), "it believed for {:?}", begun.elapsed());
+    assert!(gone.reason.contains("renewed"), "{gone}");
+    assert_eq!(store.trouble().map(|trouble| trouble.contains("no answer")), Some(true));
+    let other = open(&by(&url, &options));
+    let later = lead(&other, "b").await;
+    assert_eq!(later.epoch.0, term.epoch.0 + 1);
+    send(&other, later, later.seq.0 + 1..later.seq.0 + 2).await.pop().expect("one").1.expect("it leads");
+    // What was held gets through now.
+    proxy.go_on();
+    assert!(within(store.commit(term.epoch, Seq(first + 1), &[])).await.is_err());
+    until_passed(&proxy).await;
+    let (jobs, loaded) = batches_in(&other).await;
+    assert_eq!((jobs, loaded), (vec![first, later.seq.0 + 1], Term { seq: Seq(later.seq.0 + 1), ..later }));
+    // And the first leads again when the second lets it.
+    other.resign().await;
+    let again = lead(&store, "a").await;
+    assert_eq!(again.seq.0, later.seq.0 + 2);
+    assert_eq!(store.trouble(), None);
+}
+
+/// Everything that the proxy had held has been answered by the server.
+async fn until_passed(proxy: &Proxy) {
+    within(async {
+        while proxy.holds() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// A server that stops for longer than the lease: nobody leads meanwhile, then one of those who wait does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_deposes() {
+    let mut server = match Postgresd::start() {
+        Ok(server) => server,
+        Err(reason) => return skip("store-postgres", &reason),
+    };
+    let options = options(server.url());
+    let (store, other) = (open(&options), open(&options));
+    let term = lead(&store, "a").await;
+    send(&store, term, term.seq.0 + 1..term.seq.0 + 2).await.pop().expect("one").1.expect("it leads");
+    server.order("pause").expect("it stops");
+    let waiting = tokio::spawn({
+        let other = other.clone();
+        async move { other.begin_term(&candidate("b")).await }
+    });
+    let held = send(&store, term, term.seq.0 + 2..term.seq.0 + 4).await;
+    assert!(held.iter().all(|(_, answer)| answer.is_err()), "{held:?}");
+    assert!(!waiting.is_finished());
+    server.order("go on").expect("it goes on");
+    let later = within(waiting).await.expect("no panic").expect("it leads");
+    assert!(store.commit(term.epoch, Seq(term.seq.0 + 2), &[]).await.is_err());
+    let (jobs, loaded) = batches_in(&other).await;
+    assert_eq!(loaded.epoch, later.epoch);
+    // The first batch, and perhaps what the server had got before it stopped; never one without its predecessor.
+    assert_eq!(jobs, (term.seq.0 + 1..).take(jobs.len()).collect::<Vec<_>>());
+}
+
+/// A crash of the server shorter than the lease costs time and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_server_is_survived() {
+    let mut server = match Postgresd::start() {
+        Ok(server) => server,
+        Err(reason) => return skip("store-postgres", &reason),
+    };
+    let options = PostgresOptions { lease: Duration::from_secs(60), ..options(server.url()) };
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    let (mut acknowledged, mut next) = (0, term.seq.0 + 1);
+    for _ in 0..3 {
+        let sending = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let mut answers = Vec::new();
+                for first in (next..next + 64).step_by(8) {
+                    answers.extend(send(&store, term, first..first + 8).await);
+                }
+                answers
+            }
+        });
+        while within(store.present()).await.is_ok_and(|present| present.seq.0 < next + 8) {}
+        server.order("stop").expect("it stops");
+        server.order("start").expect("it starts");
+        for (seq, answer) in within(sending).await.expect("no panic") {
+            answer.unwrap_or_else(|error| panic!("batch {seq}: {error}"));
+            acknowledged = acknowledged.max(seq);
+        }
+        next += 64;
+    }
+    let (jobs, loaded) = batches_in(&store).await;
+    assert_eq!(jobs, (term.seq.0 + 1..=acknowledged).collect::<Vec<_>>());
+    assert_eq!(loaded, Term { epoch: term.epoch, seq: Seq(acknowledged) });
+}
+
+/// A leader that is not heard of any more is followed by another when its lease has run out, and not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_nobody_renews_runs_out() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let proxy = Proxy::before(&url).await;
+    let options = options(&proxy.url);
+    let (store, other) = (open(&options), open(&by(&url, &options)));
+    let term = lead(&store, "a").await;
+    proxy.hold();
+    let begun = Instant::now();
+    let (later, gone) = tokio::join!(lead(&other, "b"), within(store.deposed(term.epoch)));
+    assert_eq!(later.epoch.0, term.epoch.0 + 1, "{gone}");
+    // Its last renewal was at most a quarter of the lease ago.
+    let took = begun.elapsed();
+    assert!(took > LEASE / 2 && took < LEASE + Duration::from_secs(2), "{took:?}");
+}
+
+/// While nothing is committed, the lease is renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_leader_keeps_its_lease() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    let (store, other) = (open(&options), open(&options));
+    let term = lead(&store, "a").await;
+    let waiting = timeout(LEASE * 2, other.begin_term(&candidate("b"))).await;
+    assert!(waiting.is_err(), "two lead");
+    within(store.commit(term.epoch, Seq(term.seq.0 + 1), &[])).await.expect("it leads");
+    // Another leads at once when it resigns.
+    let begun = Instant::now();
+    let ((), later) = tokio::join!(store.resign(), lead(&other, "b"));
+    assert_eq!(later.epoch.0, term.epoch.0 + 1);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+/// A commit that the server would forget is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_lose_commits_are_refused() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    // A role of its own, so that no other test meets the setting.
+    let role = format!("role_{}", options.schema);
+    admin(&url, &format!("CREATE ROLE {role} SUPERUSER LOGIN; ALTER ROLE {role} SET synchronous_commit = off")).await;
+    let store = open(&by(&url.replacen("postgres@", &format!("{role}@"), 1), &options));
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.begin_term(&candidate("a")).await }
+    });
+    let trouble = within(async {
+        loop {
+            match store.trouble() {
+                Some(trouble) => break trouble,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    assert!(trouble.contains("synchronous_commit") && trouble.contains("ALTER ROLE"), "{trouble}");
+    assert!(!waiting.is_finished());
+    admin(&url, &format!("ALTER ROLE {role} SET synchronous_commit = on")).await;
+    let term = within(waiting).await.expect("no panic").expect("it leads");
+    assert_eq!(store.trouble(), None);
+    // Turned off while it leads, it is turned on for every commit.
+    admin(&url, &format!("ALTER ROLE {role} SET synchronous_commit = off")).await;
+    let sql = format!(
+        "SET synchronous_commit = off; BEGIN; SELECT \"{}\".durable(); SHOW synchronous_commit; COMMIT",
+        options.schema
+    );
+    let shown = admin(&url, &sql).await.into_iter().filter_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get("synchronous_commit").map(str::to_owned),
+        _ => None,
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), ["on"]);
+    within(store.commit(term.epoch, Seq(term.seq.0 + 1), &[])).await.expect("it leads");
+}
+
+/// What a newer program has written is not touched, nor read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_store_is_refused() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    for (what, ours) in [("format", store::format::VERSION), ("schema", 1)] {
+        let options = options(&url);
+        let store = open(&options);
+        lead(&store, "a").await;
+        store.resign().await;
+        let sql = format!("UPDATE {}.meta SET value = '999' WHERE name = '{what}'", options.schema);
+        admin(&url, &sql).await;
+        let newer = StoreError::Newer { found: 999, ours };
+        assert_eq!(within(store.begin_term(&candidate("a"))).await, Err(newer.clone()));
+        assert_eq!(within(store.load()).await.map(drop), Err(newer.clone()));
+        assert_eq!(within(store.follow(Seq(0))).await.map(drop), Err(newer));
+    }
+}
+
+/// Nobody there: questions are answered with that, and a candidate tries for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_be_reached_is_waited_for() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let proxy = Proxy::before(&url).await;
+    proxy.refuse();
+    let store = open(&options(&proxy.url));
+    let error = within(store.load()).await.expect_err("nobody is there");
+    assert!(matches!(&error, StoreError::Unavailable(why) if why.contains("127.0.0.1")), "{error}");
+    assert!(matches!(within(store.present()).await, Err(StoreError::Unavailable(_))));
+    assert_eq!(within(store.leader()).await, None);
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.begin_term(&candidate("a")).await }
+    });
+    within(async {
+        while store.trouble().is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!waiting.is_finished());
+    proxy.go_on();
+    within(waiting).await.expect("no panic").expect("it leads");
+    assert_eq!(store.trouble(), None);
+    assert_eq!(store.id().await.expect("it is there").len(), 32);
+}
+
+/// A lease that is too short, or a URL of something else, is refused before anything is done.
+#[tokio::test]
+async fn wrong_options_are_refused() {
+    let good = PostgresOptions::new("postgres://u@127.0.0.1/d");
+    let short = PostgresOptions { lease: Duration::from_secs(3), ..good.clone() };
+    assert!(matches!(store::postgres::open(&short), Err(OptionsError::Lease(_))));
+    assert!(matches!(store::postgres::open(&by("mysql://h/d", &good)), Err(OptionsError::Url(_))));
+    assert!(!format!("{:?}", by("postgres://u:secret@h/d", &good)).contains("secret"));
+    assert!(store::postgres::open(&good).is_ok(), "nothing is connected to");
+}
+
+/// A user who may not make a schema uses the one that was made for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_given_is_used() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    let role = format!("role_{}", options.schema);
+    admin(&url, &format!("CREATE ROLE {role} LOGIN")).await;
+    let ours = by(&url.replacen("postgres@", &format!("{role}@"), 1), &options);
+    let store = open(&ours);
+    let refused = tokio::spawn({
+        let store = store.clone();
+        async move { store.begin_term(&candidate("a")).await }
+    });
+    let trouble = within(async {
+        loop {
+            match store.trouble() {
+                Some(trouble) => break trouble,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    assert!(trouble.contains("permission denied"), "{trouble}");
+    admin(&url, &format!("CREATE SCHEMA {} AUTHORIZATION {role}", options.schema)).await;
+    let term = within(refused).await.expect("no panic").expect("it leads");
+    let answers = send(&store, term, term.seq.0 + 1..term.seq.0 + 4).await;
+    assert!(answers.iter().all(|(_, answer)| answer.is_ok()), "{answers:?}");
+}
+
+/// A schema with tables and nothing in them that says whose is not ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_store_is_refused() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    let store = open(&options);
+    lead(&store, "a").await;
+    store.resign().await;
+    admin(&url, &format!("UPDATE {}.live SET value = 'x' WHERE kind = 'meta'", options.schema)).await;
+    assert!(matches!(within(store.load()).await, Err(StoreError::Damaged(why)) if why.contains("counter")));
+    admin(&url, &format!("DELETE FROM {}.meta", options.schema)).await;
+    assert!(matches!(within(store.begin_term(&candidate("a"))).await, Err(StoreError::Damaged(_))));
+}
