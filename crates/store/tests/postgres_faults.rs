@@ -71,7 +71,8 @@ fn batch_of(seq: Seq) -> Vec<Change> {
 async fn batches_in(store: &PostgresStore) -> (Vec<u64>, Term) {
     let (State { jobs, .. }, term) = within(store.load()).await.expect("it can be loaded");
     let jobs: Vec<u64> = jobs.keys().map(|JobUid(uid)| *uid).collect();
-    let query = store::HistoryQuery { limit: 1000, order: store::HistoryOrder::OldestFirst, ..Default::default() };
+    let query =
+        store::HistoryQuery { limit: 1000, order: store::HistoryOrder::OldestFirst, ..Default::default() };
     let records = within(store.history(&query)).await.expect("it can be read").records;
     let recorded: Vec<u64> = records.iter().map(|record| store::Facts::of(record).job.0).collect();
     assert_eq!(recorded, jobs, "a record came twice or not at all");
@@ -79,7 +80,11 @@ async fn batches_in(store: &PostgresStore) -> (Vec<u64>, Term) {
 }
 
 /// Sends batches at once, as a driver does, and says which were applied.
-async fn send(store: &Arc<PostgresStore>, term: Term, numbers: std::ops::Range<u64>) -> Vec<(u64, Result<(), Deposed>)> {
+async fn send(
+    store: &Arc<PostgresStore>,
+    term: Term,
+    numbers: std::ops::Range<u64>,
+) -> Vec<(u64, Result<(), Deposed>)> {
     let mut calls = tokio::task::JoinSet::new();
     for seq in numbers {
         let store = store.clone();
@@ -143,7 +148,8 @@ async fn a_batch_that_comes_late_changes_nothing() {
     send(&store, term, first..first + 1).await.pop().expect("one").1.expect("it leads");
     proxy.hold();
     let begun = Instant::now();
-    let (held, gone) = tokio::join!(send(&store, term, first + 1..first + 4), within(store.deposed(term.epoch)));
+    let (held, gone) =
+        tokio::join!(send(&store, term, first + 1..first + 4), within(store.deposed(term.epoch)));
     assert!(held.iter().all(|(_, answer)| answer.is_err()), "{held:?}");
     assert!(begun.elapsed() < LEASE + Duration::from_secs(2), "it believed for {:?}", begun.elapsed());
     assert!(gone.reason.contains("renewed"), "{gone}");
@@ -280,7 +286,11 @@ async fn settings_that_lose_commits_are_refused() {
     let options = options(&url);
     // A role of its own, so that no other test meets the setting.
     let role = format!("role_{}", options.schema);
-    admin(&url, &format!("CREATE ROLE {role} SUPERUSER LOGIN; ALTER ROLE {role} SET synchronous_commit = off")).await;
+    admin(
+        &url,
+        &format!("CREATE ROLE {role} SUPERUSER LOGIN; ALTER ROLE {role} SET synchronous_commit = off"),
+    )
+    .await;
     let store = open(&by(&url.replacen("postgres@", &format!("{role}@"), 1), &options));
     let waiting = tokio::spawn({
         let store = store.clone();

@@ -56,6 +56,8 @@ struct Finding {
 
 /// A clock that differs by more is worth a look: people compare times of several machines.
 const CLOCK_MAX: Duration = Duration::from_secs(5);
+/// What a node shows that is older than this is not what it should be.
+const STALE: Duration = Duration::from_secs(10);
 /// A slot that is later than this has been forgotten by someone.
 const OVERDUE: SignedDuration = SignedDuration::from_mins(1);
 /// Less room than this is gone within a day of a busy server.
@@ -150,6 +152,7 @@ async fn of_server(args: &ClientArgs) -> Result<Vec<Finding>, Failure> {
     };
     let answered = Timestamp::now();
     let mut findings = of_status(&client.shown(), &status, asked, answered);
+    findings.extend(of_nodes(&client.get(&["v1", "nodes"], &[]).await?));
     let query = vec![("state", "givenUp".into())];
     let notices = pages(&client, &["v1", "notices"], query, "notices", NOTICES_MAX).await?;
     findings.push(of_notices(&notices));
@@ -179,7 +182,8 @@ fn of_status(server: &str, status: &Value, asked: Timestamp, answered: Timestamp
         status["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let (store, engine) = (text("store"), text("engine"));
     findings.push(if reasons.is_empty() {
-        good("ready", format!("store {store} and engine {engine} work"))
+        let id = status["storeId"].as_str().map(|id| format!(" (id {id})")).unwrap_or_default();
+        good("ready", format!("store {store}{id} and engine {engine} work"))
     } else {
         wrong(
             "ready",
@@ -201,6 +205,61 @@ fn of_status(server: &str, status: &Value, asked: Timestamp, answered: Timestamp
         let what = format!("the server computes with zone data {theirs}, this program with {zones}");
         look("zones", what, "times that this program works out itself may differ; use the same version")
     });
+    findings
+}
+
+/// What the nodes of a cluster say of themselves and of each other. One node alone has nothing to say.
+fn of_nodes(answer: &Value) -> Vec<Finding> {
+    let nodes = answer["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if nodes.len() < 2 {
+        return Vec::new();
+    }
+    let text = |node: &Value, key: &str| node[key].as_str().unwrap_or_default().to_owned();
+    let heard: Vec<&Value> = nodes.iter().filter(|node| node["heard"] == true).collect();
+    let mut findings =
+        vec![good("nodes", format!("{} nodes, {} of them heard of lately", nodes.len(), heard.len()))];
+    for node in nodes.iter().filter(|node| node["heard"] != true) {
+        let silent = node["saidMs"].as_u64().unwrap_or_default() / 1000;
+        let what = format!("node {} has said nothing for {silent} s", text(node, "node"));
+        let advice = "start it again, or say with `chronos node forget` that it will not come back";
+        findings.push(look("nodes", what, advice));
+    }
+    for node in &heard {
+        let name = text(node, "node");
+        if let Some(why) = node["leaderLost"].as_str() {
+            let advice = "give the leader an address that this node can reach: --advertise_address, or --hostname; or open \
+                          its port between the two";
+            findings.push(wrong("path", format!("node {name} cannot reach the leader: {why}"), advice));
+        }
+        let ahead = SignedDuration::from_millis(node["clockAheadMs"].as_i64().unwrap_or_default());
+        if ahead.unsigned_abs() > CLOCK_MAX {
+            let way = if ahead.is_negative() { "behind" } else { "ahead of" };
+            let seconds = ahead.unsigned_abs().as_secs();
+            let what = format!(
+                "the clock of node {name} is {seconds} s {way} that of the store, so it does not lead"
+            );
+            findings.push(wrong("clock", what, "see that the time service runs there and on the store"));
+        }
+        let age = node["ageMs"].as_u64().map(Duration::from_millis);
+        if let Some(age) = age.filter(|age| *age > STALE) {
+            let what = format!("what node {name} shows is {} s old", age.as_secs());
+            findings.push(look(
+                "age",
+                what,
+                "see whether it reaches the store: `chronos doctor --server` of that node",
+            ));
+        }
+        let version = text(node, "version");
+        let ours = text(nodes.first().unwrap_or(node), "version");
+        if version != ours {
+            let what = format!("node {name} is Chronos {version}, the first one {ours}");
+            findings.push(look("version", what, "bring all nodes to one version"));
+        }
+        for trouble in node["troubles"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let advice = "until that is mended this node does not do its part";
+            findings.push(look("node", format!("node {name}: {trouble}"), advice));
+        }
+    }
     findings
 }
 
@@ -359,6 +418,56 @@ mod tests {
         check(&[("time", json!("2029-12-31T23:59:00Z"))], "clock", Grade::Look, "60 s behind");
         check(&[("time", json!("2030-01-01T00:00:03Z"))], "clock", Grade::Good, "agrees");
         check(&[("zoneData", json!("1999a"))], "zones", Grade::Look, "1999a");
+    }
+
+    #[test]
+    fn nodes_that_need_someone() {
+        let node = |name: &str| {
+            json!({
+                "node": name, "heard": true, "saidMs": 500, "version": "1", "role": "standby", "ageMs": 900,
+                "clockAheadMs": -200, "troubles": [],
+            })
+        };
+        assert_eq!(of_nodes(&json!({ "nodes": [node("alone")] })), []);
+        let told = |nodes: Vec<Value>| {
+            let findings = of_nodes(&json!({ "nodes": nodes }));
+            let all: Vec<_> =
+                findings.into_iter().map(|found| (found.leg, found.grade, found.what)).collect();
+            all
+        };
+        assert_eq!(
+            told(vec![node("a"), node("b")]),
+            [("nodes", Grade::Good, "2 nodes, 2 of them heard of lately".into())]
+        );
+        let mut bad = node("b");
+        bad["leaderLost"] = json!("10.0.0.1:4400: no answer within 2 s");
+        bad["clockAheadMs"] = json!(-7000);
+        bad["ageMs"] = json!(61_000);
+        bad["version"] = json!("2");
+        bad["troubles"] = json!(["the store is away"]);
+        let mut silent = node("c");
+        silent["heard"] = json!(false);
+        silent["saidMs"] = json!(90_000);
+        assert_eq!(
+            told(vec![node("a"), bad, silent]),
+            [
+                ("nodes", Grade::Good, "3 nodes, 2 of them heard of lately".into()),
+                ("nodes", Grade::Look, "node c has said nothing for 90 s".into()),
+                (
+                    "path",
+                    Grade::Wrong,
+                    "node b cannot reach the leader: 10.0.0.1:4400: no answer within 2 s".into()
+                ),
+                (
+                    "clock",
+                    Grade::Wrong,
+                    "the clock of node b is 7 s behind that of the store, so it does not lead".into()
+                ),
+                ("age", Grade::Look, "what node b shows is 61 s old".into()),
+                ("version", Grade::Look, "node b is Chronos 2, the first one 1".into()),
+                ("node", Grade::Look, "node b: the store is away".into()),
+            ]
+        );
     }
 
     #[test]
