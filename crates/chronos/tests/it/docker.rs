@@ -11,7 +11,7 @@ use crate::wait;
 #[path = "../../../engine/testing/dockerd.rs"]
 mod dockerd;
 
-use dockerd::docker;
+use dockerd::{Dockerd, docker};
 
 /// Where Docker is; says so where it cannot be.
 fn host() -> Option<String> {
@@ -169,4 +169,32 @@ fn a_container_sees_what_its_job_fetches() {
     server.cli(["run", "fetching"]).success();
     server.wait_for("fetching", "succeeded");
     server.cli(["logs", "fetching"]).stdout("from the machine\n").success();
+}
+
+/// An image of a registry that wants a password, by the login that the server is pointed to.
+#[test]
+fn an_image_is_fetched_with_the_login_that_was_named() {
+    let registries = Dockerd::start().and_then(|mut dockerd| {
+        let [_, closed] = dockerd.registries()?;
+        Ok((dockerd, closed))
+    });
+    let (dockerd, closed) = match registries {
+        Ok(registries) => registries,
+        Err(reason) => return skip("docker-registry", &reason),
+    };
+    let (host, folder) = (dockerd.host(), Folder::new());
+    let config = folder.path().join("config.json");
+    // `ops:s3cret?~>`
+    let logins = json!({ "auths": { &closed: { "auth": "b3BzOnMzY3JldD9+Pg==" } } });
+    std::fs::write(&config, logins.to_string()).expect("written");
+    let image = format!("{closed}/tools/busybox:1");
+    docker(&host, &["tag", "chronos-test", &image]);
+    docker(&host, &["--config", &folder.path().display().to_string(), "push", &image]);
+    docker(&host, &["rmi", &image]);
+    let config = config.display().to_string();
+    let server = TestServer::launch(folder, &["--docker_host", &host, "--docker_config", &config]);
+    server.wait_ready();
+    server.put(in_container("private", "echo hi", json!({ "image": image })));
+    server.cli(["run", "private"]).success();
+    server.wait_for("private", "succeeded");
 }
