@@ -1,0 +1,36 @@
+//! What the conformance suite is run on. Included by the tests that run it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use store::Store;
+use store::conformance::Backing;
+use store::postgres::PostgresOptions;
+
+/// A schema of its own in a database that all share.
+pub(crate) struct Schema {
+    options: PostgresOptions,
+}
+
+impl Schema {
+    pub(crate) fn new(url: &str) -> Self {
+        static SCHEMAS: AtomicU32 = AtomicU32::new(0);
+        let schema = format!("conformance_{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
+        Self { options: PostgresOptions { schema, ..PostgresOptions::new(url) } }
+    }
+}
+
+#[async_trait::async_trait]
+impl Backing for Schema {
+    async fn node(&self) -> Arc<dyn Store> {
+        Arc::new(store::postgres::open(&self.options).expect("good options"))
+    }
+
+    async fn usurp(&self) {
+        let (client, connection) =
+            tokio_postgres::connect(&self.options.url, tokio_postgres::NoTls).await.expect("it is up");
+        tokio::spawn(connection);
+        let sql = format!("UPDATE {}.term SET lease_until = '-infinity'", self.options.schema);
+        assert_eq!(client.execute_typed(&sql, &[]).await.expect("there is a store"), 1);
+    }
+}
