@@ -243,6 +243,21 @@ impl Config {
         Ok(config)
     }
 
+    /// Settings of a store that somebody has given and that is not the one in use.
+    pub fn unused(&self) -> impl Iterator<Item = &'static str> {
+        let of = |store: &StoreSettings| match store {
+            StoreSettings::Sqlite => "",
+            StoreSettings::Postgres { .. } => "database_",
+            StoreSettings::ZooKeeper { .. } => "zk_",
+        };
+        let used = of(&self.cluster.store);
+        let told = self.told.iter().filter(|told| told.source != Source::Default).map(|told| told.name);
+        told.filter(move |name| {
+            let ours = ["database_", "zk_"].into_iter().find(|prefix| name.starts_with(prefix));
+            ours.is_some_and(|prefix| prefix != used)
+        })
+    }
+
     /// Longest grace: a server that waits for it must still end within a reboot.
     const KILL_GRACE_MAX: Duration = Duration::from_secs(3600);
     /// Least age kept: enough to look at what just happened.

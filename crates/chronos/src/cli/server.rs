@@ -75,6 +75,9 @@ pub(crate) fn run(
     for notice in matches.map(old::notices).unwrap_or_default() {
         warn!("{notice}");
     }
+    for setting in config.unused() {
+        warn!("--{setting} has no effect: the state is not where it says, see --store");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(serve(&config, zones, identity));
     // Reads that are still under way change nothing.
