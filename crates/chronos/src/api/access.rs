@@ -3,7 +3,9 @@
 //!
 //! Passwords are compared in constant time. Wrong ones are counted by the address that they come from: after some of
 //! them each further attempt, also one with the right password, waits its turn, and where too many wait they are told
-//! to come again. So nobody guesses fast, and whoever knows the password is kept waiting for seconds at most.
+//! to come again. So nobody guesses fast; whoever knows the password waits as long as somebody at the same address goes
+//! on guessing, and no longer. The same wrong password once more is no guess, and is not counted: a program whose
+//! password was changed keeps nobody else waiting.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -88,6 +90,12 @@ impl Login {
     fn admits(&self, both: &[u8]) -> bool {
         hmac::verify(&self.key, both, self.tag.as_ref()).is_ok()
     }
+
+    /// By which a wrong one is known again, and nothing else of it.
+    fn mark(&self, both: &[u8]) -> Mark {
+        let tag = hmac::sign(&self.key, both);
+        tag.as_ref().first_chunk().copied().unwrap_or_default()
+    }
 }
 
 impl Access {
@@ -125,16 +133,24 @@ impl Access {
             return Err(self.unknown("this server wants a name and a password"));
         };
         let both = basic(given);
-        let right = both.as_deref().is_some_and(|both| login.admits(both));
-        match self.throttle.judge(peer, right, Instant::now()) {
+        let wrong = match &both {
+            Some(both) if login.admits(both) => None,
+            Some(both) => Some(login.mark(both)),
+            None => Some(Mark::default()),
+        };
+        let refused = || metrics::counter!("chronos_logins_refused_total").increment(1);
+        match self.throttle.judge(peer, wrong, Instant::now()) {
             Turn::Now => {}
             Turn::After(wait) => tokio::time::sleep(wait).await,
-            Turn::Never(wait) => return Err(too_many(wait)),
+            Turn::Never(wait) => {
+                refused();
+                return Err(too_many(wait));
+            }
         }
-        if right {
+        if wrong.is_none() {
             return Ok(Principal::User(login.user.clone()));
         }
-        metrics::counter!("chronos_logins_refused_total").increment(1);
+        refused();
         tracing::warn!(%peer, "a login was refused");
         if both.is_none() {
             return Err(self.unknown("`Authorization` is not `Basic` with a name and a password in base64"));
@@ -162,11 +178,15 @@ fn basic(value: &HeaderValue) -> Option<Vec<u8>> {
     scheme.eq_ignore_ascii_case("basic").then(|| BASE64.decode(rest.trim()).ok())?
 }
 
+/// By which a wrong password is known again.
+type Mark = [u8; 16];
+
 /// Counts wrong passwords by the address that they come from.
 #[derive(Debug, Default)]
 struct Throttle {
-    /// When the attempts of each address will have been paid for, at one for each [`Throttle::EVERY`].
-    paid: Mutex<BTreeMap<IpAddr, Instant>>,
+    /// When the attempts of each address will have been paid for, at one for each [`Throttle::EVERY`], and the last wrong
+    /// one that was.
+    paid: Mutex<BTreeMap<IpAddr, (Instant, Option<Mark>)>>,
 }
 
 /// When an attempt is answered.
@@ -189,26 +209,32 @@ impl Throttle {
     /// Addresses that are counted, some hundred kilobytes. When there are more, the one that owes least is forgotten.
     const ADDRESSES_MAX: usize = 4096;
 
-    fn judge(&self, peer: IpAddr, right: bool, now: Instant) -> Turn {
+    /// What comes of an attempt, of which `wrong` is the mark if it is wrong.
+    fn judge(&self, peer: IpAddr, wrong: Option<Mark>, now: Instant) -> Turn {
         let peer = household(peer);
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
-        let owed = paid.get(&peer).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        let known = paid.get(&peer).copied();
+        let owed = known.map_or(Duration::ZERO, |(at, _)| at.saturating_duration_since(now));
         let wait = owed.saturating_sub(Self::EVERY * Self::FREE.saturating_sub(1));
+        if wrong.is_some() && known.is_some_and(|(_, last)| last == wrong) {
+            // It is answered as before, which tells nobody anything.
+            return Turn::Now;
+        }
         if wait > Self::WAIT_MAX {
             return Turn::Never(wait);
         }
         // As long as nobody has to wait, who is right owes nothing.
-        if wait.is_zero() && right {
+        if wait.is_zero() && wrong.is_none() {
             return Turn::Now;
         }
         if paid.len() >= Self::ADDRESSES_MAX && !paid.contains_key(&peer) {
-            paid.retain(|_, at| *at > now);
+            paid.retain(|_, (at, _)| *at > now);
             if paid.len() >= Self::ADDRESSES_MAX {
-                let least = paid.iter().min_by_key(|(_, at)| **at).map(|(peer, _)| *peer);
+                let least = paid.iter().min_by_key(|(_, (at, _))| *at).map(|(peer, _)| *peer);
                 least.map(|peer| paid.remove(&peer));
             }
         }
-        paid.insert(peer, now + owed + Self::EVERY);
+        paid.insert(peer, (now + owed + Self::EVERY, wrong.or(known.and_then(|(_, last)| last))));
         if wait.is_zero() { Turn::Now } else { Turn::After(wait) }
     }
 }
@@ -327,43 +353,59 @@ mod tests {
         IpAddr::from([10, 0, 0, n])
     }
 
+    /// Another wrong password each time.
+    fn guess(n: u64) -> Option<Mark> {
+        Some(u128::from(n + 1).to_be_bytes())
+    }
+
     #[test]
-    fn wrong_passwords_become_slow_and_the_right_one_waits_for_seconds_only() {
+    fn wrong_passwords_become_slow_and_so_does_the_right_one_beside_them() {
         let (throttle, begin) = (Throttle::default(), Instant::now());
-        for _ in 0..Throttle::FREE {
-            assert_eq!(throttle.judge(peer(1), false, begin), Turn::Now);
+        for n in 0..u64::from(Throttle::FREE) {
+            assert_eq!(throttle.judge(peer(1), guess(n), begin), Turn::Now);
         }
         // Now everyone at this address waits, one after the other.
         for n in 1..=5 {
-            let right = n % 2 == 0;
-            assert_eq!(throttle.judge(peer(1), right, begin), Turn::After(Duration::from_secs(n)), "{n}");
+            let wrong = guess(100 + n).filter(|_| n % 2 == 0);
+            assert_eq!(throttle.judge(peer(1), wrong, begin), Turn::After(Duration::from_secs(n)), "{n}");
         }
-        assert_eq!(throttle.judge(peer(1), true, begin), Turn::Never(Duration::from_secs(6)));
-        assert_eq!(throttle.judge(peer(2), false, begin), Turn::Now, "others do not");
+        assert_eq!(throttle.judge(peer(1), None, begin), Turn::Never(Duration::from_secs(6)));
+        assert_eq!(throttle.judge(peer(2), guess(7), begin), Turn::Now, "others do not");
         let later = begin + Duration::from_secs(6);
-        assert_eq!(throttle.judge(peer(1), true, later), Turn::Now);
+        assert_eq!(throttle.judge(peer(1), None, later), Turn::Now);
         // Whoever goes on guessing gets one answer in a second.
         let mut answered = 0;
         for tenth in 0..1000 {
             let now = later + Duration::from_millis(tenth * 100);
-            answered += u32::from(!matches!(throttle.judge(peer(1), false, now), Turn::Never(_)));
+            let turn = throttle.judge(peer(1), guess(1000 + tenth), now);
+            answered += u32::from(!matches!(turn, Turn::Never(_)));
         }
         assert!((95..=110).contains(&answered), "{answered} in 100 s");
     }
 
     #[test]
+    fn one_wrong_password_again_and_again_keeps_nobody_waiting() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        assert!((0..10_000).all(|_| throttle.judge(peer(1), guess(1), now) == Turn::Now));
+        assert_eq!(throttle.judge(peer(1), None, now), Turn::Now);
+        // Two in turn are guesses.
+        let turns: Vec<_> = (0..30).map(|n| throttle.judge(peer(1), guess(n % 2), now)).collect();
+        assert!(turns.iter().any(|turn| matches!(turn, Turn::Never(_))), "{turns:?}");
+    }
+
+    #[test]
     fn the_right_password_is_never_slow_by_itself() {
         let (throttle, now) = (Throttle::default(), Instant::now());
-        assert!((0..10_000).all(|_| throttle.judge(peer(1), true, now) == Turn::Now));
+        assert!((0..10_000).all(|_| throttle.judge(peer(1), None, now) == Turn::Now));
         assert!(throttle.paid.lock().expect("nobody panicked").is_empty());
     }
 
     #[test]
     fn what_is_counted_is_bounded() {
         let (throttle, now) = (Throttle::default(), Instant::now());
-        (0..20).for_each(|_| assert_ne!(throttle.judge(peer(1), false, now), Turn::After(Duration::ZERO)));
+        (0..20).for_each(|n| drop(throttle.judge(peer(1), guess(n), now)));
         for n in 0..10_000_u32 {
-            throttle.judge(IpAddr::from(n.to_be_bytes()), false, now);
+            throttle.judge(IpAddr::from(n.to_be_bytes()), guess(0), now);
         }
         let paid = throttle.paid.lock().expect("nobody panicked");
         assert_eq!(paid.len(), Throttle::ADDRESSES_MAX);

@@ -45,7 +45,8 @@ impl Client {
 
     /// The server that the command line names, and who asks it: the URL says so, or `--user`, or `~/.netrc`.
     pub(crate) fn of(at: &ServerAt) -> Result<Self, Failure> {
-        let login = match &at.user {
+        // An empty variable names nobody.
+        let login = match at.user.as_ref().filter(|user| !user.0.is_empty()) {
             Some(user) => Some(login(&at.server, &user.0)?),
             None => None,
         };

@@ -9,6 +9,8 @@ use crate::notify::settings::Secret;
 
 /// What the file says of this host, and of this user if one is named. A file that is not there says nothing.
 pub(super) fn login(host: &str, user: Option<&str>) -> Result<Option<Login>, Failure> {
+    // There an IPv6 address stands without brackets.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".netrc"));
     let named = std::env::var_os("NETRC").filter(|path| !path.is_empty()).map(PathBuf::from);
     let Some(path) = named.or_else(home) else { return Ok(None) };

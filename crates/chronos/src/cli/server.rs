@@ -109,7 +109,14 @@ fn config(args: &ServerArgs, matches: Option<&clap::ArgMatches>, manner: Manner)
     let mut settings = args.settings.clone();
     let mut old_variables = Vec::new();
     for (variable, name) in OLD_VARIABLES {
-        let Ok(value) = std::env::var(variable) else { continue };
+        let value = match std::env::var(variable) {
+            Ok(value) => value,
+            Err(std::env::VarError::NotPresent) => continue,
+            // What cannot be read may be a password, and is no open door.
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err(Failure::usage(format!("the variable {variable} is not UTF-8")));
+            }
+        };
         let taken = match name {
             "http_credentials" => set(&mut settings.http_credentials, Secret(value)),
             "ssl_keystore_path" => set(&mut settings.ssl_keystore_path, value.into()),
@@ -274,7 +281,9 @@ async fn renew(identity: Arc<Identity>) {
         if !asked && !identity.has_changed() {
             continue;
         }
-        match identity.reload() {
+        let read = identity.clone();
+        let Ok(read) = tokio::task::spawn_blocking(move || read.reload()).await else { continue };
+        match read {
             Ok(()) => info!("read the certificate again"),
             Err(error) => {
                 let problem = Failure::new(Exit::Usage, error).to_text();

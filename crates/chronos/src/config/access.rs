@@ -33,11 +33,17 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    /// Longest name: what the audit keeps of it.
+    const USER_MAX: usize = 64;
+
     /// Reads `user:password`; both must be something. Chronos split at the last colon and clients do at the first; what
     /// is compared is the whole, so it makes no difference.
     pub fn parse(text: &str) -> Option<Self> {
         let (user, password) = text.split_once(':')?;
-        let sane = !user.is_empty() && !password.is_empty() && !text.contains(|c: char| c.is_control());
+        let sane = !user.is_empty()
+            && user.len() <= Self::USER_MAX
+            && !password.is_empty()
+            && !text.contains(|c: char| c.is_control());
         sane.then(|| Self { user: user.to_owned(), both: Secret(text.to_owned()) })
     }
 }
@@ -76,6 +82,8 @@ pub(super) struct AccessTexts {
     /// An empty text that somebody gave is a mistake, and no open door.
     credentials_given: bool,
     credentials_file: PathBuf,
+    /// Neither is an empty path.
+    credentials_file_given: bool,
     realm: String,
     origins: Texts,
     allow_unauthenticated: bool,
@@ -121,6 +129,8 @@ impl AccessTexts {
             credentials: pick!(http_credentials, Secret::default()),
             credentials_given: flags.http_credentials.is_some() || file.http_credentials.is_some(),
             credentials_file: pick!(http_credentials_file),
+            credentials_file_given: flags.http_credentials_file.is_some()
+                || file.http_credentials_file.is_some(),
             realm: pick!(http_realm, "Mesosphere".to_owned()),
             origins: layers.pick(
                 "cors_origin",
@@ -177,6 +187,9 @@ impl AccessTexts {
     }
 
     fn credentials(&self) -> Result<Option<Credentials>, ConfigError> {
+        if self.credentials_file_given && self.credentials_file.as_os_str().is_empty() {
+            return bounds("http_credentials_file", "empty".into(), "name the file, or leave it out");
+        }
         let from_file = file("http_credentials_file", &self.credentials_file)?;
         let (name, text) = match from_file {
             Some(_) if !self.credentials.0.is_empty() => {
@@ -189,7 +202,11 @@ impl AccessTexts {
         match Credentials::parse(&text.0) {
             Some(credentials) => Ok(Some(credentials)),
             // Chronos said so in its log and let everybody in.
-            None => bounds(name, "***".into(), "write `user:password`; neither of them may be empty"),
+            None => {
+                let rule =
+                    "write `user:password`; neither of them may be empty, and the user has at most 64 bytes";
+                bounds(name, "***".into(), rule)
+            }
         }
     }
 }
@@ -247,6 +264,9 @@ mod tests {
             let error = meant(&format!("http_credentials: {bad:?}")).expect_err(bad);
             assert!(error.contains("write `user:password`"), "{error}");
         }
+        let long = format!("http_credentials: '{}:p'", "u".repeat(65));
+        assert!(meant(&long).expect_err("too long").contains("at most 64 bytes"));
+        assert!(meant("http_credentials_file: ''").expect_err("empty").contains("name the file"));
         let error =
             meant("{http_credentials: 'u:p', http_credentials_file: /nonexistent}").expect_err("no file");
         assert!(error.contains("cannot read"), "{error}");

@@ -91,24 +91,24 @@ async fn everything_but_ping_wants_the_password() {
 #[tokio::test]
 async fn whoever_guesses_is_slowed() {
     let server = Server::guarded(&[]).await;
-    let ask = |both: &'static str| {
+    let ask = |both: String| {
         let server = &server;
-        async move { server.ask(Method::GET, "/v1/jobs", &[("authorization", &login(both))], Value::Null).await }
+        async move { server.ask(Method::GET, "/v1/jobs", &[("authorization", &login(&both))], Value::Null).await }
     };
-    let guesses = futures_util::future::join_all((0..40).map(|_| ask("ops:wrong"))).await;
+    let guesses = futures_util::future::join_all((0..40).map(|n| ask(format!("ops:wrong{n}")))).await;
     let told = |status| guesses.iter().filter(|answer| answer.status == status).count();
     assert_eq!(told(StatusCode::UNAUTHORIZED) + told(StatusCode::TOO_MANY_REQUESTS), 40);
     assert!(told(StatusCode::UNAUTHORIZED) <= 17, "{} were answered", told(StatusCode::UNAUTHORIZED));
     let refused = guesses.iter().find(|answer| answer.status == StatusCode::TOO_MANY_REQUESTS).expect("one");
     assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|wait| wait <= 10));
     // The waits of those that were answered are over, so whoever knows the password waits no more than they did.
-    let mut right = ask(USER).await;
+    let mut right = ask(USER.into()).await;
     for _ in 0..20 {
         if right.status == StatusCode::OK {
             break;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
-        right = ask(USER).await;
+        right = ask(USER.into()).await;
     }
     assert_eq!(right.status, StatusCode::OK);
 }
