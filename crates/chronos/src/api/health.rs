@@ -60,8 +60,12 @@ pub(super) struct Ready {
 }
 
 async fn readiness(ctx: &ApiContext) -> Ready {
-    let status = ctx.node.status();
-    let leader = ctx.node.store.leader().await;
+    let (status, seen) = (ctx.node.status(), ctx.node.outlook());
+    // A store that is silent is not asked again: whoever asks this wants to know now.
+    let leader = match &seen.silent {
+        Some(_) => None,
+        None => ctx.node.store.leader().await,
+    };
     let mut reasons = status.troubles;
     // A standby that shows something, be it old, does its part, whatever keeps it from leading.
     let mut serves = false;
@@ -69,12 +73,11 @@ async fn readiness(ctx: &ApiContext) -> Ready {
         Role::Starting => reasons.push("the store has not been heard from yet".into()),
         Role::Preparing(_) => reasons.push("elected, and preparing to lead".into()),
         Role::Standby => {
-            let seen = ctx.node.outlook();
             serves = seen.current_at.is_some();
             if !serves {
                 reasons.push("this node has not read the store yet".into());
             }
-            if let Some(silent) = seen.silent {
+            if let Some(silent) = &seen.silent {
                 let age = seen.current_at.map_or(0, |at| at.elapsed().as_secs());
                 reasons.push(format!("{silent}; what is shown is {age} s old"));
             }
@@ -192,7 +195,10 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
     };
     let node = &ctx.node;
     let disk = node.store.disk();
-    let store_id = node.store.store_id().await.ok().flatten();
+    let store_id = match node.outlook().silent {
+        Some(_) => None,
+        None => node.store.store_id().await.ok().flatten(),
+    };
     Json(StatusView {
         node: node.identity.node.clone(),
         version: node.identity.version.clone(),

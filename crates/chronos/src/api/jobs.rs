@@ -130,16 +130,24 @@ pub(super) async fn show(
     let mut view = JobView::of(&ctx.node.projection.read(), &job, &progress, now);
     view.slots = upcoming(&ctx.node.zones, &job, &progress, now).take(LAST).collect();
     let query = HistoryQuery { job: Some(job.uid), limit: LAST, ..HistoryQuery::default() };
+    let mut unread = None;
     let (last, kept) = tokio::join!(ctx.node.store.history(&query), ctx.node.store.kept_since(job.uid));
-    view.last = last?.records.iter().map(RunView::of).collect();
-    if let Some(kept) = kept?.filter(|kept| *kept > progress.accounted_since) {
-        view.accounted_since = crate::wire::job::instant(kept);
+    match (last, kept) {
+        (Ok(last), Ok(kept)) => {
+            view.last = last.records.iter().map(RunView::of).collect();
+            if let Some(kept) = kept.filter(|kept| *kept > progress.accounted_since) {
+                view.accounted_since = crate::wire::job::instant(kept);
+            }
+        }
+        // What is known of the job is worth showing, most of all then.
+        (Err(problem), _) | (_, Err(problem)) => unread = Some(problem),
     }
     if let Some(schedule) = schedule(&ctx.node.zones, &job) {
         view.warnings = schedule.lints().iter().map(ToString::to_string).collect();
         view.schedule_resolved = schedule.resolved().map(Into::into);
     }
     view.warnings.extend(ctx.unhonoured(&job.body));
+    view.warnings.extend(unread.map(|problem| format!("its history cannot be read now: {problem}")));
     Ok((conditions::etag(job.uid, job.version), Json(view)).into_response())
 }
 
@@ -394,7 +402,11 @@ pub(super) async fn why(
 ) -> Result<Json<Why>, ApiError> {
     let (job, progress) = find(&ctx, &name)?;
     let query = HistoryQuery { job: Some(job.uid), limit: 1, ..HistoryQuery::default() };
-    let last = ctx.node.store.history(&query).await?.records;
+    // Without the history there is still most of it to say.
+    let (last, unread) = match ctx.node.store.history(&query).await {
+        Ok(page) => (page.records, None),
+        Err(problem) => (Vec::new(), Some(format!("its history cannot be read now: {problem}"))),
+    };
     let status = ctx.node.status();
     let projection = ctx.node.projection.read();
     let (state, limits) = (projection.state(), &ctx.settings.limits);
@@ -402,6 +414,7 @@ pub(super) async fn why(
     let facts = Facts { now: Timestamp::now(), state, status: &status, limits, engine, last: &last };
     let mut reasons = facts.of_job(&job, &progress);
     reasons.extend(ctx.unhonoured(&job.body).into_iter().map(|told| Reason::new("no_effect", told)));
+    reasons.extend(unread.map(|told| Reason::new("store_unavailable", told)));
     Ok(Json(Why { job: name.to_string(), run: None, reasons }))
 }
 

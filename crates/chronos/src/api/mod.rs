@@ -62,7 +62,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::cluster::{self, Cluster};
-use crate::node::{AskError, Node};
+use crate::node::{AskError, Node, Outlook};
 use crate::wire::honour::{self, Surroundings};
 use error::ApiError;
 use methods::Methods;
@@ -108,8 +108,11 @@ impl ApiContext {
 
     /// `host:port` of the leader, if one is known.
     async fn leader(&self) -> Option<String> {
-        let leader = self.node.store.leader().await?;
-        cluster::address::first(&leader.addresses)
+        let leader = match self.node.outlook() {
+            Outlook { silent: Some(_), leader, .. } => leader,
+            Outlook { silent: None, .. } => self.node.store.leader().await,
+        };
+        cluster::address::first(&leader?.addresses)
     }
 
     /// Asks for a change. When it is done it is durable, and visible on this node.

@@ -70,7 +70,9 @@ pub(super) struct Nodes {
     responses((status = 200, body = Nodes), (status = 503, body = ErrorBody))
 )]
 pub(super) async fn list(State(ctx): State<ApiContext>) -> Result<Json<Nodes>, ApiError> {
-    let mut members = ctx.node.store.members().await?;
+    // While the store is away this node still has something to say of itself.
+    let silent = ctx.node.outlook().silent.is_some();
+    let mut members = if silent { Vec::new() } else { ctx.node.store.members().await? };
     // It knows better what it is than what it said; and a store of one machine tells of nobody.
     let ours = &ctx.node.identity;
     members.retain(|member| member.candidate.node != ours.node);
@@ -84,7 +86,8 @@ pub(super) async fn list(State(ctx): State<ApiContext>) -> Result<Json<Nodes>, A
         })
         .collect();
     all.push((this, news));
-    if let Some(leader) = ctx.node.store.leader().await
+    if !silent
+        && let Some(leader) = ctx.node.store.leader().await
         && !all.iter().any(|(member, _)| member.candidate.instance() == leader.instance())
     {
         let news = News { role: "leading".into(), ..News::default() };

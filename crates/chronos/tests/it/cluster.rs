@@ -1,12 +1,12 @@
 //! Several servers on one store: any of them answers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::http::{self, Response};
+use crate::fleet::{Fleet, header};
+use crate::http;
 use crate::server::{Folder, TestServer, by_hand};
 use crate::wait;
 
@@ -18,13 +18,6 @@ fn pair(flags: &[&str]) -> (TestServer, TestServer) {
     wait::until("the second finds it", || second.log().contains("the leader answers").then_some(()));
     wait::until("it has read the store", || header(&second.get("/ping")?, "x-chronos-age-ms").map(drop));
     (first, second)
-}
-
-fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
-    response.head.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        key.eq_ignore_ascii_case(name).then(|| value.trim())
-    })
 }
 
 fn instance(server: &TestServer) -> String {
@@ -146,40 +139,6 @@ fn a_leader_that_cannot_be_reached_is_told_of() {
         let answer = second.post("/v1/scheduler/iso8601", by_hand("a", "true").to_string().as_bytes())?;
         (answer.status == 204).then_some(())
     });
-}
-
-#[path = "../../../store/testing/postgresd.rs"]
-mod postgresd;
-
-/// Nodes on one PostgreSQL server, each with a folder of its own.
-struct Fleet {
-    flags: Vec<String>,
-}
-
-impl Fleet {
-    fn new() -> Option<Self> {
-        static SCHEMAS: AtomicU32 = AtomicU32::new(0);
-        let url = postgresd::shared_or_skip("cluster")?;
-        let schema = format!("cluster_{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
-        let flags = ["--database_url", &url, "--database_schema", &schema, "--database_lease", "4s"];
-        Some(Self { flags: flags.map(Into::into).to_vec() })
-    }
-
-    fn node(&self, folder: Arc<Folder>, more: &[&str]) -> TestServer {
-        let flags: Vec<&str> = self.flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        TestServer::launch(folder, &flags)
-    }
-
-    /// One more that leads, or stands by and has found the leader.
-    fn joined(&self, more: &[&str]) -> TestServer {
-        let node = self.node(Folder::new(), more);
-        wait::until("it has joined", || {
-            let log = node.log();
-            (log.contains("elected") || log.contains("the leader answers")).then_some(())
-        });
-        wait::until("it has read the store", || (node.get("/v1/jobs")?.status == 200).then_some(()));
-        node
-    }
 }
 
 #[test]

@@ -1,0 +1,54 @@
+//! Several servers on one PostgreSQL.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::http::Response;
+use crate::server::{Folder, TestServer};
+use crate::wait;
+
+#[path = "../../../store/testing/postgresd.rs"]
+pub(crate) mod postgresd;
+
+/// Nodes on one PostgreSQL server, each with a folder of its own.
+pub(crate) struct Fleet {
+    flags: Vec<String>,
+}
+
+impl Fleet {
+    pub(crate) fn new() -> Option<Self> {
+        Some(Self::on(&postgresd::shared_or_skip("cluster")?))
+    }
+
+    /// On this server.
+    pub(crate) fn on(url: &str) -> Self {
+        static SCHEMAS: AtomicU32 = AtomicU32::new(0);
+        let schema = format!("cluster_{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
+        let flags = ["--database_url", url, "--database_schema", &schema, "--database_lease", "4s"];
+        Self { flags: flags.map(Into::into).to_vec() }
+    }
+
+    pub(crate) fn node(&self, folder: Arc<Folder>, more: &[&str]) -> TestServer {
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        TestServer::launch(folder, &flags)
+    }
+
+    /// One more that leads, or stands by and has found the leader.
+    pub(crate) fn joined(&self, more: &[&str]) -> TestServer {
+        let node = self.node(Folder::new(), more);
+        wait::until("it has joined", || {
+            let log = node.log();
+            (log.contains("elected") || log.contains("the leader answers")).then_some(())
+        });
+        wait::until("it has read the store", || (node.get("/v1/jobs")?.status == 200).then_some(()));
+        node
+    }
+}
+
+/// A header of an answer.
+pub(crate) fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response.head.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
