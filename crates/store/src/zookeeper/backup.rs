@@ -92,9 +92,8 @@ impl Whole {
                 let range = format::write_change(&mut value, change);
                 let value = || value[range].to_vec();
                 match change {
-                    Change::Append(record) if extent == Extent::Everything => {
+                    Change::Append(_) if extent == Extent::Everything => {
                         history.insert(number, value());
-                        drop(record.clone());
                     }
                     Change::Append(record) => {
                         let (key, facts) = (format::record_key(record), crate::Facts::of(record));

@@ -21,6 +21,8 @@ const HISTORY_MAX: u64 = 400_000;
 const TRIM_MAX: usize = 200;
 /// What a record of the history is taken for in sums: its size is not known without reading it.
 const RECORD_BYTES: u64 = 400;
+/// The same for a hot record of which only the name is known.
+const NAMED_BYTES: usize = 300;
 
 /// One operation of a multi.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,10 @@ impl Names {
 
     pub(super) fn has(&self, kind: Kind, name: &str) -> bool {
         self.hot.get(&kind).is_some_and(|names| names.contains_key(name))
+    }
+
+    fn size(&self, kind: Kind, name: &str) -> Option<usize> {
+        self.hot.get(&kind)?.get(name).and_then(|bytes| usize::try_from(*bytes).ok())
     }
 
     pub(super) fn put(&mut self, kind: Kind, name: &str, bytes: usize) {
@@ -103,11 +109,10 @@ impl Names {
                     self.revised(Revised::new(number(seq, place), revision));
                 }
                 change => match hot_name(change) {
-                    // Sizes matter in sums alone: that of the last reading is near enough.
                     Some((kind, name)) if puts(change) => {
-                        if !self.has(kind, &name) {
-                            self.put(kind, &name, 300);
-                        }
+                        // Sizes matter in sums alone: that of the last reading is near enough.
+                        let bytes = self.size(kind, &name).unwrap_or(NAMED_BYTES);
+                        self.put(kind, &name, bytes);
                     }
                     Some((kind, name)) => self.remove(kind, &name),
                     None => {}
@@ -121,7 +126,7 @@ impl Names {
         let mut names = Self::default();
         for kind in Kind::HOT {
             for name in names_of(client, tree, kind).await? {
-                names.put(kind, &name, 300);
+                names.put(kind, &name, NAMED_BYTES);
             }
         }
         for name in names_of(client, tree, Kind::Revisions).await? {

@@ -195,9 +195,12 @@ fn read_entry(bytes: &[u8]) -> Result<Entry<'_>, String> {
     Ok(Entry { name, value: value.ok_or("it is no entry of Mesos: it has no value")? })
 }
 
+/// Number of a field, and its bytes where it has a length.
+type Field<'a> = (u64, Option<&'a [u8]>);
+
 /// The fields of a protobuf message, in their order, with the bytes of those that have a length.
 /// Source: <https://protobuf.dev/programming-guides/encoding/>
-fn fields(message: &[u8]) -> Result<Vec<(u64, Option<&[u8]>)>, String> {
+fn fields(message: &[u8]) -> Result<Vec<Field<'_>>, String> {
     let cut = || "it is no protobuf message, or was cut".to_owned();
     let mut rest = message;
     let mut fields = Vec::new();

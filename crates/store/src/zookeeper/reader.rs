@@ -117,7 +117,9 @@ impl Reader<'_> {
             }
         }
         for name in self.names(tree, Kind::Revisions).await? {
-            Revised::read(&name).map(|revised| names.revised(revised));
+            if let Some(revised) = Revised::read(&name) {
+                names.revised(revised);
+            }
         }
         let meta = data(self.client, &tree.meta()).await.map_err(|error| self.meaning(&error))?;
         let (meta, _) = meta.ok_or_else(|| StoreError::Damaged(format!("`{}` is missing", tree.meta())))?;
