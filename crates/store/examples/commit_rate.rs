@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p store --example commit_rate -- [jobs] [launches per batch] [seconds] [folder]`
 //! `cargo run --release -p store --features postgres --example commit_rate -- postgres URL [jobs] [..] [seconds]`
+//! `cargo run --release -p store --features zookeeper --example commit_rate -- zookeeper HOSTS [jobs] [..] [seconds]`
 //!
 //! A launch is five changes in two batches: progress and run, then the run's end, its record and progress. Batches
 //! are encoded by the caller and at most 8 are in flight, as with the driver.
@@ -25,8 +26,9 @@ const IN_FLIGHT_MAX: usize = 8;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let url = (arguments.first().map(String::as_str) == Some("postgres")).then(|| {
-        assert!(arguments.len() > 1, "postgres URL");
+    let kind = arguments.first().filter(|kind| ["postgres", "zookeeper"].contains(&&***kind)).cloned();
+    let url = kind.as_ref().map(|kind| {
+        assert!(arguments.len() > 1, "{kind} URL");
         arguments.drain(..2).nth(1).expect("there are two")
     });
     let number =
@@ -38,6 +40,7 @@ async fn main() {
 
     let place = match url {
         None => Place::Folder(dir.clone()),
+        Some(hosts) if kind.as_deref() == Some("zookeeper") => Place::ensemble(&hosts),
         Some(url) => Place::database(&url),
     };
     let store = place.open();
@@ -186,6 +189,8 @@ enum Place {
     Folder(PathBuf),
     #[cfg(feature = "postgres")]
     Database(store::postgres::PostgresOptions),
+    #[cfg(feature = "zookeeper")]
+    Ensemble(store::zookeeper::Options),
 }
 
 impl Place {
@@ -205,6 +210,19 @@ impl Place {
         panic!("built without PostgreSQL: give cargo `--features postgres`")
     }
 
+    #[cfg(feature = "zookeeper")]
+    fn ensemble(hosts: &str) -> Self {
+        // A path of its own, which stays likewise.
+        let path = format!("/commit-rate-{}/state", std::process::id());
+        println!("path: {path}");
+        Self::Ensemble(store::zookeeper::Options { path, ..store::zookeeper::Options::new(hosts) })
+    }
+
+    #[cfg(not(feature = "zookeeper"))]
+    fn ensemble(_: &str) -> Self {
+        panic!("built without ZooKeeper: give cargo `--features zookeeper`")
+    }
+
     fn open(&self) -> Arc<dyn Store> {
         match self {
             Self::Folder(dir) => {
@@ -213,6 +231,10 @@ impl Place {
             }
             #[cfg(feature = "postgres")]
             Self::Database(options) => Arc::new(store::postgres::open(options).expect("a good URL")),
+            #[cfg(feature = "zookeeper")]
+            Self::Ensemble(options) => {
+                Arc::new(store::zookeeper::open(options.clone()).expect("they can be meant"))
+            }
         }
     }
 }

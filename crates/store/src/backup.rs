@@ -255,7 +255,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A record as a store keeps it: the part after the tag.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "zookeeper"))]
     pub(crate) fn value(&mut self, tag: &str, value: &[u8]) -> Result<(), ReaderGone> {
         let start = self.out.len();
         for part in [b"{\"", tag.as_bytes(), b"\":", value, b"}\n"] {

@@ -13,12 +13,18 @@ pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod projection;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "zookeeper"))]
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres")),
+    expect(dead_code, reason = "ZooKeeper has no tables, but writes outcomes as they do")
+)]
 mod rows;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "sqlite")]
 pub mod yardstick;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 #[cfg(feature = "testing")]
 pub mod conformance;
@@ -501,6 +507,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// How much the store occupies, and how much room is left; `None` where nobody on this machine can tell.
     fn disk(&self) -> Option<Disk> {
+        None
+    }
+
+    /// Why no more jobs may be made, with advice: the store has reached a stated limit. For the door, as a batch that is
+    /// decided is applied. `None`: there is room.
+    fn full(&self) -> Option<String> {
         None
     }
 

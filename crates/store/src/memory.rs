@@ -245,9 +245,31 @@ impl MemoryCore {
     }
 
     fn write_backup(&self, extent: Extent, to: &mpsc::Sender<Vec<u8>>) -> Result<(), ReaderGone> {
+        let lines = self.lines();
+        let header = Header {
+            format: crate::format::VERSION,
+            kind: "memory".into(),
+            term: self.term,
+            taken: Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default(),
+            program: env!("CARGO_PKG_VERSION").into(),
+            lines: lines.len() as u64,
+            extent,
+        };
+        let mut writer = Writer::begin(&header, to)?;
+        for line in &lines {
+            match line {
+                Line::Record(change) => writer.change(change)?,
+                Line::Kept(job, name, since) => writer.kept(*job, name.as_str(), since.as_millisecond())?,
+            }
+        }
+        writer.end()
+    }
+
+    /// Everything, as lines of a backup.
+    pub(crate) fn lines(&self) -> Vec<Line> {
         // Named one by one: whoever adds a field is asked here whether it belongs into a backup.
         let Self {
-            term,
+            term: _,
             began: _,
             state,
             log: _,
@@ -261,37 +283,33 @@ impl MemoryCore {
             audit,
             next_entry: _,
         } = self;
-        let changes = changes_of(state);
-        let lines = changes.len() + records.len() + revisions.len() + audit.len() + kept_since.len();
-        let header = Header {
-            format: crate::format::VERSION,
-            kind: "memory".into(),
-            term: *term,
-            taken: Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default(),
-            program: env!("CARGO_PKG_VERSION").into(),
-            lines: lines as u64,
-            extent,
-        };
-        let mut writer = Writer::begin(&header, to)?;
-        for change in &changes {
-            writer.change(change)?;
-        }
-        for (_, record) in records.values() {
-            writer.change(&Change::Append(record.clone()))?;
-        }
-        for revision in revisions.values() {
-            writer.change(&Change::Revise(revision.clone()))?;
-        }
-        for entry in audit.values() {
-            writer.change(&Change::Note(entry.clone()))?;
-        }
+        let mut lines: Vec<Line> = changes_of(state).into_iter().map(Line::Record).collect();
+        lines.extend(records.values().map(|(_, record)| Line::Record(Change::Append(record.clone()))));
+        lines.extend(revisions.values().map(|revision| Line::Record(Change::Revise(revision.clone()))));
+        lines.extend(audit.values().map(|entry| Line::Record(Change::Note(entry.clone()))));
         for (job, since) in kept_since {
             let named =
                 || records.values().find(|(facts, _)| facts.job == *job).map(|(facts, _)| facts.name.clone());
             let name = state.jobs.get(job).map(|job| job.name.clone()).or_else(named);
-            writer.kept(*job, name.as_ref().map_or("unnamed", JobName::as_str), since.as_millisecond())?;
+            let name = name.or_else(|| JobName::new("unnamed").ok());
+            lines.extend(name.map(|name| Line::Kept(*job, name, *since)));
         }
-        writer.end()
+        lines
+    }
+
+    /// Reads a backup whole, see [`Store::stage`].
+    pub(crate) async fn stage(mut from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
+        let mut content = Self::new(0);
+        let mut reader = Reader::default();
+        while let Some(piece) = from.recv().await {
+            reader.feed(&piece, |_, line| {
+                content.add(line);
+                Ok::<_, BackupError>(())
+            })?;
+        }
+        let header = reader.finish()?;
+        let records = content.records.len() as u64;
+        Ok(Staged { header, records, content: Content::Memory(Box::new(content)) })
     }
 
     /// Takes the content of another store, see [`Store::restore`].
@@ -409,7 +427,7 @@ impl MemoryCore {
 }
 
 /// All of a state, as the changes that make it of nothing.
-fn changes_of(state: &State) -> Vec<Change> {
+pub(crate) fn changes_of(state: &State) -> Vec<Change> {
     // Named one by one: whoever adds a field is asked here to add it.
     let State { meta, jobs, progress, runs, joins, fanouts, backfills, notices, receipts, staged } = state;
     let mut changes = vec![Change::Meta(meta.clone())];
@@ -631,18 +649,8 @@ impl Store for MemoryStore {
         Ok(done?)
     }
 
-    async fn stage(&self, mut from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
-        let mut content = MemoryCore::new(0);
-        let mut reader = Reader::default();
-        while let Some(piece) = from.recv().await {
-            reader.feed(&piece, |_, line| {
-                content.add(line);
-                Ok::<_, BackupError>(())
-            })?;
-        }
-        let header = reader.finish()?;
-        let records = content.records.len() as u64;
-        Ok(Staged { header, records, content: Content::Memory(Box::new(content)) })
+    async fn stage(&self, from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
+        MemoryCore::stage(from).await
     }
 
     async fn restore(

@@ -1,0 +1,179 @@
+//! The right to lead: a member of the latch that Chronos knows from Curator, in the same directory, so that an old
+//! Chronos and ours compete fairly. Whoever has the lowest number leads; each watches the one before it.
+//!
+//! It is written here and not taken from the client's own recipe, which gives up, and deletes what it holds, at the
+//! first connection that breaks in another way than it expects.
+
+use tokio::runtime::Handle;
+use zookeeper_client::{Acls, Client, CreateMode, Error};
+
+use super::session::{Pause, Sessions, children, data, is_doubt, patiently};
+use super::tree::Paths;
+use crate::{Candidate, StoreError, format};
+
+/// What Curator puts before the number of a member.
+const MARK: &str = "latch-";
+
+/// Our member of the latch; dropped, it is deleted some time later.
+pub(super) struct Member {
+    client: Client,
+    paths: Paths,
+    /// Its name without the number.
+    prefix: String,
+    /// Its path; empty until it is there.
+    path: String,
+    left: bool,
+}
+
+impl Member {
+    /// Takes a place in the latch.
+    pub(super) async fn join(
+        sessions: &Sessions,
+        client: &Client,
+        paths: &Paths,
+        candidate: &Candidate,
+    ) -> Result<Self, StoreError> {
+        let meaning = |error: Error| sessions.meaning(&error);
+        let prefix = format!("_c_{}-{MARK}", random_uuid()?);
+        let mut member =
+            Self { client: client.clone(), paths: paths.clone(), prefix, path: String::new(), left: false };
+        // Who it is comes first: whoever sees the member finds it.
+        let about = format::write_candidate(candidate).into_bytes();
+        let node = paths.node(&member.prefix);
+        let ephemeral = CreateMode::Ephemeral.with_acls(sessions.acls());
+        match patiently(client, || client.create(&node, &about, &ephemeral)).await {
+            Ok(_) | Err(Error::NodeExists) => {}
+            Err(error) => return Err(meaning(error)),
+        }
+        let address = candidate.addresses.first().map_or("", String::as_str);
+        let path = format!("{}/{}", paths.candidates(), member.prefix);
+        // Open to all, as Curator's are: an old Chronos may have other rights, and must be able to read it.
+        let sequential = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+        while member.path.is_empty() {
+            match client.create(&path, address.as_bytes(), &sequential).await {
+                Ok((_, number)) => member.path = format!("{path}{number}"),
+                Err(error) if is_doubt(&error) && !client.state().is_terminated() => {
+                    let there = children(client, &paths.candidates()).await.map_err(meaning)?;
+                    if let Some(name) = there.iter().find(|name| name.starts_with(&member.prefix)) {
+                        member.path = format!("{}/{name}", paths.candidates());
+                    }
+                }
+                Err(error) => return Err(meaning(error)),
+            }
+        }
+        Ok(member)
+    }
+
+    /// Waits until it is the first.
+    pub(super) async fn first(&self, sessions: &Sessions) -> Result<(), StoreError> {
+        let meaning = |error: Error| sessions.meaning(&error);
+        let dir = self.paths.candidates();
+        loop {
+            let members = members(&self.client, &dir).await.map_err(meaning)?;
+            let ours = |name: &String| self.path.ends_with(&**name);
+            let before = match members.iter().position(ours) {
+                Some(0) => return Ok(()),
+                Some(n) => format!("{dir}/{}", members[n - 1]),
+                None => return Err(StoreError::Unavailable("our place in the latch is gone".into())),
+            };
+            match patiently(&self.client, || self.client.get_and_watch_data(&before)).await {
+                Ok((_, _, watcher)) => {
+                    watcher.changed().await;
+                }
+                Err(Error::NoNode) => {}
+                Err(error) => return Err(meaning(error)),
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its name without the number, by which the store knows it.
+    pub(super) fn name(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Gives its place up, and returns when that is done, or when the session that held it has ended.
+    pub(super) async fn leave(mut self) {
+        self.left = true;
+        leave(&self.client, &self.paths, &self.prefix).await;
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if self.left {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let (client, paths, prefix) = (self.client.clone(), self.paths.clone(), self.prefix.clone());
+            runtime.spawn(async move { leave(&client, &paths, &prefix).await });
+        }
+    }
+}
+
+/// Requests of a session are answered in their order, so a member that is just being made is seen here.
+async fn leave(client: &Client, paths: &Paths, prefix: &str) {
+    let dir = paths.candidates();
+    let mut pause = Pause::new();
+    while !client.state().is_terminated() {
+        match client.list_children(&dir).await {
+            Ok(there) => {
+                let Some(name) = there.iter().find(|name| name.starts_with(prefix)) else { break };
+                // An answer that was lost is found out by looking again.
+                match client.delete(&format!("{dir}/{name}"), None).await {
+                    Ok(()) | Err(Error::NoNode) => {}
+                    Err(_) => pause.wait().await,
+                }
+            }
+            Err(Error::NoNode) => break,
+            Err(_) => pause.wait().await,
+        }
+    }
+    // It goes with the session in any case.
+    let _ = client.delete(&paths.node(prefix), None).await;
+}
+
+/// Members of the latch, first to lead first: ours, and those of an old Chronos.
+async fn members(client: &Client, dir: &str) -> Result<Vec<String>, Error> {
+    let mut members = children(client, dir).await?;
+    members.retain(|name| name.contains(MARK));
+    members.sort_by(|a, b| number(a).cmp(number(b)));
+    Ok(members)
+}
+
+fn number(name: &str) -> &str {
+    name.rsplit_once(MARK).map_or("", |(_, number)| number)
+}
+
+/// Who leads; of an old Chronos no more is known than its address.
+pub(super) async fn leader(client: &Client, paths: &Paths) -> Result<Option<Candidate>, StoreError> {
+    let unavailable = |error: Error| StoreError::Unavailable(error.to_string());
+    let dir = paths.candidates();
+    for name in members(client, &dir).await.map_err(unavailable)? {
+        let prefix = name.strip_suffix(number(&name)).unwrap_or(&name);
+        if let Some((about, _)) = data(client, &paths.node(prefix)).await.map_err(unavailable)? {
+            let candidate = std::str::from_utf8(&about).ok().and_then(format::read_candidate);
+            let damaged = || StoreError::Damaged(format!("`{}` cannot be read", paths.node(prefix)));
+            return candidate.map(Some).ok_or_else(damaged);
+        }
+        if let Some((address, _)) = data(client, &format!("{dir}/{name}")).await.map_err(unavailable)? {
+            let addresses = vec![String::from_utf8_lossy(&address).into_owned()];
+            return Ok(Some(Candidate { addresses, ..Candidate::default() }));
+        }
+    }
+    Ok(None)
+}
+
+/// As Curator marks its members: random, in the form of RFC 9562.
+fn random_uuid() -> Result<String, StoreError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| StoreError::Unavailable(format!("the system has no random numbers: {error}")))?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+}

@@ -1,0 +1,737 @@
+//! Several machines: an ensemble of ZooKeeper holds the state and says who leads.
+//!
+//! Where everything is says `tree.rs`, who may lead `latch.rs`. Writing is done by one task for each term (`writer.rs`),
+//! which knows what is there (`ledger.rs`); questions (`reader.rs`) go over a session of their own.
+//! **Invariant:** nothing is written but in a multi that asks whether our member of the latch and the mark of our epoch
+//! are there; nothing is applied but in one that also moves the term record.
+
+mod backup;
+mod batch;
+mod latch;
+mod ledger;
+pub mod old;
+mod reader;
+mod record;
+mod session;
+mod tree;
+mod writer;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use scheduler::ids::{Epoch, JobUid, RunKey, Seq};
+use scheduler::revision::Revision;
+use scheduler::run::Record;
+use scheduler::state::{Change, Meta, State};
+use tokio::sync::{mpsc, oneshot, watch};
+use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
+
+use self::backup::Whole;
+use self::batch::Batch;
+use self::latch::Member;
+use self::ledger::{Ledger, Names, Op};
+use self::reader::Reader;
+use self::record::{About, Entry, LAYOUT, StoredMember, TermRecord, json, read};
+use self::session::{Pause, Sessions, data, is_doubt, patiently};
+use self::tree::{Ended, Paths};
+use self::writer::{Begun, Command, Commit, Restore, Surplus, empty_generation, log_sizes};
+use crate::backup::{Content, Extent, StageError, Staged};
+use crate::facts::first_uid;
+use crate::memory::MemoryCore;
+use crate::{
+    Applied, AuditPage, AuditQuery, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Member as Node,
+    Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, bounded, format,
+};
+
+/// Shorter ones make every long pause of a machine a fail-over.
+const SESSION_MIN: Duration = Duration::from_secs(4);
+/// Jobs that a store holds: a new leader reads them all, and every server keeps all of them in memory.
+pub const JOBS_MAX: usize = 100_000;
+/// Bytes of all records together, for the same reason.
+pub const BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Records removed by retention in one order to the writer.
+const REMOVE_MAX: usize = 2000;
+/// How long who asks who leads waits for an answer.
+const ADVICE: &str = "move to PostgreSQL, by backup and restore";
+
+/// Where the store is, and how it is used.
+#[derive(Clone)]
+pub struct Options {
+    /// `host:port` of each server, with commas between them.
+    pub hosts: String,
+    /// The node below which everything is, as of an old Chronos: `/chronos/state`.
+    pub path: String,
+    /// After so long without a word from us the servers let another lead; at least 4 s. They may have bounds of
+    /// their own.
+    pub session_timeout: Duration,
+    /// `user:password`, as what the scheme `digest` knows this node.
+    pub auth: Option<String>,
+    /// Of each job the last so many records of the history stay, whatever retention keeps; of very many jobs fewer.
+    pub history_per_job: u64,
+    /// Of the audit the last so many entries stay, whatever retention keeps.
+    pub audit_max: u64,
+}
+
+impl Options {
+    /// As an old Chronos has them, on these servers.
+    pub fn new(hosts: impl Into<String>) -> Self {
+        Self {
+            hosts: hosts.into(),
+            path: "/chronos/state".into(),
+            session_timeout: Duration::from_secs(10),
+            auth: None,
+            history_per_job: 20,
+            audit_max: 10_000,
+        }
+    }
+
+    /// What is meant, if it can be.
+    fn checked(mut self) -> Result<Self, StoreError> {
+        let wrong = |what: String| Err(StoreError::Unavailable(what));
+        // As Chronos does: what it took as --zk_hosts or --master is taken here.
+        let hosts = self.hosts.strip_prefix("zk://").unwrap_or(&self.hosts);
+        let hosts = hosts.split('/').next().unwrap_or_default().to_owned();
+        for host in hosts.split(',') {
+            let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).map(|(_, port)| port);
+            if port.and_then(|port| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
+                return wrong(format!("--zk_hosts: `{host}` is not `host:port`"));
+            }
+        }
+        self.hosts = hosts;
+        let path = self.path.trim_end_matches('/').to_owned();
+        let is_name = |part: &str| !part.is_empty() && part != "." && part != "..";
+        if !path.starts_with('/') || !path[1..].split('/').all(is_name) || path.chars().any(char::is_control)
+        {
+            return wrong(format!(
+                "--zk_path: `{}` is not a path of ZooKeeper; write one like `/chronos/state`",
+                self.path
+            ));
+        }
+        self.path = path;
+        if self.session_timeout < SESSION_MIN {
+            return wrong(format!(
+                "--zk_timeout: {:?} is too short, the least is {SESSION_MIN:?}",
+                self.session_timeout
+            ));
+        }
+        if self.auth.as_ref().is_some_and(|auth| auth.split_once(':').is_none_or(|(user, _)| user.is_empty()))
+        {
+            return wrong("--zk_auth: write `user:password`".into());
+        }
+        Ok(self)
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hosts, path, session_timeout, auth, .. } = self;
+        f.debug_struct("Options")
+            .field("hosts", hosts)
+            .field("path", path)
+            .field("session_timeout", session_timeout)
+            .field("auth", &auth.as_ref().map(|_| "(secret)"))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens a store, which need not be reachable yet.
+/// # Errors
+/// [`StoreError::Unavailable`] where the options cannot be meant so, naming the flag.
+pub fn open(options: Options) -> Result<ZookeeperStore, StoreError> {
+    let options = options.checked()?;
+    let paths = Paths::new(&options.path);
+    let shared = Shared {
+        sessions: Sessions::new(options),
+        paths,
+        ensured: AtomicBool::new(false),
+        leading: Mutex::new(None),
+        names: Mutex::new(None),
+        trouble: Mutex::new(None),
+        full: Mutex::new(None),
+        terms: watch::Sender::new(None),
+    };
+    Ok(ZookeeperStore { shared: Arc::new(shared) })
+}
+
+/// A handle on a store in ZooKeeper; one node's.
+#[derive(Debug)]
+pub struct ZookeeperStore {
+    shared: Arc<Shared>,
+}
+
+/// What a handle and its tasks share.
+struct Shared {
+    sessions: Sessions,
+    paths: Paths,
+    /// Whether the tree was there when it was looked for.
+    ensured: AtomicBool,
+    leading: Mutex<Option<Leading>>,
+    /// What a standby has seen: so that it need not be listed when it comes to lead.
+    names: Mutex<Option<Known>>,
+    trouble: Mutex<Option<String>>,
+    full: Mutex<Option<String>>,
+    /// The epoch that this handle leads in.
+    terms: watch::Sender<Option<Epoch>>,
+}
+
+/// Names of records as of a batch.
+struct Known {
+    generation: u64,
+    seq: u64,
+    names: Names,
+}
+
+/// This handle's term.
+struct Leading {
+    epoch: Epoch,
+    candidate: Candidate,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn trouble(&self, error: &StoreError) {
+        let text = error.to_string();
+        let mut trouble = locked(&self.trouble);
+        if trouble.as_ref() != Some(&text) {
+            tracing::warn!(reason = text, "the store does not take what it is given");
+            *trouble = Some(text);
+        }
+    }
+
+    fn trouble_is_over(&self) {
+        if locked(&self.trouble).take().is_some() {
+            tracing::info!("the store takes what it is given again");
+        }
+    }
+
+    fn end_term(&self, epoch: u64) {
+        let mut leading = locked(&self.leading);
+        if leading.as_ref().is_some_and(|leading| leading.epoch.0 == epoch) {
+            *leading = None;
+            self.terms.send_replace(None);
+        }
+    }
+
+    /// Says whether there is room.
+    fn measure(&self, ledger: &Ledger) {
+        let (jobs, bytes) = (ledger.jobs(), ledger.bytes());
+        let full = if jobs >= JOBS_MAX {
+            Some(format!(
+                "the store in ZooKeeper holds {jobs} jobs, and is meant for {JOBS_MAX} at most: {ADVICE}"
+            ))
+        } else if bytes >= BYTES_MAX {
+            let (is, most) = (bytes >> 20, BYTES_MAX >> 20);
+            Some(format!(
+                "the store in ZooKeeper holds {is} MiB, and is meant for {most} MiB at most: {ADVICE}"
+            ))
+        } else {
+            None
+        };
+        *locked(&self.full) = full;
+    }
+
+    /// How far our clock is ahead of that of the servers' leader, which dates what is written.
+    async fn clock_ahead(&self, client: &Client) -> Result<SignedDuration, StoreError> {
+        let path = self.paths.clock();
+        let asked = Timestamp::now();
+        let stat = patiently(client, || client.set_data(&path, &[], None)).await;
+        let stat = stat.map_err(|error| self.meaning(&error))?;
+        let answered = Timestamp::now();
+        let ours = (asked.as_millisecond() + answered.as_millisecond()) / 2;
+        Ok(SignedDuration::from_millis(ours - stat.mtime))
+    }
+
+    fn meaning(&self, error: &Error) -> StoreError {
+        self.sessions.meaning(error)
+    }
+
+    /// Sees to it that there is a store, and that it is none of a newer binary.
+    async fn ensure(&self, client: &Client) -> Result<About, StoreError> {
+        let meaning = |error: Error| self.sessions.meaning(&error);
+        // Open to all, as an old Chronos makes them.
+        let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        let candidates = self.paths.candidates();
+        patiently(client, || client.mkdir(&candidates, &open)).await.map_err(meaning)?;
+        loop {
+            if let Some((about, _)) = data(client, &self.paths.about()).await.map_err(meaning)? {
+                let about: About = read("about", &about)?;
+                about.check()?;
+                self.ensured.store(true, Ordering::Relaxed);
+                return Ok(about);
+            }
+            let ops = self.new_store()?;
+            match self.write(client, &ops).await {
+                Ok(_) => {}
+                // Another node was faster, or our own answer was lost.
+                Err(MultiWriteError::OperationFailed { source: Error::NodeExists, .. }) => {}
+                Err(error) => {
+                    let source = Error::from(error);
+                    if !is_doubt(&source) || client.state().is_terminated() {
+                        return Err(meaning(source));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What makes an empty store of nothing.
+    fn new_store(&self) -> Result<Vec<Op>, StoreError> {
+        let paths = &self.paths;
+        let mut random = [0; 20];
+        getrandom::fill(&mut random)
+            .map_err(|error| StoreError::Unavailable(format!("the system has no random numbers: {error}")))?;
+        let id: String = random[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let salt = u32::from_le_bytes([random[16], random[17], random[18], random[19]]);
+        let about = About { id, layout: LAYOUT, format: format::VERSION };
+        let term =
+            TermRecord { epoch: 0, began: 0, seq: 0, generation: 1, by: String::new(), unfinished: None };
+        let mut line = Vec::new();
+        let meta = Change::Meta(Meta { next_uid: first_uid(salt), ..Meta::default() });
+        let value = format::write_change(&mut line, &meta);
+        let node = |path: String| Op::Create(path, Vec::new());
+        let tree = paths.tree(1);
+        let mut ops = vec![
+            node(paths.base()),
+            node(paths.epochs()),
+            node(paths.epoch(0)),
+            node(paths.nodes()),
+            node(paths.members()),
+            node(paths.clock()),
+            node(paths.log()),
+        ];
+        ops.extend(empty_generation(&tree));
+        ops.push(Op::Set(tree.meta(), line[value].to_vec()));
+        ops.push(Op::Create(paths.term(), json(&term)));
+        ops.push(Op::Create(paths.about(), json(&about)));
+        Ok(ops)
+    }
+
+    /// Operations as one multi, without conditions.
+    async fn write(&self, client: &Client, ops: &[Op]) -> Result<Vec<MultiWriteResult>, MultiWriteError> {
+        let mut multi = client.new_multi_writer();
+        for op in ops {
+            match op {
+                Op::Create(path, data) => multi.add_create(path, data, &self.sessions.persistent())?,
+                Op::Set(path, data) => multi.add_set_data(path, data, None)?,
+                Op::Delete(path) => multi.add_delete(path, None)?,
+            }
+        }
+        multi.commit().await
+    }
+
+    /// Waits for the right to lead, and begins a term with it.
+    async fn try_begin(self: &Arc<Self>, candidate: &Candidate) -> Result<Term, StoreError> {
+        let client = self.sessions.leading().await?;
+        self.ensure(&client).await?;
+        let member = Member::join(&self.sessions, &client, &self.paths, candidate).await?;
+        member.first(&self.sessions).await?;
+        let (record, version) = self.raise(&client, &member).await?;
+        let reader = Reader { sessions: &self.sessions, paths: &self.paths, client: &client };
+        let tree = self.paths.tree(record.generation);
+        let meaning = |error: Error| self.sessions.meaning(&error);
+        let names = match self.names_followed(&reader, &record).await {
+            Some(names) => names,
+            None => Names::list(&client, &tree).await.map_err(meaning)?,
+        };
+        let per_job = self.sessions.options.history_per_job;
+        let ledger = Ledger::new(&client, tree, names, per_job).await.map_err(meaning)?;
+        let log = log_sizes(&client, &self.paths).await.map_err(meaning)?;
+        let stale = self.stale_generations(&client, record.generation).await.map_err(meaning)?;
+        self.measure(&ledger);
+        let term = record.term();
+        let (commands, orders) = mpsc::unbounded_channel();
+        let again = commands.downgrade();
+        *locked(&self.leading) = Some(Leading { epoch: term.epoch, candidate: candidate.clone(), commands });
+        self.terms.send_replace(Some(term.epoch));
+        let begun = Begun { client: client.clone(), member, record, version, ledger, log, stale };
+        tokio::spawn(writer::lead(self.clone(), begun, orders, again));
+        self.trouble_is_over();
+        Ok(term)
+    }
+
+    /// Raises the epoch with an empty batch.
+    async fn raise(&self, client: &Client, member: &Member) -> Result<(TermRecord, i32), StoreError> {
+        let reader = Reader { sessions: &self.sessions, paths: &self.paths, client };
+        loop {
+            // A newer one may have led while we waited.
+            self.ensure(client).await?;
+            let (old, stat) = reader.term().await?;
+            if old.by == member.name() {
+                // The answer was lost, but it was applied.
+                return Ok((old, stat.version));
+            }
+            let seq = old.seq + 1;
+            let by = member.name().to_owned();
+            let new = TermRecord { epoch: old.epoch + 1, began: seq, seq, by, ..old.clone() };
+            let mark = self.paths.epoch(old.epoch);
+            let marked = patiently(client, || client.check_stat(&mark)).await;
+            let marked = marked.map_err(|error| self.sessions.meaning(&error))?.is_some();
+            let raised = async {
+                let mut multi = client.new_multi_writer();
+                let options = self.sessions.persistent();
+                multi.add_check_version(member.path(), -1)?;
+                multi.add_set_data(&self.paths.term(), &json(&new), Some(stat.version))?;
+                if marked {
+                    multi.add_delete(&mark, None)?;
+                }
+                multi.add_create(&self.paths.epoch(new.epoch), &[], &options)?;
+                let entry = Entry::write([(seq, new.epoch, &[][..])].into_iter());
+                multi.add_create(&self.paths.entry(seq), &entry, &options)?;
+                multi.commit().await
+            };
+            match raised.await {
+                Ok(_) => return Ok((new, stat.version + 1)),
+                Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
+                    return Err(StoreError::Unavailable("our place in the latch is gone".into()));
+                }
+                // The one before us has written a last time.
+                Err(MultiWriteError::OperationFailed { index: 1, source: Error::BadVersion }) => {}
+                Err(error) => {
+                    let source = Error::from(error);
+                    if !is_doubt(&source) || client.state().is_terminated() {
+                        return Err(self.sessions.meaning(&source));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What this handle has followed as a standby, brought up to the beginning of a term.
+    async fn names_followed(&self, reader: &Reader<'_>, record: &TermRecord) -> Option<Names> {
+        let Known { generation, seq, mut names } = locked(&self.names).take()?;
+        if generation != record.generation {
+            return None;
+        }
+        for batch in reader.between(seq, record.seq).await.ok()?? {
+            names.follow(batch.seq.0, &batch.changes);
+        }
+        Some(names)
+    }
+
+    async fn stale_generations(&self, client: &Client, present: u64) -> Result<Vec<tree::Tree>, Error> {
+        let there = session::children(client, &self.paths.base()).await?;
+        let generations = there.iter().filter_map(|name| Paths::generation(name));
+        Ok(generations.filter(|one| *one != present).map(|one| self.paths.tree(one)).collect())
+    }
+
+    /// What was just followed.
+    fn followed(&self, batches: &[Applied]) {
+        let mut known = locked(&self.names);
+        let Some(known) = &mut *known else { return };
+        for batch in batches {
+            if batch.seq.0 == known.seq + 1 {
+                known.names.follow(batch.seq.0, &batch.changes);
+                known.seq = batch.seq.0;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("options", &self.sessions.options).finish_non_exhaustive()
+    }
+}
+
+impl ZookeeperStore {
+    /// The random id of the store: another id means another store, whatever its path.
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn id(&self) -> Result<String, StoreError> {
+        let client = self.shared.sessions.looking().await?;
+        Ok(self.shared.ensure(&client).await?.id)
+    }
+
+    async fn client(&self) -> Result<Client, StoreError> {
+        let client = self.shared.sessions.looking().await?;
+        if !self.shared.ensured.load(Ordering::Relaxed) {
+            self.shared.ensure(&client).await?;
+        }
+        Ok(client)
+    }
+
+    fn reader<'a>(&'a self, client: &'a Client) -> Reader<'a> {
+        Reader { sessions: &self.shared.sessions, paths: &self.shared.paths, client }
+    }
+
+    /// Gives the leader's task an order.
+    async fn order<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Deposed> {
+        let gone = || Deposed { reason: "this node does not lead".into() };
+        let (reply, answer) = oneshot::channel();
+        {
+            let leading = locked(&self.shared.leading);
+            let leading = leading.as_ref().ok_or_else(gone)?;
+            leading.commands.send(command(reply)).map_err(|_| gone())?;
+        }
+        answer.await.map_err(|_| gone())
+    }
+
+    async fn remove(&self, surplus: Surplus) -> Result<u64, StoreError> {
+        self.order(|reply| Command::Remove { surplus, reply }).await?
+    }
+
+    /// Records of the history that retention does not keep.
+    fn surplus(&self, mut ended: Vec<Ended>, keep: Retention, now: Timestamp) -> Vec<Ended> {
+        let oldest = now.checked_sub(keep.age_max).unwrap_or(Timestamp::MIN);
+        let count_max = keep.count_max.min(self.shared.sessions.options.history_per_job);
+        let mut newer = std::collections::HashMap::new();
+        ended.reverse();
+        ended.retain(|record| {
+            let newer: &mut u64 = newer.entry(record.facts.job).or_default();
+            *newer += 1;
+            record.facts.recorded < oldest || *newer > count_max
+        });
+        ended.reverse();
+        ended
+    }
+}
+
+#[async_trait]
+impl Store for ZookeeperStore {
+    fn kind(&self) -> &'static str {
+        "zookeeper"
+    }
+
+    async fn begin_term(&self, candidate: &Candidate) -> Result<Term, StoreError> {
+        // A new term ends the old one, and gives others their chance.
+        self.resign().await;
+        let mut pause = Pause::new();
+        loop {
+            match self.shared.try_begin(candidate).await {
+                Ok(term) => return Ok(term),
+                Err(error @ (StoreError::Newer { .. } | StoreError::Damaged(_))) => return Err(error),
+                Err(error) => {
+                    self.shared.trouble(&error);
+                    pause.wait().await;
+                }
+            }
+        }
+    }
+
+    async fn resign(&self) {
+        // An error means that the term is over already.
+        let _ = self.order(|reply| Command::Resign { reply }).await;
+    }
+
+    async fn leader(&self) -> Option<Candidate> {
+        let ours = locked(&self.shared.leading).as_ref().map(|leading| leading.candidate.clone());
+        if ours.is_some() {
+            return ours;
+        }
+        reader::soon(async {
+            let client = self.client().await.ok()?;
+            latch::leader(&client, &self.shared.paths).await.ok()?
+        })
+        .await
+    }
+
+    async fn present(&self) -> Result<Term, StoreError> {
+        let client = self.client().await?;
+        Ok(self.reader(&client).term().await?.0.term())
+    }
+
+    async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
+        bounded(news)?;
+        let client = self.client().await?;
+        let path = self.shared.paths.member(&candidate.node);
+        let said = json(&StoredMember { candidate: format::write_candidate(candidate), news: news.into() });
+        let options = self.shared.sessions.persistent();
+        let done = patiently(&client, || async {
+            match client.set_data(&path, &said, None).await {
+                Err(Error::NoNode) => match client.create(&path, &said, &options).await {
+                    // Somebody else may be on our data folder.
+                    Err(Error::NodeExists) | Ok(_) => Ok(()),
+                    Err(error) => Err(error),
+                },
+                done => done.map(drop),
+            }
+        });
+        done.await.map_err(|error| self.shared.sessions.meaning(&error))
+    }
+
+    async fn members(&self) -> Result<Vec<Node>, StoreError> {
+        let client = self.client().await?;
+        let meaning = |error: Error| self.shared.sessions.meaning(&error);
+        // It also brings the server up to what others have said.
+        let ahead = self.shared.clock_ahead(&client).await?;
+        let dir = self.shared.paths.members();
+        patiently(&client, || client.sync(&dir)).await.map_err(meaning)?;
+        let names = session::children(&client, &dir).await.map_err(meaning)?;
+        let found = session::all(names, async |name| data(&client, &format!("{dir}/{name}")).await);
+        let now = Timestamp::now().as_millisecond() - i64::try_from(ahead.as_millis()).unwrap_or(0);
+        let mut members = Vec::new();
+        for (said, stat) in found.await.map_err(meaning)?.into_iter().flatten() {
+            let StoredMember { candidate, news } = read("members", &said)?;
+            let candidate = format::read_candidate(&candidate)
+                .ok_or_else(|| StoreError::Damaged(format!("a record below `{dir}` cannot be read")))?;
+            let age = Duration::from_millis(u64::try_from(now - stat.mtime).unwrap_or(0));
+            members.push(Node { candidate, news, age });
+        }
+        members.sort_by(|a, b| a.candidate.node.cmp(&b.candidate.node));
+        Ok(members)
+    }
+
+    async fn forget_member(&self, node: &str) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let path = self.shared.paths.member(node);
+        match client.delete(&path, None).await {
+            Ok(()) => Ok(true),
+            Err(Error::NoNode) => Ok(false),
+            Err(error) => Err(self.shared.sessions.meaning(&error)),
+        }
+    }
+
+    async fn clock_ahead(&self) -> Result<Option<SignedDuration>, StoreError> {
+        let client = self.client().await?;
+        self.shared.clock_ahead(&client).await.map(Some)
+    }
+
+    async fn load(&self) -> Result<(State, Term), StoreError> {
+        let client = self.client().await?;
+        let loaded = self.reader(&client).load().await?;
+        let term = loaded.term();
+        // A leader knows it already.
+        let leads = locked(&self.shared.leading).is_some();
+        let known = Known { generation: loaded.record.generation, seq: term.seq.0, names: loaded.names };
+        *locked(&self.shared.names) = (!leads).then_some(known);
+        Ok((loaded.state, term))
+    }
+
+    async fn commit(&self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Deposed> {
+        if locked(&self.shared.leading).as_ref().is_none_or(|leading| leading.epoch != epoch) {
+            return Err(Deposed { reason: format!("this node does not lead epoch {}", epoch.0) });
+        }
+        let batch = Batch::encode(changes);
+        self.order(|reply| Command::Commit(Commit { epoch, seq, batch, reply })).await?
+    }
+
+    async fn follow(&self, after: Seq) -> Result<Vec<Applied>, StoreError> {
+        let client = self.client().await?;
+        let batches = self.reader(&client).follow(after).await?;
+        self.shared.followed(&batches);
+        Ok(batches)
+    }
+
+    async fn history(&self, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
+        self.reader(&self.client().await?).history(query).await
+    }
+
+    async fn ended_run(&self, key: RunKey) -> Result<Option<Record>, StoreError> {
+        self.reader(&self.client().await?).ended_run(key).await
+    }
+
+    async fn revisions(&self, query: &RevisionQuery) -> Result<RevisionPage, StoreError> {
+        self.reader(&self.client().await?).revisions(query).await
+    }
+
+    async fn revision(&self, job: JobUid, version: u32) -> Result<Option<Revision>, StoreError> {
+        self.reader(&self.client().await?).revision(job, version).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+        self.reader(&self.client().await?).audit(query).await
+    }
+
+    async fn last_runs(&self) -> Result<Vec<LastRun>, StoreError> {
+        self.reader(&self.client().await?).last_runs().await
+    }
+
+    async fn kept_since(&self, job: JobUid) -> Result<Option<Timestamp>, StoreError> {
+        self.reader(&self.client().await?).kept_since(job).await
+    }
+
+    async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {
+        // Also with nothing to do: it says whether this node leads.
+        self.remove(Surplus::default()).await?;
+        let client = self.client().await?;
+        let reader = self.reader(&client);
+        let mut removed = 0;
+        let mut records = self.surplus(reader.all_ended().await?, retention, now);
+        while !records.is_empty() {
+            let rest = records.split_off(REMOVE_MAX.min(records.len()));
+            removed += self.remove(Surplus { records, ..Surplus::default() }).await?;
+            records = rest;
+        }
+        let oldest = now.checked_sub(retention.age_max).unwrap_or(Timestamp::MIN).as_millisecond();
+        let revised = reader.all_revised().await?;
+        let is_gone = |one: &&tree::Revised| one.deleted && one.at < oldest;
+        let gone: std::collections::BTreeSet<JobUid> =
+            revised.iter().filter(is_gone).map(|one| one.job).collect();
+        let revisions = revised.into_iter().filter(|one| gone.contains(&one.job)).collect();
+        let oldest = now.checked_sub(retention.audit_age_max).unwrap_or(Timestamp::MIN).as_millisecond();
+        let count_max = retention.audit_count_max.min(self.shared.sessions.options.audit_max);
+        let count_max = usize::try_from(count_max).unwrap_or(usize::MAX);
+        let noted = reader.all_noted().await?.into_iter().enumerate();
+        let audit = noted.filter(|(n, entry)| *n >= count_max || entry.at < oldest).map(|(_, entry)| entry);
+        let audit = audit.collect();
+        let (term, _) = reader.term().await?;
+        let kept = ledger::kept_of(&client, &self.shared.paths.tree(term.generation)).await;
+        let kept = kept.map_err(|error| self.shared.sessions.meaning(&error))?;
+        let left: std::collections::BTreeSet<JobUid> =
+            reader.all_ended().await?.iter().map(|record| record.facts.job).collect();
+        let forget = kept.iter().map(|kept| JobUid(kept.job)).filter(|job| !left.contains(job)).collect();
+        self.remove(Surplus { records: Vec::new(), revisions, audit, forget }).await?;
+        Ok(removed)
+    }
+
+    async fn backup(&self, extent: Extent, to: mpsc::Sender<Vec<u8>>) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let whole = Whole::read(&self.reader(&client), extent).await?;
+        let work = tokio::task::spawn_blocking(move || whole.write(extent, &to));
+        work.await.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("writing stopped: {error}"))))
+    }
+
+    async fn stage(&self, from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
+        let staged = MemoryCore::stage(from).await?;
+        if let Content::Memory(content) = &staged.content {
+            let jobs = content.state().jobs.len();
+            if jobs > JOBS_MAX {
+                let why = format!(
+                    "the backup has {jobs} jobs, of {JOBS_MAX} that ZooKeeper is meant for: {ADVICE}"
+                );
+                return Err(StoreError::TooLarge(why).into());
+            }
+        }
+        Ok(staged)
+    }
+
+    async fn restore(
+        &self,
+        epoch: Epoch,
+        seq: Seq,
+        staged: Staged,
+        changes: &[Change],
+    ) -> Result<(), StoreError> {
+        let content = match staged.content {
+            Content::Memory(content) => content,
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            _ => return Err(StoreError::Unavailable("this was staged beside another store".into())),
+        };
+        let batch = Batch::encode(changes);
+        let restore = |reply| Command::Restore(Box::new(Restore { epoch, seq, content, batch, reply }));
+        self.order(restore).await?
+    }
+
+    async fn deposed(&self, epoch: Epoch) -> Deposed {
+        let mut terms = self.shared.terms.subscribe();
+        // The sender lives as long as we do.
+        let _ = terms.wait_for(|leads| *leads != Some(epoch)).await;
+        Deposed { reason: format!("this node does not lead epoch {}", epoch.0) }
+    }
+
+    fn full(&self) -> Option<String> {
+        locked(&self.shared.full).clone()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        locked(&self.shared.trouble).clone()
+    }
+}

@@ -1,0 +1,920 @@
+//! One term of a leader: batches that wait are grouped into multis, a few of which are on their way at a time.
+//!
+//! Each multi first asks whether our member of the latch and the mark of our epoch are there, then moves the term record
+//! from one version to the next, and only then changes anything. The chain of versions is what makes it safe to send
+//! the next one before the last is answered: when one is cut on the wire, those behind it fail, even if they are
+//! delivered over the next connection.
+//!
+//! After anything but a server's verdict the term record is read, behind a `sync`: what it has seen is applied, and the
+//! rest is sent again, the same operations.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use scheduler::ids::{Epoch, JobUid, Seq};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+use zookeeper_client::{Client, Error, MultiWriteError, MultiWriteResult, MultiWriter};
+
+use super::Shared;
+use super::batch::Batch;
+use super::latch::Member;
+use super::ledger::{Before, Ledger, Names, Op};
+use super::reader::Reader;
+use super::record::{Entry, TermRecord, json};
+use super::session::{Pause, all, is_doubt, patiently};
+use super::tree::{Ended, Kind, Noted, Paths, Revised, Tree};
+use crate::memory::MemoryCore;
+use crate::{BATCH_BYTES_MAX, Deposed, StoreError};
+
+/// Multis on their way at the same time; what comes meanwhile becomes one. More would make them smaller, and a server
+/// does more with few large ones.
+const FLIGHTS_MAX: usize = 2;
+/// Batches in one multi, and about what they take there: few multis are cheaper than many, as each waits for the disks
+/// of a majority.
+const GROUP_BATCHES_MAX: usize = 64;
+const GROUP_BYTES_MAX: usize = 600 * 1024;
+/// A server reads requests of up to 1,048,575 bytes (its `jute.maxbuffer`), and closes the connection at others.
+const MULTI_BYTES_MAX: usize = 1_000_000;
+/// Batches that may wait for a missing predecessor. A driver has at most 8 in flight.
+const WAITING_MAX: usize = 1024;
+/// Entries of the log that are kept for followers: what a standby may miss while it is paused.
+const LOG_ENTRIES_MAX: usize = 1000;
+/// The same in bytes.
+const LOG_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Entries of the log that one commit removes beside its own work.
+const LOG_REMOVED_MAX: usize = 100;
+/// A version of the term record from which on it is made anew, with version 0: versions are 31 bits wide.
+const VERSION_MAX: i32 = 1 << 30;
+/// Operations in one multi of retention or of a restore.
+const HOUSEKEEPING_MAX: usize = 500;
+/// How often operations may be refused one by one before somebody else must be writing in our tree.
+const CONFLICTS_MAX: u32 = 3;
+
+/// What the leader is asked to do.
+pub(super) enum Command {
+    Commit(Commit),
+    /// Remove what retention does not keep.
+    Remove {
+        surplus: Surplus,
+        reply: oneshot::Sender<Result<u64, StoreError>>,
+    },
+    /// Put other content in the place of everything.
+    Restore(Box<Restore>),
+    /// What was there before the term is known.
+    Learn(Before),
+    /// End the term after everything that came before.
+    Resign {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// A batch that waits to be applied.
+pub(super) struct Commit {
+    pub(super) epoch: Epoch,
+    pub(super) seq: Seq,
+    pub(super) batch: Batch,
+    pub(super) reply: oneshot::Sender<Result<(), Deposed>>,
+}
+
+/// What retention removes.
+#[derive(Default)]
+pub(super) struct Surplus {
+    pub(super) records: Vec<Ended>,
+    pub(super) revisions: Vec<Revised>,
+    pub(super) audit: Vec<Noted>,
+    /// Deleted jobs without history.
+    pub(super) forget: Vec<JobUid>,
+}
+
+/// Content, and the batch that makes it current.
+pub(super) struct Restore {
+    pub(super) epoch: Epoch,
+    pub(super) seq: Seq,
+    pub(super) content: Box<MemoryCore>,
+    pub(super) batch: Batch,
+    pub(super) reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// A term that has just begun.
+pub(super) struct Begun {
+    pub(super) client: Client,
+    pub(super) member: Member,
+    pub(super) record: TermRecord,
+    pub(super) version: i32,
+    pub(super) ledger: Ledger,
+    pub(super) log: VecDeque<(u64, usize)>,
+    /// Generations that a restore has left behind.
+    pub(super) stale: Vec<Tree>,
+}
+
+type Answer = Result<Vec<MultiWriteResult>, MultiWriteError>;
+type Replies = Vec<oneshot::Sender<Result<(), Deposed>>>;
+
+/// A group of batches on its way.
+struct Flight {
+    first: u64,
+    last: u64,
+    ops: Vec<Op>,
+    /// By batch, in their order; kept to compose them anew if need be.
+    batches: Vec<(Batch, Replies)>,
+    /// What else the term record says with it.
+    generation: u64,
+    unfinished: Option<u64>,
+}
+
+/// Why a term ends.
+struct Over(String);
+
+/// What becomes of what was sent.
+enum Verdict {
+    Over(Over),
+    /// Nobody knows: look.
+    Doubt(String),
+    /// The server refuses it as it is, for now: an authentication, a quota.
+    Refused(StoreError),
+    /// What is there is not what we thought.
+    Conflict(String),
+}
+
+struct Writer<'c> {
+    shared: Arc<Shared>,
+    client: &'c Client,
+    paths: Paths,
+    member: String,
+    mark: String,
+    /// As of the last group that was sent; `seq` is its last batch.
+    record: TermRecord,
+    /// The version of the term record before the next group.
+    version: i32,
+    applied: u64,
+    ledger: Ledger,
+    log: VecDeque<(u64, usize)>,
+    log_bytes: usize,
+    waiting: BTreeMap<u64, Vec<Commit>>,
+    sent: VecDeque<Flight>,
+    answers: FuturesOrdered<BoxFuture<'c, Answer>>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// Commands that came while something had to be settled, or whose time has not come.
+    backlog: VecDeque<Command>,
+    conflicts: u32,
+    /// Somebody wants the term to end.
+    ending: bool,
+}
+
+/// Leads until the term is over.
+pub(super) async fn lead(
+    shared: Arc<Shared>,
+    begun: Begun,
+    commands: mpsc::UnboundedReceiver<Command>,
+    again: mpsc::WeakUnboundedSender<Command>,
+) {
+    let Begun { client, member, record, version, ledger, log, stale } = begun;
+    let (tree, epoch) = (ledger.tree.clone(), record.epoch);
+    let looking = tokio::spawn(learn(client.clone(), tree, again));
+    let sweeping = tokio::spawn(sweep(client.clone(), stale));
+    let mut writer = Writer {
+        client: &client,
+        paths: shared.paths.clone(),
+        member: member.path().into(),
+        mark: shared.paths.epoch(epoch),
+        applied: record.seq,
+        record,
+        version,
+        ledger,
+        log_bytes: log.iter().map(|(_, bytes)| bytes).sum(),
+        log,
+        waiting: BTreeMap::new(),
+        sent: VecDeque::new(),
+        answers: FuturesOrdered::new(),
+        commands,
+        backlog: VecDeque::new(),
+        conflicts: 0,
+        ending: false,
+        shared: shared.clone(),
+    };
+    let (reason, resigned) = match writer.run().await {
+        Ok(reply) => ("this node has resigned".to_owned(), reply),
+        Err(Over(reason)) => {
+            warn!(epoch, reason, "the right to lead is gone");
+            (reason, None)
+        }
+    };
+    shared.end_term(epoch);
+    let mut resigned: Vec<_> = resigned.into_iter().collect();
+    resigned.extend(writer.depose(&reason));
+    drop(writer);
+    looking.abort();
+    sweeping.abort();
+    // A session that is cut off ends by itself.
+    let _ = tokio::time::timeout(shared.sessions.options.session_timeout, member.leave()).await;
+    for reply in resigned {
+        // Whoever asked may have gone.
+        let _ = reply.send(());
+    }
+}
+
+/// Lists the history while the term goes on: it is needed only to bound it.
+async fn learn(client: Client, tree: Tree, again: mpsc::WeakUnboundedSender<Command>) {
+    let mut pause = Pause::new();
+    while !client.state().is_terminated() {
+        match Before::list(&client, &tree).await {
+            Ok(before) => {
+                if let Some(commands) = again.upgrade() {
+                    // The term may be over.
+                    let _ = commands.send(Command::Learn(before));
+                }
+                return;
+            }
+            Err(_) => pause.wait().await,
+        }
+    }
+}
+
+/// Removes generations that are past.
+pub(super) async fn sweep(client: Client, stale: Vec<Tree>) {
+    for tree in stale {
+        // What is left by an error is removed in the next term.
+        if let Err(error) = remove_all(&client, &tree).await {
+            info!(%error, generation = tree.generation, "a past generation of records was not removed whole");
+        }
+    }
+}
+
+async fn remove_all(client: &Client, tree: &Tree) -> Result<(), Error> {
+    let remove = async |path: String| match patiently(client, || client.delete(&path, None)).await {
+        Err(Error::NoNode) => Ok(()),
+        done => done,
+    };
+    for kind in Kind::HOT.into_iter().chain(Kind::COLD) {
+        for dir in super::ledger::dirs_of(client, tree, kind).await? {
+            let dir = tree.dir(kind, dir);
+            let names = super::session::children(client, &dir).await?;
+            all(names, async |name| remove(format!("{dir}/{name}")).await).await?;
+            remove(dir).await?;
+        }
+        remove(tree.kind(kind)).await?;
+    }
+    remove(tree.meta()).await?;
+    remove(tree.path.clone()).await
+}
+
+impl<'c> Writer<'c> {
+    /// Until the term is over, or somebody ends it.
+    async fn run(&mut self) -> Result<Option<oneshot::Sender<()>>, Over> {
+        if self.record.unfinished.is_some() {
+            self.finish().await?;
+        }
+        loop {
+            self.send_ready().await?;
+            let command = match self.backlog.pop_front() {
+                Some(command) => Some(command),
+                None => tokio::select! {
+                    biased;
+                    Some(answer) = self.answers.next(), if !self.sent.is_empty() => {
+                        self.answered(answer).await?;
+                        continue;
+                    }
+                    command = self.commands.recv() => command,
+                },
+            };
+            match command {
+                Some(Command::Commit(commit)) => self.accept(commit),
+                Some(Command::Learn(before)) => {
+                    self.ledger.learn(before);
+                    self.shared.measure(&self.ledger);
+                }
+                Some(Command::Remove { surplus, reply }) => {
+                    self.settle_all().await?;
+                    while !self.ledger.is_whole() {
+                        self.wait_until_whole().await?;
+                    }
+                    let done = self.remove(&surplus).await?;
+                    // Whoever asked may have gone; it is removed all the same.
+                    let _ = reply.send(done);
+                }
+                Some(Command::Restore(order)) => {
+                    self.settle_all().await?;
+                    self.restore(*order).await?;
+                }
+                Some(Command::Resign { reply }) => {
+                    self.ending = true;
+                    self.settle_all().await?;
+                    return Ok(Some(reply));
+                }
+                None => {
+                    self.ending = true;
+                    self.settle_all().await?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Takes commands until the history is known; the others come later.
+    async fn wait_until_whole(&mut self) -> Result<(), Over> {
+        match self.commands.recv().await {
+            Some(Command::Learn(before)) => self.ledger.learn(before),
+            Some(command @ Command::Resign { .. }) => {
+                self.backlog.push_front(command);
+                return Err(Over("the term ended before its history was known".into()));
+            }
+            Some(command) => self.backlog.push_back(command),
+            None => return Err(Over("the store was closed".into())),
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, commit: Commit) {
+        let Commit { epoch, seq, batch, reply } = commit;
+        let TermRecord { epoch: present, began, .. } = self.record;
+        // Whoever sent it may have stopped waiting; likewise below.
+        if epoch.0 != present || seq.0 <= began {
+            let reason =
+                format!("batch {} of epoch {}: epoch {present} began with batch {began}", seq.0, epoch.0);
+            let _ = reply.send(Err(Deposed { reason }));
+        } else if seq.0 <= self.applied {
+            let _ = reply.send(Ok(()));
+        } else if let Some(flight) = self.sent.iter_mut().find(|flight| flight.last >= seq.0) {
+            let place = usize::try_from(seq.0 - flight.first).unwrap_or(0);
+            flight.batches[place].1.push(reply);
+        } else if batch.text.len() > BATCH_BYTES_MAX {
+            let bytes = batch.text.len();
+            let too_large =
+                StoreError::TooLarge(format!("batch {} has {bytes} bytes, of {BATCH_BYTES_MAX}", seq.0));
+            let _ = reply.send(Err(Deposed { reason: too_large.to_string() }));
+        } else if self.waiting.len() >= WAITING_MAX {
+            let reason = format!("{WAITING_MAX} batches wait for one that never came");
+            let _ = reply.send(Err(Deposed { reason }));
+        } else {
+            self.waiting.entry(seq.0).or_default().push(Commit { epoch, seq, batch, reply });
+        }
+    }
+
+    /// Sends what can be sent.
+    async fn send_ready(&mut self) -> Result<(), Over> {
+        while self.sent.len() < FLIGHTS_MAX && self.waiting.contains_key(&(self.record.seq + 1)) {
+            let first = self.record.seq + 1;
+            let (mut batches, mut bytes) = (Vec::new(), 0);
+            while batches.len() < GROUP_BATCHES_MAX
+                && let Some(same) = self.waiting.first_entry()
+                && *same.key() == first + batches.len() as u64
+            {
+                let size = same.get().first().map_or(0, |commit| commit.batch.size());
+                if !batches.is_empty() && bytes + size > GROUP_BYTES_MAX {
+                    break;
+                }
+                bytes += size;
+                let mut batch = Batch::default();
+                let mut replies = Vec::new();
+                for commit in same.remove().into_iter().rev() {
+                    batch = commit.batch;
+                    replies.push(commit.reply);
+                }
+                batches.push((batch, replies));
+            }
+            let flight = self.compose(first, batches);
+            if flight.ops.iter().map(Op::bytes).sum::<usize>() > MULTI_BYTES_MAX {
+                self.send_in_parts(flight).await?;
+            } else {
+                self.send(flight);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes operations of batches: their records, their entry in the log, and what else there is to tidy up.
+    fn compose(&mut self, first: u64, batches: Vec<(Batch, Replies)>) -> Flight {
+        let numbered = || batches.iter().zip(first..).map(|((batch, _), seq)| (seq, batch));
+        let mut ops = self.ledger.compose(numbered());
+        let epoch = self.record.epoch;
+        let entry = Entry::write(numbered().map(|(seq, batch)| (seq, epoch, &*batch.text)));
+        self.log_entry(first, entry, &mut ops);
+        if ops.iter().map(Op::bytes).sum::<usize>() < MULTI_BYTES_MAX / 2 {
+            ops.extend(self.ledger.trim());
+        }
+        let last = first + batches.len() as u64 - 1;
+        Flight { first, last, ops, batches, generation: self.record.generation, unfinished: None }
+    }
+
+    fn log_entry(&mut self, first: u64, entry: Vec<u8>, ops: &mut Vec<Op>) {
+        self.log.push_back((first, entry.len()));
+        self.log_bytes += entry.len();
+        ops.push(Op::Create(self.paths.entry(first), entry));
+        for _ in 0..LOG_REMOVED_MAX {
+            if self.log.len() <= LOG_ENTRIES_MAX && (self.log_bytes <= LOG_BYTES_MAX || self.log.len() < 2) {
+                break;
+            }
+            let Some((old, bytes)) = self.log.pop_front() else { break };
+            self.log_bytes -= bytes;
+            ops.push(Op::Delete(self.paths.entry(old)));
+        }
+    }
+
+    /// Sends a group; its place in the chain follows from the one before it.
+    fn send(&mut self, flight: Flight) {
+        let Flight { last, generation, unfinished, .. } = flight;
+        let record = TermRecord { seq: last, generation, unfinished, ..self.record.clone() };
+        let answer = self.send_multi(Some(&record), &flight.ops);
+        self.record = record;
+        self.answers.push_back(answer);
+        self.sent.push_back(flight);
+    }
+
+    /// Sends operations, guarded by the latch and the epoch, and, with a record, as the next of the chain.
+    fn send_multi(&mut self, record: Option<&TermRecord>, ops: &[Op]) -> BoxFuture<'c, Answer> {
+        let client = self.client;
+        let mut multi = client.new_multi_writer();
+        let version = self.version;
+        let add = |multi: &mut MultiWriter<'c>| -> Result<i32, Error> {
+            multi.add_check_version(&self.member, -1)?;
+            multi.add_check_version(&self.mark, -1)?;
+            let mut next = version;
+            if let Some(record) = record {
+                let (path, data) = (self.paths.term(), json(record));
+                if version < VERSION_MAX {
+                    multi.add_set_data(&path, &data, Some(version))?;
+                    next += 1;
+                } else {
+                    multi.add_delete(&path, Some(version))?;
+                    multi.add_create(&path, &data, &self.shared.sessions.persistent())?;
+                    next = 0;
+                }
+            }
+            for op in ops {
+                match op {
+                    Op::Create(path, data) => {
+                        multi.add_create(path, data, &self.shared.sessions.persistent())?;
+                    }
+                    Op::Set(path, data) => multi.add_set_data(path, data, None)?,
+                    Op::Delete(path) => multi.add_delete(path, None)?,
+                }
+            }
+            Ok(next)
+        };
+        match add(&mut multi) {
+            Ok(next) => {
+                self.version = next;
+                Box::pin(multi.commit())
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error.into()))),
+        }
+    }
+
+    /// Takes the answer to the group that was sent first.
+    async fn answered(&mut self, answer: Answer) -> Result<(), Over> {
+        match answer {
+            Ok(_) => {
+                self.acknowledge();
+                Ok(())
+            }
+            Err(error) => {
+                // Those behind it have failed with it, or their answers do not matter now.
+                while self.answers.next().await.is_some() {}
+                let verdict = self.verdict(&error);
+                self.settle(verdict).await
+            }
+        }
+    }
+
+    /// The group that was sent first is applied.
+    fn acknowledge(&mut self) {
+        let Some(flight) = self.sent.pop_front() else { return };
+        self.applied = flight.last;
+        self.conflicts = 0;
+        // Before anybody hears of success.
+        self.shared.trouble_is_over();
+        self.shared.measure(&self.ledger);
+        for reply in flight.batches.into_iter().flat_map(|(_, replies)| replies) {
+            // Whoever sent it may have stopped waiting.
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    fn verdict(&self, error: &MultiWriteError) -> Verdict {
+        match error {
+            MultiWriteError::OperationFailed { index: 0, source: Error::NoNode } => {
+                Verdict::Over(Over("our place in the latch is gone".into()))
+            }
+            MultiWriteError::OperationFailed { index: 1, source: Error::NoNode } => {
+                Verdict::Over(Over("another epoch has begun".into()))
+            }
+            MultiWriteError::OperationFailed { index: 2, source } => {
+                Verdict::Doubt(format!("term: {source}"))
+            }
+            MultiWriteError::OperationFailed {
+                source: source @ (Error::NoNode | Error::NodeExists | Error::NotEmpty | Error::BadVersion),
+                index,
+            } => Verdict::Conflict(format!("operation {index}: {source}")),
+            MultiWriteError::OperationFailed { source, .. } | MultiWriteError::RequestFailed { source } => {
+                if is_doubt(source) {
+                    Verdict::Doubt(source.to_string())
+                } else {
+                    Verdict::Refused(self.shared.sessions.meaning(source))
+                }
+            }
+        }
+    }
+
+    /// Finds out what has been applied of what was sent, and sends the rest again.
+    async fn settle(&mut self, verdict: Verdict) -> Result<(), Over> {
+        let conflict = match verdict {
+            Verdict::Over(over) => return Err(over),
+            Verdict::Doubt(why) => {
+                let why = format!(
+                    "an answer of ZooKeeper is missing ({why}); it is being found out what is applied"
+                );
+                self.shared.trouble(&StoreError::Unavailable(why));
+                None
+            }
+            Verdict::Refused(error) => {
+                self.shared.trouble(&error);
+                self.pause(Duration::from_secs(1)).await?;
+                None
+            }
+            Verdict::Conflict(what) => {
+                self.conflicts += 1;
+                Some(what)
+            }
+        };
+        let (record, version) = self.look().await?;
+        if record.epoch != self.record.epoch {
+            return Err(Over(format!("epoch {} has begun", record.epoch)));
+        }
+        while self.sent.front().is_some_and(|flight| flight.last <= record.seq) {
+            self.acknowledge();
+        }
+        if let Some(what) = conflict
+            && self.sent.front().is_some_and(|flight| flight.first == record.seq + 1)
+        {
+            let replaces = self.sent.iter().any(|flight| flight.generation != record.generation);
+            if self.conflicts > CONFLICTS_MAX || replaces {
+                return Err(Over(format!("somebody else writes below `{}`: {what}", self.paths.base())));
+            }
+            warn!(what, "the records in ZooKeeper are not those that were expected; they are listed anew");
+            return self.compose_anew(record, version).await;
+        }
+        self.send_again(record, version);
+        Ok(())
+    }
+
+    fn send_again(&mut self, record: TermRecord, version: i32) {
+        (self.record, self.version) = (record, version);
+        for flight in std::mem::take(&mut self.sent) {
+            self.send(flight);
+        }
+    }
+
+    /// Looks at what is there, and makes operations of the batches once more.
+    async fn compose_anew(&mut self, record: TermRecord, version: i32) -> Result<(), Over> {
+        let per_job = self.shared.sessions.options.history_per_job;
+        let mut pause = Pause::new();
+        let (ledger, log) = loop {
+            let tree = self.paths.tree(record.generation);
+            let listed = async {
+                let names = Names::list(self.client, &tree).await?;
+                let mut ledger = Ledger::new(self.client, tree.clone(), names, per_job).await?;
+                ledger.learn(Before::list(self.client, &tree).await?);
+                Ok::<_, Error>((ledger, log_sizes(self.client, &self.paths).await?))
+            };
+            match listed.await {
+                Ok(listed) => break listed,
+                Err(_) if self.client.state().is_terminated() => return Err(expired()),
+                Err(_) => pause.wait().await,
+            }
+        };
+        (self.ledger, self.log) = (ledger, log);
+        self.log_bytes = self.log.iter().map(|(_, bytes)| bytes).sum();
+        let flights = std::mem::take(&mut self.sent);
+        let composed: Vec<Flight> =
+            flights.into_iter().map(|flight| self.compose(flight.first, flight.batches)).collect();
+        self.sent = composed.into();
+        self.send_again(record, version);
+        Ok(())
+    }
+
+    /// The term record, however long it takes to read it.
+    async fn look(&mut self) -> Result<(TermRecord, i32), Over> {
+        let mut pause = Pause::new();
+        loop {
+            let reader = Reader { sessions: &self.shared.sessions, paths: &self.paths, client: self.client };
+            match reader.term().await {
+                Ok((record, stat)) => return Ok((record, stat.version)),
+                Err(error @ StoreError::Damaged(_)) => return Err(Over(error.to_string())),
+                Err(error) => {
+                    if self.client.state().is_terminated() {
+                        return Err(expired());
+                    }
+                    self.shared.trouble(&error);
+                }
+            }
+            if self.ending {
+                return Err(Over("the term ended before it was known what is applied".into()));
+            }
+            pause.wait().await;
+            self.peek();
+        }
+    }
+
+    async fn pause(&mut self, time: Duration) -> Result<(), Over> {
+        tokio::time::sleep(time).await;
+        self.peek();
+        if self.ending {
+            return Err(Over("the term ended before the batch could be written".into()));
+        }
+        Ok(())
+    }
+
+    /// Takes what has come without doing it, to see whether the term is to end.
+    fn peek(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => {
+                    self.ending |= matches!(command, Command::Resign { .. });
+                    self.backlog.push_back(command);
+                }
+                Err(mpsc::error::TryRecvError::Empty) => return,
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    self.ending = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends all that can be sent, and waits for its answers.
+    async fn settle_all(&mut self) -> Result<(), Over> {
+        loop {
+            self.send_ready().await?;
+            if self.sent.is_empty() {
+                return Ok(());
+            }
+            let Some(answer) = self.answers.next().await else { return Ok(()) };
+            self.answered(answer).await?;
+        }
+    }
+
+    /// Refuses everything that waits. Returns whom to tell that the term is over.
+    fn depose(&mut self, reason: &str) -> Vec<oneshot::Sender<()>> {
+        let mut resigned = Vec::new();
+        let waiting = std::mem::take(&mut self.waiting).into_values().flatten().map(|commit| commit.reply);
+        let sent = std::mem::take(&mut self.sent).into_iter().flat_map(|flight| flight.batches);
+        let mut replies: Replies = waiting.chain(sent.flat_map(|(_, replies)| replies)).collect();
+        self.peek();
+        for command in std::mem::take(&mut self.backlog) {
+            let deposed = || Deposed { reason: reason.into() };
+            match command {
+                Command::Commit(commit) => replies.push(commit.reply),
+                // Whoever asked may have gone; likewise below.
+                Command::Remove { reply, .. } => drop(reply.send(Err(deposed().into()))),
+                Command::Restore(order) => drop(order.reply.send(Err(deposed().into()))),
+                Command::Resign { reply } => resigned.push(reply),
+                Command::Learn(_) => {}
+            }
+        }
+        for reply in replies {
+            let _ = reply.send(Err(Deposed { reason: reason.into() }));
+        }
+        resigned
+    }
+
+    /// A batch whose operations are more than a request may be: it is put into the log, which makes it durable, and
+    /// then into its records, part by part. Until that is done the term record says so, and whoever loads, or leads
+    /// next, takes it from the log.
+    async fn send_in_parts(&mut self, mut flight: Flight) -> Result<(), Over> {
+        let entry = self.paths.entry(flight.first);
+        let is_entry = |op: &Op| matches!(op, Op::Create(path, _) if *path == entry);
+        let (log, ops): (Vec<Op>, Vec<Op>) = std::mem::take(&mut flight.ops).into_iter().partition(is_entry);
+        self.settle_sent().await?;
+        let unfinished = Some(flight.first);
+        self.send(Flight { ops: log, unfinished, ..flight });
+        self.settle_sent().await?;
+        self.write_parts(ops).await?;
+        self.record.unfinished = None;
+        self.move_record().await
+    }
+
+    /// Waits for what is on its way.
+    async fn settle_sent(&mut self) -> Result<(), Over> {
+        while let Some(answer) = self.answers.next().await {
+            self.answered(answer).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves the term record to what it should be, without a batch.
+    async fn move_record(&mut self) -> Result<(), Over> {
+        loop {
+            let record = self.record.clone();
+            let answer = self.send_multi(Some(&record), &[]).await;
+            let Err(error) = answer else { return Ok(()) };
+            match self.verdict(&error) {
+                Verdict::Over(over) => return Err(over),
+                Verdict::Doubt(_) | Verdict::Conflict(_) => {}
+                Verdict::Refused(error) => {
+                    self.shared.trouble(&error);
+                    self.pause(Duration::from_secs(1)).await?;
+                }
+            }
+            let (found, version) = self.look().await?;
+            if found.epoch != record.epoch {
+                return Err(Over(format!("epoch {} has begun", found.epoch)));
+            }
+            self.version = version;
+            if found == record {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes operations in as many multis as it takes. Those that are done already are left out.
+    async fn write_parts(&mut self, ops: Vec<Op>) -> Result<(), Over> {
+        let mut rest: VecDeque<Op> = ops.into();
+        while !rest.is_empty() {
+            let mut part: Vec<Op> = Vec::new();
+            let mut bytes = 0;
+            while part.len() < HOUSEKEEPING_MAX
+                && let Some(op) = rest.front()
+                && (part.is_empty() || bytes + op.bytes() < MULTI_BYTES_MAX / 2)
+            {
+                bytes += op.bytes();
+                part.extend(rest.pop_front());
+            }
+            while !part.is_empty() {
+                let answer = self.send_multi(None, &part).await;
+                let Err(error) = answer else { break };
+                match self.verdict(&error) {
+                    Verdict::Over(over) => return Err(over),
+                    Verdict::Refused(error) => {
+                        self.shared.trouble(&error);
+                        self.pause(Duration::from_secs(1)).await?;
+                    }
+                    Verdict::Doubt(_) | Verdict::Conflict(_) => part = self.left_of(part).await?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which of these operations are still to be done; what is there decides.
+    async fn left_of(&mut self, part: Vec<Op>) -> Result<Vec<Op>, Over> {
+        let mut pause = Pause::new();
+        loop {
+            let client = self.client;
+            let look = all(&part, async |op| {
+                let path = match op {
+                    Op::Create(path, _) | Op::Set(path, _) | Op::Delete(path) => path,
+                };
+                patiently(client, || client.check_stat(path)).await
+            });
+            match look.await {
+                Ok(found) => {
+                    let left = part.into_iter().zip(found).filter_map(|(op, found)| match (op, found) {
+                        (Op::Create(path, data), Some(_)) | (Op::Set(path, data), Some(_)) => {
+                            Some(Op::Set(path, data))
+                        }
+                        (Op::Create(path, data), None) | (Op::Set(path, data), None) => {
+                            Some(Op::Create(path, data))
+                        }
+                        (Op::Delete(path), Some(_)) => Some(Op::Delete(path)),
+                        (Op::Delete(_), None) => None,
+                    });
+                    return Ok(left.collect());
+                }
+                Err(_) if self.client.state().is_terminated() => return Err(expired()),
+                Err(_) => pause.wait().await,
+            }
+        }
+    }
+
+    /// Finishes a batch that an earlier leader has put into the log but not into all of its records.
+    async fn finish(&mut self) -> Result<(), Over> {
+        let Some(first) = self.record.unfinished else { return Ok(()) };
+        let reader = Reader { sessions: &self.shared.sessions, paths: &self.paths, client: self.client };
+        let last = self.record.began - 1;
+        let batches = reader.between(first - 1, last).await.map_err(|error| Over(error.to_string()))?;
+        let batches = batches.ok_or_else(|| Over(format!("batch {first} is not in the log any more")))?;
+        let encoded: Vec<(u64, Batch)> =
+            batches.iter().map(|batch| (batch.seq.0, Batch::encode(&batch.changes))).collect();
+        let ops = self.ledger.compose(encoded.iter().map(|(seq, batch)| (*seq, batch)));
+        let ops = self.left_of(ops).await?;
+        self.write_parts(ops).await?;
+        self.record.unfinished = None;
+        self.move_record().await
+    }
+
+    /// Removes what retention does not keep. Returns how many records of the history went.
+    async fn remove(&mut self, surplus: &Surplus) -> Result<Result<u64, StoreError>, Over> {
+        let Surplus { records, revisions, audit, forget } = surplus;
+        let mut ops = self.ledger.remove(records);
+        let tree = self.ledger.tree.clone();
+        for revised in revisions {
+            ops.push(Op::Delete(tree.record(Kind::Revisions, revised.dir(), &revised.name)));
+            self.ledger.forget_revisions(revised.job);
+        }
+        ops.extend(audit.iter().map(|noted| Op::Delete(tree.record(Kind::Audit, noted.dir(), &noted.name))));
+        for job in forget {
+            if !self.ledger.names().has(Kind::Jobs, &job.to_string()) {
+                ops.push(self.ledger.forget_kept(*job));
+            }
+        }
+        if ops.is_empty() {
+            // It says whether this node leads.
+            let Err(error) = self.send_multi(None, &[]).await else { return Ok(Ok(0)) };
+            return match self.verdict(&error) {
+                Verdict::Over(over) => Err(over),
+                Verdict::Refused(error) => Ok(Err(error)),
+                Verdict::Doubt(why) | Verdict::Conflict(why) => Ok(Err(StoreError::Unavailable(why))),
+            };
+        }
+        self.write_parts(ops).await?;
+        self.shared.measure(&self.ledger);
+        Ok(Ok(records.len() as u64))
+    }
+
+    /// Writes content as another generation, and makes it the present one with a batch.
+    async fn restore(&mut self, order: Restore) -> Result<(), Over> {
+        let Restore { epoch, seq, content, batch, reply } = order;
+        let TermRecord { epoch: present, began, seq: last, .. } = self.record;
+        let refused = |reason: String| StoreError::from(Deposed { reason });
+        if epoch.0 != present || seq.0 <= began || seq.0 > last + 1 {
+            let reason = format!("batch {} of epoch {} is not the next one", seq.0, epoch.0);
+            // Whoever asked may have gone; likewise below.
+            let _ = reply.send(Err(refused(reason)));
+            return Ok(());
+        }
+        if seq.0 <= last {
+            let _ = reply.send(Ok(()));
+            return Ok(());
+        }
+        match self.replace(seq, &content, batch).await {
+            Ok(()) => drop(reply.send(Ok(()))),
+            Err(Over(reason)) => {
+                let _ = reply.send(Err(refused(reason.clone())));
+                return Err(Over(reason));
+            }
+        }
+        Ok(())
+    }
+
+    async fn replace(&mut self, seq: Seq, content: &MemoryCore, batch: Batch) -> Result<(), Over> {
+        let unavailable = |error: Error| Over(error.to_string());
+        let base = self.paths.base();
+        let there = patiently(self.client, || self.client.list_children(&base)).await.map_err(unavailable)?;
+        let latest = there.iter().filter_map(|name| Paths::generation(name)).max().unwrap_or(0);
+        let old = self.ledger.tree.clone();
+        let tree = self.paths.tree(latest.max(old.generation) + 1);
+        let per_job = self.shared.sessions.options.history_per_job;
+        let mut ledger = Ledger::empty(tree.clone(), per_job);
+        let begin = empty_generation(&tree);
+        self.write_parts(begin).await?;
+        for (seq, part) in super::backup::parts(content, seq.0 - 1) {
+            let mut ops = ledger.compose([(seq, &part.batch)].into_iter());
+            for kept in &part.kept {
+                ledger.keep(JobUid(kept.job), kept, &mut ops);
+            }
+            self.write_parts(ops).await?;
+        }
+        let mut ops = ledger.compose([(seq.0, &batch)].into_iter());
+        // Followers cannot go on: what they know is no past of this.
+        let old_log: Vec<u64> = self.log.drain(..).map(|(first, _)| first).collect();
+        ops.extend(old_log.into_iter().map(|first| Op::Delete(self.paths.entry(first))));
+        let entry = Entry::restored(seq.0);
+        (self.log, self.log_bytes) = (VecDeque::from([(seq.0, entry.len())]), entry.len());
+        ops.push(Op::Create(self.paths.entry(seq.0), entry));
+        self.ledger = ledger;
+        let batches = vec![(batch, Vec::new())];
+        let generation = tree.generation;
+        self.send(Flight { first: seq.0, last: seq.0, ops, batches, generation, unfinished: None });
+        self.settle_sent().await?;
+        tokio::spawn(sweep(self.client.clone(), vec![old]));
+        Ok(())
+    }
+}
+
+fn expired() -> Over {
+    Over("the session with ZooKeeper has ended".into())
+}
+
+/// The nodes that a generation has before it has records.
+pub(super) fn empty_generation(tree: &Tree) -> Vec<Op> {
+    let mut ops = vec![Op::Create(tree.path.clone(), Vec::new()), Op::Create(tree.meta(), b"{}".to_vec())];
+    ops.extend(Kind::HOT.into_iter().chain(Kind::COLD).map(|kind| Op::Create(tree.kind(kind), Vec::new())));
+    ops
+}
+
+/// Entries of the log with their sizes, oldest first.
+pub(super) async fn log_sizes(client: &Client, paths: &Paths) -> Result<VecDeque<(u64, usize)>, Error> {
+    let names = super::session::children(client, &paths.log()).await?;
+    let mut firsts: Vec<u64> = names.iter().filter_map(|name| u64::from_str_radix(name, 16).ok()).collect();
+    firsts.sort_unstable();
+    let sizes = all(&firsts, async |first| {
+        let path = paths.entry(*first);
+        Ok(patiently(client, || client.check_stat(&path)).await?.map_or(0, |stat| stat.data_length))
+    });
+    let sizes = sizes.await?.into_iter().map(|bytes| usize::try_from(bytes).unwrap_or(0));
+    Ok(firsts.iter().copied().zip(sizes).collect())
+}
