@@ -92,8 +92,8 @@ class Nemesis:
         try:
             fault.inject(leader)
         finally:
-            cycle.healed = boot_s()
             self.heal()
+            cycle.healed = boot_s()
         self.say(f"healed: {fault.name} of {','.join(map(str, cycle.victims))} {cycle.note}")
         cycle.back = self.cluster.witness.wait_for_beat(cycle.healed, 60)
         if cycle.back is None:

@@ -214,6 +214,6 @@ class Writer(threading.Thread):
             answer = api.ask(server.address, "GET", f"/v1/jobs/{job.name}", headers={"X-Chronos-Seq": seq or "0"}, timeout=5)
         except OSError:
             return
-        shown = (answer.body or {}).get("description") if answer.status == 200 else None
+        shown = (answer.body.get("definition") or {}).get("description") if answer.status == 200 else None
         if answer.status in (200, 404) and shown != job.description:
             self.client.complain(f"{server.name} showed {job.name} as {answer.status} {shown!r} after change {seq} to {job.description!r}")
