@@ -144,7 +144,9 @@ class Cluster:
     def start(self):
         for server in self.servers:
             server.start()
-        self.wait_settled(60)
+        wrong = self.wait_settled(60)
+        if wrong:
+            raise RuntimeError(f"the cluster did not come up within 60 s: {wrong}; see the logs in {self.folder}")
         self.witness.start()
 
     def leader(self):

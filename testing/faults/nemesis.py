@@ -52,7 +52,7 @@ class Nemesis:
             Fault("pause-leader", "SIGSTOP of the leader beyond its lease, then SIGCONT", self.pause_leader, "fault", True),
             Fault("cut-leader", "the leader is cut off from all others and the store", self.cut_leader, "fault", True),
             Fault("halves", "two nodes on one side, one on the other, the store on either", self.halves, "fault", True),
-            Fault("one-way", "packets pass between leader and store in one direction only", self.one_way, "fault", True),
+            Fault("one-way", "packets pass between the leader and the store (or the other hosts, where the store is on them) in one direction only", self.one_way, "fault", True),
             Fault("cut-store", "the leader is cut off from the store alone", self.cut_store, "fault", True),
             Fault("lost-answers", "the store does what it is asked, and one in five answers is lost", self.lost_answers, "heal"),
             Fault("late-answers", "answers of the store come up to 1.5 s late to the leader", self.late_answers, "heal"),
@@ -67,7 +67,11 @@ class Nemesis:
         return here + self.store_faults()
 
     def store_faults(self):
-        return [
+        ensemble = [
+            Fault("zookeeper-leader", "kill -9 of the ZooKeeper server that leads", self.zookeeper_leader, "fault"),
+            Fault("quorum-lost", "kill -9 of two of three ZooKeeper servers, for longer than the session", self.quorum_lost, "heal"),
+        ] if self.store.name == "zookeeper" else []
+        return ensemble + [
             Fault("store-restart", "the store is stopped at once and started again", self.store_restart, "heal"),
             Fault("store-away", "the store is stopped for longer than the lease", self.store_away, "heal"),
             Fault("store-frozen", "every process of the store is stopped (SIGSTOP) for longer than the lease", self.store_frozen, "heal"),
@@ -194,7 +198,7 @@ class Nemesis:
 
     def cut_leader(self, leader):
         self.victim(leader)
-        rest = [other.host for other in self.cluster.others(leader)] + self.store.hosts_beside(leader.host)
+        rest = [other.host for other in self.cluster.others(leader)] + self.store.own
         self.network.cut([leader.host], rest, self.how())
         self.beyond_lease()
 
@@ -202,9 +206,10 @@ class Nemesis:
         others = self.cluster.others(leader)
         friend, other = self.dice.sample(others, 2)
         side, rest = [leader, friend], [other]
-        with_store = self.dice.random() < 0.3
+        # A store that has a server on each host is with the two.
+        with_store = not self.store.own or self.dice.random() < 0.3
         self.victim(*(rest if with_store else side))
-        store = self.store.hosts_beside(leader.host)
+        store = self.store.own
         some, more = [s.host for s in side], [s.host for s in rest]
         self.network.cut(some + store if with_store else some, more if with_store else more + store, self.how())
         self.present.note += f", the leader {'with' if with_store else 'without'} the store"
@@ -212,18 +217,18 @@ class Nemesis:
 
     def one_way(self, leader):
         self.victim(leader)
-        for host in self.store.hosts_beside(leader.host):
-            if self.dice.random() < 0.5:
-                self.present.note = "answers are lost"
-                self.network.deafen(leader.host, host)
-            else:
-                self.present.note = "questions are lost"
+        hears = self.dice.random() < 0.5
+        self.present.note = "it hears nothing" if not hears else "it is not heard"
+        for host in self.store.own or [other.host for other in self.cluster.others(leader)]:
+            if hears:
                 self.network.deafen(host, leader.host)
+            else:
+                self.network.deafen(leader.host, host)
         self.beyond_lease()
 
     def cut_store(self, leader):
         self.victim(leader)
-        self.network.cut([leader.host], self.store.hosts_beside(leader.host), self.how())
+        self.store.cut_from(self.network, leader.host, self.how())
         self.beyond_lease()
 
     # --- store ---------------------------------------------------------------------------------------------------
@@ -235,6 +240,20 @@ class Nemesis:
 
     def store_away(self, _leader):
         self.store.stop()
+        self.down_store = True
+        self.wait(self.lease + 1, self.lease + 3)
+
+    def zookeeper_leader(self, _leader):
+        leader = self.store.leader()
+        self.present.note = f"on {leader.name}"
+        self.store.kill([leader])
+        self.down_store = True
+        self.wait(2, 4)
+
+    def quorum_lost(self, _leader):
+        two = self.dice.sample(self.store.hosts, 2)
+        self.present.note = f"on {two[0].name} and {two[1].name}"
+        self.store.kill(two)
         self.down_store = True
         self.wait(self.lease + 1, self.lease + 3)
 

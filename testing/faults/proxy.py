@@ -7,6 +7,7 @@ Orders come on standard input, each answered by `ok`:
     pass                       everything goes through
     lose CHANCE [IP]           an answer is dropped with this chance, and its connection cut: what was asked for was done
     delay FROM TO [IP]         each answer comes so many seconds late
+    mute [IP]                  nothing passes in either direction, and nobody is told so
 """
 
 import asyncio
@@ -22,8 +23,14 @@ def concerns(peer):
     return Mood.kind != "pass" and (Mood.only is None or Mood.only == peer)
 
 
-async def requests(client, store):
+async def unless_muted(peer):
+    while Mood.kind == "mute" and concerns(peer):
+        await asyncio.sleep(0.05)
+
+
+async def requests(client, store, peer):
     while data := await client.read(65536):
+        await unless_muted(peer)
         store.write(data)
         await store.drain()
 
@@ -35,6 +42,7 @@ async def answers(store, client, peer):
                 return
             if Mood.kind == "delay":
                 await asyncio.sleep(random.uniform(*Mood.numbers))
+        await unless_muted(peer)
         client.write(data)
         await client.drain()
 
@@ -43,9 +51,10 @@ async def serve(reader, writer, store_port):
     peer = writer.get_extra_info("peername")[0]
     ends = [writer]
     try:
+        await unless_muted(peer)
         store_reader, store_writer = await asyncio.open_connection("127.0.0.1", store_port)
         ends.append(store_writer)
-        ways = [asyncio.create_task(requests(reader, store_writer)), asyncio.create_task(answers(store_reader, writer, peer))]
+        ways = [asyncio.create_task(requests(reader, store_writer, peer)), asyncio.create_task(answers(store_reader, writer, peer))]
         _, rest = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for way in rest:
             way.cancel()
@@ -67,7 +76,7 @@ async def main():
     print("ok", flush=True)
     while line := await orders.readline():
         kind, *rest = line.decode().split()
-        wanted = {"pass": 0, "lose": 1, "delay": 2}[kind]
+        wanted = {"pass": 0, "lose": 1, "delay": 2, "mute": 0}[kind]
         Mood.kind, Mood.numbers = kind, tuple(map(float, rest[:wanted]))
         Mood.only = rest[wanted] if len(rest) > wanted else None
         print("ok", flush=True)
