@@ -14,10 +14,10 @@ from stores import STORES
 from workload import Client, Writer, make_jobs, now_ms
 
 PROFILES = {
-    # rounds: how often each fault comes; cycles, where given, instead.
+    # rounds: how often each fault comes; cycles, where given, instead. CI has two rounds of the short faults.
     "short": {"rounds": 1, "cycles": None, "jobs": 82},
-    "ci": {"rounds": 2, "cycles": None, "jobs": 152},
-    "long": {"rounds": 8, "cycles": None, "jobs": 202},
+    "ci": {"rounds": 2, "cycles": None, "jobs": 202},
+    "long": {"rounds": 9, "cycles": None, "jobs": 202},
     "soak": {"rounds": None, "cycles": 1000, "jobs": 202},
 }
 # The shortest that Chronos takes. A shorter one makes more cycles of the same minutes.
@@ -50,7 +50,8 @@ def run(args, folder):
     faults = [f for f in nemesis.faults if not args.only or f.name in args.only.split(",")]
     if not faults:
         raise SystemExit(f"no fault is called {args.only}; there are {', '.join(f.name for f in nemesis.faults)}")
-    cycles = args.cycles or profile["cycles"] or profile["rounds"] * len(faults)
+    rounds = (profile["rounds"] or 0)
+    cycles = args.cycles or profile["cycles"] or sum(rounds // 3 if fault.is_long else rounds for fault in faults)
     print(f"{store_name}: {len(jobs)} jobs, {cycles} cycles of {len(faults)} faults, lease {LEASE_S} s, seed {args.seed}"
           + ("" if faketime() else "; without faketime no clock is shifted"), flush=True)
     writers = [Writer(n, client, cluster.servers, folder, random.Random(f"{args.seed} {n}")) for n in range(WRITERS)]

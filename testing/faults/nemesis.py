@@ -1,5 +1,6 @@
 """What is done to the cluster. Each fault is put in, lasts, and is healed; then somebody has to launch again."""
 
+import os
 import signal
 import time
 
@@ -10,13 +11,15 @@ SOME_SECONDS, SOME_MINUTES = 3, 180
 
 
 class Fault:
-    def __init__(self, name, text, inject, counts_from, isolates=False, extra_s=0.0):
+    def __init__(self, name, text, inject, counts_from, isolates=False, extra_s=0.0, is_long=False):
         self.name, self.text, self.inject = name, text, inject
         # From when the bound of DESIGN §10 counts: `fault` where others can take over at once, `heal` where nobody can.
         self.counts_from = counts_from
         # Whether what runs on the victim may not be told of meanwhile.
         self.isolates = isolates
         self.extra_s = extra_s
+        # One that takes minutes comes seldom, and not in CI.
+        self.is_long = is_long
 
 
 class Cycle:
@@ -51,6 +54,7 @@ class Nemesis:
             Fault("kill-two", "kill -9 of the leader and another at once", self.kill_two, "fault"),
             Fault("pause-leader", "SIGSTOP of the leader beyond its lease, then SIGCONT", self.pause_leader, "fault", True),
             Fault("cut-leader", "the leader is cut off from all others and the store", self.cut_leader, "fault", True),
+            Fault("cut-long", "the same for 80 s: its tasks are ended there, and called lost here", self.cut_long, "fault", True, is_long=True),
             Fault("halves", "two nodes on one side, one on the other, the store on either", self.halves, "fault", True),
             Fault("one-way", "packets pass between the leader and the store (or the other hosts, where the store is on them) in one direction only", self.one_way, "fault", True),
             Fault("cut-store", "the leader is cut off from the store alone", self.cut_store, "fault", True),
@@ -127,8 +131,9 @@ class Nemesis:
             self.store.thaw()
             self.frozen_store = False
         self.store.trouble("pass")
-        for server in self.paused:
-            server.send(signal.SIGCONT)
+        # The server first: what it has decided is on its way before anybody can refuse it.
+        for pid in self.paused:
+            os.kill(pid, signal.SIGCONT)
         self.paused = []
         for server, began, seconds in self.shifted:
             server.shift(0)
@@ -167,8 +172,14 @@ class Nemesis:
 
     def pause_leader(self, leader):
         self.victim(leader)
-        leader.send(signal.SIGSTOP)
-        self.paused.append(leader)
+        pids = [leader.process.pid]
+        if self.dice.random() < 0.5:
+            # As if the machine had slept, but for the tasks.
+            pids += leader.supervisors()
+            self.present.note = "and of its supervisor"
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        self.paused += pids
         self.wait(self.lease + 2, self.lease + 4)
 
     def rolling_restart(self, leader):
@@ -201,6 +212,13 @@ class Nemesis:
         rest = [other.host for other in self.cluster.others(leader)] + self.store.own
         self.network.cut([leader.host], rest, self.how())
         self.beyond_lease()
+
+    def cut_long(self, leader):
+        """Beyond the 60 s after which a node ends its tasks, and the 75 s after which the others count on that."""
+        self.victim(leader)
+        rest = [other.host for other in self.cluster.others(leader)] + self.store.own
+        self.network.cut([leader.host], rest, self.how())
+        self.wait(80, 85)
 
     def halves(self, leader):
         others = self.cluster.others(leader)
@@ -289,10 +307,11 @@ class Nemesis:
 
 
 def plan(faults, cycles, dice):
-    """Each as often as the others, in an order that the dice say, none twice in a row."""
-    order = []
+    """Each as often as the others, in an order that the dice say, none twice in a row; a long one every third round."""
+    order, rounds = [], 0
     while len(order) < cycles:
-        block = list(faults)
+        rounds += 1
+        block = [fault for fault in faults if not fault.is_long or rounds % 3 == 0 or len(faults) == 1]
         dice.shuffle(block)
         if order and len(block) > 1 and block[0] is order[-1]:
             block.append(block.pop(0))
