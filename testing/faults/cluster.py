@@ -145,6 +145,52 @@ class Witness(threading.Thread):
         return max((b - a for a, b in zip(marks, marks[1:])), default=0.0)
 
 
+class Reader(threading.Thread):
+    """Reads the history as it grows, now from this node, now from that: what was shown once must stay, and a store may
+    keep few outcomes of each job."""
+
+    EVERY_S = 2.0
+    ENDED = "succeeded,failed,killed,timedOut,lost,skipped,missed"
+
+    def __init__(self, servers, dice):
+        super().__init__(daemon=True)
+        self.servers, self.dice = servers, dice
+        self.known = {}
+        self.complaints = []
+        self.stopping = threading.Event()
+
+    @staticmethod
+    def identity(raw):
+        return raw.get("key") or (raw["job"], raw["outcome"], raw["firstDue"], raw["lastDue"])
+
+    def run(self):
+        while not self.stopping.wait(self.EVERY_S):
+            try:
+                self.read(self.dice.choice(self.servers).address)
+            except (OSError, RuntimeError):
+                pass
+
+    def read(self, address):
+        """Pages from the newest back to what is known already."""
+        cursor = None
+        for _ in range(20):
+            answer = api.ask(address, "GET", f"/v1/runs?outcome={self.ENDED}&limit=300" + (f"&cursor={cursor}" if cursor else ""), timeout=5)
+            if answer.status != 200:
+                return
+            news = sum(self.take(raw) for raw in answer.body["runs"])
+            cursor = answer.body.get("next")
+            if not cursor or not news:
+                return
+
+    def take(self, raw):
+        """Whether it was news."""
+        said = (raw["outcome"], raw.get("ended"), raw.get("due"), raw.get("count"), len(raw.get("attempts") or []))
+        before = self.known.setdefault(self.identity(raw), (said, raw))
+        if before[0] != said:
+            self.complaints.append(f"history has changed: {before[0]} became {said}: {raw.get('job')} {raw.get('key')}")
+        return before[1] is raw
+
+
 class Cluster:
     def __init__(self, binary, network, store, folder):
         self.network, self.store, self.folder = network, store, folder

@@ -7,7 +7,7 @@ import time
 import api
 import report
 from checker import Checker, Entry, Evidence, millis, prove, read_files
-from cluster import NAMES, Cluster, boot_s, faketime
+from cluster import NAMES, Cluster, Reader, boot_s, faketime
 from hosts import Network, sh
 from nemesis import Nemesis, plan
 from stores import STORES
@@ -55,8 +55,9 @@ def run(args, folder):
     print(f"{store_name}: {len(jobs)} jobs, {cycles} cycles of {len(faults)} faults, lease {LEASE_S} s, seed {args.seed}"
           + ("" if faketime() else "; without faketime no clock is shifted"), flush=True)
     writers = [Writer(n, client, cluster.servers, folder, random.Random(f"{args.seed} {n}")) for n in range(WRITERS)]
-    for writer in writers:
-        writer.start()
+    reader = Reader(cluster.servers, random.Random(args.seed + 1))
+    for thread in [*writers, reader]:
+        thread.start()
     if cluster.witness.wait_for_beat(boot_s(), 30) is None:
         raise RuntimeError(f"nothing was launched within 30 s; see the logs in {folder}")
     for number, fault in enumerate(plan(faults, cycles, dice), 1):
@@ -71,8 +72,8 @@ def run(args, folder):
         writer.stopping.set()
     for writer in writers:
         writer.join(timeout=30)
-    evidence = settle(cluster, nemesis, client, jobs, writers)
-    troubles = nemesis.troubles + client.complaints + panics(cluster)
+    evidence = settle(cluster, nemesis, client, jobs, writers, reader)
+    troubles = nemesis.troubles + client.complaints + reader.complaints[:20] + panics(cluster)
     cluster.stop()
     return verdict(args, store_name, nemesis, evidence, troubles, folder, faults_s, time.monotonic() - begun)
 
@@ -85,7 +86,7 @@ def put(client, server, job):
     job.created_ms = (write.began_ms, write.ended_ms)
 
 
-def settle(cluster, nemesis, client, jobs, writers):
+def settle(cluster, nemesis, client, jobs, writers, reader):
     """Waits until all that is due by now is over, and gathers what is known."""
     end_ms = now_ms() + 1000
     deadline = time.monotonic() + SETTLE_S
@@ -100,10 +101,21 @@ def settle(cluster, nemesis, client, jobs, writers):
         if (not live and now_ms() > end_ms + 1000) or time.monotonic() > deadline:
             break
         time.sleep(0.5)
+    reader.stopping.set()
+    reader.join(timeout=30)
     read = list(api.pages(leader.address, "/v1/runs", "runs"))
+    # One that is there twice counts twice, and what was shown once is still so, where the store keeps it.
+    ended = [raw for raw in read if raw.get("outcome")]
+    for raw in ended:
+        reader.take(raw)
+    now_there = {reader.identity(raw) for raw in ended}
+    gone = [raw for identity, (_, raw) in reader.known.items() if identity not in now_there]
+    if cluster.store.keeps_history and gone:
+        nemesis.troubles.append(f"{len(gone)} outcomes were shown once and are not there any more, the first of {gone[0]['job']}: {gone[0]}")
+    ended += gone
     # A run that ends while pages are read is in both parts; its end counts.
-    over = {raw.get("key") for raw in read if raw.get("outcome")}
-    entries = [Entry(raw) for raw in read if raw.get("outcome") or raw.get("key") not in over]
+    over = {raw.get("key") for raw in ended}
+    entries = [Entry(raw) for raw in ended] + [Entry(raw) for raw in read if not raw.get("outcome") and raw.get("key") not in over]
     seq = str(leader.status()["seq"])
     shown, hosts = {}, {}
     for server in cluster.servers:

@@ -52,6 +52,8 @@ class Postgres:
     own_hosts = ["db"]
     # What is added to the lease until somebody launches again, in DESIGN.
     tick_s = 0.0
+    # Whether all outcomes of a run of this suite are still there at its end.
+    keeps_history = True
 
     @staticmethod
     def missing():
@@ -102,6 +104,7 @@ class ZooKeeper:
     own = []
     # Short, so that elections take part of a second and sessions of four seconds are allowed.
     tick_s = 0.5
+    keeps_history = False
     JAR = "/usr/share/java/zookeeper.jar"
     PORT = 2181
 
