@@ -1,0 +1,261 @@
+"""Three servers of Chronos, each on a host of its own, and what is known of them from outside."""
+
+import glob
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import api
+
+PORT = 4400
+NAMES = ["a", "b", "c"]
+
+
+def boot_s():
+    """The clock that all hosts share, and that nobody shifts: that of /proc/uptime."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def faketime():
+    """The library that shifts the clock of one process, where Debian puts it."""
+    return next(iter(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")), None)
+
+
+class Server:
+    """The binary on one host; started as often as wanted."""
+
+    def __init__(self, binary, host, flags):
+        self.binary, self.host, self.flags = binary, host, flags
+        self.name = host.name
+        self.address = (host.ip, PORT)
+        self.data = os.path.join(host.folder, "data")
+        self.log_path = os.path.join(host.folder, "log")
+        self.lines = os.path.join(host.folder, "lines")
+        self.clock = os.path.join(host.folder, "clock")
+        open(self.lines, "ab").close()
+        self.process = None
+        self.expected_to_run = False
+        self.shift(0)
+
+    def shift(self, seconds):
+        """What this host takes for the time of day, from a second later on."""
+        with open(self.clock + ".new", "w", encoding="ascii") as file:
+            file.write(f"{seconds:+}\n")
+        os.rename(self.clock + ".new", self.clock)
+
+    def start(self):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CHRONOS_")}
+        library = faketime()
+        if library:
+            environment.update(LD_PRELOAD=library, FAKETIME_TIMESTAMP_FILE=self.clock, FAKETIME_CACHE_DURATION="1",
+                               FAKETIME_DONT_FAKE_MONOTONIC="1")
+        # Only the server shall have it, not what leads there.
+        preload = [f"{key}={environment.pop(key)}" for key in ("LD_PRELOAD",) if key in environment]
+        words = self.host.inside("env", *preload, self.binary, "server", "--http_address", "0.0.0.0", "--http_port", str(PORT),
+                                 "--allow_unauthenticated", "--advertise_address", self.host.ip, "--data_dir", self.data,
+                                 "--history_count_max", "100000000", *self.flags)
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                                            start_new_session=True)
+        self.expected_to_run = True
+
+    def send(self, number):
+        self.process.send_signal(number)
+
+    def kill(self, how=signal.SIGKILL):
+        self.expected_to_run = False
+        self.process.send_signal(how)
+        self.process.wait(timeout=60)
+
+    def supervisors(self):
+        """Pids of what runs the tasks of this host; nobody else's processes are seen in here."""
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+            except OSError:
+                continue
+            if b"supervise" in words and any(word.startswith(self.data.encode()) for word in words):
+                yield int(pid)
+
+    def has_left(self):
+        """Whether it has ended without being told to."""
+        return self.expected_to_run and self.process.poll() is not None
+
+    def get(self, path, timeout=3.0):
+        """The body of a 200, else None."""
+        try:
+            answer = api.ask(self.address, "GET", path, timeout=timeout)
+        except OSError:
+            return None
+        return answer.body if answer.status == 200 else None
+
+    def status(self):
+        return self.get("/v1/status", timeout=2.0)
+
+
+class Witness(threading.Thread):
+    """Reads what tasks write as they write it: whether anything is launched, and where."""
+
+    def __init__(self, servers):
+        super().__init__(daemon=True)
+        self.servers = servers
+        self.beats = []  # (boot clock in s, host)
+        self.changed = threading.Condition()
+
+    def run(self):
+        files = [(server.name, open(server.lines, encoding="ascii")) for server in self.servers]
+        rest = {name: "" for name, _ in files}
+        while True:
+            new = []
+            for name, file in files:
+                *lines, rest[name] = (rest[name] + file.read()).split("\n")
+                for line in lines:
+                    words = line.split(" ")
+                    if words[0] == "start" and words[2].startswith("beat-"):
+                        new.append((float(words[-1]), name))
+            if new:
+                with self.changed:
+                    self.beats.extend(sorted(new))
+                    self.changed.notify_all()
+            time.sleep(0.05)
+
+    def wait_for_beat(self, after, timeout):
+        """When the first beat after this moment was; None if there was none in time."""
+        deadline = time.monotonic() + timeout
+        with self.changed:
+            while True:
+                later = [at for at, _ in self.beats[-2000:] if at > after]
+                if later:
+                    return min(later)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self.changed.wait(left)
+
+    def longest_silence(self, begin, end):
+        """The longest time without a beat that touches this one."""
+        with self.changed:
+            times = sorted(at for at, _ in self.beats)
+        before = max((at for at in times if at <= begin), default=begin)
+        inside = [at for at in times if begin < at <= end]
+        marks = [before, *inside, end] if not inside or inside[-1] < end else [before, *inside]
+        return max((b - a for a, b in zip(marks, marks[1:])), default=0.0)
+
+
+class Reader(threading.Thread):
+    """Reads the history as it grows, now from this node, now from that: what was shown once must stay, and a store may
+    keep few outcomes of each job."""
+
+    EVERY_S = 2.0
+    ENDED = "succeeded,failed,killed,timedOut,lost,skipped,missed"
+
+    def __init__(self, servers, dice):
+        super().__init__(daemon=True)
+        self.servers, self.dice = servers, dice
+        self.known = {}
+        self.complaints = []
+        self.stopping = threading.Event()
+
+    @staticmethod
+    def identity(raw):
+        return raw.get("key") or (raw["job"], raw["outcome"], raw["firstDue"], raw["lastDue"])
+
+    def run(self):
+        while not self.stopping.wait(self.EVERY_S):
+            try:
+                self.read(self.dice.choice(self.servers).address)
+            except (OSError, RuntimeError):
+                pass
+
+    def read(self, address):
+        """Pages from the newest back to what is known already."""
+        cursor = None
+        for _ in range(20):
+            answer = api.ask(address, "GET", f"/v1/runs?outcome={self.ENDED}&limit=300" + (f"&cursor={cursor}" if cursor else ""), timeout=5)
+            if answer.status != 200:
+                return
+            news = sum(self.take(raw) for raw in answer.body["runs"])
+            cursor = answer.body.get("next")
+            if not cursor or not news:
+                return
+
+    def take(self, raw):
+        """Whether it was news."""
+        said = (raw["outcome"], raw.get("ended"), raw.get("due"), raw.get("count"), len(raw.get("attempts") or []))
+        before = self.known.setdefault(self.identity(raw), (said, raw))
+        if before[0] != said:
+            self.complaints.append(f"history has changed: {before[0]} became {said}: {raw.get('job')} {raw.get('key')}")
+        return before[1] is raw
+
+
+class Cluster:
+    def __init__(self, binary, network, store, folder):
+        self.network, self.store, self.folder = network, store, folder
+        flags = store.flags()
+        self.servers = [Server(binary, network.hosts[name], flags) for name in NAMES]
+        self.witness = Witness(self.servers)
+
+    def start(self):
+        for server in self.servers:
+            server.start()
+        wrong = self.wait_settled(60)
+        if wrong:
+            raise RuntimeError(f"the cluster did not come up within 60 s: {wrong}; see the logs in {self.folder}")
+        self.witness.start()
+
+    def leader(self):
+        """The server that leads in the latest term, as they say themselves."""
+        best = (0, None)
+        for server in self.servers:
+            if server.process is None or server.process.poll() is not None:
+                continue
+            status = server.status()
+            if status and status.get("role") == "leading" and status.get("epoch"):
+                best = max(best, (status["epoch"], server), key=lambda pair: pair[0])
+        return best[1]
+
+    def others(self, server):
+        return [other for other in self.servers if other is not server]
+
+    def wait_leader(self, timeout=60):
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            leader = self.leader()
+            if leader:
+                return leader
+            time.sleep(0.1)
+        return None
+
+    def wait_settled(self, timeout):
+        """Until one leads and the others are ready to stand in; None, or what is still wrong."""
+        deadline = time.monotonic() + timeout
+        while True:
+            wrong, roles = [], []
+            for server in self.servers:
+                if server.process.poll() is not None:
+                    wrong.append(f"{server.name} is not running")
+                    continue
+                ready = server.get("/ready", timeout=2.0)
+                roles.append((ready or {}).get("role"))
+                if ready is None or not ready["ready"]:
+                    wrong.append(f"{server.name} is not ready")
+            if not wrong and roles.count("leading") == 1:
+                return None
+            if time.monotonic() > deadline:
+                return ", ".join(wrong) or f"roles are {roles}"
+            time.sleep(0.1)
+
+    def left(self):
+        return [server.name for server in self.servers if server.has_left()]
+
+    def stop(self):
+        for server in self.servers:
+            if server.process and server.process.poll() is None:
+                try:
+                    server.send(signal.SIGCONT)
+                    server.kill(signal.SIGTERM)
+                except (OSError, subprocess.TimeoutExpired):
+                    server.process.kill()

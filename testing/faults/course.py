@@ -1,0 +1,173 @@
+"""The course of events: start, work, faults, settling, audit, verdict."""
+
+import os
+import random
+import time
+
+import api
+import report
+from checker import Checker, Entry, Evidence, millis, prove, read_files
+from cluster import NAMES, Cluster, Reader, boot_s, faketime
+from hosts import Network, sh
+from nemesis import Nemesis, plan
+from stores import STORES
+from workload import Client, Writer, make_jobs, now_ms
+
+PROFILES = {
+    # rounds: how often each fault comes; cycles, where given, instead. CI has two rounds of the short faults.
+    "short": {"rounds": 1, "cycles": None, "jobs": 82},
+    "ci": {"rounds": 2, "cycles": None, "jobs": 202},
+    "long": {"rounds": 9, "cycles": None, "jobs": 202},
+    "soak": {"rounds": None, "cycles": 1000, "jobs": 202},
+}
+# The shortest that Chronos takes. A shorter one makes more cycles of the same minutes.
+LEASE_S = 4
+# What a machine with two cores, busy with other things, may add to the bounds of DESIGN §10. Seconds.
+SLACK_S = 5.0
+WRITERS = 3
+# How long all may take to settle at the end. Seconds.
+SETTLE_S = 120
+
+
+def run(args, folder):
+    begun = time.monotonic()
+    store_name = args.store
+    profile = PROFILES[args.profile]
+    dice = random.Random(args.seed)
+    folder = os.path.join(folder, store_name)
+    os.makedirs(folder, exist_ok=True)
+    # The clock of one process is shifted by a library that keeps notes there, by pid.
+    sh("mount", "-t", "tmpfs", "none", "/dev/shm")
+    network = Network(folder, NAMES + STORES[store_name].own_hosts)
+    store = STORES[store_name](network, LEASE_S)
+    cluster = Cluster(os.path.abspath(args.binary), network, store, folder)
+    cluster.start()
+    jobs = make_jobs(random.Random(args.seed), folder, args.jobs or profile["jobs"])
+    client = Client()
+    for number, job in enumerate(jobs):
+        put(client, cluster.servers[number % 3], job)
+    nemesis = Nemesis(cluster, network, store, dice, os.path.join(folder, "faults.log"))
+    faults = [f for f in nemesis.faults if not args.only or f.name in args.only.split(",")]
+    if not faults:
+        raise SystemExit(f"no fault is called {args.only}; there are {', '.join(f.name for f in nemesis.faults)}")
+    rounds = (profile["rounds"] or 0)
+    cycles = args.cycles or profile["cycles"] or sum(rounds // 3 if fault.is_long else rounds for fault in faults)
+    print(f"{store_name}: {len(jobs)} jobs, {cycles} cycles of {len(faults)} faults, lease {LEASE_S} s, seed {args.seed}"
+          + ("" if faketime() else "; without faketime no clock is shifted"), flush=True)
+    writers = [Writer(n, client, cluster.servers, folder, random.Random(f"{args.seed} {n}")) for n in range(WRITERS)]
+    reader = Reader(cluster.servers, random.Random(args.seed + 1))
+    for thread in [*writers, reader]:
+        thread.start()
+    if cluster.witness.wait_for_beat(boot_s(), 30) is None:
+        raise RuntimeError(f"nothing was launched within 30 s; see the logs in {folder}")
+    for number, fault in enumerate(plan(faults, cycles, dice), 1):
+        nemesis.run(fault)
+        cycle = nemesis.cycles[-1] if nemesis.cycles else None
+        if cycle:
+            print(f"  {number:4} {fault.name:16} {'+'.join(cycle.victims):6} silence {cycle.silence:5.1f} s of {cycle.bound:4.1f}, "
+                  f"launched {cycle.back - cycle.healed:4.1f} s after the heal  {cycle.note}", flush=True)
+        time.sleep(dice.uniform(0.3, 1.0))
+    faults_s = time.monotonic() - begun
+    for writer in writers:
+        writer.stopping.set()
+    for writer in writers:
+        writer.join(timeout=30)
+    evidence = settle(cluster, nemesis, client, jobs, writers, reader)
+    troubles = nemesis.troubles + client.complaints + reader.complaints[:20] + panics(cluster)
+    cluster.stop()
+    return verdict(args, store_name, nemesis, evidence, troubles, folder, faults_s, time.monotonic() - begun)
+
+
+def put(client, server, job):
+    """Before the first fault every write has to be taken."""
+    write, _ = client.send(server, "child" if job.parents else "create", job)
+    if write.result != "done":
+        raise RuntimeError(f"{job.name} was not taken before the first fault: {write.text}")
+    job.created_ms = (write.began_ms, write.ended_ms)
+
+
+def settle(cluster, nemesis, client, jobs, writers, reader):
+    """Waits until all that is due by now is over, and gathers what is known."""
+    end_ms = now_ms() + 1000
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        leader = cluster.wait_leader()
+        if leader is None:
+            raise RuntimeError("nobody leads after the last heal")
+        try:
+            live = [run for run in api.pages(leader.address, "/v1/runs?outcome=live", "runs") if millis(run["due"]) <= end_ms]
+        except (OSError, RuntimeError):
+            live = [None]
+        if (not live and now_ms() > end_ms + 1000) or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    reader.stopping.set()
+    reader.join(timeout=30)
+    read = list(api.pages(leader.address, "/v1/runs", "runs"))
+    # One that is there twice counts twice, and what was shown once is still so, where the store keeps it.
+    ended = [raw for raw in read if raw.get("outcome")]
+    for raw in ended:
+        reader.take(raw)
+    now_there = {reader.identity(raw) for raw in ended}
+    gone = [raw for identity, (_, raw) in reader.known.items() if identity not in now_there]
+    if cluster.store.keeps_history and gone:
+        nemesis.troubles.append(f"{len(gone)} outcomes were shown once and are not there any more, the first of {gone[0]['job']}: {gone[0]}")
+    ended += gone
+    # A run that ends while pages are read is in both parts; its end counts.
+    over = {raw.get("key") for raw in ended}
+    entries = [Entry(raw) for raw in ended] + [Entry(raw) for raw in read if not raw.get("outcome") and raw.get("key") not in over]
+    seq = str(leader.status()["seq"])
+    shown, hosts = {}, {}
+    for server in cluster.servers:
+        answer = api.ask(server.address, "GET", "/v1/scheduler/jobs", headers={"X-Chronos-Seq": seq}, timeout=30)
+        if answer.status != 200:
+            raise RuntimeError(f"{server.name} does not list its jobs after the last heal: {answer.status} {answer.body}")
+        shown[server.name] = {job["name"]: job for job in answer.body}
+        hosts[server.status()["node"]] = server.name
+    audit = list(api.pages(leader.address, "/v1/audit", "entries"))
+    tasks, wrong = read_files(cluster.servers)
+    nemesis.troubles += wrong[:20]
+    states = {name: may_be for writer in writers for name, may_be in writer.states.items()}
+    all_jobs = jobs + [job for writer in writers for job in writer.jobs if states.get(job.name) != {None} or job.created_ms]
+    cycles = nemesis.cycles
+    return Evidence(
+        all_jobs, entries, tasks, [(c.began - 0.5, c.back) for c in cycles],
+        [(c.began, c.back + 5, c.victims) for c in cycles if c.fault.isolates], nemesis.shifts,
+        time.time() - boot_s(), end_ms, hosts, states, client.writes, audit, shown)
+
+
+def panics(cluster):
+    """No input and no trouble makes a defect of the process's own."""
+    found = []
+    for server in cluster.servers:
+        with open(server.log_path, encoding="utf-8", errors="replace") as log:
+            found += [f"{server.name}: {line.strip()[:200]}" for line in log if "panicked at" in line or "ended with a defect" in line]
+    return found[:10]
+
+
+def verdict(args, store_name, nemesis, evidence, troubles, folder, faults_s, all_s):
+    checker = Checker(evidence)
+    violations = checker.run()
+    unproved = [] if violations else prove(evidence)
+    lines, broken = report.figures(checker)
+    slow = [c for c in nemesis.cycles if c.silence > c.bound + SLACK_S]
+    within = sum(1 for c in nemesis.cycles if c.silence <= c.bound)
+    text = [f"store {store_name}: {len(nemesis.cycles)} cycles in {faults_s:.0f} s, {all_s:.0f} s in all; seed {args.seed}", ""]
+    text += report.table(nemesis.cycles)
+    text += ["", *lines, f"back in service within the bound of DESIGN §10: {within} of {len(nemesis.cycles)} cycles; "
+             f"with {SLACK_S:.0f} s for a busy machine: {len(nemesis.cycles) - len(slow)}", ""]
+    text += [f"  {count:7} {reason}" for reason, count in checker.reasons.most_common()]
+    problems = [*violations[:30], *troubles]
+    problems += [f"slow: {c.fault.name}: nothing was launched for {c.silence:.1f} s, of {c.bound:.1f} s" for c in slow]
+    problems += [f"the checker does not notice {name}" for name in unproved]
+    if len(violations) > 30:
+        problems.append(f"and {len(violations) - 30} more")
+    well = not problems and not broken and checker.counts["slots"] > 0 and checker.counts["ran"] > 0
+    text += [""] + [f"VIOLATION {problem}" for problem in problems]
+    text += [f"{store_name}: lost {checker.counts['lost']}, doubled {checker.counts['doubled']}; "
+             + ("all promises were kept" if well else f"RED; logs and data are in {folder}")]
+    print("\n".join(text), flush=True)
+    if args.report:
+        with open(args.report, "a", encoding="utf-8") as file:
+            file.write("\n".join(text) + "\n")
+    return 0 if well else 1

@@ -1,0 +1,319 @@
+"""What is done to the cluster. Each fault is put in, lasts, and is healed; then somebody has to launch again."""
+
+import os
+import signal
+import time
+
+from cluster import boot_s, faketime
+
+# Shifts of one clock. The first is within what a leader may be off; with the second it must not lead.
+SOME_SECONDS, SOME_MINUTES = 3, 180
+
+
+class Fault:
+    def __init__(self, name, text, inject, counts_from, isolates=False, extra_s=0.0, is_long=False):
+        self.name, self.text, self.inject = name, text, inject
+        # From when the bound of DESIGN §10 counts: `fault` where others can take over at once, `heal` where nobody can.
+        self.counts_from = counts_from
+        # Whether what runs on the victim may not be told of meanwhile.
+        self.isolates = isolates
+        self.extra_s = extra_s
+        # One that takes minutes comes seldom, and not in CI.
+        self.is_long = is_long
+
+
+class Cycle:
+    """One fault and what became of it. Times are those of the boot clock, in seconds."""
+
+    def __init__(self, fault, began):
+        self.fault, self.began = fault, began
+        self.victims, self.note = [], ""
+        self.healed = self.back = None
+        self.silence = None
+        self.verdict = None
+        self.bound = None
+
+
+class Nemesis:
+    def __init__(self, cluster, network, store, dice, log_path):
+        self.cluster, self.network, self.store, self.dice = cluster, network, store, dice
+        self.log = open(log_path, "a", encoding="utf-8")
+        self.lease = store.lease_s
+        self.cycles = []
+        self.troubles = []
+        self.down_store = self.frozen_store = False
+        self.paused, self.shifted = [], []
+        # (from, to, host, seconds) on the boot clock.
+        self.shifts = []
+        self.faults = self.all_faults()
+
+    def all_faults(self):
+        here = [
+            Fault("kill-leader", "kill -9 of the leader, started again at once or after the lease", self.kill_leader, "fault"),
+            Fault("kill-other", "kill -9 of another node", self.kill_other, "fault"),
+            Fault("kill-two", "kill -9 of the leader and another at once", self.kill_two, "fault"),
+            Fault("pause-leader", "SIGSTOP of the leader beyond its lease, then SIGCONT", self.pause_leader, "fault", True),
+            Fault("cut-leader", "the leader is cut off from all others and the store", self.cut_leader, "fault", True),
+            Fault("cut-long", "the same for 80 s: its tasks are ended there, and called lost here", self.cut_long, "fault", True, is_long=True),
+            Fault("halves", "two nodes on one side, one on the other, the store on either", self.halves, "fault", True),
+            Fault("one-way", "packets pass between the leader and the store (or the other hosts, where the store is on them) in one direction only", self.one_way, "fault", True),
+            Fault("cut-store", "the leader is cut off from the store alone", self.cut_store, "fault", True),
+            Fault("lost-answers", "the store does what it is asked, and one in five answers is lost", self.lost_answers, "heal"),
+            Fault("late-answers", "answers of the store come up to 1.5 s late to the leader", self.late_answers, "heal"),
+            Fault("rolling-restart", "SIGTERM of one after the other", self.rolling_restart, "fault"),
+        ]
+        if faketime():
+            here += [
+                Fault("clock-seconds", f"the leader's clock is shifted by {SOME_SECONDS} s, either way", self.clock_seconds,
+                      "heal", extra_s=SOME_SECONDS),
+                Fault("clock-minutes", f"the leader's clock is shifted by {SOME_MINUTES} s, either way", self.clock_minutes, "fault"),
+            ]
+        return here + self.store_faults()
+
+    def store_faults(self):
+        ensemble = [
+            Fault("zookeeper-leader", "kill -9 of the ZooKeeper server that leads", self.zookeeper_leader, "fault"),
+            Fault("quorum-lost", "kill -9 of two of three ZooKeeper servers, for longer than the session", self.quorum_lost, "heal"),
+        ] if self.store.name == "zookeeper" else []
+        return ensemble + [
+            Fault("store-restart", "the store is stopped at once and started again", self.store_restart, "heal"),
+            Fault("store-away", "the store is stopped for longer than the lease", self.store_away, "heal"),
+            Fault("store-frozen", "every process of the store is stopped (SIGSTOP) for longer than the lease", self.store_frozen, "heal"),
+        ]
+
+    # --- one cycle -----------------------------------------------------------------------------------------------
+
+    def say(self, text):
+        at = time.time()
+        self.log.write(f"{time.strftime('%H:%M:%S', time.gmtime(at))}.{int(at * 1000) % 1000:03} boot {boot_s():.2f} {text}\n")
+        self.log.flush()
+
+    def run(self, fault):
+        leader = self.cluster.wait_leader()
+        if leader is None:
+            self.troubles.append(f"before {fault.name}: nobody leads, for a minute")
+            return
+        cycle = Cycle(fault, boot_s())
+        self.cycles.append(cycle)
+        self.say(f"cycle {len(self.cycles)}: {fault.name}; {leader.name} leads")
+        self.present = cycle
+        try:
+            fault.inject(leader)
+        finally:
+            self.heal()
+            cycle.healed = boot_s()
+        self.say(f"healed: {fault.name} of {','.join(map(str, cycle.victims))} {cycle.note}")
+        cycle.back = self.cluster.witness.wait_for_beat(cycle.healed, 60)
+        if cycle.back is None:
+            self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): nothing was launched for 60 s after the heal")
+            cycle.back = boot_s()
+        cycle.silence = self.cluster.witness.longest_silence(cycle.began, cycle.back)
+        bound = self.lease + self.store.tick_s + 2 + fault.extra_s
+        cycle.bound = bound + (cycle.healed - cycle.began if fault.counts_from == "heal" else 0)
+        wrong = self.cluster.wait_settled(60)
+        if wrong:
+            self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): not whole within 60 s after the heal: {wrong}")
+        left = self.cluster.left()
+        if left:
+            self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): the server of {', '.join(left)} ended by itself")
+            for server in self.cluster.servers:
+                if server.name in left:
+                    server.start()
+        self.say(f"back after {cycle.back - cycle.healed:.2f} s, silence {cycle.silence:.2f} s, bound {cycle.bound:.1f} s")
+
+    def heal(self):
+        """All that may be wrong is set right, whatever it was."""
+        self.network.heal()
+        if self.down_store:
+            self.store.start()
+            self.down_store = False
+        if self.frozen_store:
+            self.store.thaw()
+            self.frozen_store = False
+        self.store.trouble("pass")
+        # The server first: what it has decided is on its way before anybody can refuse it.
+        for pid in self.paused:
+            os.kill(pid, signal.SIGCONT)
+        self.paused = []
+        for server, began, seconds in self.shifted:
+            server.shift(0)
+            # The library looks once a second.
+            self.shifts.append((began, boot_s() + 1.5, server.name, seconds))
+        self.shifted = []
+        for server in self.cluster.servers:
+            if not server.expected_to_run:
+                server.start()
+
+    def victim(self, *servers):
+        self.present.victims = [server.name for server in servers]
+
+    def wait(self, low, high):
+        time.sleep(self.dice.uniform(low, high))
+
+    # --- servers -------------------------------------------------------------------------------------------------
+
+    def kill_leader(self, leader):
+        self.victim(leader)
+        leader.kill()
+        self.wait(*self.dice.choice([(0, 0.5), (self.lease, self.lease + 2)]))
+
+    def kill_other(self, leader):
+        other = self.dice.choice(self.cluster.others(leader))
+        self.victim(other)
+        other.kill()
+        self.wait(0, 3)
+
+    def kill_two(self, leader):
+        other = self.dice.choice(self.cluster.others(leader))
+        self.victim(leader, other)
+        leader.kill()
+        other.kill()
+        self.wait(1, self.lease + 2)
+
+    def pause_leader(self, leader):
+        self.victim(leader)
+        pids = [leader.process.pid]
+        if self.dice.random() < 0.5:
+            # As if the machine had slept, but for the tasks.
+            pids += leader.supervisors()
+            self.present.note = "and of its supervisor"
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        self.paused += pids
+        self.wait(self.lease + 2, self.lease + 4)
+
+    def rolling_restart(self, leader):
+        self.victim(*self.cluster.servers)
+        self.present.note = "seconds until gone:"
+        for server in self.dice.sample(self.cluster.servers, 3):
+            began = boot_s()
+            server.kill(signal.SIGTERM)
+            self.present.note += f" {boot_s() - began:.2f}"
+            code = server.process.returncode
+            if code != 0:
+                self.troubles.append(f"after SIGTERM the server of {server.name} ended with {code}")
+            server.start()
+            wrong = self.cluster.wait_settled(30)
+            if wrong:
+                self.troubles.append(f"rolling restart: not whole within 30 s: {wrong}")
+
+    # --- network -------------------------------------------------------------------------------------------------
+
+    def how(self):
+        how = self.dice.choice(["routes", "filter"])
+        self.present.note = f"by {how}"
+        return how
+
+    def beyond_lease(self):
+        self.wait(self.lease + 2, self.lease + 4)
+
+    def cut_leader(self, leader):
+        self.victim(leader)
+        rest = [other.host for other in self.cluster.others(leader)] + self.store.own
+        self.network.cut([leader.host], rest, self.how())
+        self.beyond_lease()
+
+    def cut_long(self, leader):
+        """Beyond the 60 s after which a node ends its tasks, and the 75 s after which the others count on that."""
+        self.victim(leader)
+        rest = [other.host for other in self.cluster.others(leader)] + self.store.own
+        self.network.cut([leader.host], rest, self.how())
+        self.wait(80, 85)
+
+    def halves(self, leader):
+        others = self.cluster.others(leader)
+        friend, other = self.dice.sample(others, 2)
+        side, rest = [leader, friend], [other]
+        # A store that has a server on each host is with the two.
+        with_store = not self.store.own or self.dice.random() < 0.3
+        self.victim(*(rest if with_store else side))
+        store = self.store.own
+        some, more = [s.host for s in side], [s.host for s in rest]
+        self.network.cut(some + store if with_store else some, more if with_store else more + store, self.how())
+        self.present.note += f", the leader {'with' if with_store else 'without'} the store"
+        self.beyond_lease()
+
+    def one_way(self, leader):
+        self.victim(leader)
+        hears = self.dice.random() < 0.5
+        self.present.note = "it hears nothing" if not hears else "it is not heard"
+        for host in self.store.own or [other.host for other in self.cluster.others(leader)]:
+            if hears:
+                self.network.deafen(host, leader.host)
+            else:
+                self.network.deafen(leader.host, host)
+        self.beyond_lease()
+
+    def cut_store(self, leader):
+        self.victim(leader)
+        self.store.cut_from(self.network, leader.host, self.how())
+        self.beyond_lease()
+
+    # --- store ---------------------------------------------------------------------------------------------------
+
+    def store_restart(self, _leader):
+        self.store.stop()
+        self.down_store = True
+        self.wait(0, 1)
+
+    def store_away(self, _leader):
+        self.store.stop()
+        self.down_store = True
+        self.wait(self.lease + 1, self.lease + 3)
+
+    def zookeeper_leader(self, _leader):
+        leader = self.store.leader()
+        self.present.note = f"on {leader.name}"
+        self.store.kill([leader])
+        self.down_store = True
+        self.wait(2, 4)
+
+    def quorum_lost(self, _leader):
+        two = self.dice.sample(self.store.hosts, 2)
+        self.present.note = f"on {two[0].name} and {two[1].name}"
+        self.store.kill(two)
+        self.down_store = True
+        self.wait(self.lease + 1, self.lease + 3)
+
+    def store_frozen(self, _leader):
+        self.store.freeze()
+        self.frozen_store = True
+        self.wait(self.lease + 1, self.lease + 3)
+
+    def lost_answers(self, _leader):
+        self.store.trouble("lose 0.2")
+        self.wait(4, 6)
+
+    def late_answers(self, leader):
+        self.victim(leader)
+        self.store.trouble(f"delay 0.1 1.5 {leader.host.ip}")
+        self.wait(4, 6)
+
+    # --- clocks --------------------------------------------------------------------------------------------------
+
+    def shift(self, leader, seconds):
+        seconds *= self.dice.choice([-1, 1])
+        self.victim(leader)
+        self.present.note = f"by {seconds:+} s"
+        self.shifted.append((leader, boot_s(), seconds))
+        leader.shift(seconds)
+        self.wait(5, 7)
+
+    def clock_seconds(self, leader):
+        self.shift(leader, SOME_SECONDS)
+
+    def clock_minutes(self, leader):
+        self.shift(leader, SOME_MINUTES)
+
+
+def plan(faults, cycles, dice):
+    """Each as often as the others, in an order that the dice say, none twice in a row; a long one every third round."""
+    order, rounds = [], 0
+    while len(order) < cycles:
+        rounds += 1
+        block = [fault for fault in faults if not fault.is_long or rounds % 3 == 0 or len(faults) == 1]
+        dice.shuffle(block)
+        if order and len(block) > 1 and block[0] is order[-1]:
+            block.append(block.pop(0))
+        order += block
+    return order[:cycles]

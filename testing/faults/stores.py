@@ -1,0 +1,202 @@
+"""The stores that a cluster may have: how one is started on the hosts, and how it is troubled."""
+
+import glob
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Child:
+    """A program that takes orders on its standard input and answers each with a line."""
+
+    def __init__(self, words, log):
+        self.log = open(log, "ab")
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+                                        start_new_session=True)
+
+    def answer(self):
+        line = self.process.stdout.readline().decode().strip()
+        if not line or line.startswith("cannot"):
+            raise RuntimeError(f"{self.process.args}: {line or 'it has ended'}, see {self.log.name}")
+        return line
+
+    def order(self, text):
+        self.process.stdin.write(text.encode() + b"\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+
+class Proxy(Child):
+    """See proxy.py. Where a server finds the store is this one's port."""
+
+    PORT = 6001
+
+    def __init__(self, host, store_port):
+        program = os.path.join(HERE, "proxy.py")
+        super().__init__(host.inside(sys.executable, "-B", program, str(self.PORT), str(store_port)),
+                         os.path.join(host.folder, "proxy.log"))
+        self.answer()
+
+
+class Postgres:
+    """One PostgreSQL server, on a host of its own."""
+
+    name = "postgres"
+    # Beside the three on which Chronos runs.
+    own_hosts = ["db"]
+    # What is added to the lease until somebody launches again, in DESIGN.
+    tick_s = 0.0
+    # Whether all outcomes of a run of this suite are still there at its end.
+    keeps_history = True
+
+    @staticmethod
+    def missing():
+        """What is not here, if something is not."""
+        there = shutil.which("initdb") or glob.glob("/usr/lib/postgresql/*/bin/initdb")
+        return None if there else "no PostgreSQL is here"
+
+    def __init__(self, network, lease_s):
+        self.lease_s = lease_s
+        self.host = network.hosts["db"]
+        self.own = [self.host]
+        run = os.path.join(HERE, "..", "postgres-local", "run")
+        self.server = Child(self.host.inside(run, os.path.join(self.host.folder, "postgres")), os.path.join(self.host.folder, "log"))
+        url = self.server.answer().removeprefix("listening ")
+        port = url.rsplit(":", 1)[1].split("/")[0]
+        self.proxies = [Proxy(self.host, port)]
+        self.url = f"postgres://postgres@{self.host.ip}:{Proxy.PORT}/postgres"
+
+    def flags(self):
+        return ["--database_url", self.url, "--database_lease", f"{self.lease_s}s"]
+
+    def cut_from(self, network, host, how):
+        """This host does not reach the store any more, and still reaches the others."""
+        network.cut([host], self.own, how)
+
+    def stop(self):
+        self.server.order("stop")
+
+    def start(self):
+        self.server.order("start")
+
+    def freeze(self):
+        self.server.order("pause")
+
+    def thaw(self):
+        self.server.order("go on")
+
+    def trouble(self, order):
+        for proxy in self.proxies:
+            proxy.order(order)
+
+
+class ZooKeeper:
+    """Three servers of ZooKeeper, one on each host of Chronos."""
+
+    name = "zookeeper"
+    own_hosts = []
+    own = []
+    # Short, so that elections take part of a second and sessions of four seconds are allowed.
+    tick_s = 0.5
+    keeps_history = False
+    JAR = "/usr/share/java/zookeeper.jar"
+    PORT = 2181
+
+    @staticmethod
+    def missing():
+        """What is not here, if something is not."""
+        return None if shutil.which("java") and os.path.exists(ZooKeeper.JAR) else "no ZooKeeper is here"
+
+    def __init__(self, network, lease_s):
+        self.lease_s = lease_s
+        self.hosts = list(network.hosts.values())
+        self.running = {}
+        peers = "".join(f"server.{n}={host.ip}:2888:3888\n" for n, host in enumerate(self.hosts, 1))
+        for number, host in enumerate(self.hosts, 1):
+            data = os.path.join(host.folder, "zookeeper")
+            os.makedirs(data)
+            with open(os.path.join(data, "myid"), "w", encoding="ascii") as file:
+                file.write(f"{number}\n")
+            with open(os.path.join(host.folder, "zoo.cfg"), "w", encoding="ascii") as file:
+                file.write(f"tickTime={int(self.tick_s * 1000)}\ninitLimit=40\nsyncLimit=6\nmaxSessionTimeout=60000\nmaxClientCnxns=0\n"
+                           f"admin.enableServer=false\n4lw.commands.whitelist=srvr\ndataDir={data}\n"
+                           f"clientPort={self.PORT}\nclientPortAddress=127.0.0.1\n{peers}")
+            self.launch(host)
+        self.proxies = [Proxy(host, self.PORT) for host in self.hosts]
+        self.wait_served(self.hosts)
+
+    def launch(self, host):
+        # Servers do not wait for the disk: a killed process loses nothing by that.
+        flags = ["-Xms32m", "-Xmx160m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Dzookeeper.preAllocSize=1024", "-Dzookeeper.forceSync=no"]
+        words = ["java", *flags, "-cp", self.JAR, "org.apache.zookeeper.server.quorum.QuorumPeerMain", os.path.join(host.folder, "zoo.cfg")]
+        with open(os.path.join(host.folder, "zookeeper.log"), "ab") as log:
+            self.running[host.name] = subprocess.Popen(host.inside(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                                       cwd=host.folder, start_new_session=True)
+
+    def mode(self, host):
+        """What a server says it is; None if it does not serve."""
+        try:
+            with socket.create_connection((host.ip, Proxy.PORT), 1) as link:
+                link.settimeout(1)
+                link.sendall(b"srvr")
+                said = b""
+                while piece := link.recv(4096):
+                    said += piece
+        except OSError:
+            return None
+        modes = [line[6:] for line in said.decode(errors="replace").splitlines() if line.startswith("Mode: ")]
+        return modes[0] if modes else None
+
+    def wait_served(self, hosts):
+        deadline = time.monotonic() + 90
+        while waiting := [host.name for host in hosts if self.mode(host) is None]:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the ZooKeeper of {', '.join(waiting)} does not serve")
+            time.sleep(0.1)
+
+    def flags(self):
+        hosts = ",".join(f"{host.ip}:{Proxy.PORT}" for host in self.hosts)
+        return ["--zk_hosts", hosts, "--zk_path", "/chronos/state", "--zk_timeout", str(self.lease_s * 1000)]
+
+    def cut_from(self, _network, host, _how):
+        self.trouble(f"mute {host.ip}")
+
+    def leader(self):
+        return next((host for host in self.hosts if self.mode(host) == "leader"), self.hosts[0])
+
+    def kill(self, hosts):
+        for host in hosts:
+            self.running[host.name].kill()
+        for host in hosts:
+            self.running[host.name].wait()
+
+    def stop(self):
+        self.kill(self.hosts)
+
+    def start(self):
+        """Those that are not there."""
+        for host in self.hosts:
+            if self.running[host.name].poll() is not None:
+                self.launch(host)
+        self.wait_served(self.hosts)
+
+    def freeze(self):
+        for process in self.running.values():
+            process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        for process in self.running.values():
+            process.send_signal(signal.SIGCONT)
+
+    def trouble(self, order):
+        for proxy in self.proxies:
+            proxy.order(order)
+
+
+STORES = {store.name: store for store in (Postgres, ZooKeeper)}
