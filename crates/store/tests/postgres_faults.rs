@@ -173,6 +173,34 @@ async fn a_batch_that_comes_late_changes_nothing() {
     assert_eq!(store.trouble(), None);
 }
 
+/// Epoch, number and lease each fence alone: whichever of them a misfortune takes, the others hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_term_moves_for_its_leader_alone() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    let Term { epoch, seq } = lead(&open(&options), "a").await;
+    let (schema, epoch, seq) = (&options.schema, epoch.0, seq.0);
+    for (epoch, after, lease, moves) in [
+        (epoch - 1, seq, "1 hour", false),
+        (epoch + 1, seq, "1 hour", false),
+        (epoch, seq - 1, "1 hour", false),
+        (epoch, seq + 1, "1 hour", false),
+        (epoch, seq, "-1 second", false),
+        (epoch, seq, "1 hour", true),
+    ] {
+        let sql = format!(
+            "UPDATE {schema}.term SET lease_until = clock_timestamp() + '{lease}'; \
+             SELECT moved FROM {schema}.move({epoch}, {after}, {}, 10000, 0, ARRAY[''::bytea], 0)",
+            after + 1
+        );
+        let moved = admin(&url, &sql).await.into_iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(|moved| moved == "t"),
+            _ => None,
+        });
+        assert_eq!(moved, Some(moves), "epoch {epoch}, after {after}, lease of {lease}");
+    }
+}
+
 /// Everything that the proxy had held has been answered by the server.
 async fn until_passed(proxy: &Proxy) {
     within(async {
@@ -344,6 +372,30 @@ async fn a_newer_store_is_refused() {
         assert_eq!(within(store.load()).await.map(drop), Err(newer.clone()));
         assert_eq!(within(store.follow(Seq(0))).await.map(drop), Err(newer));
     }
+}
+
+/// What an older program has written is read, and is ours from when this one leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_store_is_taken_over() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    let (store, other) = (open(&options), open(&options));
+    lead(&store, "a").await;
+    admin(&url, &format!("UPDATE {}.meta SET value = '1' WHERE name = 'format'", options.schema)).await;
+    assert!(timeout(Duration::from_secs(1), other.begin_term(&candidate("b"))).await.is_err(), "two lead");
+    let format = async || {
+        let sql = format!("SELECT value FROM {}.meta WHERE name = 'format'", options.schema);
+        let found = admin(&url, &sql).await.into_iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        found.expect("it is there")
+    };
+    within(other.load()).await.expect("it can be read");
+    assert_eq!(format().await, "1", "only who leads may change it");
+    store.resign().await;
+    lead(&other, "b").await;
+    assert_eq!(format().await, store::format::VERSION.to_string());
 }
 
 /// Nobody there: questions are answered with that, and a candidate tries for ever.

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::StreamExt;
 use jiff::Timestamp;
 use scheduler::ids::{JobName, JobUid, RunKey};
 use scheduler::state::{Change, State};
@@ -141,8 +140,8 @@ async fn read(
     for (sql, tag) in HOT.iter().chain(past) {
         let none = std::iter::empty::<Parameter<'_>>();
         let mut rows = pin!(snapshot.query_typed_raw(&place.sql(sql), none).await?);
-        while let Some(row) = rows.next().await {
-            to.send(Some(Piece::Value(tag, row?.get(0)))).await.map_err(gone)?;
+        while let Some(row) = questions::next(rows.as_mut()).await? {
+            to.send(Some(Piece::Value(tag, row.get(0)))).await.map_err(gone)?;
         }
     }
     for row in snapshot.query_typed(&place.sql(kept), &[]).await? {

@@ -269,13 +269,17 @@ impl Shared {
         let place = &*self.place;
         let client = from_pool(&self.pool, place).await?;
         let fresh = async {
-            match schema::check(&client, place).await? {
-                Found::Nothing => schema::make(&client, place).await?,
-                Found::Ours => {}
-                Found::Older => schema::raise_format(&client, place).await?,
+            let found = schema::check(&client, place).await?;
+            if found == Found::Nothing {
+                schema::make(&client, place).await?;
             }
             schema::check_settings(&client, place).await?;
-            self.take_lease(&client, token, candidate).await
+            let begun = self.take_lease(&client, token, candidate).await?;
+            // Not before: while an older program leads, its followers still read.
+            if begun.is_some() && found == Found::Older {
+                schema::raise_format(&client, place).await?;
+            }
+            Ok(begun)
         };
         let done = tokio::time::timeout(self.lease.granted / 2, fresh).await;
         let done = done.unwrap_or_else(|_| {

@@ -1,8 +1,9 @@
 //! Questions to the database. Each is a statement of its own, but for those that need everything as of one moment.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use scheduler::revision::Revision;
 use scheduler::run::Record;
 use scheduler::state::State;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
+use tokio_postgres::{Client, IsolationLevel, Row, RowStream, Transaction};
 
 use super::columns::Parameter;
 use super::connect::{Connection, Place};
@@ -30,6 +31,8 @@ const FOLLOW_BATCHES_MAX: i64 = 1000;
 const LOOKED_INTO_MAX: i64 = 65_536;
 /// Records that are decoded at once, on a thread for such work.
 const CHUNK_ROWS: usize = 4096;
+/// A row that follows another one comes within this time.
+const ROW: Duration = Duration::from_secs(30);
 /// Chunks that are being decoded while further ones are read.
 const DECODERS: usize = 2;
 
@@ -152,8 +155,8 @@ where
         move |rows: Vec<Row>| rows.iter().map(|row| read(text(row, 0))).collect::<Result<Vec<_>, _>>();
     let mut rows = pin!(client.query_typed_raw(sql, std::iter::empty::<Parameter<'_>>()).await?);
     let (mut chunk, mut pairs, mut decoding) = (Vec::new(), Vec::new(), VecDeque::new());
-    while let Some(row) = rows.next().await {
-        chunk.push(row?);
+    while let Some(row) = next(rows.as_mut()).await? {
+        chunk.push(row);
         if chunk.len() == CHUNK_ROWS {
             let chunk = std::mem::take(&mut chunk);
             decoding.push_back(tokio::task::spawn_blocking(move || decode(chunk)));
@@ -169,6 +172,18 @@ where
     }
     pairs.extend(decode(chunk)?);
     Ok(pairs.into_iter().collect())
+}
+
+/// The next row. A server that has stopped is not waited for: it may hold up a node that wants to lead.
+pub(super) async fn next(rows: Pin<&mut RowStream>) -> Result<Option<Row>, ReadError> {
+    let mut rows = rows;
+    match tokio::time::timeout(ROW, rows.next()).await {
+        Ok(row) => Ok(row.transpose()?),
+        Err(_) => {
+            let why = format!("PostgreSQL has stopped in the middle of an answer for {} s", ROW.as_secs());
+            Err(StoreError::Unavailable(why).into())
+        }
+    }
 }
 
 fn stopped(error: tokio::task::JoinError) -> StoreError {
