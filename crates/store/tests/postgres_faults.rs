@@ -173,6 +173,65 @@ async fn a_batch_that_comes_late_changes_nothing() {
     assert_eq!(store.trouble(), None);
 }
 
+/// A whole backup of a store, put beside it.
+async fn staged(store: &PostgresStore) -> store::backup::Staged {
+    let (to, mut from) = tokio::sync::mpsc::channel(2);
+    let pieces = async {
+        let mut pieces = Vec::new();
+        while let Some(piece) = from.recv().await {
+            pieces.push(piece);
+        }
+        pieces
+    };
+    let (done, pieces) = tokio::join!(store.backup(store::backup::Extent::Everything, to), pieces);
+    done.expect("it is taken");
+    let (to, from) = tokio::sync::mpsc::channel(pieces.len().max(1));
+    for piece in pieces {
+        to.try_send(piece).expect("there is room");
+    }
+    drop(to);
+    within(store.stage(from)).await.expect("it is whole")
+}
+
+/// Who reads everything as of one moment is not pulled the tables from under; the restore is refused, and done when asked
+/// again. Nothing stays behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_gives_way_to_a_backup() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    let next = term.seq.0 + 1;
+    send(&store, term, next..next + 4).await.pop().expect("some").1.expect("it leads");
+    let (reader, connection) = tokio_postgres::connect(&url, NoTls).await.expect("it is up");
+    tokio::spawn(connection);
+    let lock = format!("BEGIN; LOCK TABLE {}.live IN ACCESS SHARE MODE", options.schema);
+    reader.batch_execute(&lock).await.expect("it can be read");
+    let content = staged(&store).await;
+    let refused = within(store.restore(term.epoch, Seq(next + 4), content, &[])).await;
+    assert!(matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("lock")), "{refused:?}");
+    send(&store, term, next + 4..next + 5).await.pop().expect("one").1.expect("it still leads");
+    reader.batch_execute("COMMIT").await.expect("it was read");
+    let content = staged(&store).await;
+    within(store.restore(term.epoch, Seq(next + 5), content, &[])).await.expect("it leads");
+    let (jobs, loaded) = batches_in(&store).await;
+    assert_eq!((jobs, loaded.seq), ((next..next + 5).collect(), Seq(next + 5)));
+    within(async {
+        loop {
+            let sql = format!(
+                "SELECT relname FROM pg_class WHERE relnamespace = '{0}'::regnamespace AND relkind = 'r' AND relname LIKE \
+                 'staged%' UNION SELECT proname FROM pg_proc WHERE pronamespace = '{0}'::regnamespace AND proname LIKE 'staged%'",
+                options.schema
+            );
+            let left = admin(&url, &sql).await;
+            if !left.iter().any(|message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(_))) {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
 /// Epoch, number and lease each fence alone: whichever of them a misfortune takes, the others hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_term_moves_for_its_leader_alone() {

@@ -28,6 +28,8 @@ CREATE TABLE chronos.members (
   node text COLLATE "C" PRIMARY KEY, candidate text NOT NULL, news text NOT NULL, at timestamptz NOT NULL
 );
 
+-- Locks are waited for a second: less than the third of the shortest lease, after which the client tries anew.
+
 -- Every commit waits for the disk, whatever has become of the settings since the term began.
 CREATE FUNCTION chronos.durable() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -41,7 +43,7 @@ END $$;
 CREATE FUNCTION chronos.begin_term(
   p_token text, p_tokens text[], p_holder text, p_lease bigint,
   OUT epoch bigint, OUT seq bigint
-) RETURNS SETOF record LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+) RETURNS SETOF record LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 BEGIN
   PERFORM chronos.durable();
   UPDATE chronos.term AS t
@@ -61,7 +63,7 @@ END $$;
 CREATE FUNCTION chronos.move(
   p_epoch bigint, p_after bigint, p_last bigint, p_lease bigint, p_ids bigint, p_batches bytea[], p_forget bigint,
   OUT moved boolean, OUT base bigint, OUT epoch bigint, OUT began bigint, OUT seq bigint, OUT held boolean
-) LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+) LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 BEGIN
   PERFORM chronos.durable();
   UPDATE chronos.term AS t
@@ -86,7 +88,7 @@ END $$;
 CREATE FUNCTION chronos.renew(
   p_epoch bigint, p_lease bigint,
   OUT moved boolean, OUT epoch bigint, OUT began bigint, OUT seq bigint, OUT held boolean
-) LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+) LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 BEGIN
   UPDATE chronos.term AS t SET lease_until = clock_timestamp() + p_lease * interval '1 millisecond'
   WHERE t.epoch = p_epoch AND t.lease_until > clock_timestamp();
@@ -98,7 +100,7 @@ END $$;
 -- Puts staged tables in the place of ours: their names begin with `p_prefix`. From here on nobody can follow: what
 -- followers have is of another past.
 CREATE FUNCTION chronos.swap(p_prefix text, p_ids bigint) RETURNS boolean
-LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 DECLARE
   name text;
 BEGIN
