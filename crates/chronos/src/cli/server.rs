@@ -21,6 +21,7 @@ use scheduler::audit::Entry;
 use scheduler::schedule::Zones;
 use store::postgres::{self, PostgresOptions};
 use store::sqlite::{SqliteOptions, SqliteStore};
+use store::zookeeper;
 use store::{Candidate, Retention, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -472,7 +473,20 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
             })?;
             Ok(Arc::new(store))
         }
-        StoreSettings::ZooKeeper { .. } => Err(Failure::usage("this version has no such store yet")),
+        StoreSettings::ZooKeeper { hosts, path, timeout, auth } => {
+            own_folder(&config.data_dir)?;
+            let options = zookeeper::Options {
+                path: path.clone(),
+                session_timeout: *timeout,
+                auth: auth.as_ref().map(|auth| auth.0.clone()),
+                ..zookeeper::Options::new(hosts.join(","))
+            };
+            let store = zookeeper::open(options).map_err(|error| {
+                Failure::usage(error)
+                    .hint("--zk_hosts, --zk_path, --zk_timeout and --zk_auth say where and how")
+            })?;
+            Ok(Arc::new(store))
+        }
     }
 }
 

@@ -533,6 +533,10 @@ impl Store for ZookeeperStore {
         .await
     }
 
+    async fn store_id(&self) -> Result<Option<String>, StoreError> {
+        self.id().await.map(Some)
+    }
+
     async fn present(&self) -> Result<Term, StoreError> {
         let client = self.client().await?;
         Ok(self.reader(&client).term().await?.0.term())
