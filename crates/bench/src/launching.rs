@@ -119,6 +119,7 @@ async fn start(dir: &std::path::Path, engine: Arc<NoopEngine>) -> anyhow::Result
         identity: Candidate { node: "bench".into(), ..Candidate::default() },
         store: Arc::new(open(dir)?),
         acquaintance: chronos::node::Acquaintance::default(),
+        heritage: None,
         engine,
         zones: Zones::bundled(),
         retention: Retention {

@@ -39,6 +39,7 @@ impl Cluster {
             identity: Candidate { node: name.into(), ..Candidate::default() },
             store: Arc::new(self.store.another()),
             acquaintance: chronos::node::Acquaintance::default(),
+            heritage: None,
             engine,
             zones: scheduler::schedule::Zones::bundled(),
             retention: Retention {

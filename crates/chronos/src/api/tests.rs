@@ -82,6 +82,7 @@ impl Server {
             identity: candidate("here"),
             store: Arc::new(store),
             acquaintance: crate::node::Acquaintance::default(),
+            heritage: None,
             engine: Arc::new(machine.engine()),
             zones: scheduler::schedule::Zones::bundled(),
             retention: Retention {

@@ -118,6 +118,7 @@ async fn lags(folder: &Path) -> anyhow::Result<Vec<f64>> {
         identity: Candidate { node: "bench".into(), ..Candidate::default() },
         store: store.clone(),
         acquaintance: crate::node::Acquaintance::default(),
+        heritage: None,
         engine: Arc::new(LocalEngine::open(LocalOptions {
             dir: engine_dir,
             supervisor_program: supervisor.program.clone(),

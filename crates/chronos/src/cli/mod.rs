@@ -140,6 +140,9 @@ enum Ask {
     Export(export::ExportArgs),
     /// Make jobs of what another scheduler has
     Import(import::ImportArgs),
+    /// Say which jobs count where an old Chronos has led in between
+    #[command(after_help = moving::settle::HELP)]
+    Settle(moving::settle::SettleArgs),
     /// Look at a shadow and at the scheduler that it stands beside
     #[command(subcommand)]
     Shadow(shadow::Shadow),
@@ -803,6 +806,7 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Restore(args) => backup::restore(&args).await,
         Ask::Export(args) => export::run(&args).await,
         Ask::Import(args) => import::run(&args).await,
+        Ask::Settle(args) => moving::settle::run(&args).await,
         Ask::Shadow(shadow::Shadow::Compare(args)) => moving::compare::run(&args).await,
         Ask::Doctor(args) => doctor::run(&args).await,
         Ask::Nodes(args) => nodes::list(&args).await,

@@ -31,6 +31,7 @@ use tracing::{error, info, warn};
 
 use super::client::{Client, Login};
 use super::failure::{Exit, Failure};
+use super::moving::inherit::inherit;
 use super::shadow::{self, Kind};
 use super::table::Table;
 use super::{ServerArgs, apply};
@@ -43,7 +44,7 @@ use crate::config::{
     Advertised, Config, ConfigError, ConfigFile, Credentials, LogFormat, Manner, OnIsolation, Source,
     StoreSettings, Tzdata, old,
 };
-use crate::node::{self, Acquaintance, Node, NodeOptions, NodeTask, Role};
+use crate::node::{self, Acquaintance, Heritage, Node, NodeOptions, NodeTask, Role};
 use crate::notify::Notifier;
 use crate::notify::settings::{NotifySettings, Secret};
 use crate::tls::identity::{Identity, not_for, server_config};
@@ -302,7 +303,8 @@ async fn serve(config: &Config, zones: Zones, identity: Option<Arc<Identity>>) -
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let listening = Listening::begin(config, identity).await?;
     let first_start = !config.data_dir.join("chronos.db").exists();
-    let (node, task, spread) = start_node(config, &listening, zones.clone())?;
+    let heritage = heritage(config);
+    let (node, task, spread) = start_node(config, &listening, zones.clone(), heritage.clone())?;
     let tls = crate::tls::of_neighbours(listening.https.as_ref().map(|(_, identity)| identity.clone()));
     let leased =
         config.cluster.store != StoreSettings::Sqlite && config.cluster.on_isolation == OnIsolation::Kill;
@@ -326,6 +328,7 @@ async fn serve(config: &Config, zones: Zones, identity: Option<Arc<Identity>>) -
     let http = listening.http.is_some().then(|| listening.addresses[0]);
     let (stop, stopping) = watch::channel(false);
     let servers = listening.serve(&app, &stopping)?;
+    let heir = node.clone();
     let examples = config.examples.clone().filter(|_| first_start);
     let login = config.access.credentials.clone();
     let examples = async {
@@ -350,11 +353,19 @@ async fn serve(config: &Config, zones: Zones, identity: Option<Arc<Identity>>) -
         std::future::pending::<()>().await;
     };
 
+    let inheriting = async {
+        if let Some(heritage) = heritage {
+            inherit(&heir, &heritage).await;
+        }
+        std::future::pending::<()>().await;
+    };
+
     let [terminate, interrupt] = &mut end;
     tokio::select! {
         _ = terminate.recv() => info!(signal = "TERM", "ending; tasks go on"),
         _ = interrupt.recv() => info!(signal = "INT", "ending; tasks go on"),
         () = examples => {}
+        () = inheriting => {}
     }
     stop.send_replace(true);
     finish(task).await;
@@ -410,6 +421,7 @@ fn start_node(
     config: &Config,
     listening: &Listening,
     zones: Zones,
+    heritage: Option<Arc<Heritage>>,
 ) -> Result<(Node, NodeTask, Arc<Spread>), Failure> {
     let kind = Kind::of(config);
     shadow::claim(&config.data_dir, kind)?;
@@ -435,6 +447,7 @@ fn start_node(
         identity,
         store,
         acquaintance,
+        heritage,
         engine: spread.clone(),
         zones,
         retention: Retention {
@@ -475,18 +488,32 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
         }
         StoreSettings::ZooKeeper { hosts, path, timeout, auth } => {
             own_folder(&config.data_dir)?;
-            let options = zookeeper::Options {
-                path: path.clone(),
-                session_timeout: *timeout,
-                auth: auth.as_ref().map(|auth| auth.0.clone()),
-                ..zookeeper::Options::new(hosts.join(","))
-            };
-            let store = zookeeper::open(options).map_err(|error| {
+            let store = zookeeper::open(ensemble(hosts, path, *timeout, auth.as_ref())).map_err(|error| {
                 Failure::usage(error)
                     .hint("--zk_hosts, --zk_path, --zk_timeout and --zk_auth say where and how")
             })?;
             Ok(Arc::new(store))
         }
+    }
+}
+
+/// How an ensemble is reached.
+fn ensemble(hosts: &[String], path: &str, timeout: Duration, auth: Option<&Secret>) -> zookeeper::Options {
+    zookeeper::Options {
+        path: path.into(),
+        session_timeout: timeout,
+        auth: auth.map(|auth| auth.0.clone()),
+        ..zookeeper::Options::new(hosts.join(","))
+    }
+}
+
+/// What an old Chronos may have left beside the state.
+fn heritage(config: &Config) -> Option<Arc<Heritage>> {
+    match &config.cluster.store {
+        StoreSettings::ZooKeeper { hosts, path, timeout, auth } => {
+            Some(Arc::new(Heritage::new(ensemble(hosts, path, *timeout, auth.as_ref()))))
+        }
+        _ => None,
     }
 }
 

@@ -65,6 +65,8 @@ struct Driver<'a> {
     courier: Courier,
     clock: ClockGuard,
     clock_trusted: bool,
+    /// What the core was told of the clock: while jobs are awaited, it is to take no slot either.
+    may_begin: bool,
     /// Which incarnation of the engine has joined this term.
     engine_follows: Option<u64>,
     engine_ready: bool,
@@ -98,6 +100,7 @@ pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
         courier,
         clock: ClockGuard::default(),
         clock_trusted: true,
+        may_begin: true,
         engine_follows: None,
         engine_ready: false,
         replies: BTreeMap::new(),
@@ -282,8 +285,12 @@ impl Driver<'_> {
         let trusted = self.clock.observe(Timestamp::now(), engine::since_boot());
         if trusted != self.clock_trusted {
             self.clock_trusted = trusted;
-            self.backlog.push_front(Event::Clock { trusted });
             warn!(trusted, "the wall clock has stepped");
+        }
+        let may_begin = trusted && !self.awaits_jobs();
+        if may_begin != self.may_begin {
+            self.may_begin = may_begin;
+            self.backlog.push_front(Event::Clock { trusted: may_begin });
         }
         self.follow_engine();
         let ready = self.engine_follows.is_some() && self.life.options.engine.readiness() == Readiness::Ready;
@@ -292,6 +299,11 @@ impl Driver<'_> {
             self.backlog.push_back(Event::Engine { ready });
         }
         self.say();
+    }
+
+    /// Whether jobs of an old Chronos are still to come.
+    fn awaits_jobs(&self) -> bool {
+        self.life.options.heritage.as_ref().is_some_and(|heritage| heritage.is_awaited())
     }
 
     /// An engine that may have started anew is told of the term again, and asked for all tasks that it was known to have.
@@ -338,6 +350,10 @@ impl Driver<'_> {
                 "the wall clock stepped forward by more than 60 s; launching resumes once it has agreed with the boot clock for 60 s"
                     .to_owned(),
             );
+        }
+        if self.awaits_jobs() {
+            troubles
+                .push("the jobs of the old Chronos are being taken over; launching begins after that".into());
         }
         if let Readiness::NotReady { reason } = self.life.options.engine.readiness() {
             troubles.push(format!("the {} engine is not ready: {reason}", self.life.options.engine.name()));

@@ -19,6 +19,7 @@ use tracing::{debug, error, info, warn};
 use crate::notify::Notifier;
 
 use super::driver::{self, Ended};
+use super::heritage::Heritage;
 use super::outlook::{self, Outlook};
 use super::{Acquaintance, Ask, AskError, Node, Restore, RestoreError, Role, Status};
 
@@ -30,6 +31,8 @@ pub struct NodeOptions {
     pub store: Arc<dyn Store>,
     /// Which store it has worked on.
     pub acquaintance: Acquaintance,
+    /// What an old Chronos has left beside the store, where that may be.
+    pub heritage: Option<Arc<Heritage>>,
     /// What runs tasks.
     pub engine: Arc<dyn Engine>,
     /// The zones in which schedules are read.
@@ -136,7 +139,7 @@ impl Life {
             self.say(Role::Preparing(term.epoch), Vec::new());
             let loaded = self.load(term).await;
             if let Some((state, _)) = &loaded
-                && let Err(strange) = self.knows(!state.jobs.is_empty()).await
+                && let Err(strange) = self.may_lead(!state.jobs.is_empty()).await
             {
                 error!(reason = strange, "does not lead");
                 self.options.store.resign().await;
@@ -178,6 +181,15 @@ impl Life {
                 None => info!(epoch = term.epoch.0, "resigned"),
                 Some(reason) => warn!(epoch = term.epoch.0, reason, "deposed"),
             }
+        }
+    }
+
+    /// Whether this is the store that the node means to work on, and nobody else has worked for it in between.
+    async fn may_lead(&self, has_jobs: bool) -> Result<(), String> {
+        self.knows(has_jobs).await?;
+        match &self.options.heritage {
+            Some(heritage) => heritage.look(has_jobs).await,
+            None => Ok(()),
         }
     }
 

@@ -4,11 +4,13 @@ mod acquaintance;
 mod courier;
 mod driver;
 mod effects;
+mod heritage;
 mod life;
 mod outlook;
 mod restore;
 
 pub use acquaintance::Acquaintance;
+pub use heritage::Heritage;
 pub use life::{NodeOptions, NodeTask, start};
 pub use outlook::Outlook;
 pub(crate) use restore::{Restore, RestoreError, Restored};

@@ -43,6 +43,7 @@ fn help_of_every_command() {
         "audit",
         "run_jar",
         "shadow",
+        "settle",
     ];
     golden("help.txt", &chronos(&["--help"]).success().stdout_text());
     for command in commands {

@@ -1,16 +1,18 @@
 //! In from what an old Chronos keeps in ZooKeeper, and out again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use store::zookeeper::{Options, old};
 
 use crate::golden::golden;
 use crate::moving::{definitions, deployment, portable};
 use crate::old_chronos::listed;
-use crate::server::{Ended, Folder, TestServer, by_hand};
+use crate::server::{Ended, Folder, TestServer, by_hand, client_command};
 use crate::skip::skip;
 use crate::wait;
 
@@ -61,6 +63,12 @@ impl Tree {
     fn cli(&self, server: &TestServer, what: &str, more: &[&str]) -> Ended {
         let at = [what, "zookeeper", "--zk_hosts", &self.options.hosts, "--zk_path", &self.options.path];
         server.cli([&at[..], more].concat())
+    }
+
+    /// `chronos settle`, as an operator decides.
+    fn settle(&self, which: &str) -> Ended {
+        let at = ["--zk_hosts", &self.options.hosts, "--zk_path", &self.options.path];
+        Ended::of(client_command().args(["settle", which]).args(at))
     }
 
     /// What users read, without what differs each time.
@@ -177,4 +185,110 @@ fn an_old_leader_is_seen() {
         leader.is_none().then_some(())
     });
     tree.cli(&server, "export", &["--yes"]).success();
+}
+
+/// A server of ours beside an old Chronos.
+fn beside(tree: &Tree, folder: Arc<Folder>) -> TestServer {
+    TestServer::launch(folder, &["--zk_hosts", &tree.options.hosts, "--zk_path", &tree.options.path])
+}
+
+/// A job of every second, which the old Chronos would launch next at this second.
+fn tick(next: &str) -> Value {
+    listed(json!({ "name": "tick", "schedule": format!("R/{next}/PT1S"), "scheduleTimeZone": "" }))
+}
+
+/// It leads no more than it must to find out that it may not, and says why.
+#[track_caller]
+fn stands_aside(server: &TestServer) {
+    wait::until("it says what is the matter", || {
+        let ready = server.get("/ready")?.json();
+        let says = ready["reasons"].to_string().contains("chronos settle");
+        (says && ready["role"] == "standby").then_some(())
+    });
+}
+
+#[test]
+fn the_first_leader_takes_over_what_is_there() {
+    let Some(tree) = Tree::new() else { return };
+    tree.write(deployment().as_array().unwrap());
+    tree.plant("J_raw", b"no protobuf");
+    let before = tree.read();
+    let server = beside(&tree, Folder::new());
+    server.wait_ready();
+    assert_eq!(definitions(&server).keys().collect::<Vec<_>>(), ["extract", "load", "my_report__2", "over"]);
+    let log = server.log();
+    assert!(log.contains("took over the jobs of the old Chronos"), "{log}");
+    for lost in ["zombie", "ring-a", "broken", "J_raw"] {
+        let told = log.lines().any(|line| line.contains("could not take over a job") && line.contains(lost));
+        assert!(told, "{lost}: {log}");
+    }
+    server.cli(["audit", "extract"]).success().says("import");
+    server.cli(["delete", "extract", "load"]);
+    assert_eq!(tree.read(), before, "the tree is only read");
+
+    // A later leader goes on with what is here, whatever has become of it.
+    server.cli(["delete", "over"]).success();
+    let (folder, _) = server.terminate();
+    let server = beside(&tree, folder);
+    server.wait_ready();
+    assert!(!definitions(&server).contains_key("over"));
+    assert_eq!(server.log().matches("took over the jobs").count(), 1);
+    tree.settle("keep").exit(3).says("nothing to decide");
+}
+
+#[test]
+fn an_old_chronos_that_has_led_since_is_noticed_and_somebody_must_decide() {
+    let Some(tree) = Tree::new() else { return };
+    let start = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
+    tree.write(&[tick(&start)]);
+    let server = beside(&tree, Folder::new());
+    server.wait_for("tick", "succeeded");
+    let (folder, _) = server.terminate();
+
+    // The old one leads for a while, and launches.
+    tree.write(&[tick(&start)]);
+    let server = beside(&tree, folder);
+    stands_aside(&server);
+    let old = tree.runtime.block_on(old::stand_in(tree.options.clone(), "old.example.org:8080")).unwrap();
+    wait::until("it leads", || {
+        let leader = tree.runtime.block_on(old::leader(tree.options.clone())).unwrap()?;
+        leader.node.is_empty().then_some(())
+    });
+    tree.settle("keep").exit(3).says("an old Chronos at old.example.org:8080 leads there");
+    drop(old);
+    wait::until("it is gone", || {
+        let leader = tree.runtime.block_on(old::leader(tree.options.clone())).unwrap();
+        leader.is_none_or(|leader| !leader.node.is_empty()).then_some(())
+    });
+    let runs = server.runs("tick");
+    tree.settle("keep").success().says("the jobs that are here count");
+    server.wait_ready();
+    server.wait_for_run("tick", "it goes on", |run| !runs.iter().any(|old| old["run"] == run["run"]));
+    let (folder, _) = server.terminate();
+
+    // Once more, and this time the old one counts: nothing is launched of what was due before its next slot.
+    let next = Timestamp::now() + SignedDuration::from_secs(3600);
+    let next = next.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
+    tree.write(&[tick(&next)]);
+    let server = beside(&tree, folder);
+    stands_aside(&server);
+    let runs = server.runs("tick").len();
+    tree.settle("import").success();
+    server.wait_ready();
+    assert_eq!(definitions(&server)["tick"]["schedule"], format!("R/{next}/PT1S"));
+    server.put(by_hand("now", "true"));
+    server.cli(["run", "now"]).success();
+    server.wait_for("now", "succeeded");
+    assert_eq!(server.runs("tick").len(), runs, "what the old one launched is not launched again");
+}
+
+#[test]
+fn an_export_beside_a_store_of_ours_is_no_old_chronos() {
+    let Some(tree) = Tree::new() else { return };
+    let server = beside(&tree, Folder::new());
+    server.wait_ready();
+    server.put(by_hand("a", "true"));
+    tree.cli(&server, "export", &["--yes"]).success();
+    let (folder, _) = server.terminate();
+    beside(&tree, folder).wait_ready();
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
-use store::zookeeper::old::{Old, Others};
+use store::zookeeper::old::{Old, Others, Standing};
 
 use super::tree::TreeArgs;
 use crate::cli::client::Client;
@@ -56,7 +56,9 @@ pub(in crate::cli) async fn run(args: &LeaveArgs) -> Result<(), Failure> {
     let jobs = export::for_the_old(jobs, args.advance);
     let all = jobs.len();
     let (jobs, refused) = readable(jobs);
-    let others = others(args.tree.read().await?, &jobs);
+    let before = args.tree.read().await?;
+    let mark = before.mark;
+    let others = others(before, &jobs);
     nobody_else_leads(args, &client).await?;
     let surplus = match (args.others, others.is_empty()) {
         (Some(Surplus::Delete), _) => Others::Deleted,
@@ -86,7 +88,12 @@ pub(in crate::cli) async fn run(args: &LeaveArgs) -> Result<(), Failure> {
         crate::cli::out(format!("{told}\n").as_bytes())?;
         return Err(Failure::usage("nothing was written").hint("--yes writes"));
     }
+    let remembered = args.tree.recall().await?;
     args.tree.write(&jobs, surplus).await?;
+    // A store of ours beside it would take what has just been written for the work of an old Chronos.
+    if remembered.standing == Standing::Settled(mark) {
+        args.tree.remember(remembered, Standing::Settled(args.tree.read().await?.mark)).await?;
+    }
     crate::cli::out(format!("{told}\n").as_bytes())?;
     match refused.len() {
         0 => Ok(()),

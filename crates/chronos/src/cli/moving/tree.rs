@@ -49,6 +49,20 @@ impl TreeArgs {
         answer(old::write(self.options()?, jobs, None, others)).await.map(drop)
     }
 
+    /// How our store beside it stands to it.
+    pub(super) async fn recall(&self) -> Result<old::Remembered, Failure> {
+        answer(old::recall(self.options()?)).await
+    }
+
+    /// Says it anew.
+    pub(super) async fn remember(
+        &self,
+        before: old::Remembered,
+        standing: old::Standing,
+    ) -> Result<(), Failure> {
+        answer(old::remember(self.options()?, before, standing)).await
+    }
+
     /// Who leads in its latch.
     pub(super) async fn leader(&self) -> Result<Option<Candidate>, Failure> {
         answer(old::leader(self.options()?)).await
@@ -95,11 +109,12 @@ pub(super) fn files(old: old::Old) -> Vec<File> {
             Err(error) => File::Refused { origin, why: format!("its value is no JSON: {error}") },
         }
     });
-    let unread = old.unread.into_iter().map(|node| match node.is_job() {
-        true => File::Refused { origin: node.path, why: node.why },
-        false => File::Ignored { origin: node.path, why: node.why },
+    let node = |path: String| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let unread = old.unread.into_iter().map(|unread| match unread.is_job() {
+        true => File::Refused { origin: node(unread.path), why: unread.why },
+        false => File::Ignored { origin: node(unread.path), why: unread.why },
     });
     let why = "a task that Chronos 2 has left, which no later one reads";
-    let tasks = old.tasks.into_iter().map(|origin| File::Ignored { origin, why: why.into() });
+    let tasks = old.tasks.into_iter().map(|path| File::Ignored { origin: node(path), why: why.into() });
     jobs.chain(unread).chain(tasks).collect()
 }
