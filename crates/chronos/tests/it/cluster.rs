@@ -143,7 +143,15 @@ fn a_leader_that_cannot_be_reached_is_told_of() {
 
 #[test]
 fn a_task_outlives_the_leader_that_began_it() {
-    let Some(fleet) = Fleet::new() else { return };
+    Fleet::new().iter().for_each(outlives);
+}
+
+#[test]
+fn a_task_outlives_the_leader_that_began_it_on_zookeeper() {
+    Fleet::on_zookeeper().iter().for_each(outlives);
+}
+
+fn outlives(fleet: &Fleet) {
     let (first, second) = (fleet.joined(&[]), fleet.joined(&[]));
     let gate = first.folder.path().join("gate");
     let command = format!("echo begun; until [ -e {} ]; do sleep 0.05; done; echo done", gate.display());
