@@ -247,7 +247,10 @@ fn an_empty_store_is_not_taken_for_the_one_that_had_jobs() {
     let (Some(fleet), Some(other)) = (Fleet::new(), Fleet::new()) else { return };
     let node = fleet.joined(&[]);
     node.put(by_hand("precious", "true"));
-    let known = node.get_json("/v1/status")["storeId"].as_str().unwrap().to_owned();
+    // Just after its election a node has not asked the new store again.
+    let known = wait::until("it knows its store", || {
+        node.get_json("/v1/status")["storeId"].as_str().map(str::to_owned)
+    });
     let (folder, _) = node.terminate();
     let strange = other.node(Arc::clone(&folder), &[]);
     let reasons = wait::until("it says why it does not lead", || {
