@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use scheduler::schedule::Zones;
 use serde_json::{Map, Value};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::ChosenArgs;
 use super::client::{Client, job_name};
 use super::failure::{Exit, Failure};
-use super::moving::{definition, folder};
+use super::moving::{definition, folder, leave};
 use super::queries::pages;
 
 pub(super) const HELP: &str = "\
@@ -38,8 +38,19 @@ enum Language {
     Json,
 }
 
+/// Where to, if not to a stream or files.
+#[derive(Debug, Subcommand)]
+enum Place {
+    /// Write the jobs where an old Chronos keeps them in ZooKeeper, for the way back to it
+    #[command(after_help = leave::HELP)]
+    Zookeeper(leave::LeaveArgs),
+}
+
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct ExportArgs {
+    #[command(subcommand)]
+    place: Option<Place>,
     /// Names of the jobs, instead of all
     #[arg(value_name = "JOB", conflicts_with = "ChosenArgs")]
     jobs: Vec<String>,
@@ -71,6 +82,9 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) async fn run(args: &ExportArgs) -> Result<(), Failure> {
+    if let Some(Place::Zookeeper(args)) = &args.place {
+        return leave::run(args).await;
+    }
     let client = Client::of(&args.at)?;
     let jobs = definitions(&client, args).await?;
     if let (Some(Layout::ChronosSync), Some(folder)) = (args.format, &args.output_dir) {
@@ -153,10 +167,10 @@ fn tell_lost(kept: &Map<String, Value>, lost: &Map<String, Value>) {
     }
 }
 
-/// Writes the folders that chronos-sync reads.
-fn for_chronos_sync(folder: &Path, jobs: Vec<Value>, advance: bool) -> Result<(), Failure> {
+/// Jobs as an old Chronos wrote them; tells what is lost of them, and which of them it would run at once.
+pub(super) fn for_the_old(jobs: Vec<Value>, advance: bool) -> Vec<Map<String, Value>> {
     let (zones, now) = (Zones::bundled(), Timestamp::now());
-    let mut files = Vec::with_capacity(jobs.len());
+    let mut all = Vec::with_capacity(jobs.len());
     for job in jobs {
         let Value::Object(fields) = job else { continue };
         let (mut given, lost) = definition::give(&fields);
@@ -174,8 +188,14 @@ fn for_chronos_sync(folder: &Path, jobs: Vec<Value>, advance: bool) -> Result<()
                 "job `{name}`: its start has passed, so the old Chronos runs it at once; {hint}"
             ));
         }
-        files.push(given);
+        all.push(given);
     }
+    all
+}
+
+/// Writes the folders that chronos-sync reads.
+fn for_chronos_sync(folder: &Path, jobs: Vec<Value>, advance: bool) -> Result<(), Failure> {
+    let files = for_the_old(jobs, advance);
     let written = folder::write(folder, &files)?;
     for path in &written.stale {
         super::warn(&format!(

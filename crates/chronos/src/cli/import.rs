@@ -14,6 +14,9 @@ enum Import {
     /// Take over the jobs of an old Chronos, or of a folder of chronos-sync
     #[command(after_help = moving::import::HELP)]
     Chronos(moving::import::ChronosArgs),
+    /// Take over the jobs that an old Chronos keeps in ZooKeeper, whether it runs or not
+    #[command(after_help = moving::import::ZOOKEEPER_HELP)]
+    Zookeeper(moving::import::ZookeeperArgs),
 }
 
 /// See the subcommand.
@@ -27,5 +30,6 @@ pub(super) async fn run(args: &ImportArgs) -> Result<(), Failure> {
     match &args.what {
         Import::Crontab(args) => crontab::run(args).await,
         Import::Chronos(args) => moving::import::run(args).await,
+        Import::Zookeeper(args) => moving::import::from_zookeeper(args).await,
     }
 }

@@ -48,7 +48,9 @@ fn help_of_every_command() {
     for command in commands {
         golden(&format!("help-{command}.txt"), &chronos(&[command, "--help"]).success().stdout_text());
     }
-    for command in [["import", "chronos"], ["shadow", "compare"]] {
+    for command in
+        [["import", "chronos"], ["import", "zookeeper"], ["export", "zookeeper"], ["shadow", "compare"]]
+    {
         let help = chronos(&[&command[..], &["--help"]].concat()).success().stdout_text();
         golden(&format!("help-{}.txt", command.join("-")), &help);
     }

@@ -28,6 +28,7 @@ mod mail_server;
 mod moves;
 mod moving;
 mod old_chronos;
+mod old_zookeeper;
 mod runs;
 mod server;
 mod skip;

@@ -13,7 +13,7 @@ use crate::server::{Folder, TestServer, by_hand};
 use crate::wait;
 
 /// What an old Chronos may have: every quirk of its lists, and jobs that cannot be taken over.
-fn deployment() -> Value {
+pub(crate) fn deployment() -> Value {
     json!([
         listed(json!({ "name": "load", "parents": ["extract", "my report #2"] })),
         listed(
@@ -42,7 +42,7 @@ fn import<'a>(old: &'a OldChronos, more: &[&'a str]) -> Vec<&'a str> {
 
 /// Definitions by name.
 #[track_caller]
-fn definitions(server: &TestServer) -> BTreeMap<String, Value> {
+pub(crate) fn definitions(server: &TestServer) -> BTreeMap<String, Value> {
     let all = server.get_json("/v1/definitions?limit=1000");
     let named = |job: &Value| (job["name"].as_str().unwrap().to_owned(), job.clone());
     all["definitions"].as_array().unwrap().iter().map(named).collect()
@@ -172,7 +172,7 @@ fn a_start_in_the_past_runs_once_unless_told_otherwise() {
 }
 
 /// Every kind of job that an old Chronos can have.
-fn portable() -> Vec<Value> {
+pub(crate) fn portable() -> Vec<Value> {
     let mut jobs = vec![
         by_hand("plain", "echo 'yes: no' # \"x\""),
         json!({ "name": "zoned", "command": "true", "schedule": "R/2099-01-01T02:30:00/P1D", "scheduleTimeZone": "Europe/Berlin",

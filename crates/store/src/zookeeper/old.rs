@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use zookeeper_client::{Acls, CreateMode, Error};
 
-use super::Options;
 use super::session::{Sessions, all, children, data, patiently};
-use crate::StoreError;
+use super::tree::Paths;
+use super::{Options, latch, record};
+use crate::{Candidate, StoreError};
 
 /// Largest entry that an old Chronos stores.
 const ENTRY_MAX: usize = 1024 * 1024;
@@ -27,8 +29,57 @@ pub struct Old {
     pub framework_id: Option<String>,
     /// What could not be read. It is still there.
     pub unread: Vec<Unread>,
-    /// Nodes of tasks, which versions 2 have left; none of them means anything.
-    pub tasks: usize,
+    /// Paths of tasks, which versions 2 have left; none of them means anything.
+    pub tasks: Vec<String>,
+    /// Whether it is still what it was.
+    pub mark: Mark,
+}
+
+impl Old {
+    /// Whether there is anything that is or should be a job.
+    pub fn has_jobs(&self) -> bool {
+        !self.jobs.is_empty() || self.unread.iter().any(Unread::is_job)
+    }
+}
+
+/// What tells whether an old Chronos has written: what it writes becomes the newest, what it deletes is missing. That is
+/// all that the ids of all changes would tell, and fits into one node, however many jobs there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Nodes of jobs, and of the framework id.
+    pub nodes: usize,
+    /// The largest mzxid of them.
+    pub newest: i64,
+}
+
+impl Mark {
+    fn count(&mut self, node: &str, mzxid: i64) {
+        if node.starts_with(JOB) || node == FRAMEWORK {
+            self.nodes += 1;
+            self.newest = self.newest.max(mzxid);
+        }
+    }
+}
+
+/// How our store stands to what an old Chronos has left beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Nobody has looked yet.
+    New,
+    /// Its jobs are to be taken over.
+    Import,
+    /// What there was is here, or is not wanted.
+    Settled(Mark),
+}
+
+/// What is remembered of that, in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// As it was said last.
+    pub standing: Standing,
+    /// Of its node, so that nobody writes over what another has said since.
+    version: Option<i32>,
 }
 
 /// A job as it was stored.
@@ -51,6 +102,13 @@ pub struct Unread {
     pub why: String,
 }
 
+impl Unread {
+    /// Whether it should have been a job: an old Chronos ends when it cannot read one.
+    pub fn is_job(&self) -> bool {
+        self.path.rsplit('/').next().is_some_and(|name| name.starts_with(JOB))
+    }
+}
+
 /// Reads what is there; nothing where there is nothing.
 /// # Errors
 /// [`StoreError::Unavailable`]; also for options that cannot be meant.
@@ -61,12 +119,14 @@ pub async fn read(options: Options) -> Result<Old, StoreError> {
     let dir = dir(&sessions);
     let mut names = children(&client, &dir).await.map_err(meaning)?;
     names.sort();
-    let mut old = Old { tasks: names.iter().filter(|name| name.starts_with(TASK)).count(), ..Old::default() };
-    names.retain(|name| !name.starts_with(TASK));
+    let (tasks, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.starts_with(TASK));
+    let tasks = tasks.iter().map(|name| format!("{dir}/{name}")).collect();
+    let mut old = Old { tasks, ..Old::default() };
     let found = all(&names, async |name| data(&client, &format!("{dir}/{name}")).await).await;
     for (node, found) in names.iter().zip(found.map_err(meaning)?) {
         // One that has just been deleted is no job.
         let Some((entry, stat)) = found else { continue };
+        old.mark.count(node, stat.mzxid);
         match take(node, &entry) {
             Ok(Taken::Job { name, json }) => old.jobs.push(OldJob { name, json, mzxid: stat.mzxid }),
             Ok(Taken::Framework(id)) => old.framework_id = id,
@@ -76,8 +136,17 @@ pub async fn read(options: Options) -> Result<Old, StoreError> {
     Ok(old)
 }
 
-/// Makes what is there what an old Chronos would go on from: these jobs, by name, and no others. Returns the mzxid of
-/// each node that was written or left as it was, by name of the job.
+/// What becomes of nodes of jobs that are not to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// They stay.
+    Kept,
+    /// They are deleted.
+    Deleted,
+}
+
+/// Makes what is there what an old Chronos would go on from: these jobs, by name. Returns the mzxid of each node that
+/// was written, by name of the job.
 /// # Errors
 /// [`StoreError::TooLarge`] for a job beyond what it reads, before anything is written; [`StoreError::Unavailable`],
 /// after which it may be done in part: do it again.
@@ -85,6 +154,7 @@ pub async fn write(
     options: Options,
     jobs: &BTreeMap<String, String>,
     framework_id: Option<&str>,
+    others: Others,
 ) -> Result<BTreeMap<String, i64>, StoreError> {
     let sessions = Sessions::new(options.checked()?);
     let mut entries = BTreeMap::new();
@@ -111,7 +181,10 @@ pub async fn write(
     // Directories are open to all, as those of an old Chronos.
     let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
     patiently(&client, || client.mkdir(&dir, &open)).await.map_err(meaning)?;
-    let there = children(&client, &dir).await.map_err(meaning)?;
+    let there = match others {
+        Others::Deleted => children(&client, &dir).await.map_err(meaning)?,
+        Others::Kept => Vec::new(),
+    };
     let surplus = there.iter().filter(|node| node.starts_with(JOB) && !entries.contains_key(*node));
     let removed = all(surplus, async |node| {
         let path = format!("{dir}/{node}");
@@ -135,6 +208,85 @@ pub async fn write(
     let written = written.await.map_err(meaning)?;
     let named = entries.keys().zip(written);
     Ok(named.filter_map(|(node, mzxid)| Some((node.strip_prefix(JOB)?.to_owned(), mzxid))).collect())
+}
+
+/// What the store remembers of its standing.
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+pub async fn recall(options: Options) -> Result<Remembered, StoreError> {
+    let sessions = Sessions::new(options.checked()?);
+    let path = Paths::new(&sessions.options.path).old();
+    let found = data(&sessions.looking().await?, &path).await.map_err(|error| sessions.meaning(&error))?;
+    Ok(match found {
+        Some((bytes, stat)) => {
+            Remembered { standing: record::read("old", &bytes)?, version: Some(stat.version) }
+        }
+        None => Remembered { standing: Standing::New, version: None },
+    })
+}
+
+/// Says it anew, if nobody else has since it was recalled.
+/// # Errors
+/// [`StoreError::Unavailable`], also where somebody has: recall it again.
+pub async fn remember(options: Options, before: Remembered, standing: Standing) -> Result<(), StoreError> {
+    let sessions = Sessions::new(options.checked()?);
+    let path = Paths::new(&sessions.options.path).old();
+    let client = sessions.looking().await?;
+    let (bytes, options) = (record::json(&standing), sessions.persistent());
+    let done = match before.version {
+        Some(version) => client.set_data(&path, &bytes, Some(version)).await.map(drop),
+        None => client.create(&path, &bytes, &options).await.map(drop),
+    };
+    done.map_err(|error| match error {
+        Error::BadVersion | Error::NodeExists => {
+            StoreError::Unavailable(format!("somebody else has just written `{path}`: look again"))
+        }
+        error => sessions.meaning(&error),
+    })
+}
+
+/// Who leads in the same latch: an old Chronos, of which only the address is known, or one of ours.
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+pub async fn leader(options: Options) -> Result<Option<Candidate>, StoreError> {
+    let sessions = Sessions::new(options.checked()?);
+    latch::leader(&sessions.looking().await?, &Paths::new(&sessions.options.path)).await
+}
+
+/// Puts any bytes where an old Chronos would have its entry, for tests of those who read it.
+/// # Errors
+/// [`StoreError::Unavailable`].
+#[cfg(feature = "testing")]
+pub async fn plant(options: Options, node: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let sessions = Sessions::new(options.checked()?);
+    let client = sessions.looking().await?;
+    let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    let path = format!("{}/{node}", dir(&sessions));
+    client.mkdir(&dir(&sessions), &open).await.map_err(|error| sessions.meaning(&error))?;
+    client.create(&path, bytes, &open).await.map(drop).map_err(|error| sessions.meaning(&error))
+}
+
+/// An old Chronos in the latch, for as long as this is held, for tests.
+#[cfg(feature = "testing")]
+pub struct StandIn {
+    _sessions: Sessions,
+}
+
+/// Joins the latch as an old Chronos of this address does.
+/// # Errors
+/// [`StoreError::Unavailable`].
+#[cfg(feature = "testing")]
+pub async fn stand_in(options: Options, address: &str) -> Result<StandIn, StoreError> {
+    let sessions = Sessions::new(options.checked()?);
+    let client = sessions.looking().await?;
+    let dir = Paths::new(&sessions.options.path).candidates();
+    let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    client.mkdir(&dir, &open).await.map_err(|error| sessions.meaning(&error))?;
+    let member = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    let path = format!("{dir}/_c_00000000-0000-4000-8000-000000000001-latch-");
+    let joined = client.create(&path, address.as_bytes(), &member).await;
+    joined.map_err(|error| sessions.meaning(&error))?;
+    Ok(StandIn { _sessions: sessions })
 }
 
 fn dir(sessions: &Sessions) -> String {

@@ -5,6 +5,7 @@
 //! - `about`: the id of the store and its format; `term`: the record that every commit moves;
 //! - `epochs/<n>`: there is one, that of the present epoch; `nodes/<member>`: who a member of the latch is;
 //! - `members/<node>`: what nodes say of themselves; `clock`: written to see what time it is there;
+//! - `old`: whether what Chronos left has been imported, and as of when;
 //! - `log/<first batch>`: the last batches, for followers;
 //! - `g<n>`: the records themselves, of which a restore makes another generation. `meta` in it are the counters, all
 //!   others are at `<kind>/<directory>/<name>`, where the directory follows from the name, so that none has more than
@@ -76,6 +77,11 @@ impl Paths {
 
     pub(super) fn member(&self, node: &str) -> String {
         format!("{}/store/members/{}", self.root, escaped(node))
+    }
+
+    /// How the store stands to what an old Chronos has left.
+    pub(super) fn old(&self) -> String {
+        format!("{}/store/old", self.root)
     }
 
     /// Written to see what time it is there.

@@ -1,4 +1,5 @@
-//! `chronos import chronos`: takes over the jobs of an old Chronos, and accounts for every one of them.
+//! `chronos import chronos` and `chronos import zookeeper`: takes over the jobs of an old Chronos, and accounts for every
+//! one of them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::folder::{self, File};
 use super::old::OldChronos;
 use super::plan::{Fate, Plan, Row, Starts};
+use super::tree::{self, TreeArgs};
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::queries::pages;
@@ -44,6 +46,30 @@ pub(in crate::cli) struct ChronosArgs {
     /// Name at the old Chronos, and the password, which is better in the environment or in ~/.netrc
     #[arg(long = "from_user", env = "CHRONOS_FROM_USER", value_name = "NAME[:PASSWORD]", requires = "from")]
     from_user: Option<Secret>,
+    #[command(flatten)]
+    how: How,
+}
+
+pub(in crate::cli) const ZOOKEEPER_HELP: &str = "\
+As `chronos import chronos`, of a Chronos that need not run: what it keeps in ZooKeeper is read, and
+never written. Every node below PATH/state has a line in the report; what cannot be read is refused
+with the reason, and tasks that Chronos 2 has left are ignored.
+
+Examples:
+  chronos import zookeeper --zk_hosts zk1:2181,zk2:2181,zk3:2181 --dry_run
+  chronos import zookeeper --zk_hosts zk1:2181 --zk_path /chronos/state --advance";
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ZookeeperArgs {
+    #[command(flatten)]
+    tree: TreeArgs,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How jobs are taken over, wherever they come from.
+#[derive(Debug, Args)]
+struct How {
     /// Let schedules whose start has passed begin with their next slot; otherwise their latest slot is due at once,
     /// as at Chronos
     #[arg(long)]
@@ -56,16 +82,30 @@ pub(in crate::cli) struct ChronosArgs {
 }
 
 pub(in crate::cli) async fn run(args: &ChronosArgs) -> Result<(), Failure> {
-    let client = crate::cli::client(&args.client)?;
+    let client = crate::cli::client(&args.how.client)?;
     let files = find(args).await?;
     if files.is_empty() {
         return Err(Failure::usage("there are no jobs there").hint("is it the right folder or URL?"));
     }
-    let present = present(&client).await?;
+    take_over(files, &client, &args.how).await
+}
+
+pub(in crate::cli) async fn from_zookeeper(args: &ZookeeperArgs) -> Result<(), Failure> {
+    let client = crate::cli::client(&args.how.client)?;
+    let files = tree::files(args.tree.read().await?);
+    if files.is_empty() {
+        let message = format!("there are no jobs below `{}`", args.tree.place());
+        return Err(Failure::usage(message).hint("is it the --zk_path of the old Chronos?"));
+    }
+    take_over(files, &client, &args.how).await
+}
+
+async fn take_over(files: Vec<File>, client: &Client, args: &How) -> Result<(), Failure> {
+    let present = present(client).await?;
     let starts = if args.advance { Starts::Advanced } else { Starts::AsWritten };
     let mut plan = Plan::new(files, &present, starts, &Zones::bundled(), Timestamp::now());
     let manner = if args.dry_run { Manner::DryRun } else { Manner::Do };
-    let sent = plan.send(&client, manner).await;
+    let sent = plan.send(client, manner).await;
     match args.client.output {
         Format::Json => crate::cli::out_json(&document(args, &plan))?,
         Format::Table => {
@@ -88,7 +128,7 @@ async fn find(args: &ChronosArgs) -> Result<Vec<File>, Failure> {
         return folder::read(args.path.as_deref().unwrap_or(".".as_ref()));
     };
     let jobs =
-        OldChronos::new(url, args.from_user.as_ref(), args.client.at.ca_file.as_deref())?.jobs().await?;
+        OldChronos::new(url, args.from_user.as_ref(), args.how.client.at.ca_file.as_deref())?.jobs().await?;
     let mut files: Vec<File> = jobs
         .into_iter()
         .enumerate()
@@ -118,7 +158,7 @@ async fn present(client: &Client) -> Result<BTreeMap<String, Map<String, Value>>
     Ok(all.into_iter().filter_map(named).collect())
 }
 
-fn table(args: &ChronosArgs, rows: &[Row]) -> Table {
+fn table(args: &How, rows: &[Row]) -> Table {
     let renamed = rows.iter().any(|row| row.renamed.is_some());
     let columns: &[&str] =
         if renamed { &["job", "here", "result", "notes"] } else { &["job", "result", "notes"] };
@@ -142,7 +182,7 @@ fn table(args: &ChronosArgs, rows: &[Row]) -> Table {
 }
 
 /// What changes, the sum, and what is true of all of them.
-fn closing(args: &ChronosArgs, plan: &Plan) -> String {
+fn closing(args: &How, plan: &Plan) -> String {
     let mut told = String::new();
     for row in plan.rows.iter().filter(|row| args.dry_run && row.fate == Fate::Replaced) {
         let name = row.renamed.as_ref().unwrap_or(&row.name);
@@ -167,7 +207,7 @@ fn closing(args: &ChronosArgs, plan: &Plan) -> String {
 }
 
 /// What is true of many, said once.
-fn notes(args: &ChronosArgs, plan: &Plan) -> Vec<String> {
+fn notes(args: &How, plan: &Plan) -> Vec<String> {
     let mut notes = vec!["counters and history are not taken over: they begin anew".to_owned()];
     if plan.roots > 0 {
         let jobs = jobs(plan.roots);
@@ -191,7 +231,7 @@ fn jobs(count: usize) -> String {
     if count == 1 { "1 job".into() } else { format!("{count} jobs") }
 }
 
-fn document(args: &ChronosArgs, plan: &Plan) -> Value {
+fn document(args: &How, plan: &Plan) -> Value {
     let jobs: Vec<Value> = plan
         .rows
         .iter()

@@ -264,24 +264,36 @@ impl Plan {
     /// # Errors
     /// The server did not answer; what it was not asked stays open.
     pub(super) async fn send(&mut self, client: &Client, manner: Manner) -> Result<(), Failure> {
+        self.put(async |set| {
+            let answer = put_definitions(client, set, manner).await?;
+            Ok(answer.body["jobs"].as_array().cloned().unwrap_or_default())
+        })
+        .await
+    }
+
+    /// The same with any way to put a set, which answers with what became of each job.
+    /// # Errors
+    /// As [`Plan::send`].
+    pub(super) async fn put(
+        &mut self,
+        put: impl AsyncFn(&[&Value]) -> Result<Vec<Value>, Failure>,
+    ) -> Result<(), Failure> {
         for set in sets(std::mem::take(&mut self.ready)) {
-            self.send_set(client, set, manner).await?;
+            self.put_set(&put, set).await?;
         }
         Ok(())
     }
 
     /// Takes out whichever job the server refuses, with all that come after it, until the rest is taken.
-    async fn send_set(
+    async fn put_set(
         &mut self,
-        client: &Client,
+        put: &impl AsyncFn(&[&Value]) -> Result<Vec<Value>, Failure>,
         mut set: Vec<Ready>,
-        manner: Manner,
     ) -> Result<(), Failure> {
         while !set.is_empty() {
             let definitions: Vec<&Value> = set.iter().map(|job| &job.definition).collect();
-            let failure = match put_definitions(client, &definitions, manner).await {
-                Ok(answer) => {
-                    let applied = answer.body["jobs"].as_array().cloned().unwrap_or_default();
+            let failure = match put(&definitions).await {
+                Ok(applied) => {
                     set.iter().zip(applied).for_each(|(job, applied)| self.taken(job, applied));
                     return Ok(());
                 }

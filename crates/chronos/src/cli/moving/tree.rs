@@ -1,0 +1,105 @@
+//! What an old Chronos keeps in ZooKeeper: read for an import, written for a way back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Map, Value};
+use store::zookeeper::{self, old};
+use store::{Candidate, Store, StoreError};
+
+use super::folder::File;
+use crate::cli::failure::{Exit, Failure};
+use crate::notify::settings::Secret;
+
+/// How long an ensemble may take to answer at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the tree is.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TreeArgs {
+    /// ZooKeeper servers of the old Chronos, as in `a.example.org:2181,b.example.org:2181`
+    #[arg(long = "zk_hosts", env = "CHRONOS_ZK_HOSTS", value_name = "HOST:PORT,..")]
+    zk_hosts: String,
+    /// Its --zk_path
+    #[arg(long = "zk_path", env = "CHRONOS_ZK_PATH", value_name = "PATH", default_value = "/chronos/state")]
+    zk_path: String,
+    /// Its --zk_auth, which is better in the environment
+    #[arg(long = "zk_auth", env = "CHRONOS_ZK_AUTH", value_name = "USER:PASSWORD")]
+    zk_auth: Option<Secret>,
+}
+
+impl TreeArgs {
+    /// As users know it.
+    pub(in crate::cli) fn place(&self) -> String {
+        format!("{}/state", self.zk_path.trim_end_matches('/'))
+    }
+
+    /// What is there.
+    pub(super) async fn read(&self) -> Result<old::Old, Failure> {
+        answer(old::read(self.options()?)).await
+    }
+
+    /// Writes what an old Chronos goes on from; see [`old::write`].
+    pub(super) async fn write(
+        &self,
+        jobs: &BTreeMap<String, String>,
+        others: old::Others,
+    ) -> Result<(), Failure> {
+        answer(old::write(self.options()?, jobs, None, others)).await.map(drop)
+    }
+
+    /// Who leads in its latch.
+    pub(super) async fn leader(&self) -> Result<Option<Candidate>, Failure> {
+        answer(old::leader(self.options()?)).await
+    }
+
+    /// The id of the store of ours beside it, if there is one.
+    pub(super) async fn store_id(&self) -> Result<Option<String>, Failure> {
+        let store = zookeeper::open(self.options()?).map_err(Failure::usage)?;
+        answer(store.store_id()).await
+    }
+
+    /// As the store means it.
+    /// # Errors
+    /// It cannot be meant.
+    fn options(&self) -> Result<zookeeper::Options, Failure> {
+        let auth = self.zk_auth.as_ref().map(|auth| auth.0.clone());
+        let path = self.zk_path.clone();
+        let options = zookeeper::Options { path, auth, ..zookeeper::Options::new(self.zk_hosts.trim()) };
+        zookeeper::open(options.clone()).map_err(Failure::usage)?;
+        Ok(options)
+    }
+}
+
+/// What an ensemble says, or that it says nothing.
+async fn answer<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, Failure> {
+    let silent = || StoreError::Unavailable(format!("no answer within {} s", PATIENCE.as_secs()));
+    let answer = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(silent()));
+    answer.map_err(|error| match error {
+        StoreError::Unavailable(_) => Failure::new(Exit::Unreachable, error),
+        _ => Failure::new(Exit::Refused, error),
+    })
+}
+
+/// Every node of the tree as a file of a folder, so that none goes without a word.
+pub(super) fn files(old: old::Old) -> Vec<File> {
+    let jobs = old.jobs.into_iter().map(|job| {
+        let origin = format!("J_{}", job.name);
+        match serde_json::from_str::<Map<String, Value>>(&job.json) {
+            Ok(definition) => {
+                let named = definition.get("name").and_then(Value::as_str) == Some(&job.name);
+                let notes = if named { Vec::new() } else { vec![format!("its node is called `{origin}`")] };
+                File::Job { definition, origin, notes }
+            }
+            Err(error) => File::Refused { origin, why: format!("its value is no JSON: {error}") },
+        }
+    });
+    let unread = old.unread.into_iter().map(|node| match node.is_job() {
+        true => File::Refused { origin: node.path, why: node.why },
+        false => File::Ignored { origin: node.path, why: node.why },
+    });
+    let why = "a task that Chronos 2 has left, which no later one reads";
+    let tasks = old.tasks.into_iter().map(|origin| File::Ignored { origin, why: why.into() });
+    jobs.chain(unread).chain(tasks).collect()
+}
