@@ -42,7 +42,7 @@ impl Fleet {
             }
         };
         let path = format!("/it/{}/{}", std::process::id(), PATHS.fetch_add(1, Ordering::Relaxed));
-        let flags = ["--zk_hosts", &hosts, "--zk_path", &path, "--zk_timeout", "4000"];
+        let flags = ["--zk_hosts", &hosts, "--zk_path", &path, "--zk_timeout", "10000"];
         Some(Self { flags: flags.map(Into::into).to_vec() })
     }
 
