@@ -8,7 +8,7 @@ use crate::server::{Folder, TestServer};
 use crate::wait;
 
 #[path = "../../../store/testing/ensemble.rs"]
-mod ensemble;
+pub(crate) mod ensemble;
 
 #[path = "../../../store/testing/postgresd.rs"]
 pub(crate) mod postgresd;

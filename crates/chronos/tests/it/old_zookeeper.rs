@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use store::zookeeper::{Options, old};
 
+use crate::fleet::ensemble;
 use crate::golden::golden;
 use crate::moving::{definitions, deployment, portable};
 use crate::old_chronos::listed;
