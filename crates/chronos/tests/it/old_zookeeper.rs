@@ -15,10 +15,6 @@ use crate::server::{Ended, Folder, TestServer, by_hand};
 use crate::skip::skip;
 use crate::wait;
 
-#[path = "../../../store/testing/ensemble.rs"]
-#[expect(dead_code, reason = "the suites of the store need more of it")]
-mod ensemble;
-
 /// A tree of its own in the ensemble that all share.
 struct Tree {
     options: Options,
