@@ -201,6 +201,8 @@ fn nodes_that_all_advertise_one_address_find_each_other() {
     let flags = ["--advertise_address", &*address];
     let (second, third) = (fleet.joined(&flags), fleet.joined(&flags));
     let (folder, _) = first.terminate();
+    let leads = |node: &TestServer| node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading");
+    wait::until("another leads", || [&second, &third].into_iter().any(leads).then_some(()));
     // Somebody else answers at the address that both advertise first.
     let port = address.rsplit_once(':').unwrap().1;
     let first = fleet.node(folder, &["--http_port", port]);
