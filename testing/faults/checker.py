@@ -211,7 +211,8 @@ class Checker:
         deleted = job.deleted_ms and "deleted" in entry.reason
         if entry.outcome == "missed":
             # Under `latest` a slot gives way to the next, if that was due when somebody could look again.
-            gave_way = job.due_ms(index + 1) <= entry.recorded_ms + self.shift_ms(entry.recorded_ms, entry.recorded_ms)
+            due = job.due_ms(index)
+            gave_way = job.due_ms(index + 1) <= entry.recorded_ms + self.shift_ms(due, due + job.period_ms + LATE_MS)
             if job.fields.get("catchUp") or not self.is_outage(job, job.due_ms(index)) or not gave_way:
                 self.fail("without cause", f"{what}, was missed: {entry}")
         elif entry.outcome == "skipped":
@@ -233,7 +234,9 @@ class Checker:
         if fits and "took its place" in entry.reason:
             fits = other.due_ms > entry.due_ms and job.fields.get("overlap") == "replace"
         elif fits:
-            busy = other.outcome is None or other.recorded_ms + LATE_MS >= entry.due_ms
+            # When it ended was told by a clock that may have been behind.
+            shift = self.shift_ms(entry.due_ms - LATE_MS, entry.due_ms + LATE_MS)
+            busy = other.outcome is None or other.recorded_ms + LATE_MS + shift >= entry.due_ms
             fits = other.due_ms < entry.due_ms and busy
         if job.overlaps or not fits:
             self.fail("without cause", f"{what}, was skipped: {entry}")

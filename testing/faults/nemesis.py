@@ -27,6 +27,7 @@ class Cycle:
 
     def __init__(self, fault, began):
         self.fault, self.began = fault, began
+        self.counts_from, self.extra_s = fault.counts_from, fault.extra_s
         self.victims, self.note = [], ""
         self.healed = self.back = None
         self.silence = None
@@ -108,8 +109,8 @@ class Nemesis:
             self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): nothing was launched for 60 s after the heal")
             cycle.back = boot_s()
         cycle.silence = self.cluster.witness.longest_silence(cycle.began, cycle.back)
-        bound = self.lease + self.store.tick_s + 2 + fault.extra_s
-        cycle.bound = bound + (cycle.healed - cycle.began if fault.counts_from == "heal" else 0)
+        bound = self.lease + self.store.tick_s + 2 + cycle.extra_s
+        cycle.bound = bound + (cycle.healed - cycle.began if cycle.counts_from == "heal" else 0)
         wrong = self.cluster.wait_settled(60)
         if wrong:
             self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): not whole within 60 s after the heal: {wrong}")
@@ -143,6 +144,12 @@ class Nemesis:
         for server in self.cluster.servers:
             if not server.expected_to_run:
                 server.start()
+
+    def also_cut(self, *servers):
+        """Where the store's own leader is cut off too, the store needs another first."""
+        if self.store.is_led_from([server.host for server in servers]):
+            self.present.extra_s += self.store.election_s
+            self.present.note += ", with the store's leader"
 
     def victim(self, *servers):
         self.present.victims = [server.name for server in servers]
@@ -210,14 +217,18 @@ class Nemesis:
     def cut_leader(self, leader):
         self.victim(leader)
         rest = [other.host for other in self.cluster.others(leader)] + self.store.own
-        self.network.cut([leader.host], rest, self.how())
+        how = self.how()
+        self.also_cut(leader)
+        self.network.cut([leader.host], rest, how)
         self.beyond_lease()
 
     def cut_long(self, leader):
         """Beyond the 60 s after which a node ends its tasks, and the 75 s after which the others count on that."""
         self.victim(leader)
         rest = [other.host for other in self.cluster.others(leader)] + self.store.own
-        self.network.cut([leader.host], rest, self.how())
+        how = self.how()
+        self.also_cut(leader)
+        self.network.cut([leader.host], rest, how)
         self.wait(80, 85)
 
     def halves(self, leader):
@@ -227,16 +238,21 @@ class Nemesis:
         # A store that has a server on each host is with the two.
         with_store = not self.store.own or self.dice.random() < 0.3
         self.victim(*(rest if with_store else side))
-        store = self.store.own
+        store, how = self.store.own, self.how()
         some, more = [s.host for s in side], [s.host for s in rest]
-        self.network.cut(some + store if with_store else some, more if with_store else more + store, self.how())
         self.present.note += f", the leader {'with' if with_store else 'without'} the store"
+        self.also_cut(*(rest if with_store else side))
+        self.network.cut(some + store if with_store else some, more if with_store else more + store, how)
         self.beyond_lease()
 
     def one_way(self, leader):
         self.victim(leader)
         hears = self.dice.random() < 0.5
         self.present.note = "it hears nothing" if not hears else "it is not heard"
+        if not self.store.own:
+            # A server of the store that only speaks, or only hears, keeps the others from electing.
+            self.present.counts_from = "heal"
+            self.present.extra_s += self.store.election_s
         for host in self.store.own or [other.host for other in self.cluster.others(leader)]:
             if hears:
                 self.network.deafen(host, leader.host)

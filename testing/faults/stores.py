@@ -54,6 +54,8 @@ class Postgres:
     tick_s = 0.0
     # Whether all outcomes of a run of this suite are still there at its end.
     keeps_history = True
+    # What a store that has to elect a leader of its own needs for that.
+    election_s = 0.0
 
     @staticmethod
     def missing():
@@ -74,6 +76,10 @@ class Postgres:
 
     def flags(self):
         return ["--database_url", self.url, "--database_lease", f"{self.lease_s}s"]
+
+    def is_led_from(self, _hosts):
+        """Whether the store loses a leader of its own with these hosts."""
+        return False
 
     def cut_from(self, network, host, how):
         """This host does not reach the store any more, and still reaches the others."""
@@ -105,6 +111,8 @@ class ZooKeeper:
     # Short, so that elections take part of a second and sessions of four seconds are allowed.
     tick_s = 0.5
     keeps_history = False
+    # Six ticks until the others miss it, and the election.
+    election_s = 5.0
     JAR = "/usr/share/java/zookeeper.jar"
     PORT = 2181
 
@@ -163,6 +171,9 @@ class ZooKeeper:
     def flags(self):
         hosts = ",".join(f"{host.ip}:{Proxy.PORT}" for host in self.hosts)
         return ["--zk_hosts", hosts, "--zk_path", "/chronos/state", "--zk_timeout", str(self.lease_s * 1000)]
+
+    def is_led_from(self, hosts):
+        return self.leader() in hosts
 
     def cut_from(self, _network, host, _how):
         self.trouble(f"mute {host.ip}")

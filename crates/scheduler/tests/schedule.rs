@@ -528,6 +528,24 @@ fn spans_count_without_counting() {
 }
 
 #[test]
+fn a_day_that_a_zone_left_out_is_counted_once() {
+    // The slots of 30 and 31 December 2011 are due at one instant: the second of them is none.
+    let daily = parse("R/2011-12-28T00:00:00/P1D", "Pacific/Apia").unwrap();
+    let until = instant("2012-01-02T12:00:00Z");
+    let count = |after: u64| daily.span(Nominal::Index(after), until).map_or(0, |span| span.count);
+    let walked = |after: u64| {
+        let next =
+            |slot: &scheduler::schedule::Slot| daily.after(slot.nominal).filter(|slot| slot.due <= until);
+        let first = daily.after(Nominal::Index(after)).filter(|slot| slot.due <= until);
+        std::iter::successors(first, next).count() as u64
+    };
+    for after in 0..5 {
+        assert_eq!(count(after), walked(after), "after index {after}");
+    }
+    assert_eq!((count(0), count(1)), (5, 4));
+}
+
+#[test]
 fn nothing_is_due_before_the_start() {
     let schedule = parse("R/2024-06-01T00:00:00Z/P1D", "").unwrap();
     assert_eq!(schedule.last_until(instant("2024-05-31T23:59:59.999Z")), None);

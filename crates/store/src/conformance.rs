@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -250,10 +251,14 @@ fn read_backup(bytes: &[u8]) -> (Seq, State, Vec<Record>) {
 pub async fn a_backup_is_a_state_that_was(backing: &impl Backing) {
     let mut leader = Leader::of(backing).await;
     let mut was = std::collections::BTreeMap::new();
+    was.insert(leader.model.term().seq, (leader.model.state().clone(), leader.model.records().count()));
     let store = leader.store.clone();
+    let applied = Arc::new(AtomicU64::new(0));
+    let seen = applied.clone();
     let taking = tokio::spawn(async move {
         let mut taken = Vec::new();
-        for _ in 0..8 {
+        // A disk that is busy lets many be taken of one state.
+        while taken.len() < 8 || seen.load(Ordering::Relaxed) < 20 {
             taken.push(backup_of(&store, Extent::Everything).await);
         }
         taken
@@ -268,6 +273,7 @@ pub async fn a_backup_is_a_state_that_was(backing: &impl Backing) {
             Change::Append(Arc::new(ended(uid, k, Outcome::Succeeded))),
         ];
         leader.commit(&changes).await;
+        applied.fetch_add(1, Ordering::Relaxed);
         let records = leader.model.records().count();
         was.insert(leader.model.term().seq, (leader.model.state().clone(), records));
         // Keeps what is remembered here within bounds.

@@ -462,6 +462,8 @@ struct Inner {
     core: MemoryCore,
     nodes: u64,
     leader: Option<(u64, Candidate)>,
+    /// What it says of its limits.
+    full: Option<String>,
     /// How often it was loaded.
     loads: u64,
     /// By node.
@@ -471,7 +473,14 @@ struct Inner {
 impl MemoryStore {
     /// The first handle on a new store.
     pub fn new(core: MemoryCore) -> Self {
-        let inner = Mutex::new(Inner { core, nodes: 1, leader: None, loads: 0, members: BTreeMap::new() });
+        let inner = Mutex::new(Inner {
+            core,
+            nodes: 1,
+            leader: None,
+            full: None,
+            loads: 0,
+            members: BTreeMap::new(),
+        });
         Self { node: 0, shared: Arc::new(Shared { inner, changed: watch::Sender::new(0) }) }
     }
 
@@ -487,6 +496,11 @@ impl MemoryStore {
     pub fn expire(&self) {
         self.inner().leader = None;
         self.tell();
+    }
+
+    /// Says from here on that no more jobs may be made, or that there is room again.
+    pub fn set_full(&self, why: Option<&str>) {
+        self.inner().full = why.map(Into::into);
     }
 
     /// How often all of it was loaded, by whichever node.
@@ -684,6 +698,10 @@ impl Store for MemoryStore {
             .await;
         self.tell();
         Ok(verdict?)
+    }
+
+    fn full(&self) -> Option<String> {
+        self.inner().full.clone()
     }
 
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {

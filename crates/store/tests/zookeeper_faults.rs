@@ -305,6 +305,37 @@ async fn an_old_chronos_competes_fairly() {
     assert_eq!(left.iter().map(|name| format!("{dir}/{name}")).collect::<Vec<_>>(), [third]);
 }
 
+/// Who waits in line and is stopped leaves no place behind that the next one would wait for until its session ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_no_longer_waits_keeps_nobody_waiting() {
+    let Some(options) = options() else { return };
+    let [first, second, third] = [(), (), ()].map(|()| node(&options));
+    begin(&first, "first").await;
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let dir = format!("{}/candidate", options.path);
+    let members = async || raw.list_children(&dir).await.expect("it is there").len();
+    let mut lines = Vec::new();
+    for (store, name) in [(&second, "second"), (&third, "third")] {
+        let (store, before) = (store.clone(), members().await);
+        lines.push(tokio::spawn(async move { store.begin_term(&candidate(name)).await }));
+        within(async {
+            while members().await == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    // As a server that is stopped does; its process is gone right after.
+    let stopped = lines.remove(0);
+    stopped.abort();
+    let _ = stopped.await;
+    within(second.resign()).await;
+    raw.sync(&dir).await.expect("it answers");
+    assert_eq!(members().await, 2, "its place is gone");
+    within(first.resign()).await;
+    within(lines.remove(0)).await.expect("it is there").expect("it leads at once");
+}
+
 /// Records of a store with a password are for those who know it; others are told so, and do not stand in the way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_is_refused() {

@@ -53,7 +53,8 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::ids::Seq;
 use scheduler::limits::Limits;
-use scheduler::request::{Answer, Request};
+use scheduler::request::{Answer, Definition, Request};
+use store::projection::Projection;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -122,6 +123,12 @@ impl ApiContext {
 
     /// The same, for those who know what to do about a refusal.
     async fn try_ask(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
+        if let Some(why) = self.node.store.full()
+            && makes_jobs(&self.node.projection.read(), &request)
+        {
+            let hint = "delete jobs, or move to PostgreSQL: a backup of this server can be restored there";
+            return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", why).hint(hint));
+        }
         let authored = Request::By { author: access::author(), request: Box::new(once::keyed(request)) };
         let answer = match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(authored)).await {
             Err(_) => {
@@ -137,6 +144,19 @@ impl ApiContext {
             self.node.projection.wait_for(*seq, SHOWN_WITHIN).await;
         }
         Ok(answer.map(|(answer, seq)| (once::opened(answer), seq)))
+    }
+}
+
+/// Whether there would be more jobs than before.
+fn makes_jobs(projection: &Projection, request: &Request) -> bool {
+    let is_new = |definition: &Definition| projection.job(&definition.name).is_none();
+    match request {
+        Request::Put(definition) | Request::Edit { definition, .. } => is_new(definition),
+        Request::Apply { definitions, .. } => definitions.iter().any(is_new),
+        Request::When { then: request, .. } | Request::By { request, .. } | Request::Once { request, .. } => {
+            makes_jobs(projection, request)
+        }
+        _ => false,
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn reason(outcome: &Outcome) -> Option<String> {
     Some(match outcome {
         Outcome::Succeeded | Outcome::Failed => return None,
         Outcome::TimedOut => "it ran longer than maxCompletionTime".into(),
-        Outcome::Lost => "nobody could tell how it ended within lostAfter".into(),
+        Outcome::Lost => "nobody could tell how it ended".into(),
         Outcome::Killed(reason) => match reason {
             KillReason::Asked => "a user asked for it".into(),
             KillReason::TimedOut => "it ran longer than maxCompletionTime".into(),

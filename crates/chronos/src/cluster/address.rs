@@ -19,6 +19,11 @@ impl Address {
         Self { tls, host: host.trim_start_matches('[').trim_end_matches(']').into(), port }
     }
 
+    /// Whether HTTPS is spoken there.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls
+    }
+
     /// What requests begin with.
     pub(crate) fn base(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };

@@ -81,7 +81,7 @@ impl Cluster {
         let (found, way) = watch::channel(Way::None);
         let http = client(tls)?;
         spread.begin(node, http.clone());
-        tokio::spawn(seek(node.clone(), http.clone(), found));
+        tokio::spawn(seek(node.clone(), http.clone(), found, spread.has_login()));
         tokio::spawn(tell(node.clone(), way.clone(), leased));
         Ok(Self { instance: node.identity.instance().into(), http, way, spread: Some(spread) })
     }
@@ -125,7 +125,7 @@ fn client(tls: rustls::ClientConfig) -> reqwest::Result<Client> {
 }
 
 /// Looks for the leader, for ever.
-async fn seek(node: Node, http: Client, way: watch::Sender<Way>) {
+async fn seek(node: Node, http: Client, way: watch::Sender<Way>, passwords: bool) {
     let mut outlook = node.watch_outlook();
     let ours = node.identity.instance();
     let mut every = tokio::time::interval(TRIED_EVERY);
@@ -158,7 +158,7 @@ async fn seek(node: Node, http: Client, way: watch::Sender<Way>) {
                     Way::Found(known, at) if *known == leader => Some(at.clone()),
                     _ => None,
                 };
-                match reach::reach(&http, &leader, last.as_ref()).await {
+                match reach::reach(&http, &leader, last.as_ref(), passwords).await {
                     Ok(at) => Way::Found(leader, at),
                     Err(why) => Way::Lost(leader, why),
                 }

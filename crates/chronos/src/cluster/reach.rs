@@ -16,13 +16,15 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Addresses that are tried; whoever publishes more has made a mistake.
 const ADDRESSES_MAX: usize = 16;
 
-/// The address at which this process answers: the one where it did last, if it still does, else the first that does so.
+/// The address at which this process answers: the one where it did last, if it still does, else the first that does so,
+/// those of HTTPS before the others. `passwords` says whether some go along.
 /// # Errors
 /// What came of each address.
 pub(super) async fn reach(
     http: &Client,
     node: &Candidate,
     last: Option<&Address>,
+    passwords: bool,
 ) -> Result<Address, String> {
     let wanted = node.instance();
     if let Some(last) = last
@@ -33,21 +35,25 @@ pub(super) async fn reach(
     if node.addresses.is_empty() {
         return Err("it publishes no address; give it one with --hostname or --advertise_address".into());
     }
-    let mut tries: FuturesUnordered<_> = node
-        .addresses
-        .iter()
-        .take(ADDRESSES_MAX)
-        .map(async |text| {
-            let address: Address = text.parse()?;
-            ask(http, &address, &wanted).await.map_err(|why| format!("{address}: {why}"))?;
-            Ok::<_, String>(address)
-        })
-        .collect();
-    let mut problems = Vec::new();
-    while let Some(tried) = tries.next().await {
-        match tried {
-            Ok(address) => return Ok(address),
-            Err(why) => problems.push(why),
+    let parsed = node.addresses.iter().take(ADDRESSES_MAX).map(|text| text.parse::<Address>());
+    let (addresses, problems): (Vec<_>, Vec<_>) = parsed.partition(Result::is_ok);
+    let mut problems: Vec<String> = problems.into_iter().filter_map(Result::err).collect();
+    let (tls, plain): (Vec<_>, Vec<_>) = addresses.into_iter().flatten().partition(Address::is_tls);
+    // Where HTTPS is spoken, passwords do not go another way because it fails.
+    let plain = if passwords && !tls.is_empty() { Vec::new() } else { plain };
+    for addresses in [tls, plain] {
+        let mut tries: FuturesUnordered<_> = addresses
+            .into_iter()
+            .map(async |address| {
+                ask(http, &address, &wanted).await.map_err(|why| format!("{address}: {why}"))?;
+                Ok::<_, String>(address)
+            })
+            .collect();
+        while let Some(tried) = tries.next().await {
+            match tried {
+                Ok(address) => return Ok(address),
+                Err(why) => problems.push(why),
+            }
         }
     }
     problems.sort_unstable();

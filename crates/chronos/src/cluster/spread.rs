@@ -103,6 +103,11 @@ impl Spread {
         tokio::spawn(watch(Arc::downgrade(self)));
     }
 
+    /// Whether nodes log in to each other.
+    pub(super) fn has_login(&self) -> bool {
+        self.login.is_some()
+    }
+
     /// The engine of this node, for those that ask from elsewhere.
     pub fn local(&self) -> &Arc<dyn Engine> {
         &self.local
@@ -159,7 +164,9 @@ impl Spread {
         let member = member.ok_or_else(|| unknown("it has never said anything".into()))?;
         let instance = member.candidate.instance();
         let last = self.state().found.get(&instance).cloned();
-        let at = reach::reach(&others.http, &member.candidate, last.as_ref()).await.map_err(unknown)?;
+        let at = reach::reach(&others.http, &member.candidate, last.as_ref(), self.login.is_some())
+            .await
+            .map_err(unknown)?;
         self.state().found.insert(instance.clone(), at.clone());
         if !self.state().follow.contains(&instance) {
             let term = Asked { begin_term: true, ..Asked::of(Epoch(asked.epoch)) };

@@ -55,6 +55,9 @@ type Reply = oneshot::Sender<Result<(scheduler::request::Answer, Seq), AskError>
 struct Pending {
     applied: Arc<Applied>,
     effects: Vec<Effect>,
+    /// When it was decided, since boot. A process that is paused before it releases them must not send orders that look
+    /// fresh: another may lead by then.
+    decided: Duration,
 }
 
 struct Driver<'a> {
@@ -196,7 +199,8 @@ impl Driver<'_> {
                 self.seq = Seq(self.seq.0 + 1);
                 let applied = Applied { seq: self.seq, epoch: self.term.epoch, changes: batch.0 };
                 let applied = Arc::new(applied);
-                self.pending.push_back(Pending { applied: applied.clone(), effects: batch.1 });
+                let decided = engine::since_boot();
+                self.pending.push_back(Pending { applied: applied.clone(), effects: batch.1, decided });
                 let store = store.clone();
                 let begun = std::time::Instant::now();
                 commits.push_back(async move {
@@ -400,7 +404,7 @@ impl Driver<'_> {
     /// The oldest batch in flight has its verdict: show it to readers, release what waited for it.
     fn applied(&mut self, verdict: Result<(), Deposed>) -> Result<(), Deposed> {
         verdict?;
-        let Some(Pending { applied, effects }) = self.pending.pop_front() else { return Ok(()) };
+        let Some(Pending { applied, effects, decided }) = self.pending.pop_front() else { return Ok(()) };
         self.tell_of_loops(&applied.changes);
         if let Err(gap) = self.life.projection.apply(&applied) {
             return Err(Deposed { reason: format!("the projection has a gap: {gap}") });
@@ -419,7 +423,7 @@ impl Driver<'_> {
                     }
                 }
                 Effect::Send { notice } => self.courier.send(notice),
-                effect => self.effects.release(effect),
+                effect => self.effects.release(effect, decided),
             }
         }
         Ok(())

@@ -187,15 +187,15 @@ impl Effects {
         let _ = tokio::time::timeout(Duration::from_secs(2), finished).await;
     }
 
-    /// Carries out what does not go to a user.
-    pub(super) fn release(&self, effect: Effect) {
+    /// Carries out what does not go to a user. An order is stale so long after it was decided, however long it waited.
+    pub(super) fn release(&self, effect: Effect, decided: Duration) {
         match effect {
             Effect::Launch { run, job } => {
                 let RunState::Running(live) = &run.state else { return };
                 let launch = Launch {
                     task: live.task.clone(),
                     spec: Arc::new(task_spec(&job, &run, live.attempt)),
-                    not_after: engine::since_boot() + ORDER_VALID,
+                    not_after: decided + ORDER_VALID,
                 };
                 if self.engine.readiness_of(&launch.spec) == Readiness::Ready {
                     if live.attempt == 0 {

@@ -134,7 +134,11 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
 impl Life {
     async fn run(mut self) {
         while !*self.stop.borrow() {
-            let Some(term) = self.wait_for_term().await else { break };
+            let Some(term) = self.wait_for_term().await else {
+                // A place in line that nobody holds any more would keep others waiting.
+                self.options.store.resign().await;
+                break;
+            };
             info!(epoch = term.epoch.0, "elected");
             self.say(Role::Preparing(term.epoch), Vec::new());
             let loaded = self.load(term).await;

@@ -190,6 +190,42 @@ fn https_is_spoken_with_files_of_pem_and_renewed_without_a_restart() {
         .says("certificate");
 }
 
+/// Nobody has signed it for the machine, and it is for no address of theirs; that both show it is enough.
+#[test]
+fn nodes_that_share_a_certificate_trust_each_other_and_no_other() {
+    if !has("openssl", &["version"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let (_, cert, key) = certificate(&folder);
+    let [cert, key] = [&cert, &key].map(|path| path.to_str().unwrap());
+    let https = ["--https_port", "0", "--tls_cert", cert, "--tls_key", key];
+    let flags = [&["--http_credentials", "ops:hunter2"], &https[..]].concat();
+    let first = guarded(folder.clone(), &https);
+    let second = TestServer::launch(folder.clone(), &flags);
+    wait::until("passwords go over HTTPS", || second.log().contains("the leader answers").then_some(()));
+    assert!(second.log().contains("at=https://127.0.0.1:"), "{}", second.log());
+    let job = by_hand("through", "true").to_string();
+    let headers = [LOGIN, "Content-Type: application/json"];
+    let made = wait::until("it is handed on", || {
+        let path = "/v1/scheduler/iso8601";
+        let made = http::send(&second.address, "POST", path, &headers, job.as_bytes())?;
+        (made.status == 204).then_some(made)
+    });
+    assert!(made.head.contains(&format!(".{}", first.pid())), "{}", made.head);
+    // One that shows another certificate is not one of them.
+    let other = Folder::new();
+    let (_, cert, key) = certificate(&other);
+    let [cert, key] = [&cert, &key].map(|path| path.to_str().unwrap());
+    let third =
+        ["--http_credentials", "ops:hunter2", "--https_port", "0", "--tls_cert", cert, "--tls_key", key];
+    let third = TestServer::launch(folder.clone(), &third);
+    let log = wait::until("it does not send its password another way", || {
+        Some(third.log()).filter(|log| log.contains("the leader does not answer this node"))
+    });
+    assert!(log.contains("certificate"), "{log}");
+}
+
 /// As they were made over the years: by openssl with the ciphers of old and of now, and by keytool.
 #[test]
 fn key_stores_are_read_as_openssl_and_keytool_write_them() {

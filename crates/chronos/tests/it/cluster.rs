@@ -143,7 +143,15 @@ fn a_leader_that_cannot_be_reached_is_told_of() {
 
 #[test]
 fn a_task_outlives_the_leader_that_began_it() {
-    let Some(fleet) = Fleet::new() else { return };
+    Fleet::new().iter().for_each(outlives);
+}
+
+#[test]
+fn a_task_outlives_the_leader_that_began_it_on_zookeeper() {
+    Fleet::on_zookeeper().iter().for_each(outlives);
+}
+
+fn outlives(fleet: &Fleet) {
     let (first, second) = (fleet.joined(&[]), fleet.joined(&[]));
     let gate = first.folder.path().join("gate");
     let command = format!("echo begun; until [ -e {} ]; do sleep 0.05; done; echo done", gate.display());
@@ -193,6 +201,8 @@ fn nodes_that_all_advertise_one_address_find_each_other() {
     let flags = ["--advertise_address", &*address];
     let (second, third) = (fleet.joined(&flags), fleet.joined(&flags));
     let (folder, _) = first.terminate();
+    let leads = |node: &TestServer| node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading");
+    wait::until("another leads", || [&second, &third].into_iter().any(leads).then_some(()));
     // Somebody else answers at the address that both advertise first.
     let port = address.rsplit_once(':').unwrap().1;
     let first = fleet.node(folder, &["--http_port", port]);
@@ -239,7 +249,10 @@ fn an_empty_store_is_not_taken_for_the_one_that_had_jobs() {
     let (Some(fleet), Some(other)) = (Fleet::new(), Fleet::new()) else { return };
     let node = fleet.joined(&[]);
     node.put(by_hand("precious", "true"));
-    let known = node.get_json("/v1/status")["storeId"].as_str().unwrap().to_owned();
+    // Just after its election a node has not asked the new store again.
+    let known = wait::until("it knows its store", || {
+        node.get_json("/v1/status")["storeId"].as_str().map(str::to_owned)
+    });
     let (folder, _) = node.terminate();
     let strange = other.node(Arc::clone(&folder), &[]);
     let reasons = wait::until("it says why it does not lead", || {

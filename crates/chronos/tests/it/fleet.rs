@@ -1,4 +1,4 @@
-//! Several servers on one PostgreSQL.
+//! Several servers on one PostgreSQL, or on one ZooKeeper.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::http::Response;
 use crate::server::{Folder, TestServer};
 use crate::wait;
+
+#[path = "../../../store/testing/ensemble.rs"]
+pub(crate) mod ensemble;
 
 #[path = "../../../store/testing/postgresd.rs"]
 pub(crate) mod postgresd;
@@ -26,6 +29,21 @@ impl Fleet {
         let schema = format!("cluster_{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
         let flags = ["--database_url", url, "--database_schema", &schema, "--database_lease", "4s"];
         Self { flags: flags.map(Into::into).to_vec() }
+    }
+
+    /// On the ensemble of ZooKeeper that tests share.
+    pub(crate) fn on_zookeeper() -> Option<Self> {
+        static PATHS: AtomicU32 = AtomicU32::new(0);
+        let hosts = match ensemble::shared() {
+            Ok(hosts) => hosts,
+            Err(reason) => {
+                ensemble::skip("cluster", &reason);
+                return None;
+            }
+        };
+        let path = format!("/it/{}/{}", std::process::id(), PATHS.fetch_add(1, Ordering::Relaxed));
+        let flags = ["--zk_hosts", &hosts, "--zk_path", &path, "--zk_timeout", "10000"];
+        Some(Self { flags: flags.map(Into::into).to_vec() })
     }
 
     pub(crate) fn node(&self, folder: Arc<Folder>, more: &[&str]) -> TestServer {

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::fleet::Fleet;
 use crate::server::{TestServer, by_hand};
+use crate::wait;
 
 /// What is told of everything that a backup holds, without what is of the present moment.
 fn told(server: &TestServer) -> Vec<Value> {
@@ -16,7 +17,15 @@ fn told(server: &TestServer) -> Vec<Value> {
 
 #[test]
 fn everything_goes_along_from_sqlite_to_postgresql_and_back() {
-    let Some(fleet) = Fleet::new() else { return };
+    Fleet::new().iter().for_each(goes_along);
+}
+
+#[test]
+fn everything_goes_along_from_sqlite_to_zookeeper_and_back() {
+    Fleet::on_zookeeper().iter().for_each(goes_along);
+}
+
+fn goes_along(fleet: &Fleet) {
     let old = TestServer::start();
     old.put(by_hand("parent", "echo one"));
     old.put(by_hand("parent", "echo two"));
@@ -36,8 +45,9 @@ fn everything_goes_along_from_sqlite_to_postgresql_and_back() {
     assert_eq!(told(&new), before);
     // It is a living one: what was is known, and more comes.
     new.cli(["run", "parent"]).success();
-    new.wait_for_run("child", "the second cycle", |run| {
-        run["outcome"] == "succeeded" && new.runs("child").len() == 2
+    wait::until("the second cycle", || {
+        let runs = new.runs("child");
+        (runs.len() == 2 && runs.iter().all(|run| run["outcome"] == "succeeded")).then_some(())
     });
     let grown = told(&new);
     new.cli(["backup", "more.jsonl"]).success();

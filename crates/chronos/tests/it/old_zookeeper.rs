@@ -9,16 +9,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use store::zookeeper::{Options, old};
 
+use crate::fleet::ensemble;
 use crate::golden::golden;
 use crate::moving::{definitions, deployment, portable};
 use crate::old_chronos::listed;
 use crate::server::{Ended, Folder, TestServer, by_hand, client_command};
 use crate::skip::skip;
 use crate::wait;
-
-#[path = "../../../store/testing/ensemble.rs"]
-#[expect(dead_code, reason = "the suites of the store need more of it")]
-mod ensemble;
 
 /// A tree of its own in the ensemble that all share.
 struct Tree {

@@ -143,7 +143,8 @@ impl Interval {
         let (Some(begin), Some(end)) = (second(from), second(to)) else {
             return all;
         };
-        let mut segment = zone.segment(begin);
+        // The first may itself be due at a jump, and the next one with it.
+        let mut segment = zone.segment(begin - 1);
         let mut missing = 0;
         let mut checked = from;
         while segment.end <= end {

@@ -4,13 +4,20 @@
 //! It is written here and not taken from the client's own recipe, which gives up, and deletes what it holds, at the
 //! first connection that breaks in another way than it expects.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use super::session::{Pause, Sessions, children, data, is_doubt, patiently};
 use super::tree::Paths;
 use crate::{Candidate, StoreError, format};
 
+/// What is not deleted within this is left to the end of its session.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// What Curator puts before the number of a member.
 const MARK: &str = "latch-";
 
@@ -23,6 +30,19 @@ pub(super) struct Member {
     /// Its path; empty until it is there.
     path: String,
     left: bool,
+    leaving: Leaving,
+}
+
+/// How many members have been dropped and not yet been deleted.
+#[derive(Clone, Default)]
+pub(super) struct Leaving(Arc<watch::Sender<usize>>);
+
+impl Leaving {
+    /// Waits until all are gone, for a while: who cannot be reached deletes nothing, and they go with their session.
+    pub(super) async fn over(&self) {
+        let mut count = self.0.subscribe();
+        let _ = timeout(LEAVE_WITHIN, count.wait_for(|count| *count == 0)).await;
+    }
 }
 
 impl Member {
@@ -32,11 +52,12 @@ impl Member {
         client: &Client,
         paths: &Paths,
         candidate: &Candidate,
+        leaving: Leaving,
     ) -> Result<Self, StoreError> {
         let meaning = |error: Error| sessions.meaning(&error);
         let prefix = format!("_c_{}-{MARK}", random_uuid()?);
-        let mut member =
-            Self { client: client.clone(), paths: paths.clone(), prefix, path: String::new(), left: false };
+        let (client_of, paths_of, path) = (client.clone(), paths.clone(), String::new());
+        let mut member = Self { client: client_of, paths: paths_of, prefix, path, left: false, leaving };
         // Who it is comes first: whoever sees the member finds it.
         let about = format::write_candidate(candidate).into_bytes();
         let node = paths.node(&member.prefix);
@@ -45,7 +66,9 @@ impl Member {
             Ok(_) | Err(Error::NodeExists) => {}
             Err(error) => return Err(meaning(error)),
         }
+        // An old Chronos knows addresses without a scheme.
         let address = candidate.addresses.first().map_or("", String::as_str);
+        let address = address.split_once("://").map_or(address, |(_, address)| address);
         let path = format!("{}/{}", paths.candidates(), member.prefix);
         // Open to all, as Curator's are: an old Chronos may have other rights, and must be able to read it.
         let sequential = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
@@ -109,7 +132,12 @@ impl Drop for Member {
         }
         if let Ok(runtime) = Handle::try_current() {
             let (client, paths, prefix) = (self.client.clone(), self.paths.clone(), self.prefix.clone());
-            runtime.spawn(async move { leave(&client, &paths, &prefix).await });
+            let leaving = self.leaving.clone();
+            leaving.0.send_modify(|count| *count += 1);
+            runtime.spawn(async move {
+                leave(&client, &paths, &prefix).await;
+                leaving.0.send_modify(|count| *count -= 1);
+            });
         }
     }
 }

@@ -32,7 +32,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWr
 
 use self::backup::Whole;
 use self::batch::Batch;
-use self::latch::Member;
+use self::latch::{Leaving, Member};
 use self::ledger::{Ledger, Names, Op};
 use self::reader::Reader;
 use self::record::{About, Entry, LAYOUT, StoredMember, TermRecord, json, read};
@@ -149,6 +149,7 @@ pub fn open(options: Options) -> Result<ZookeeperStore, StoreError> {
         paths,
         ensured: AtomicBool::new(false),
         leading: Mutex::new(None),
+        leaving: Leaving::default(),
         names: Mutex::new(None),
         trouble: Mutex::new(None),
         full: Mutex::new(None),
@@ -170,6 +171,8 @@ struct Shared {
     /// Whether the tree was there when it was looked for.
     ensured: AtomicBool,
     leading: Mutex<Option<Leading>>,
+    /// Our places in the latch that were given up.
+    leaving: Leaving,
     /// What a standby has seen: so that it need not be listed when it comes to lead.
     names: Mutex<Option<Known>>,
     trouble: Mutex<Option<String>>,
@@ -331,7 +334,8 @@ impl Shared {
     async fn try_begin(self: &Arc<Self>, candidate: &Candidate) -> Result<Term, StoreError> {
         let client = self.sessions.leading().await?;
         self.ensure(&client).await?;
-        let member = Member::join(&self.sessions, &client, &self.paths, candidate).await?;
+        let member =
+            Member::join(&self.sessions, &client, &self.paths, candidate, self.leaving.clone()).await?;
         member.first(&self.sessions).await?;
         let (record, version) = self.raise(&client, &member).await?;
         let reader = Reader { sessions: &self.sessions, paths: &self.paths, client: &client };
@@ -519,6 +523,8 @@ impl Store for ZookeeperStore {
     async fn resign(&self) {
         // An error means that the term is over already.
         let _ = self.order(|reply| Command::Resign { reply }).await;
+        // Nobody leads who waits behind a place that nobody holds.
+        self.shared.leaving.over().await;
     }
 
     async fn leader(&self) -> Option<Candidate> {

@@ -215,3 +215,31 @@ async fn every_version_is_kept_compared_and_brought_back() {
     );
     assert_eq!(server.get("/v1/jobs/none/versions").await.status, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn a_store_at_its_limit_takes_no_more_jobs_and_lets_the_others_be_changed() {
+    let store = MemoryStore::new(MemoryCore::new(7));
+    let limits = store.another();
+    let server = Server::on(store, succeed);
+    server.until(|node| matches!(node.status().role, Role::Leading(_))).await;
+    let job = |name: &str, command: &str| json!({"name": name, "command": command, "schedule": FAR});
+    server.create(job("a", "true")).await;
+    limits.set_full(Some("it has 100000 jobs"));
+    for (method, path, body) in [
+        (Method::POST, "/v1/scheduler/iso8601", job("b", "true")),
+        (Method::PUT, "/v1/jobs/b", job("b", "true")),
+        (Method::POST, "/v1/apply", json!({"jobs": [job("a", "true"), job("b", "true")]})),
+    ] {
+        let refused = server.ask(method, path, &[("content-type", "application/json")], body).await;
+        let told = refused.json();
+        assert_eq!(
+            (refused.status, &told["code"]),
+            (StatusCode::INSUFFICIENT_STORAGE, &json!("store_full")),
+            "{told}"
+        );
+        assert!(told["message"].as_str().is_some_and(|message| message.contains("100000 jobs")), "{told}");
+    }
+    server.create(job("a", "false")).await;
+    limits.set_full(None);
+    server.create(job("b", "true")).await;
+}
