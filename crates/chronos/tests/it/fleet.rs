@@ -58,7 +58,10 @@ impl Fleet {
             let log = node.log();
             (log.contains("elected") || log.contains("the leader answers")).then_some(())
         });
-        wait::until("it has read the store", || (node.get("/v1/jobs")?.status == 200).then_some(()));
+        wait::until("it has read the store, and leads or stands by", || {
+            let role = node.get("/ready")?.json()["role"].clone();
+            ((role == "leading" || role == "standby") && node.get("/v1/jobs")?.status == 200).then_some(())
+        });
         node
     }
 }
