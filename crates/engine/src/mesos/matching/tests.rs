@@ -166,7 +166,7 @@ fn what_goes_back_can_be_taken_again() {
     assert_eq!(pool.untouched().count(), 1);
     queue.push(placed.order, placed.task.clone(), demand([2, 100, 100])).expect("no patterns");
     queue.push(1, task(1), demand([1, 1, 1])).expect("no patterns");
-    assert_eq!(place(&mut pool, &mut queue), [placed.clone()]);
+    assert_eq!(place(&mut pool, &mut queue), std::slice::from_ref(&placed));
     // What is gone cannot come back.
     assert_eq!(pool.remove("1").map(|offer| offer.id), Some("1".into()));
     pool.give_back(&placed);
