@@ -5,3 +5,4 @@ pub mod matching;
 pub mod misfit;
 pub mod place;
 pub mod resources;
+pub mod task_info;
