@@ -146,6 +146,14 @@ pub struct Launch {
 /// What an engine knows of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
+    /// It has been taken and waits for a place; it has not begun.
+    Waiting,
+    /// There is a place for it, which is held until [`Engine::go_ahead`]; it has not begun. Only as news, in the order in
+    /// which places were found, and each told once: what is told last is where it is looked for.
+    Placed {
+        /// Names the place for ever after: the task is asked for there, by whoever leads. At most [`PLACE_BYTES_MAX`].
+        node: Arc<str>,
+    },
     /// It is being started or runs.
     Running,
     /// It is over.
@@ -161,7 +169,8 @@ pub enum Known {
 pub struct TaskEvent {
     /// Whose news.
     pub task: TaskId,
-    /// [`Known::Running`] or [`Known::Ended`].
+    /// [`Known::Waiting`], [`Known::Placed`], [`Known::Running`], [`Known::Ended`], or what it has come to that nobody
+    /// knew before: [`Known::NeverBegan`], [`Known::Unknown`].
     pub known: Known,
 }
 
@@ -252,6 +261,10 @@ pub enum EngineError {
 
 /// Most events of one call: enough to amortise a call and the commit that follows.
 pub const EVENTS_MAX: usize = 256;
+/// Most bytes of a note that an engine has the node keep.
+pub const NOTE_BYTES_MAX: usize = 512;
+/// Most bytes of the name of a place.
+pub const PLACE_BYTES_MAX: usize = 300;
 /// Most bytes of one piece of output.
 pub const OUTPUT_PIECE_MAX: usize = 64 * 1024;
 
@@ -273,6 +286,21 @@ pub trait Engine: Send + Sync + 'static {
     /// [`EngineError::Deposed`], [`EngineError::TooLate`], [`EngineError::Refused`]: it did not begin.
     /// [`EngineError::Unknown`]: reconcile to find out.
     async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError>;
+
+    /// The place that was told of ([`Known::Placed`]) is durable: the task may begin there. An engine that no longer holds
+    /// that place for it does nothing; it tells of another.
+    /// # Errors
+    /// As [`Engine::launch`]; with [`EngineError::Unknown`] the task is asked for at its place.
+    async fn go_ahead(
+        &self,
+        epoch: Epoch,
+        task: &TaskId,
+        node: &str,
+        not_after: Duration,
+    ) -> Result<(), EngineError> {
+        let _ = (epoch, task, node, not_after);
+        Ok(())
+    }
 
     /// Ends the task: politely, and after `grace` by force, with all processes it started. Returns when the
     /// order is taken; the end comes as an event. Killing what has ended or never began is not an error.
@@ -349,8 +377,32 @@ pub trait Engine: Send + Sync + 'static {
         0
     }
 
+    /// Why a task that was taken has not begun yet: one sentence each, the first the most telling.
+    fn waits_for(&self, _task: &TaskId) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether a task like this one can be started now. Another task may have to wait although the engine is ready.
     fn readiness_of(&self, _spec: &TaskSpec) -> Readiness {
         self.readiness()
     }
+}
+
+/// What an engine that has no disk of its own has the node keep, and the node's word on who leads.
+#[async_trait]
+pub trait Memory: Send + Sync + 'static {
+    /// Where the task was placed ([`Known::Placed`]), or the name that it was launched under if it was not; `None` if
+    /// nobody knows it. Also of tasks that have ended, as long as the history has them.
+    /// # Errors
+    /// [`EngineError::Unknown`]: nobody could tell now.
+    async fn node_of(&self, task: &TaskId) -> Result<Option<Arc<str>>, EngineError>;
+
+    /// The note that was kept last.
+    fn recall(&self) -> Option<Arc<str>>;
+
+    /// Keeps another note, at most [`NOTE_BYTES_MAX`], or with `None` the one that is there. Either way it is
+    /// confirmed that this epoch still leads: nothing that a later one writes is older than the answer.
+    /// # Errors
+    /// [`EngineError::Deposed`]: it does not. [`EngineError::Unknown`]: nobody could tell now.
+    async fn remember(&self, epoch: Epoch, note: Option<&str>) -> Result<(), EngineError>;
 }

@@ -340,7 +340,9 @@ impl Driver<'_> {
 
     fn launch_answered(&mut self, task: TaskId, news: TaskNews, incarnation: u64) {
         self.effects.settle(&task);
-        if news == TaskNews::Running && incarnation != self.life.options.engine.incarnation() {
+        if matches!(news, TaskNews::Running | TaskNews::Waiting)
+            && incarnation != self.life.options.engine.incarnation()
+        {
             // Who said so may be gone, and the task with it; and when all tasks were asked for, this one was left out.
             self.effects.ask_for(task.clone());
         }
