@@ -425,7 +425,7 @@ impl World {
         let file = |name: &str| std::fs::File::create(sandbox.join(name)).expect("a file");
         let command = &info["command"];
         let mut process = tokio::process::Command::new("/bin/sh");
-        process.arg("-c").arg(command["value"].as_str().unwrap_or_default());
+        process.arg("-c").arg(command["value"].as_str().unwrap_or_default()).env("STANDIN_TASK", task);
         for variable in command["environment"]["variables"].as_array().into_iter().flatten() {
             let text = |key: &str| variable[key].as_str().unwrap_or_default().to_owned();
             process.env(text("name"), text("value"));

@@ -66,7 +66,7 @@ impl Lab for MesosLab {
     }
 
     fn command(&self, command: &str) -> String {
-        format!("echo x >> {}/starts-$CHRONOS_TASK_ID; {command}", self.folder.path().display())
+        format!("echo x >> {}/starts-$STANDIN_TASK; {command}", self.folder.path().display())
     }
 
     fn starts(&self, task: &TaskId) -> usize {
