@@ -49,7 +49,7 @@ impl MesosLab {
     }
 
     fn with_node(&self, options: MesosOptions) -> WithNode {
-        WithNode::new(Arc::new(self.engine(options)), self.memory.clone(), UNPLACED)
+        WithNode::new(Arc::new(self.engine(options)), self.memory.clone())
     }
 
     async fn first_term(&self) -> WithNode {

@@ -86,8 +86,9 @@ pub struct WithNode {
 }
 
 impl WithNode {
-    /// `unplaced` is the name under which tasks are launched that have no place yet.
-    pub fn new(engine: Arc<dyn Engine>, memory: MemoryForTests, unplaced: &'static str) -> Self {
+    /// An engine that finds places.
+    pub fn new(engine: Arc<dyn Engine>, memory: MemoryForTests) -> Self {
+        let unplaced = engine.unplaced().unwrap_or_default();
         let (tell, told) = mpsc::unbounded_channel();
         let launched = Arc::default();
         let listening =
@@ -226,6 +227,10 @@ impl Engine for WithNode {
 
     fn holds(&self, task: &TaskId) -> bool {
         self.engine.holds(task)
+    }
+
+    fn unplaced(&self) -> Option<&'static str> {
+        self.engine.unplaced()
     }
 
     fn waits_for(&self, task: &TaskId) -> Vec<String> {

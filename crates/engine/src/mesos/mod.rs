@@ -395,6 +395,14 @@ impl Engine for MesosEngine {
         self.shared.state().table.holds(task)
     }
 
+    fn unplaced(&self) -> Option<&'static str> {
+        Some(UNPLACED)
+    }
+
+    fn has_place(&self, node: &str) -> bool {
+        node == UNPLACED || node.parse::<Place>().is_ok()
+    }
+
     fn waits_for(&self, task: &TaskId) -> Vec<String> {
         let state = self.shared.state();
         let mut told = state.table.waits_for(task);
