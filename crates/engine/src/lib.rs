@@ -377,6 +377,17 @@ pub trait Engine: Send + Sync + 'static {
         0
     }
 
+    /// The name under which tasks are launched that have no place yet, in place of the node's: with engines that find
+    /// places ([`Known::Placed`]).
+    fn unplaced(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether what is at this place, by its name, is of this engine, whichever node asks.
+    fn has_place(&self, _node: &str) -> bool {
+        false
+    }
+
     /// Why a task that was taken has not begun yet: one sentence each, the first the most telling.
     fn waits_for(&self, _task: &TaskId) -> Vec<String> {
         Vec::new()

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// An agent, and the framework whose task it has. Written as `mesos://HOST:PORT/AGENT/FRAMEWORK`, where a run is kept.
+/// An agent, and the framework whose task it has. Written as `mesos://HOST:PORT/AGENT/FRAMEWORK`, where a run is kept. What
+/// follows after a `#` tells apart places that a task was told of one after the other, and is no part of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Where the agent answers.
@@ -72,7 +73,7 @@ fn read(text: &str) -> Option<Place> {
         _ => return None,
     };
     let (authority, ids) = rest.split_once('/')?;
-    let (agent, framework) = ids.split_once('/')?;
+    let (agent, framework) = ids.split_once('#').map_or(ids, |(ids, _)| ids).split_once('/')?;
     let (host, port) = authority.rsplit_once(':')?;
     let host = match host.strip_prefix('[') {
         Some(address) => address.strip_suffix(']')?,
@@ -99,6 +100,8 @@ mod tests {
             let place: Place = text.parse().expect(text);
             assert_eq!(place.to_string(), text);
         }
+        let again: Place = "mesos://h:1/S/F#2".parse().expect("a place");
+        assert_eq!(again.to_string(), "mesos://h:1/S/F");
         let place: Place = "mesos://[::1]:5051/S/F".parse().expect("a place");
         assert_eq!((place.url.to_string(), place.url.host.as_str()), ("http://[::1]:5051".into(), "::1"));
     }
