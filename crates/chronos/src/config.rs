@@ -15,6 +15,7 @@ mod cluster;
 mod error;
 mod file;
 pub mod groups;
+mod mesos;
 mod notify;
 pub mod old;
 mod values;
@@ -23,10 +24,12 @@ pub use access::{AccessSettings, Credentials, TlsSource};
 pub use cluster::{Advertised, ClusterSettings, StoreSettings};
 pub use error::ConfigError;
 pub use file::ConfigFile;
+pub use mesos::{MesosSettings, Unsaid};
 pub use values::{Address, EngineKind, LabelMax, Length, LogFormat, OnIsolation, Size, StoreKind, Tzdata};
 
 use access::AccessTexts;
 use cluster::ClusterTexts;
+use mesos::MesosTexts;
 use notify::NotifyTexts;
 use values::{Folder, Hosts, LabelMaxima};
 
@@ -52,6 +55,10 @@ pub struct Config {
     pub hostname: Vec<String>,
     /// How this node takes part in a cluster.
     pub cluster: ClusterSettings,
+    /// How tasks run on Mesos, where they do.
+    pub mesos: Option<MesosSettings>,
+    /// What jobs have that do not say.
+    pub unsaid: Unsaid,
     /// Whether nothing is run and nobody told.
     pub shadow: bool,
     /// Folder for all state.
@@ -134,7 +141,7 @@ impl Config {
         let hostname =
             layers.pick("hostname", flags.hostname.map(Hosts), file.hostname.map(Hosts), Hosts(Vec::new()));
         let cluster = ClusterTexts::pick(&mut layers, &asked.0, &asked.1, manner);
-        layers.pick("engine", flags.engine, file.engine, EngineKind::Local);
+        let mesos = MesosTexts::pick(&mut layers, &asked.0, &asked.1);
         let shadow = layers.pick("shadow", flags.shadow, file.shadow, false);
         let data_dir = layers.pick(
             "data_dir",
@@ -150,8 +157,11 @@ impl Config {
         );
         let (listen, https, access) = access.meant()?;
         let cluster = cluster.meant()?;
+        let (mesos, unsaid) = mesos.meant()?;
         let config = Self {
             cluster,
+            mesos,
+            unsaid,
             listen,
             https,
             access,
@@ -258,6 +268,12 @@ impl Config {
         })
     }
 
+    /// Settings of Mesos that somebody has given although tasks do not run there.
+    pub fn unused_of_mesos(&self) -> impl Iterator<Item = &'static str> {
+        let given = self.told.iter().filter(|told| told.source != Source::Default).map(|told| told.name);
+        given.filter(|name| self.mesos.is_none() && mesos::ON_MESOS.contains(name))
+    }
+
     /// Longest grace: a server that waits for it must still end within a reboot.
     const KILL_GRACE_MAX: Duration = Duration::from_secs(3600);
     /// Least age kept: enough to look at what just happened.
@@ -280,9 +296,9 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let bounds = |name, value, rule| Err(ConfigError::Bounds { name, value, rule });
         let exposed = self.addresses().find(|address| !address.ip().is_loopback());
-        if let Some(address) =
-            exposed.filter(|_| self.access.credentials.is_none() && !self.access.allow_unauthenticated)
-        {
+        if let Some(address) = exposed.filter(|_| {
+            self.mesos.is_none() && self.access.credentials.is_none() && !self.access.allow_unauthenticated
+        }) {
             return Err(ConfigError::Exposed(address.ip()));
         }
         if let Some(host) = self.hostname.iter().find(|host| !is_host(host)) {

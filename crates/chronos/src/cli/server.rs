@@ -51,6 +51,7 @@ use crate::notify::Notifier;
 use crate::notify::settings::{NotifySettings, Secret};
 use crate::tls::identity::{Identity, not_for, server_config};
 use crate::tls::listener::{Peer, TlsListener};
+use crate::wire::unsaid;
 use crate::zoneinfo;
 
 /// For answers under way when the server is told to end; streams never end by themselves.
@@ -70,7 +71,8 @@ pub(crate) fn run(
     manner: Manner,
 ) -> Result<(), Failure> {
     let config = config(&args, matches, manner)?;
-    let mesos = mesos::options(matches, &config)?;
+    let mesos = mesos::options(&config);
+    unsaid::set(config.unsaid.clone(), mesos.is_some());
     let zones = zones(config.tzdata)?;
     let identity = identity(&config)?;
     if args.check_config {
@@ -82,6 +84,9 @@ pub(crate) fn run(
     }
     for setting in config.unused() {
         warn!("--{setting} has no effect: the state is not where it says, see --store");
+    }
+    for setting in config.unused_of_mesos() {
+        warn!("--{setting} has no effect: tasks do not run on Mesos, see --master");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(serve(&config, mesos, zones, identity));
@@ -235,6 +240,11 @@ impl Listening {
             }
         }
         let open = self.http.iter().zip(&self.addresses).find(|(_, address)| !address.ip().is_loopback());
+        let anyone = config.access.credentials.is_none() && !config.access.allow_unauthenticated;
+        let exposed = self.addresses.iter().find(|address| !address.ip().is_loopback());
+        if let Some(address) = exposed.filter(|_| config.mesos.is_some() && anyone) {
+            warn!(%address, "anyone who can connect can run commands on the cluster; --http_credentials asks for a password");
+        }
         if let Some((_, address)) = open.filter(|_| config.access.credentials.is_some()) {
             warn!(%address, "passwords are sent in the clear over HTTP; use HTTPS with --disable_http, or a proxy that does");
         }

@@ -37,6 +37,14 @@ pub enum ConfigError {
         /// What is allowed.
         rule: &'static str,
     },
+    /// No master of Mesos can be found by what was said.
+    #[error("`master` is `{text}`; {why}")]
+    Master {
+        /// As written, without passwords.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A file that a setting names is not there or not for us.
     #[error("`{name}`: cannot read `{}`", path.display())]
     File {
@@ -70,6 +78,9 @@ impl ConfigError {
             Self::Exposed(_) => {
                 "say --http_credentials, or listen on 127.0.0.1 with --http_address, or say --allow_unauthenticated if \
                  everyone on that network may do so"
+            }
+            Self::Master { .. } => {
+                "write zk://a.example.org:2181,b.example.org:2181/mesos, or where masters answer, as in a.example.org:5050"
             }
             Self::File { .. } => "check the path, and who may read it",
             Self::Bounds { .. } => "`chronos server --help` describes each setting",

@@ -118,9 +118,78 @@ pub struct ConfigFile {
         value_name = "WHAT"
     )]
     pub on_isolation: Option<OnIsolation>,
-    /// What runs tasks: `local`, processes of this machine [default: local]
+    /// What runs tasks: `local`, processes of this machine and containers; `mesos` [default: mesos where --master says where
+    /// that is, else local]
     #[arg(hide_possible_values = true, long = "engine", env = "CHRONOS_ENGINE", value_name = "KIND")]
     pub engine: Option<EngineKind>,
+    /// Where the master of Mesos is, whose agents then run all tasks: `zk://host:2181,host:2181/mesos`, addresses of masters
+    /// with commas between them, or a name such as `leader.mesos:5050`; `local` for no Mesos [default: local]
+    #[arg(long = "master", env = "CHRONOS_MASTER", value_name = "WHERE")]
+    pub master: Option<String>,
+    /// User that tasks run as on Mesos where the job says none [default: root]
+    #[arg(long = "user", env = "CHRONOS_USER", value_name = "NAME")]
+    pub user: Option<String>,
+    /// Processors of a job that does not say [default: 0.1]
+    #[arg(long = "mesos_task_cpu", env = "CHRONOS_MESOS_TASK_CPU", value_name = "COUNT")]
+    pub mesos_task_cpu: Option<f64>,
+    /// MB of memory of a job that does not say [default: 128]
+    #[arg(long = "mesos_task_mem", env = "CHRONOS_MESOS_TASK_MEM", value_name = "MB")]
+    pub mesos_task_mem: Option<f64>,
+    /// MB of disk of a job that does not say [default: 256]
+    #[arg(long = "mesos_task_disk", env = "CHRONOS_MESOS_TASK_DISK", value_name = "MB")]
+    pub mesos_task_disk: Option<f64>,
+    /// Name by which Mesos shows Chronos [default: chronos]
+    #[arg(long = "mesos_framework_name", env = "CHRONOS_MESOS_FRAMEWORK_NAME", value_name = "NAME")]
+    pub mesos_framework_name: Option<String>,
+    /// Role to which Mesos makes offers; what is reserved for it is used first [default: *]
+    #[arg(long = "mesos_role", env = "CHRONOS_MESOS_ROLE", value_name = "ROLE")]
+    pub mesos_role: Option<String>,
+    /// URL that Mesos shows for Chronos [default: where the leader can be reached]
+    #[arg(long = "webui_url", env = "CHRONOS_WEBUI_URL", value_name = "URL")]
+    pub webui_url: Option<String>,
+    /// Seconds that Mesos keeps tasks while no Chronos is there; afterwards it kills them [default: 604800]
+    #[arg(
+        long = "failover_timeout",
+        env = "CHRONOS_FAILOVER_TIMEOUT",
+        value_name = "SECONDS",
+        allow_negative_numbers = true
+    )]
+    pub failover_timeout: Option<f64>,
+    /// Whether tasks live on while their agent restarts [default: true]
+    #[arg(long = "mesos_checkpoint", env = "CHRONOS_MESOS_CHECKPOINT", value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub mesos_checkpoint: Option<bool>,
+    /// Seconds after which Mesos is asked again what became of all tasks [default: 600]
+    #[arg(long = "reconciliation_interval", env = "CHRONOS_RECONCILIATION_INTERVAL", value_name = "SECONDS")]
+    pub reconciliation_interval: Option<u64>,
+    /// Who Chronos is to Mesos
+    #[arg(
+        long = "mesos_authentication_principal",
+        env = "CHRONOS_MESOS_AUTHENTICATION_PRINCIPAL",
+        value_name = "NAME"
+    )]
+    pub mesos_authentication_principal: Option<String>,
+    /// File with the secret of that principal; a newline at its end is no part of it
+    #[arg(
+        long = "mesos_authentication_secret_file",
+        env = "CHRONOS_MESOS_AUTHENTICATION_SECRET_FILE",
+        value_name = "FILE"
+    )]
+    pub mesos_authentication_secret_file: Option<PathBuf>,
+    /// Milliseconds for which an offer of Mesos that is of no use is declined [default: 300000]
+    #[arg(
+        long = "decline_offer_duration",
+        env = "CHRONOS_DECLINE_OFFER_DURATION",
+        value_name = "MILLISECONDS"
+    )]
+    pub decline_offer_duration: Option<u64>,
+    /// Milliseconds between two requests to Mesos to offer again what was declined [default: 5000]
+    #[arg(
+        long = "min_revive_offers_interval",
+        env = "CHRONOS_MIN_REVIVE_OFFERS_INTERVAL",
+        value_name = "MILLISECONDS"
+    )]
+    pub min_revive_offers_interval: Option<u64>,
     /// Run nothing and tell nobody: only record what would have been launched, each task as succeeded at once; needs a
     /// data folder of its own. See `chronos shadow`
     #[arg(long = "shadow", env = "CHRONOS_SHADOW", value_name = "BOOL",

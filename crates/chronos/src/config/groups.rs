@@ -62,6 +62,26 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "Mesos",
+        &[
+            "master",
+            "user",
+            "mesos_task_cpu",
+            "mesos_task_mem",
+            "mesos_task_disk",
+            "mesos_framework_name",
+            "mesos_role",
+            "webui_url",
+            "failover_timeout",
+            "mesos_checkpoint",
+            "reconciliation_interval",
+            "mesos_authentication_principal",
+            "mesos_authentication_secret_file",
+            "decline_offer_duration",
+            "min_revive_offers_interval",
+        ],
+    ),
+    (
         "Telling people",
         &[
             "cluster_name",

@@ -28,12 +28,10 @@ pub enum Value {
     Number,
 }
 
-const NO_MESOS: &str = "this version has no Mesos engine yet";
 const NO_CASSANDRA: &str =
     "runs and their history are in the store itself: see --history_age_max and `chronos runs`";
 const NO_GRAPHITE: &str = "metrics are read from GET /metrics, in the format of Prometheus";
 const UNUSED: &str = "Chronos did nothing with it either";
-const RESOURCES: &str = "jobs say what they need; those that say nothing have 0.1 processors and 128 MB";
 
 const fn old(name: &'static str, short: Option<char>, value: Value, why: &'static str) -> Old {
     Old { name, short, value, why }
@@ -41,9 +39,6 @@ const fn old(name: &'static str, short: Option<char>, value: Value, why: &'stati
 
 /// All of them, in the order of the manual of Chronos.
 pub const OLD: &[Old] = &[
-    old("master", None, Value::Text, NO_MESOS),
-    old("user", Some('u'), Value::Text, "tasks run as the user of the server unless a job has `runAsUser`"),
-    old("failover_timeout", Some('f'), Value::Number, NO_MESOS),
     old("leader_max_idle_time", Some('l'), Value::Whole, UNUSED),
     old(
         "failure_retry",
@@ -58,19 +53,12 @@ pub const OLD: &[Old] = &[
         Value::Whole,
         "due times are not looked for ahead: each is waited for exactly",
     ),
-    old("mesos_task_cpu", None, Value::Number, RESOURCES),
-    old("mesos_task_mem", None, Value::Number, RESOURCES),
-    old("mesos_task_disk", None, Value::Number, RESOURCES),
-    old("mesos_checkpoint", None, Value::Switch, NO_MESOS),
-    old("mesos_role", None, Value::Text, NO_MESOS),
-    old("mesos_framework_name", None, Value::Text, NO_MESOS),
-    old("webui_url", None, Value::Text, NO_MESOS),
-    old("reconciliation_interval", None, Value::Whole, NO_MESOS),
-    old("mesos_authentication_principal", None, Value::Text, NO_MESOS),
-    old("mesos_authentication_secret_file", None, Value::Text, NO_MESOS),
-    old("revive_offers_for_new_jobs", None, Value::Switch, NO_MESOS),
-    old("decline_offer_duration", None, Value::Whole, NO_MESOS),
-    old("min_revive_offers_interval", None, Value::Whole, NO_MESOS),
+    old(
+        "revive_offers_for_new_jobs",
+        None,
+        Value::Switch,
+        "Mesos is asked for offers whenever a task waits, see --min_revive_offers_interval",
+    ),
     old("graphite_host_port", Some('g'), Value::Text, NO_GRAPHITE),
     old("graphite_reporting_interval", None, Value::Whole, NO_GRAPHITE),
     old("graphite_group_prefix", None, Value::Text, NO_GRAPHITE),
@@ -107,10 +95,13 @@ const SHORT: &[(&str, char)] = &[
     ("slack_url", 's'),
     ("http_notification_url", 'h'),
     ("zk_hosts", 'z'),
+    ("user", 'u'),
+    ("failover_timeout", 'f'),
 ];
 
 /// Settings that are switches: `--no-NAME` says no.
-const SWITCHES: &[&str] = &["allow_unauthenticated", "disable_http", "mail_ssl", "shadow"];
+const SWITCHES: &[&str] =
+    &["allow_unauthenticated", "disable_http", "mail_ssl", "mesos_checkpoint", "shadow"];
 
 /// Adds the flags of Chronos to a server's command line.
 pub fn taken(command: Command) -> Command {
@@ -173,10 +164,8 @@ pub fn plain(mut args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
 /// One line for each flag of Chronos that was given and does nothing here.
 pub fn notices(matches: &ArgMatches) -> Vec<String> {
     let given = |old: &&Old| matches.value_source(old.name) == Some(ValueSource::CommandLine);
-    let mesos = matches.get_one::<String>("master").is_some_and(|master| master != "local");
     OLD.iter()
         .filter(given)
-        .filter(|old| !mesos || ![NO_MESOS, RESOURCES].contains(&old.why) && old.name != "user")
         .map(|old| format!("--{} is taken and does nothing: {}", old.name, old.why))
         .collect()
 }

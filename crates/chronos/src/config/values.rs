@@ -123,11 +123,16 @@ impl fmt::Display for Texts {
 pub enum EngineKind {
     /// Processes of this machine.
     Local,
+    /// A cluster.
+    Mesos,
 }
 
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("local")
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Mesos => "mesos",
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::shape::{Problem, Shape, optional, required};
+use super::unsaid;
 
 const PAIR: Shape = Shape::Object(&[required("key", Shape::Text), required("value", Shape::Text)]);
 const PORT: Shape = Shape::Object(&[
@@ -81,10 +82,13 @@ fn fill(object: &mut Value, defaults: &[(&str, Value)]) {
     }
 }
 
-/// Refuses what no Docker could run, of a definition in its normal form.
+/// Refuses what no Docker, or where tasks run on Mesos no agent could run, of a definition in its normal form.
 /// # Errors
 /// The first thing that is wrong with its container.
 pub(super) fn check(fields: &Map<String, Value>) -> Result<(), Problem> {
+    if unsaid::on_mesos() {
+        return on_mesos(fields);
+    }
     let Some(container) =
         read(fields.get("container")).filter(|container| container.kind == ContainerKind::Docker)
     else {
@@ -101,6 +105,46 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<(), Problem> {
         let field = format!("container.{field}");
         Problem::invalid(&field, format!("`{field}`: {message}"), hint)
     })
+}
+
+/// Refuses what cannot be done on Mesos.
+/// # Errors
+/// The first thing that is wrong.
+fn on_mesos(fields: &Map<String, Value>) -> Result<(), Problem> {
+    engine::mesos::task_info::check(&super::task::draft(fields))
+        .map_err(|unable| Problem::invalid(&unable.field, unable.message, unable.hint))
+}
+
+/// What has no effect on Mesos of a job with a container; one sentence each, the field named first.
+pub(super) fn unhonoured_on_mesos(fields: &Map<String, Value>) -> Vec<String> {
+    let Some(container) = read(fields.get("container")) else { return Vec::new() };
+    let mut told = Vec::new();
+    let mut tell = |field: &str, what: &str| told.push(format!("`container.{field}`: {what}"));
+    if !container.ports.is_empty() {
+        tell(
+            "networkInfos",
+            "`portMappings` are not told to Mesos, as ever: a Docker container takes the parameter `publish`",
+        );
+    }
+    let infos = fields.get("container").and_then(|c| c.get("networkInfos")).and_then(Value::as_array);
+    if infos.into_iter().flatten().any(|info| info.get("protocol").is_some()) {
+        tell("networkInfos", "`protocol` is not told to Mesos, as ever");
+    }
+    match container.kind {
+        ContainerKind::Mesos => {
+            if !container.parameters.is_empty() {
+                tell("parameters", "no effect with the type MESOS: they are options of Docker");
+            }
+            if container.network != Network::Host {
+                tell("network", "no effect with the type MESOS: name a network in `networkInfos`");
+            }
+        }
+        ContainerKind::Docker if container.network != Network::User && !container.networks.is_empty() => {
+            tell("networkInfos", "the networks that it names are joined where `network` is USER alone");
+        }
+        ContainerKind::Docker => {}
+    }
+    told
 }
 
 /// What has no effect of a job with a container; one sentence each, the field named first.

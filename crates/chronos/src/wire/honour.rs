@@ -65,7 +65,13 @@ pub fn unhonoured(body: &str, surroundings: Surroundings) -> Vec<String> {
             );
         }
     }
-    if surroundings.engine != "mesos" {
+    if surroundings.engine == "mesos" {
+        told.extend(container::unhonoured_on_mesos(&body));
+        // Such a job was written while tasks ran elsewhere.
+        if let Err(unable) = engine::mesos::task_info::check(&super::task::draft(&body)) {
+            told.push(format!("`{}`: its runs fail: {unable}", unable.field));
+        }
+    } else {
         told.extend(container::unhonoured(&body));
     }
     if body.get("async") == Some(&Value::Bool(true)) {
@@ -93,6 +99,29 @@ mod tests {
             ["`executor`, `taskInfoData`", "`constraints`", "`disk`", "`fetch`", "`runAsUser`", "`async`"];
         check(body, "local", false, &all);
         check(body, "mesos", false, &["`async`"]);
+    }
+
+    #[test]
+    fn what_mesos_cannot_do_is_named() {
+        let body = r#"{"command":"x","environmentVariables":[{"name":"A","valueFrom":{"env":"CHRONOS_SECRET_A"}}],"container":
+            {"type":"MESOS","image":"i","network":"BRIDGE","parameters":[{"key":"k","value":"v"}],"networkInfos":
+            [{"name":"n","protocol":"IPv4","portMappings":[{"hostPort":"1","containerPort":"2"}]}]}}"#;
+        let infos = "`container.networkInfos`";
+        let fields =
+            [infos, infos, "`container.parameters`", "`container.network`", "`environmentVariables`"];
+        check(body, "mesos", false, &fields);
+        check(
+            r#"{"container":{"image":"i","network":"HOST","networkInfos":[{"name":"n"}]}}"#,
+            "mesos",
+            false,
+            &[infos],
+        );
+        check(
+            r#"{"command":"x","container":{"image":"i"},"runAsUser":"ops","disk":1.0}"#,
+            "mesos",
+            false,
+            &[],
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use engine::mesos::constraints::Constraints;
 use jiff::Timestamp;
 use scheduler::ids::{JobName, JobUid};
 use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Plan, Progress, Retry, Rules, Tags};
@@ -16,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::classic::{self, Canonical};
 use super::duration;
 use super::shape::{Field, Kind, Problem, Reader, Shape, optional, required};
+use super::unsaid;
 use scheduler::moment::Moment;
 
 /// Which endpoint a definition came to; it says what the job must have.
@@ -49,7 +51,7 @@ pub struct Reading {
     pub lints: Vec<Lint>,
 }
 
-/// What the fields that Chronos takes from its flags are when a job does not say: its `--mesos_task_cpu`.
+/// What Chronos wrote into jobs that did not say, unless its flags said otherwise: its `--mesos_task_cpu`.
 pub const CPUS: f64 = 0.1;
 /// Likewise, in MB: `--mesos_task_mem`.
 pub const MEM: f64 = 128.0;
@@ -461,6 +463,15 @@ fn normalise(fields: &mut Map<String, Value>) -> Result<(), Problem> {
     if let Some(container) = fields.get_mut("container") {
         super::container::normalise(container);
     }
+    let stated = super::task::stated_constraints(list(fields, "constraints"));
+    for (i, constraint) in stated.iter().enumerate() {
+        Constraints::new(std::slice::from_ref(constraint)).map_err(|error| {
+            let path = format!("constraints[{i}][2]");
+            let hint =
+                "it must match the whole value, as in `rack-[0-9]+`; what looks around or back is not known";
+            Problem::invalid(&path, format!("`{path}`: {error}"), hint)
+        })?;
+    }
     super::container::check(fields)
 }
 
@@ -703,10 +714,10 @@ pub fn as_written(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Map
 fn default(key: &str) -> Option<Value> {
     Some(match key {
         "shell" => json!(true),
-        "cpus" => json!(CPUS),
-        "mem" => json!(MEM),
-        "disk" => json!(DISK),
-        "runAsUser" => json!(USER),
+        "cpus" => json!(unsaid::get().cpus),
+        "mem" => json!(unsaid::get().mem),
+        "disk" => json!(unsaid::get().disk),
+        "runAsUser" => json!(unsaid::get().user),
         "dataProcessingJobType" => json!(false),
         "command" | "executor" | "executorFlags" | "taskInfoData" | "ownerName" | "description" => json!(""),
         "fetch" | "uris" | "environmentVariables" | "arguments" | "constraints" => json!([]),

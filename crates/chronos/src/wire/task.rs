@@ -10,8 +10,10 @@ use scheduler::ids::TaskId;
 use scheduler::job::Job;
 use scheduler::run::Run;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::job::{CPUS, DISK, MEM, USER};
+use super::job::{CPUS, MEM, USER};
+use super::unsaid;
 
 /// Bytes of output kept per stream: enough to find out what went wrong, small enough for 100 retries of it.
 pub const OUTPUT_MAX: u64 = 10 * 1024 * 1024;
@@ -45,11 +47,20 @@ struct Variable {
     value_from: Option<ValueFrom>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum ValueFrom {
     File(String),
     Env(String),
+}
+
+impl From<ValueFrom> for SecretSource {
+    fn from(from: ValueFrom) -> Self {
+        match from {
+            ValueFrom::File(path) => Self::File(path),
+            ValueFrom::Env(variable) => Self::Env(variable),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -81,7 +92,7 @@ pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
     let limits = limits(&body);
     let mut fetches = fetches(&body);
     let share = share(&body);
-    let constraints = constraints(&body);
+    let constraints = body.constraints.iter().cloned().map(constraint).collect();
     let executor = executor(&body, &fetches);
     let user_elsewhere = Some(body.run_as_user.clone()).filter(|user| !user.is_empty());
     // Chronos wrote root into every job that did not say. The server is root, or cannot make anyone root.
@@ -144,17 +155,19 @@ fn share(body: &Body) -> Share {
     Share { cpus: stated(body.cpus), mem: stated(body.mem), disk: stated(body.disk) }
 }
 
-fn constraints(body: &Body) -> Vec<Constraint> {
-    let constraint = |(attribute, operator, value): &(String, String, String)| Constraint {
-        attribute: attribute.clone(),
-        operator: match operator.as_str() {
-            "LIKE" => Operator::Like,
-            "UNLIKE" => Operator::Unlike,
-            _ => Operator::Equals,
-        },
-        value: value.clone(),
+fn constraint((attribute, operator, value): (String, String, String)) -> Constraint {
+    let operator = match operator.as_str() {
+        "LIKE" => Operator::Like,
+        "UNLIKE" => Operator::Unlike,
+        _ => Operator::Equals,
     };
-    body.constraints.iter().map(constraint).collect()
+    Constraint { attribute, operator, value }
+}
+
+/// The constraints of a job in its normal form.
+pub(super) fn stated_constraints(rows: &[Value]) -> Vec<Constraint> {
+    let rows = rows.iter().filter_map(|row| serde_json::from_value(row.clone()).ok());
+    rows.map(constraint).collect()
 }
 
 /// The executor that the job wants, and what Chronos told it: data of the job, or its flags and its command.
@@ -167,6 +180,19 @@ fn executor(body: &Body, fetches: &[Fetch]) -> Option<Executor> {
         data => data.into(),
     };
     Some(Executor { command: body.executor.clone(), data, fetches: fetches.to_vec() })
+}
+
+/// What can be told of a task before there is one: what it runs, in what, and with which secrets.
+pub(super) fn draft(fields: &Map<String, Value>) -> TaskSpec {
+    let body: Body = serde_json::from_value(Value::Object(fields.clone())).unwrap_or_default();
+    let executor = executor(&body, &[]);
+    let mut secrets = Vec::new();
+    for Variable { name, value_from, .. } in body.environment_variables {
+        secrets.extend(value_from.map(|from| Secret { name, source: from.into() }));
+    }
+    let container = body.container.map(Container::from);
+    let shell = body.shell.unwrap_or(true) && (container.is_none() || !body.command.trim().is_empty());
+    TaskSpec { command: body.command, shell, secrets, container, executor, ..TaskSpec::default() }
 }
 
 /// What the container of a job is to be; `None` where its tasks run on the machine itself.
@@ -191,15 +217,17 @@ fn fetched(command: &str) -> Option<(String, Fetch)> {
 /// What the job states itself. The defaults of Chronos are in every job that it ever wrote, and nobody chose them:
 /// they bound nothing.
 fn limits(body: &Body) -> Limits {
-    let chosen = |stated: Option<f64>, default: f64| stated.filter(|stated| (stated - default).abs() > 1e-9);
+    let chosen = |stated: Option<f64>, defaults: [f64; 2]| {
+        stated.filter(|stated| defaults.iter().all(|default| (stated - default).abs() > 1e-9))
+    };
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a cast from a float saturates"
     )]
     Limits {
-        cpu_millis: chosen(body.cpus, CPUS).map(|cpus| (cpus * 1000.0).round() as u32),
-        memory_max: chosen(body.mem, MEM).map(|mem| (mem * 1024.0 * 1024.0) as u64),
+        cpu_millis: chosen(body.cpus, [CPUS, unsaid::get().cpus]).map(|cpus| (cpus * 1000.0).round() as u32),
+        memory_max: chosen(body.mem, [MEM, unsaid::get().mem]).map(|mem| (mem * 1024.0 * 1024.0) as u64),
     }
 }
 
@@ -227,6 +255,7 @@ type Environment = (Vec<(String, String)>, Vec<Secret>);
 fn environment(job: &Job, run: &Run, attempt: u32, body: &Body) -> Environment {
     let task = TaskId::of(&run.job, run.key, attempt).to_string();
     let number = |given: Option<f64>, default: f64| format!("{:?}", given.unwrap_or(default));
+    let unsaid = unsaid::get();
     let ours = [
         ("mesos_task_id", task.clone()),
         ("MESOS_TASK_ID", task.clone()),
@@ -234,9 +263,9 @@ fn environment(job: &Job, run: &Run, attempt: u32, body: &Body) -> Environment {
         ("CHRONOS_JOB_OWNER", job.rules.owner().to_string()),
         ("CHRONOS_JOB_NAME", job.name.to_string()),
         ("HOST", host().into()),
-        ("CHRONOS_RESOURCE_MEM", number(body.mem, MEM)),
-        ("CHRONOS_RESOURCE_CPU", number(body.cpus, CPUS)),
-        ("CHRONOS_RESOURCE_DISK", number(body.disk, DISK)),
+        ("CHRONOS_RESOURCE_MEM", number(body.mem, unsaid.mem)),
+        ("CHRONOS_RESOURCE_CPU", number(body.cpus, unsaid.cpus)),
+        ("CHRONOS_RESOURCE_DISK", number(body.disk, unsaid.disk)),
         ("CHRONOS_JOB_RUN_TIME", run.due.as_millisecond().to_string()),
         ("CHRONOS_JOB_CYCLE", run.cycle.due.as_millisecond().to_string()),
         ("CHRONOS_JOB_RUN_ATTEMPT", attempt.to_string()),
@@ -250,12 +279,7 @@ fn environment(job: &Job, run: &Run, attempt: u32, body: &Body) -> Environment {
         }
         match value_from {
             None => all.push((name.clone(), value.clone().unwrap_or_default())),
-            Some(ValueFrom::File(path)) => {
-                secrets.push(Secret { name: name.clone(), source: SecretSource::File(path.clone()) });
-            }
-            Some(ValueFrom::Env(variable)) => {
-                secrets.push(Secret { name: name.clone(), source: SecretSource::Env(variable.clone()) });
-            }
+            Some(from) => secrets.push(Secret { name: name.clone(), source: from.clone().into() }),
         }
     }
     (all, secrets)
