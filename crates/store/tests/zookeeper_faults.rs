@@ -200,6 +200,28 @@ async fn an_expired_session_is_the_end_of_a_term() {
     assert_eq!(present, Term { epoch: next.epoch, seq: Seq(seq) });
 }
 
+/// An ensemble that has lost what it had acknowledged, as servers before 3.8.4 do: the term ends and says why, and the next
+/// one goes on with what is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_has_gone_back_is_noticed() {
+    let Some(options) = options() else { return };
+    let store = node(&options);
+    let term = begin(&store, "a").await;
+    let (last, _) = drive(store.clone(), term, 20).await;
+    let client = Client::connect(&options.hosts).await.expect("it is there");
+    let path = format!("{}/store/term", options.path);
+    let (record, _) = client.get_data(&path).await.expect("a term record");
+    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
+    assert_eq!(record["seq"], last.0);
+    record["seq"] = (last.0 - 1).into();
+    client.set_data(&path, record.to_string().as_bytes(), None).await.expect("it is written");
+    let seq = last.0 + 1;
+    let told = within(store.commit(term.epoch, Seq(seq), &batch_of(seq))).await.expect_err("it is deposed");
+    assert!(told.reason.contains("has lost what it had acknowledged"), "{told}");
+    let next = begin(&store, "a").await;
+    assert_eq!(next, Term { epoch: Epoch(term.epoch.0 + 1), seq: last });
+}
+
 /// The server that a leader is connected to dies: the session moves to another, nobody is deposed, nothing is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_moves_to_another_server() {
