@@ -297,7 +297,10 @@ def wait(what, condition, cluster, seconds=90):
         for name in cluster.daemons:
             if not cluster.alive(name):
                 with open(os.path.join(cluster.folder, 'log', name + '.log')) as f:
-                    raise Cannot('%s ended: %s' % (name, f.read()[-3000:].strip()))
+                    text = f.read()
+                # Fatal lines of Mesos's log begin so; a daemon that refuses its flags says why last.
+                fatal = [line for line in text.splitlines() if line.startswith('F')] or text.splitlines()[-1:]
+                raise Cannot('%s ended: %s\n%s' % (name, ' '.join(fatal[:1]), text[-3000:]))
         time.sleep(0.05)
     raise Cannot('%s: not within %d seconds; see %s/log' % (what, seconds, cluster.folder))
 
@@ -332,6 +335,8 @@ def start(options, bound=False):
     zk = options.zk or options.masters > 1
     if zk and not (shutil.which('java') and os.path.exists(ZOOKEEPER)):
         raise Cannot('java or zookeeper is not here; testing/deps installs them')
+    if options.masters % 2 == 0:
+        raise Cannot('%d masters never agree on an empty registry: take an odd number' % options.masters)
     programs = install()
     os.makedirs(options.dir, exist_ok=True)
     cluster = Cluster(options.dir, bound)
