@@ -19,16 +19,20 @@ mod end;
 pub mod fake;
 #[cfg(feature = "local")]
 pub mod local;
+#[cfg(feature = "mesos")]
+pub mod mesos;
 pub mod router;
 #[cfg(any(feature = "local", feature = "docker"))]
 mod secrets;
 pub mod shadow;
+mod share;
 #[cfg(any(feature = "local", feature = "docker"))]
 mod task_folders;
 pub mod yardstick;
 
 pub use clock::since_boot;
 pub use container::{Container, ContainerKind, NO_MESOS, NO_MESOS_HINT, Network, Port, Volume, VolumeSource};
+pub use share::{Constraint, Operator, Share, Thousandths};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +64,30 @@ pub struct TaskSpec {
     pub secrets: Vec<Secret>,
     /// What it runs in; `None` for the machine itself.
     pub container: Option<Container>,
+    /// What is set aside for it, where an engine sets aside.
+    pub share: Share,
+    /// Which machines will do, where there is a choice: all of these must hold.
+    pub constraints: Vec<Constraint>,
+    /// What people call it where an engine shows tasks.
+    pub title: String,
+    /// What it can be found by where an engine shows tasks.
+    pub labels: Vec<(String, String)>,
+    /// The user it runs as on machines that are not this one, where root is a user like others: as its author wrote it.
+    pub user_elsewhere: Option<String>,
+    /// What runs it instead of its command, where an engine knows such things.
+    pub executor: Option<Executor>,
+}
+
+/// A program that is told of tasks by Mesos and does with them what it will.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executor {
+    /// Command line for the shell that starts it.
+    pub command: String,
+    /// What it is told of the task.
+    pub data: String,
+    /// Files that are there before it starts. Those of the task itself may have been found in its command, which is only
+    /// data here.
+    pub fetches: Vec<Fetch>,
 }
 
 /// What a task may use, where the engine can see to it.
@@ -82,6 +110,8 @@ pub struct Fetch {
     pub extract: bool,
     /// Its path in the working directory; the last part of the URI if absent.
     pub output_file: Option<String>,
+    /// Whether the machine may keep it for other tasks, where an engine can.
+    pub cache: bool,
 }
 
 /// A variable of a task's environment whose value is known only where the task begins.
@@ -116,6 +146,14 @@ pub struct Launch {
 /// What an engine knows of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
+    /// It has been taken and waits for a place; it has not begun.
+    Waiting,
+    /// There is a place for it, which is held until [`Engine::go_ahead`]; it has not begun. Only as news, in the order in
+    /// which places were found, and each told once: what is told last is where it is looked for.
+    Placed {
+        /// Names the place for ever after: the task is asked for there, by whoever leads. At most [`PLACE_BYTES_MAX`].
+        node: Arc<str>,
+    },
     /// It is being started or runs.
     Running,
     /// It is over.
@@ -131,7 +169,8 @@ pub enum Known {
 pub struct TaskEvent {
     /// Whose news.
     pub task: TaskId,
-    /// [`Known::Running`] or [`Known::Ended`].
+    /// [`Known::Waiting`], [`Known::Placed`], [`Known::Running`], [`Known::Ended`], or what it has come to that nobody
+    /// knew before: [`Known::NeverBegan`], [`Known::Unknown`].
     pub known: Known,
 }
 
@@ -222,6 +261,10 @@ pub enum EngineError {
 
 /// Most events of one call: enough to amortise a call and the commit that follows.
 pub const EVENTS_MAX: usize = 256;
+/// Most bytes of a note that an engine has the node keep.
+pub const NOTE_BYTES_MAX: usize = 512;
+/// Most bytes of the name of a place.
+pub const PLACE_BYTES_MAX: usize = 300;
 /// Most bytes of one piece of output.
 pub const OUTPUT_PIECE_MAX: usize = 64 * 1024;
 
@@ -243,6 +286,21 @@ pub trait Engine: Send + Sync + 'static {
     /// [`EngineError::Deposed`], [`EngineError::TooLate`], [`EngineError::Refused`]: it did not begin.
     /// [`EngineError::Unknown`]: reconcile to find out.
     async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError>;
+
+    /// The place that was told of ([`Known::Placed`]) is durable: the task may begin there. An engine that no longer holds
+    /// that place for it does nothing; it tells of another.
+    /// # Errors
+    /// As [`Engine::launch`]; with [`EngineError::Unknown`] the task is asked for at its place.
+    async fn go_ahead(
+        &self,
+        epoch: Epoch,
+        task: &TaskId,
+        node: &str,
+        not_after: Duration,
+    ) -> Result<(), EngineError> {
+        let _ = (epoch, task, node, not_after);
+        Ok(())
+    }
 
     /// Ends the task: politely, and after `grace` by force, with all processes it started. Returns when the
     /// order is taken; the end comes as an event. Killing what has ended or never began is not an error.
@@ -319,8 +377,43 @@ pub trait Engine: Send + Sync + 'static {
         0
     }
 
+    /// The name under which tasks are launched that have no place yet, in place of the node's: with engines that find
+    /// places ([`Known::Placed`]).
+    fn unplaced(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether what is at this place, by its name, is of this engine, whichever node asks.
+    fn has_place(&self, _node: &str) -> bool {
+        false
+    }
+
+    /// Why a task that was taken has not begun yet: one sentence each, the first the most telling.
+    fn waits_for(&self, _task: &TaskId) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether a task like this one can be started now. Another task may have to wait although the engine is ready.
     fn readiness_of(&self, _spec: &TaskSpec) -> Readiness {
         self.readiness()
     }
+}
+
+/// What an engine that has no disk of its own has the node keep, and the node's word on who leads.
+#[async_trait]
+pub trait Memory: Send + Sync + 'static {
+    /// Where the task was placed ([`Known::Placed`]), or the name that it was launched under if it was not; `None` if
+    /// nobody knows it. Also of tasks that have ended, as long as the history has them.
+    /// # Errors
+    /// [`EngineError::Unknown`]: nobody could tell now.
+    async fn node_of(&self, task: &TaskId) -> Result<Option<Arc<str>>, EngineError>;
+
+    /// The note that was kept last.
+    fn recall(&self) -> Option<Arc<str>>;
+
+    /// Keeps another note, at most [`NOTE_BYTES_MAX`], or with `None` the one that is there. Either way it is
+    /// confirmed that this epoch still leads: nothing that a later one writes is older than the answer.
+    /// # Errors
+    /// [`EngineError::Deposed`]: it does not. [`EngineError::Unknown`]: nobody could tell now.
+    async fn remember(&self, epoch: Epoch, note: Option<&str>) -> Result<(), EngineError>;
 }

@@ -1,5 +1,6 @@
 //! Attempts: how they are launched, what an engine's news of them means, and what their end leads to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::book::{Book, later};
@@ -77,12 +78,16 @@ impl Scheduler {
             // Given up as lost, and now heard of again.
             match news {
                 TaskNews::Ended(_) => self.effects.push(Effect::Acknowledge { task }),
-                TaskNews::Running => self.effects.push(Effect::Kill { task }),
+                TaskNews::Running | TaskNews::Waiting | TaskNews::Placed { .. } => {
+                    self.effects.push(Effect::Kill { task });
+                }
                 TaskNews::NeverBegan | TaskNews::Unknown => {}
             }
             return;
         };
         match news {
+            TaskNews::Waiting => self.task_waits(&run, live),
+            TaskNews::Placed { node } => self.task_placed(&run, live, node),
             TaskNews::Running => self.task_runs(&run, live),
             TaskNews::Ended(end) => {
                 self.attempt_ended(&run, live, end);
@@ -97,11 +102,38 @@ impl Scheduler {
         }
     }
 
-    fn task_runs(&mut self, run: &Run, live: Live) {
-        // A kill that a former leader ordered may have been lost with it; one of ours may have overtaken the launch.
+    /// The engine has it and has not begun it.
+    fn task_waits(&mut self, run: &Run, live: Live) {
+        self.kill_again(&live);
+        if live.unknown_since.is_some() {
+            self.set_live(run, Live { unknown_since: None, ..live });
+        }
+    }
+
+    /// The engine has a place for it. Where it runs is durable before it runs there: whoever leads next asks there.
+    fn task_placed(&mut self, run: &Run, live: Live, node: Arc<str>) {
+        // What runs already has its place.
+        if live.started.is_some() {
+            return;
+        }
+        self.kill_again(&live);
+        if live.kill.is_none() {
+            self.effects.push(Effect::GoAhead { task: live.task.clone(), node: node.clone() });
+        }
+        if live.node != node || live.unknown_since.is_some() {
+            self.set_live(run, Live { node, unknown_since: None, ..live });
+        }
+    }
+
+    /// A kill that a former leader ordered may have been lost with it; one of ours may have overtaken the launch.
+    fn kill_again(&mut self, live: &Live) {
         if live.kill.is_some() && (self.kills.insert(live.task.clone()) || live.started.is_none()) {
             self.effects.push(Effect::Kill { task: live.task.clone() });
         }
+    }
+
+    fn task_runs(&mut self, run: &Run, live: Live) {
+        self.kill_again(&live);
         if live.started.is_none() || live.unknown_since.is_some() {
             let started = live.started.or(Some(self.now));
             self.set_live(run, Live { started, unknown_since: None, ..live });

@@ -265,8 +265,9 @@ impl Book {
             RunState::Queued => None,
             RunState::Waiting { until, .. } => Some(*until),
             RunState::Running(live) => {
-                let begun = live.started.unwrap_or(live.launched);
-                let limit = rules.run_max.filter(|_| live.kill.is_none()).map(|max| later(begun, max));
+                // What waits for a place does not run yet.
+                let begun = live.started.filter(|_| live.kill.is_none());
+                let limit = begun.zip(rules.run_max).map(|(begun, max)| later(begun, max));
                 let patience = live.unknown_since.map(|since| later(since, rules.lost_after));
                 limit.into_iter().chain(patience).min()
             }
@@ -281,7 +282,7 @@ impl Book {
                 alerts.late_after.map(|after| later(run.due, after))
             }
             RunState::Running(live) if !run.told.long_running => {
-                alerts.long_running_after.map(|after| later(live.started.unwrap_or(live.launched), after))
+                live.started.zip(alerts.long_running_after).map(|(begun, after)| later(begun, after))
             }
             _ => None,
         }
@@ -313,6 +314,13 @@ impl Book {
 
     pub(crate) fn note_zone_data(&mut self, zone_data: ZoneData) {
         self.change(Change::Meta(Meta { zone_data, ..self.state.meta.clone() }));
+    }
+
+    /// Keeps what the engine wants to be reminded of, if that is news.
+    pub(crate) fn note_for_engine(&mut self, note: Option<Arc<str>>) {
+        if note.is_some() && note != self.state.meta.engine_note {
+            self.change(Change::Meta(Meta { engine_note: note, ..self.state.meta.clone() }));
+        }
     }
 
     pub(crate) fn put_job(&mut self, job: Job) -> Arc<Job> {

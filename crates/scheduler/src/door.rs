@@ -63,6 +63,10 @@ impl Scheduler {
             Request::KillRun(key) => self.kill_run(key),
             Request::CancelRun(key) => self.cancel_run(key),
             Request::Report { task, elements } => self.report(task, elements),
+            Request::EngineNote(note) => {
+                self.book.note_for_engine(note);
+                Ok(Answer::Noted)
+            }
             Request::MarkSuccess { job, failed } => self.mark_success(&job, failed),
             Request::Pause { job, reason, until } => self.pause(&job, reason, until),
             Request::Resume(name) => self.resume(&name),

@@ -81,6 +81,8 @@ pub enum Request {
         /// Elements of data that it has processed since it last said so.
         elements: u64,
     },
+    /// Keeps what the engine wants to be reminded of; with `None` only asks whether this term still writes.
+    EngineNote(Option<Arc<str>>),
     /// Lets the children of the job go on as if it had succeeded: in the cycle of its last run if that failed,
     /// else in a cycle of its own.
     MarkSuccess {
@@ -314,6 +316,8 @@ pub enum Answer {
     },
     /// The notice is on its way again.
     NoticeRetried,
+    /// The engine's note is kept.
+    Noted,
     /// It had been done before, and was answered so.
     Before(Box<Answer>),
 }

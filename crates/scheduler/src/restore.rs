@@ -54,7 +54,9 @@ fn meta(present: &Meta, restored: &Meta) -> Meta {
     };
     let graph = present.graph.max(restored.graph);
     let notices = present.notices.max(restored.notices);
-    Meta { next_uid, graph, notices, ..restored.clone() }
+    // An engine goes on as it is: its tasks are those of the present.
+    let engine_note = present.engine_note.clone().or_else(|| restored.engine_note.clone());
+    Meta { next_uid, graph, notices, engine_note, ..restored.clone() }
 }
 
 impl CarriedOver {

@@ -68,7 +68,7 @@ pub struct Live {
     pub task: TaskId,
     /// When its launch became durable.
     pub launched: Timestamp,
-    /// The node whose engine was told; who to ask for its end and its output.
+    /// The node whose engine was told, or the place that the engine found: who to ask for its end and its output.
     pub node: Arc<str>,
     /// When the engine first said that it runs.
     pub started: Option<Timestamp>,
@@ -106,7 +106,7 @@ pub struct Attempt {
     pub started: Option<Timestamp>,
     /// When its end became known.
     pub ended: Timestamp,
-    /// The node whose engine had it.
+    /// The node whose engine had it, or the place that the engine had found.
     pub node: Arc<str>,
     /// How it ended.
     pub end: AttemptEnd,

@@ -59,6 +59,13 @@ pub enum Event {
 /// What an engine says about a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskNews {
+    /// It has been taken and waits for a place.
+    Waiting,
+    /// There is a place for it, which is held until [`Effect::GoAhead`].
+    Placed {
+        /// Where it will be asked for from then on.
+        node: Arc<str>,
+    },
     /// It is being started, or runs.
     Running,
     /// It is over.
@@ -78,6 +85,13 @@ pub enum Effect {
         run: Arc<Run>,
         /// Its job as it is now.
         job: Arc<Job>,
+    },
+    /// Begin the task at the place that was told of, which is durable now.
+    GoAhead {
+        /// Which.
+        task: TaskId,
+        /// The place.
+        node: Arc<str>,
     },
     /// End the task. May be repeated.
     Kill {

@@ -59,6 +59,8 @@ pub struct Meta {
     pub alerts_lost: u64,
     /// In whose name the staged set that has been decided is being put; `None` while there is none.
     pub applying: Option<Arc<Author>>,
+    /// What the engine wants to be reminded of; it alone reads it.
+    pub engine_note: Option<Arc<str>>,
 }
 
 /// A version of the zone data, such as `2026f`.

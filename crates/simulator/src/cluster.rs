@@ -49,6 +49,11 @@ pub(crate) enum Happening {
         task: TaskId,
         epoch: Epoch,
     },
+    /// A place is found for a task that waits.
+    TaskPlaced {
+        task: TaskId,
+        epoch: Epoch,
+    },
     TaskEnds {
         task: TaskId,
         at: Millis,
@@ -172,7 +177,7 @@ impl Cluster {
             order: 0,
             nodes,
             stages: 2,
-            engine: ModelEngine::default(),
+            engine: ModelEngine::new(Random::new(seed ^ 0x706c_6163_6573).permille(350)),
             users: Users::new(mix, herds),
             requests: 0,
             audit: Audit::new(store.core.state()),
@@ -308,6 +313,7 @@ impl Cluster {
                 self.engine_hears(node, stage, epoch, order, sender);
             }
             Happening::TaskBegins { task, epoch } => self.task_begins(&task, epoch),
+            Happening::TaskPlaced { task, epoch } => self.task_placed(&task, epoch),
             Happening::TaskEnds { task, at } => self.task_ends(&task, at),
             Happening::TaskKilled { task, at } => self.task_killed(&task, at),
             Happening::Repeat { once } => {

@@ -1,5 +1,8 @@
 //! The engine as a server on a network, as the contract of `engine` wants it: fenced by epoch, at most one start of a
 //! task, ends repeated until acknowledged. Its tasks take time, fail, ignore TERM for a while, and die with it.
+//!
+//! In some histories it is one that finds places: what it has taken waits, is told a place, and begins there only once it
+//! may go ahead. Of what it took in an older term it then knows only what it is asked for at its place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use scheduler::run::AttemptEnd;
 use crate::calendar::Millis;
 use crate::cluster::{Cluster, Happening, NodeId, Stage};
 use crate::node::{Message, News};
+use crate::users::CANARY;
 
 /// An order to start a task, with what the checkers want to know of it.
 #[derive(Clone, Debug)]
@@ -37,8 +41,10 @@ pub(crate) enum Order {
     Launch(Box<LaunchOrder>),
     /// With the time after which it is stale.
     Kill(TaskId, Millis),
-    /// With the number of the question, so that an answer can be told from an older one.
-    Reconcile(u64, Vec<TaskId>),
+    /// That the place is durable, with the time after which that is stale.
+    GoAhead(TaskId, Arc<str>, Millis),
+    /// With the number of the question, so that an answer can be told from an older one, and where each task is looked for.
+    Reconcile(u64, Vec<(TaskId, Arc<str>)>),
     Acknowledge(TaskId),
 }
 
@@ -56,6 +62,9 @@ pub(crate) struct Task {
     /// The term that launched it.
     epoch: Epoch,
     acknowledged: bool,
+    /// Where it is to begin, or has begun.
+    place: Option<Arc<str>>,
+    begun: bool,
     /// Nobody hears of it before: the machine it runs on is cut off.
     hidden_until: Millis,
     /// Tells a planned end from one that was overtaken.
@@ -65,6 +74,10 @@ pub(crate) struct Task {
 impl Task {
     pub(crate) fn run(&self) -> RunKey {
         self.order.run
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
     }
 
     pub(crate) fn attempt(&self) -> u32 {
@@ -87,6 +100,10 @@ pub(crate) struct ModelEngine {
     pub(crate) tasks: BTreeMap<TaskId, Task>,
     /// Those whose end nobody has acknowledged, and those that have not ended.
     pub(crate) open: std::collections::BTreeSet<TaskId>,
+    /// Whether it is one that finds places.
+    places: bool,
+    /// How many it has found.
+    found: u64,
     /// Who is told of ends: the node that began the present term here.
     listener: Option<(NodeId, Stage)>,
     down_until: Millis,
@@ -96,10 +113,18 @@ pub(crate) struct ModelEngine {
 pub(crate) const REPEAT: Millis = 5_000;
 /// Longest time between the polite and the forced end of a task.
 pub(crate) const GRACE: Millis = 5_000;
+/// How long a place is held at most.
+const HELD_MAX: Millis = 15_000;
 /// What a node waits for an answer of the engine.
 const PATIENCE: Millis = 2_000;
 /// The longest that an order is under way: past its time, the right to lead of who gave it, and whole terms of others.
 const LATE_MAX: Millis = 60_000;
+
+impl ModelEngine {
+    pub(crate) fn new(places: bool) -> Self {
+        Self { places, ..Self::default() }
+    }
+}
 
 impl Cluster {
     /// Sends an order on its way. What is lost is answered as unknown, after a while; and so is what comes late.
@@ -120,7 +145,8 @@ impl Cluster {
 
     fn engine_silent(&mut self, node: NodeId, stage: Stage, order: Order) {
         let message = match order {
-            Order::Acknowledge(_) => return,
+            // A place that is not taken lapses.
+            Order::Acknowledge(_) | Order::GoAhead(..) => return,
             order => Message::EngineSilent(order),
         };
         let at = self.now + PATIENCE;
@@ -164,6 +190,12 @@ impl Cluster {
             self.engine_forgets(task);
             return None;
         }
+        if let Order::GoAhead(task, place, not_after) = order {
+            if epoch == self.engine.epoch && self.now <= *not_after {
+                self.task_goes_ahead(task, place, epoch);
+            }
+            return None;
+        }
         if epoch < self.engine.epoch {
             self.say(|| format!("engine: refuses {} of term {}", label(order), epoch.0));
             return Some(Message::EngineDeposed);
@@ -188,10 +220,12 @@ impl Cluster {
                 Message::Killed
             }
             Order::Reconcile(number, tasks) => {
-                let known = tasks.iter().map(|task| (task.clone(), self.engine_knows(task))).collect();
+                let knows =
+                    |(task, place): &(TaskId, Arc<str>)| (task.clone(), self.engine_knows(task, place));
+                let known = tasks.iter().map(knows).collect();
                 Message::Reconciled(*number, known)
             }
-            Order::Acknowledge(_) => return None,
+            Order::Acknowledge(_) | Order::GoAhead(..) => return None,
         })
     }
 
@@ -202,7 +236,7 @@ impl Cluster {
                 self.now > launch.not_after && !self.engine.tasks.contains_key(&launch.task)
             }
             Order::Kill(_, not_after) => self.now > *not_after,
-            Order::BeginTerm | Order::Reconcile(..) | Order::Acknowledge(_) => false,
+            Order::BeginTerm | Order::GoAhead(..) | Order::Reconcile(..) | Order::Acknowledge(_) => false,
         }
     }
 
@@ -238,7 +272,7 @@ impl Cluster {
 
     fn engine_launches(&mut self, epoch: Epoch, order: &LaunchOrder) -> News {
         if self.engine.tasks.contains_key(&order.task) {
-            return self.engine_knows(&order.task);
+            return self.engine_sees(&order.task);
         }
         if self.unlucky(10) {
             self.say(|| format!("engine: will not start {}", order.task));
@@ -249,6 +283,8 @@ impl Cluster {
             order: order.clone(),
             epoch,
             acknowledged: false,
+            place: None,
+            begun: false,
             hidden_until: 0,
             ends_at: 0,
         };
@@ -259,6 +295,13 @@ impl Cluster {
         self.audit.launched(self.now, epoch, order);
         self.engine.tasks.insert(order.task.clone(), task);
         self.engine.open.insert(order.task.clone());
+        if self.engine.places {
+            // The canary fits everywhere.
+            let large = order.job.name.as_str() != CANARY && !self.healed;
+            let after = if large { self.random.pick(&[1, 50, 2_000, 40_000]) } else { 1 };
+            self.at(self.now + after, Happening::TaskPlaced { task: order.task.clone(), epoch });
+            return News::Waiting;
+        }
         if self.unlucky(50) {
             let at = self.now + self.random.between(1, 800);
             self.at(at, Happening::TaskBegins { task: order.task.clone(), epoch });
@@ -268,6 +311,30 @@ impl Cluster {
         News::Running
     }
 
+    /// There is a place for a task that waits, or another one, because nobody took the last.
+    pub(crate) fn task_placed(&mut self, id: &TaskId, epoch: Epoch) {
+        let found = self.engine.found + 1;
+        let waits = |task: &&mut Task| task.phase == Phase::Accepted && task.epoch == epoch;
+        let Some(task) = self.engine.tasks.get_mut(id).filter(waits) else { return };
+        let place: Arc<str> = format!("place{found}").into();
+        task.place = Some(place.clone());
+        self.engine.found = found;
+        self.say(|| format!("engine: {id} may begin at {place}"));
+        // The engine that finds places is a part of the node: what it says may be lost with it, and is never out of order.
+        if let Some((node, stage)) = self.engine.listener {
+            let message = Message::News(id.clone(), News::Placed { node: place });
+            self.at(self.now + 1, Happening::Node { node, stage, message });
+        }
+        let at = self.now + self.random.between(HELD_MAX / 2, HELD_MAX);
+        self.at(at, Happening::TaskPlaced { task: id.clone(), epoch });
+    }
+
+    fn task_goes_ahead(&mut self, id: &TaskId, place: &Arc<str>, epoch: Epoch) {
+        if self.engine.tasks.get(id).is_some_and(|task| task.place.as_ref() == Some(place)) {
+            self.task_begins(id, epoch);
+        }
+    }
+
     pub(crate) fn task_begins(&mut self, id: &TaskId, epoch: Epoch) {
         let waits = |task: &&mut Task| task.phase == Phase::Accepted && task.epoch == epoch;
         let Some(task) = self.engine.tasks.get_mut(id).filter(waits) else { return };
@@ -275,6 +342,7 @@ impl Cluster {
         let (low, high) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
         let at = self.now + self.random.between(low, high);
         task.phase = Phase::Running;
+        task.begun = true;
         task.ends_at = at;
         let order = task.order.clone();
         self.say(|| format!("engine: {id} runs"));
@@ -343,11 +411,21 @@ impl Cluster {
         }
     }
 
-    fn engine_knows(&self, id: &TaskId) -> News {
+    /// What the answer to a question is. Where places are found, nothing but the place leads to what an older term began.
+    fn engine_knows(&self, id: &TaskId, place: &Arc<str>) -> News {
+        let ours = |task: &Task| task.epoch == self.engine.epoch || task.place.as_ref() == Some(place);
+        if self.engine.places && !self.engine.tasks.get(id).is_some_and(ours) {
+            return News::NeverBegan;
+        }
+        self.engine_sees(id)
+    }
+
+    fn engine_sees(&self, id: &TaskId) -> News {
         match self.engine.tasks.get(id) {
             None => News::NeverBegan,
             Some(task) if self.now < task.hidden_until => News::Unknown,
             Some(task) => match &task.phase {
+                Phase::Accepted if self.engine.places => News::Waiting,
                 Phase::Accepted | Phase::Running => News::Running,
                 Phase::Ended(end) => News::Ended(end.clone()),
             },
@@ -411,6 +489,7 @@ pub(crate) fn label(order: &Order) -> String {
         Order::BeginTerm => "begin_term".into(),
         Order::Launch(launch) => format!("launch {}", launch.task),
         Order::Kill(task, _) => format!("kill {task}"),
+        Order::GoAhead(task, place, _) => format!("go ahead of {task} at {place}"),
         Order::Reconcile(_, tasks) => format!("reconcile of {} tasks", tasks.len()),
         Order::Acknowledge(task) => format!("acknowledge {task}"),
     }

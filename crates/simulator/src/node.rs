@@ -178,6 +178,19 @@ impl Calls {
 }
 
 impl Office {
+    /// Each task with where the state says that it is.
+    fn with_places(&self, tasks: Vec<TaskId>) -> Vec<(TaskId, Arc<str>)> {
+        let places: BTreeMap<&TaskId, &Arc<str>> = (self.core.state().runs.values())
+            .filter_map(|run| match &run.state {
+                RunState::Running(live) => Some((&live.task, &live.node)),
+                _ => None,
+            })
+            .collect();
+        let place =
+            |task: &TaskId| places.get(task).map_or_else(|| "nowhere".into(), |place| (*place).clone());
+        tasks.into_iter().map(|task| (task.clone(), place(&task))).collect()
+    }
+
     /// Whether a launch of the task is on its way: what was known of it before is old.
     fn is_coming(&self, task: &TaskId) -> bool {
         let decided = self.in_flight.iter().flat_map(|batch| &batch.effects);
@@ -681,6 +694,9 @@ impl Cluster {
                 let order = LaunchOrder { task, run: run.key, attempt, job, not_after, incarnation };
                 self.order(node, Order::Launch(Box::new(order)));
             }
+            Effect::GoAhead { task, node: place } => {
+                self.order(node, Order::GoAhead(task, place, self.now + ORDER_VALID));
+            }
             Effect::Kill { task } => self.kill(node, task),
             Effect::Acknowledge { task } => self.order(node, Order::Acknowledge(task)),
             Effect::Send { notice } => self.post(node, &notice),
@@ -718,6 +734,7 @@ impl Cluster {
         let Some(office) = self.office(node) else { return };
         if !tasks.is_empty() {
             let number = office.calls.ask(&tasks);
+            let tasks = office.with_places(tasks);
             self.order(node, Order::Reconcile(number, tasks));
         }
     }
@@ -753,7 +770,7 @@ impl Cluster {
     fn launch_answered(&mut self, node: NodeId, order: &LaunchOrder, news: News) {
         self.settle(node, &order.task);
         let present = self.office(node).map(|office| office.incarnation);
-        if news == News::Running && present != Some(order.incarnation) {
+        if matches!(news, News::Running | News::Waiting) && present != Some(order.incarnation) {
             // When all tasks were asked for anew, this one was left out.
             self.reconcile(node, vec![order.task.clone()]);
         }
@@ -790,10 +807,11 @@ impl Cluster {
                 self.send_self(node, stale_in + ENGINE_RETRY, Message::Settle(launch.task));
             }
             Order::Reconcile(number, tasks) => {
+                let tasks = tasks.into_iter().map(|(task, _)| task).collect();
                 self.send_self(node, ENGINE_RETRY, Message::AskAgain(number, tasks));
             }
             Order::Kill(task, _) => self.send_self(node, ENGINE_RETRY, Message::KillAgain(task)),
-            Order::Acknowledge(_) => {}
+            Order::Acknowledge(_) | Order::GoAhead(..) => {}
         }
     }
 
@@ -812,6 +830,7 @@ pub(crate) fn short(effect: &Effect) -> String {
             _ => "launch of nothing".into(),
         },
         Effect::Kill { task } => format!("kill {task}"),
+        Effect::GoAhead { task, node } => format!("go ahead of {task} at {node}"),
         Effect::Send { notice } => format!("send notice {}, {} alerts", notice.id.0, notice.count()),
         Effect::Acknowledge { task } => format!("acknowledge {task}"),
         Effect::Answer { id, answer } => format!("answer to request {}: {answer:?}", id.0),

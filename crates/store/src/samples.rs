@@ -113,6 +113,7 @@ pub fn every_change() -> Vec<Titled> {
                 notices: 41,
                 alerts_lost: 2,
                 applying: Some(Arc::new(Author::new("ops", "10.0.0.1 r-1"))),
+                engine_note: Some("framework 1".into()),
             }),
         ),
         ("counters of a new store", Change::Meta(Meta { next_uid: 1, ..Meta::default() })),
@@ -316,6 +317,7 @@ fn receipts() -> Vec<(&'static str, Receipt)> {
         ),
         ("receipt: cancelled", Answer::Cancelled { runs: 3 }),
         ("receipt: notice retried", Answer::NoticeRetried),
+        ("receipt: noted", Answer::Noted),
     ];
     let receipt = |answer| Receipt {
         once: Once { key: request_key("0b7c\"\\~"), digest: u128::MAX - 1 },

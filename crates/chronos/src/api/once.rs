@@ -137,9 +137,12 @@ fn told(receipt: &Receipt) -> Response {
             json!({ "runs": runs })
         }
         Answer::Backfilling { id, slots } => json!({ "id": id.to_string(), "slots": slots }),
-        Answer::Applied(_) | Answer::Paused | Answer::Resumed | Answer::NoticeRetried | Answer::Before(_) => {
-            Value::Object(serde_json::Map::new())
-        }
+        Answer::Applied(_)
+        | Answer::Paused
+        | Answer::Resumed
+        | Answer::NoticeRetried
+        | Answer::Noted
+        | Answer::Before(_) => Value::Object(serde_json::Map::new()),
     };
     Json(what).into_response()
 }

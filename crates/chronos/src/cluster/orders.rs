@@ -69,6 +69,8 @@ pub(crate) struct PieceTold {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum State {
+    Waiting,
+    Placed { node: String },
     Running,
     Succeeded,
     Failed { exit: Option<i32>, signal: Option<i32>, message: String },
@@ -98,6 +100,8 @@ impl Asked {
 impl From<Known> for State {
     fn from(known: Known) -> Self {
         match known {
+            Known::Waiting => Self::Waiting,
+            Known::Placed { node } => Self::Placed { node: node.to_string() },
             Known::Running => Self::Running,
             Known::NeverBegan => Self::NeverBegan,
             Known::Unknown => Self::Unknown,
@@ -119,6 +123,8 @@ impl From<State> for Known {
             message.into()
         };
         Self::Ended(match state {
+            State::Waiting => return Self::Waiting,
+            State::Placed { node } => return Self::Placed { node: node.into() },
             State::Running => return Self::Running,
             State::NeverBegan => return Self::NeverBegan,
             State::Unknown => return Self::Unknown,
@@ -152,6 +158,8 @@ mod tests {
     #[test]
     fn what_is_known_goes_over_the_wire_and_back() {
         for known in [
+            Known::Waiting,
+            Known::Placed { node: "there".into() },
             Known::Running,
             Known::NeverBegan,
             Known::Unknown,

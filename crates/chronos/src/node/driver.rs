@@ -84,7 +84,7 @@ struct Driver<'a> {
 /// Leads until deposed or stopped.
 pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
     let settings = Settings {
-        node: life.options.identity.node.as_str().into(),
+        node: life.options.engine.unplaced().unwrap_or(&life.options.identity.node).into(),
         zones: life.options.zones.clone(),
         disable_after_failures: life.options.disable_after_failures,
         limits: life.options.limits.clone(),
@@ -340,7 +340,9 @@ impl Driver<'_> {
 
     fn launch_answered(&mut self, task: TaskId, news: TaskNews, incarnation: u64) {
         self.effects.settle(&task);
-        if news == TaskNews::Running && incarnation != self.life.options.engine.incarnation() {
+        if matches!(news, TaskNews::Running | TaskNews::Waiting)
+            && incarnation != self.life.options.engine.incarnation()
+        {
             // Who said so may be gone, and the task with it; and when all tasks were asked for, this one was left out.
             self.effects.ask_for(task.clone());
         }

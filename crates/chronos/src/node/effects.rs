@@ -214,6 +214,7 @@ impl Effects {
                 self.open().launch(&launch.task);
                 self.order_launch(launch);
             }
+            Effect::GoAhead { task, node } => self.order_to_go_ahead(task, node, decided + ORDER_VALID),
             Effect::Kill { task } => self.order_kill(task),
             Effect::Acknowledge { task } => {
                 // Best effort: an end that was not acknowledged is told again.
@@ -272,6 +273,20 @@ impl Effects {
                 }
             }
         }
+    }
+
+    /// Its place is durable. Where the answer is lost, its news or a question will tell.
+    fn order_to_go_ahead(&self, task: TaskId, node: Arc<str>, not_after: Duration) {
+        let orders = self.orders_to(&task, None);
+        let this = self.clone();
+        tokio::spawn(async move {
+            let Ok(_permit) = orders.acquire().await else { return };
+            if let Err(problem) = this.engine.go_ahead(this.epoch, &task, &node, not_after).await
+                && !this.ends_term(&problem)
+            {
+                debug!(%task, %node, %problem, "the task did not begin at its place");
+            }
+        });
     }
 
     fn order_kill(&self, task: TaskId) {
@@ -388,6 +403,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What an engine knows, as the scheduler hears it.
 pub(super) fn news_of(known: Known) -> TaskNews {
     match known {
+        Known::Waiting => TaskNews::Waiting,
+        Known::Placed { node } => TaskNews::Placed { node },
         Known::Running => TaskNews::Running,
         Known::Ended(end) => TaskNews::Ended(end),
         Known::NeverBegan => TaskNews::NeverBegan,

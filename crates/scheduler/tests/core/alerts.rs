@@ -9,7 +9,7 @@ use scheduler::notice::{
 };
 use scheduler::request::{Answer, Refusal, Request};
 use scheduler::run::AttemptEnd;
-use scheduler::{Event, NOTICES_MAX, SETTLED_MAX};
+use scheduler::{Event, NOTICES_MAX, SETTLED_MAX, TaskNews};
 
 use crate::world::{World, at, job, seconds};
 
@@ -224,6 +224,7 @@ fn an_attempt_that_runs_long_is_told_once_whatever_becomes_of_the_leader() {
     let rules = told(AlertRules { long_running_after: Some(seconds(7200)), ..on(&[]) });
     w.put("a", HOURLY, Rules { overlap: Overlap::Skip, ..rules });
     w.until("01:00:10");
+    w.news("a", TaskNews::Running);
     w.fail_over("02:59:00");
     w.until("02:59:59");
     w.sent_is(&[]);

@@ -12,6 +12,7 @@ mod jitter;
 mod joins;
 mod launch_loop;
 mod laws;
+mod places;
 mod receipts;
 mod reruns;
 mod restore;

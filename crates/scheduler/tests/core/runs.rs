@@ -103,11 +103,14 @@ fn a_kill_that_was_ordered_before_a_fail_over_is_ordered_again() {
 fn an_attempt_that_runs_too_long_is_killed_and_retried() {
     let mut w = World::new();
     w.put("a", HOURLY, Rules { run_max: Some(seconds(30)), ..retries(1) });
+    w.news("a", TaskNews::Running);
     w.until("00:00:29");
     assert!(w.kills.is_empty());
     w.until("00:00:30");
     assert_eq!(w.kills.len(), 1);
     w.end("a", AttemptEnd::Killed);
+    w.until("00:02:00");
+    w.news("a", TaskNews::Running);
     w.until("00:02:30");
     w.end("a", AttemptEnd::Killed);
     assert_eq!(w.ledger_of("a"), "timed out");
@@ -242,6 +245,7 @@ fn a_clock_that_goes_back_makes_no_retry_and_no_limit_wait_longer() {
     let mut w = World::new();
     w.put("a", "R1/2030-01-01T00:00:00Z/PT1H", retries(2));
     w.put("b", "R1/2030-01-01T00:00:00Z/PT1H", Rules { run_max: Some(seconds(30)), ..retries(0) });
+    w.news("b", TaskNews::Running);
     w.fail("a");
     w.now = "2029-12-31T20:00:00Z".parse().unwrap();
     w.event(scheduler::Event::Tick);
@@ -254,6 +258,7 @@ fn a_clock_that_goes_back_makes_no_retry_and_no_limit_wait_longer() {
 fn a_kill_by_a_user_counts_also_for_an_attempt_that_has_timed_out() {
     let mut w = World::new();
     w.put("a", HOURLY, Rules { run_max: Some(seconds(30)), ..retries(1) });
+    w.news("a", TaskNews::Running);
     w.until("00:00:30");
     w.ask(Request::KillJob(job("a"))).unwrap();
     w.end("a", AttemptEnd::Killed);

@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) launches: Vec<(String, Timestamp, u32)>,
     /// Tasks that were launched and have not been told to have ended.
     pub(crate) alive: BTreeMap<TaskId, RunKey>,
+    /// Tasks that may begin, and where.
+    pub(crate) may_begin: Vec<(TaskId, Arc<str>)>,
     pub(crate) kills: BTreeSet<TaskId>,
     pub(crate) acknowledged: BTreeSet<TaskId>,
     /// Notices in the order in which they were sent.
@@ -92,6 +94,7 @@ impl World {
             ledger: Vec::new(),
             launches: Vec::new(),
             alive: BTreeMap::new(),
+            may_begin: Vec::new(),
             kills: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
             revisions: Vec::new(),
@@ -118,6 +121,7 @@ impl World {
         for effect in step.effects {
             match effect {
                 Effect::Launch { run, job } => self.launched(&run, &job),
+                Effect::GoAhead { task, node } => self.may_begin.push((task, node)),
                 Effect::Kill { task } => {
                     self.kills.insert(task);
                 }

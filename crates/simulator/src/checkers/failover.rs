@@ -78,7 +78,8 @@ impl Failover {
                 }
             }
         }
-        for (task, held) in &engine.tasks {
+        // Of what has not begun only a later term need not hear.
+        for (task, held) in engine.tasks.iter().filter(|(_, held)| held.has_begun()) {
             self.agrees(task, held.run(), held.attempt(), &held.phase, state, ledger)?;
         }
         counted(state, ledger)

@@ -254,11 +254,13 @@ struct StoredMeta {
     applying: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     applying_for: Option<audit::StoredAuthor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    engine_note: Option<String>,
 }
 
 impl From<&Meta> for StoredMeta {
     fn from(meta: &Meta) -> Self {
-        let Meta { next_uid, graph, zone_data, notices, alerts_lost, applying } = meta;
+        let Meta { next_uid, graph, zone_data, notices, alerts_lost, applying, engine_note } = meta;
         Self {
             next_uid: *next_uid,
             graph: graph.0,
@@ -267,13 +269,23 @@ impl From<&Meta> for StoredMeta {
             alerts_lost: *alerts_lost,
             applying: applying.is_some(),
             applying_for: applying.as_deref().filter(|author| **author != Author::default()).map(Into::into),
+            engine_note: engine_note.as_deref().map(Into::into),
         }
     }
 }
 
 impl From<StoredMeta> for Meta {
     fn from(stored: StoredMeta) -> Self {
-        let StoredMeta { next_uid, graph, zone_data, notices, alerts_lost, applying, applying_for } = stored;
+        let StoredMeta {
+            next_uid,
+            graph,
+            zone_data,
+            notices,
+            alerts_lost,
+            applying,
+            applying_for,
+            engine_note,
+        } = stored;
         // A version without an audit noted nobody.
         let author = applying_for.map(Author::from).unwrap_or_default();
         Self {
@@ -283,6 +295,7 @@ impl From<StoredMeta> for Meta {
             notices,
             alerts_lost,
             applying: applying.then(|| Arc::new(author)),
+            engine_note: engine_note.map(Into::into),
         }
     }
 }

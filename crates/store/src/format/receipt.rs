@@ -40,6 +40,7 @@ enum StoredAnswer {
     Backfilling { id: StoredBackfillId, slots: u64 },
     Cancelled { runs: usize },
     NoticeRetried,
+    Noted,
 }
 
 /// See [`Verdict`].
@@ -106,6 +107,7 @@ impl From<&Answer> for StoredAnswer {
             Answer::Backfilling { id, slots } => Self::Backfilling { id: (*id).into(), slots: *slots },
             Answer::Cancelled { runs } => Self::Cancelled { runs: *runs },
             Answer::NoticeRetried => Self::NoticeRetried,
+            Answer::Noted => Self::Noted,
             // Nobody keeps a receipt of a receipt; what it says is the same.
             Answer::Before(answer) => (&**answer).into(),
         }
@@ -126,6 +128,7 @@ impl From<StoredAnswer> for Answer {
             StoredAnswer::Backfilling { id, slots } => Self::Backfilling { id: id.into(), slots },
             StoredAnswer::Cancelled { runs } => Self::Cancelled { runs },
             StoredAnswer::NoticeRetried => Self::NoticeRetried,
+            StoredAnswer::Noted => Self::Noted,
         }
     }
 }
