@@ -3,6 +3,8 @@
 //! An engine brings a [`Lab`] and calls [`contract_tests!`](crate::contract_tests) and, where its tasks are processes,
 //! [`process_tests!`](crate::process_tests). Every case gets a lab of its own, as if new.
 
+mod node;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
 
 use crate::{Engine, EngineError, Known, Launch, Output, Readiness, Stream, TaskSpec, since_boot};
+
+pub use self::node::{MemoryForTests, WithNode};
 
 /// Longest wait for something that must happen: far beyond what a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -279,6 +283,8 @@ pub mod contract {
         lab.restart().await;
 
         let engine = lab.open().await;
+        // An engine that others share may have to know who asks.
+        engine.begin_term(Epoch(1)).await.expect("the first term begins again");
         let ends = ends_of(&*engine, &["a-0", "b-0"]).await;
         assert_eq!(ends[0], AttemptEnd::Succeeded);
         engine.acknowledge(&[task("a-0")]).await.expect("acknowledged");

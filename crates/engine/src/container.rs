@@ -13,6 +13,8 @@ pub struct Container {
     pub network: Network,
     /// Names of networks: with [`Network::User`] those that it joins, at least one.
     pub networks: Vec<String>,
+    /// What the networks of a cluster are told: the network's name, a key, a value.
+    pub network_labels: Vec<(String, String, String)>,
     /// Ports of the machine that lead to its own.
     pub ports: Vec<Port>,
     /// What is mounted into it.

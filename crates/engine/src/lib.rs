@@ -19,16 +19,20 @@ mod end;
 pub mod fake;
 #[cfg(feature = "local")]
 pub mod local;
+#[cfg(feature = "mesos")]
+pub mod mesos;
 pub mod router;
 #[cfg(any(feature = "local", feature = "docker"))]
 mod secrets;
 pub mod shadow;
+mod share;
 #[cfg(any(feature = "local", feature = "docker"))]
 mod task_folders;
 pub mod yardstick;
 
 pub use clock::since_boot;
 pub use container::{Container, ContainerKind, NO_MESOS, NO_MESOS_HINT, Network, Port, Volume, VolumeSource};
+pub use share::{Constraint, Operator, Share, Thousandths};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +64,30 @@ pub struct TaskSpec {
     pub secrets: Vec<Secret>,
     /// What it runs in; `None` for the machine itself.
     pub container: Option<Container>,
+    /// What is set aside for it, where an engine sets aside.
+    pub share: Share,
+    /// Which machines will do, where there is a choice: all of these must hold.
+    pub constraints: Vec<Constraint>,
+    /// What people call it where an engine shows tasks.
+    pub title: String,
+    /// What it can be found by where an engine shows tasks.
+    pub labels: Vec<(String, String)>,
+    /// The user it runs as on machines that are not this one, where root is a user like others: as its author wrote it.
+    pub user_elsewhere: Option<String>,
+    /// What runs it instead of its command, where an engine knows such things.
+    pub executor: Option<Executor>,
+}
+
+/// A program that is told of tasks by Mesos and does with them what it will.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executor {
+    /// Command line for the shell that starts it.
+    pub command: String,
+    /// What it is told of the task.
+    pub data: String,
+    /// Files that are there before it starts. Those of the task itself may have been found in its command, which is only
+    /// data here.
+    pub fetches: Vec<Fetch>,
 }
 
 /// What a task may use, where the engine can see to it.
@@ -82,6 +110,8 @@ pub struct Fetch {
     pub extract: bool,
     /// Its path in the working directory; the last part of the URI if absent.
     pub output_file: Option<String>,
+    /// Whether the machine may keep it for other tasks, where an engine can.
+    pub cache: bool,
 }
 
 /// A variable of a task's environment whose value is known only where the task begins.
@@ -345,6 +375,17 @@ pub trait Engine: Send + Sync + 'static {
     /// to one must not wait behind those to another.
     fn place_of(&self, _task: &TaskId, _spec: Option<&TaskSpec>) -> usize {
         0
+    }
+
+    /// The name under which tasks are launched that have no place yet, in place of the node's: with engines that find
+    /// places ([`Known::Placed`]).
+    fn unplaced(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether what is at this place, by its name, is of this engine, whichever node asks.
+    fn has_place(&self, _node: &str) -> bool {
+        false
     }
 
     /// Why a task that was taken has not begun yet: one sentence each, the first the most telling.

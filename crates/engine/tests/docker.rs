@@ -808,7 +808,7 @@ async fn without_docker_tasks_wait() {
 }
 
 fn fetch(uri: impl Into<String>) -> Fetch {
-    Fetch { uri: uri.into(), executable: false, extract: true, output_file: None }
+    Fetch { uri: uri.into(), executable: false, extract: true, output_file: None, cache: false }
 }
 
 /// A server that counts who asks, and answers once told to.

@@ -250,7 +250,7 @@ async fn a_first_stage_leaves_nothing_of_itself_to_the_task() {
 }
 
 fn fetch(uri: &str) -> Fetch {
-    Fetch { uri: uri.into(), executable: false, extract: true, output_file: None }
+    Fetch { uri: uri.into(), executable: false, extract: true, output_file: None, cache: false }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::classic::no_such_job;
 use super::error::{self, ApiError, ErrorBody};
 use super::extract::{self, Document};
 use super::{ANSWER_WITHIN, ApiContext, SHOWN_WITHIN, seq_header};
-use crate::node::AskError;
+use crate::node::{AskError, memory};
 use crate::wire::job::is_data_job;
 use crate::wire::shape::{Shape, optional, required};
 
@@ -123,7 +123,7 @@ async fn known_of(ctx: &ApiContext, task: &TaskId) -> Result<Option<Known>, ApiE
         let ours = attempts.iter().find(|attempt| TaskId::of(job, key, attempt.number) == *task);
         ours.map(|attempt| Known::Ended(attempt.end.clone()))
     };
-    for key in keys(task) {
+    for key in memory::keys(task) {
         let live = ctx.node.projection.read().state().runs.get(&key).cloned();
         let known = match live {
             Some(run) if has(&run, task) => Some(Known::Running),
@@ -138,13 +138,6 @@ async fn known_of(ctx: &ApiContext, task: &TaskId) -> Result<Option<Known>, ApiE
         }
     }
     Ok(None)
-}
-
-/// The keys of runs that the id of a task may have in it: a job's name has dashes too.
-fn keys(task: &TaskId) -> impl Iterator<Item = RunKey> {
-    let text = task.as_str();
-    let identity = text.rsplit_once('-').map_or("", |(identity, _)| identity);
-    identity.match_indices('-').filter_map(|(at, _)| identity[at + 1..].parse().ok())
 }
 
 /// Cancels all runs that wait, for their turn or for another attempt. What runs goes on.

@@ -15,6 +15,7 @@ mod forecast;
 mod graph;
 mod import;
 mod logs;
+mod mesos;
 mod moving;
 mod netrc;
 mod nodes;

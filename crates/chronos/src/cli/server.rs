@@ -13,6 +13,7 @@ use clap::parser::ValueSource;
 use engine::docker::{DockerEngine, DockerOptions, Fetcher};
 use engine::local::supervisor::{self, Supervise, SuperviseError};
 use engine::local::{LocalEngine, LocalOptions};
+use engine::mesos::{MesosEngine, MesosOptions};
 use engine::router::Router as Engines;
 use engine::shadow::ShadowEngine;
 use engine::{Engine, Keep};
@@ -31,6 +32,7 @@ use tracing::{error, info, warn};
 
 use super::client::{Client, Login};
 use super::failure::{Exit, Failure};
+use super::mesos;
 use super::moving::inherit::inherit;
 use super::shadow::{self, Kind};
 use super::table::Table;
@@ -44,7 +46,7 @@ use crate::config::{
     Advertised, Config, ConfigError, ConfigFile, Credentials, LogFormat, Manner, OnIsolation, Source,
     StoreSettings, Tzdata, old,
 };
-use crate::node::{self, Acquaintance, Heritage, Node, NodeOptions, NodeTask, Role};
+use crate::node::{self, Acquaintance, Heritage, Node, NodeMemory, NodeOptions, NodeTask, Role};
 use crate::notify::Notifier;
 use crate::notify::settings::{NotifySettings, Secret};
 use crate::tls::identity::{Identity, not_for, server_config};
@@ -68,6 +70,7 @@ pub(crate) fn run(
     manner: Manner,
 ) -> Result<(), Failure> {
     let config = config(&args, matches, manner)?;
+    let mesos = mesos::options(matches, &config)?;
     let zones = zones(config.tzdata)?;
     let identity = identity(&config)?;
     if args.check_config {
@@ -81,7 +84,7 @@ pub(crate) fn run(
         warn!("--{setting} has no effect: the state is not where it says, see --store");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(serve(&config, zones, identity));
+    let done = runtime.block_on(serve(&config, mesos, zones, identity));
     // Reads that are still under way change nothing.
     runtime.shutdown_background();
     done
@@ -136,11 +139,6 @@ fn config(args: &ServerArgs, matches: Option<&clap::ArgMatches>, manner: Manner)
     };
     let file = args.config.clone().map(|path| ConfigFile::read(&path).map(|file| (path, file))).transpose();
     let file = file.map_err(refused)?;
-    if let Some(matches) = matches {
-        let nothing = ConfigFile::default();
-        let known = file.as_ref().map_or(&nothing, |(_, file)| file);
-        old::possible(matches, known).map_err(|(what, hint)| Failure::usage(what).hint(hint))?;
-    }
     Config::new(settings, source, file, manner).map_err(refused)
 }
 
@@ -298,13 +296,18 @@ async fn renew(identity: Arc<Identity>) {
     }
 }
 
-async fn serve(config: &Config, zones: Zones, identity: Option<Arc<Identity>>) -> Result<(), Failure> {
+async fn serve(
+    config: &Config,
+    mesos: Option<MesosOptions>,
+    zones: Zones,
+    identity: Option<Arc<Identity>>,
+) -> Result<(), Failure> {
     // First of all, so that a signal that comes during the start is heard.
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let listening = Listening::begin(config, identity).await?;
     let first_start = !config.data_dir.join("chronos.db").exists();
     let heritage = heritage(config);
-    let (node, task, spread) = start_node(config, &listening, zones.clone(), heritage.clone())?;
+    let (node, task, spread) = start_node(config, mesos, &listening, zones.clone(), heritage.clone())?;
     let tls = crate::tls::of_neighbours(listening.https.as_ref().map(|(_, identity)| identity.clone()));
     let leased =
         config.cluster.store != StoreSettings::Sqlite && config.cluster.on_isolation == OnIsolation::Kill;
@@ -419,6 +422,7 @@ async fn bind(listen: SocketAddr, address: &str, port: &str) -> Result<TcpListen
 
 fn start_node(
     config: &Config,
+    mesos: Option<MesosOptions>,
     listening: &Listening,
     zones: Zones,
     heritage: Option<Arc<Heritage>>,
@@ -427,9 +431,11 @@ fn start_node(
     shadow::claim(&config.data_dir, kind)?;
     let store = open_store(config)?;
     let data_dir = config.data_dir.canonicalize()?;
-    let engine: Arc<dyn Engine> = match kind {
-        Kind::Real => Arc::new(engines(config, &data_dir)?),
-        Kind::Shadow => Arc::new(ShadowEngine::default()),
+    let memory = Arc::new(NodeMemory::default());
+    let engine: Arc<dyn Engine> = match (kind, mesos) {
+        (Kind::Real, Some(mesos)) => Arc::new(MesosEngine::open(mesos, memory.clone())?),
+        (Kind::Real, None) => Arc::new(engines(config, &data_dir)?),
+        (Kind::Shadow, _) => Arc::new(ShadowEngine::default()),
     };
     let identity = Candidate {
         node: kind.node(node_id(&data_dir).map_err(failed)?),
@@ -466,6 +472,7 @@ fn start_node(
         limits: config.limits.clone(),
         notifier: Arc::new(notifier(config)?),
     });
+    memory.begin(&node);
     Ok((node, task, spread))
 }
 

@@ -132,7 +132,7 @@ impl Spread {
         let mut found = BTreeMap::new();
         for run in state.runs.values() {
             let RunState::Running(live) = &run.state else { continue };
-            if *live.node != *self.here && wanted.contains(&live.task) {
+            if *live.node != *self.here && !self.local.has_place(&live.node) && wanted.contains(&live.task) {
                 // A job that is gone, or that cannot be read, may have had one.
                 let contained =
                     state.jobs.get(&run.key.job).is_none_or(|job| job.body.contains("\"container\""));
@@ -356,6 +356,16 @@ impl Engine for Spread {
         self.local.launch(epoch, launch).await
     }
 
+    async fn go_ahead(
+        &self,
+        epoch: Epoch,
+        task: &TaskId,
+        node: &str,
+        not_after: Duration,
+    ) -> Result<(), EngineError> {
+        self.local.go_ahead(epoch, task, node, not_after).await
+    }
+
     async fn kill(
         &self,
         epoch: Epoch,
@@ -464,6 +474,22 @@ impl Engine for Spread {
 
     fn holds(&self, task: &TaskId) -> bool {
         self.local.holds(task)
+    }
+
+    fn place_of(&self, task: &TaskId, spec: Option<&TaskSpec>) -> usize {
+        self.local.place_of(task, spec)
+    }
+
+    fn unplaced(&self) -> Option<&'static str> {
+        self.local.unplaced()
+    }
+
+    fn has_place(&self, node: &str) -> bool {
+        self.local.has_place(node)
+    }
+
+    fn waits_for(&self, task: &TaskId) -> Vec<String> {
+        self.local.waits_for(task)
     }
 
     fn readiness_of(&self, spec: &TaskSpec) -> Readiness {

@@ -173,27 +173,12 @@ pub fn plain(mut args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
 /// One line for each flag of Chronos that was given and does nothing here.
 pub fn notices(matches: &ArgMatches) -> Vec<String> {
     let given = |old: &&Old| matches.value_source(old.name) == Some(ValueSource::CommandLine);
+    let mesos = matches.get_one::<String>("master").is_some_and(|master| master != "local");
     OLD.iter()
         .filter(given)
+        .filter(|old| !mesos || ![NO_MESOS, RESOURCES].contains(&old.why) && old.name != "user")
         .map(|old| format!("--{} is taken and does nothing: {}", old.name, old.why))
         .collect()
-}
-
-/// What was asked for that this version cannot do, unless something else was asked for by name: with `--engine` tasks run
-/// there and not on Mesos.
-/// # Errors
-/// What it is, and what to do.
-pub fn possible(matches: &ArgMatches, file: &super::ConfigFile) -> Result<(), (String, String)> {
-    let given = matches.value_source("master").is_some_and(|source| source != ValueSource::DefaultValue);
-    let master = matches.get_one::<String>("master").filter(|master| given && *master != "local");
-    if master.is_none() || matches.value_source("engine").is_some() || file.engine.is_some() {
-        return Ok(());
-    }
-    // Not the value: it may have a password in it.
-    Err((
-        "this version cannot yet run tasks on Mesos (--master)".into(),
-        "nothing was started; say --engine local to run them as processes of this machine".into(),
-    ))
 }
 
 #[cfg(test)]

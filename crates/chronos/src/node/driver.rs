@@ -84,7 +84,7 @@ struct Driver<'a> {
 /// Leads until deposed or stopped.
 pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
     let settings = Settings {
-        node: life.options.identity.node.as_str().into(),
+        node: life.options.engine.unplaced().unwrap_or(&life.options.identity.node).into(),
         zones: life.options.zones.clone(),
         disable_after_failures: life.options.disable_after_failures,
         limits: life.options.limits.clone(),

@@ -6,12 +6,14 @@ mod driver;
 mod effects;
 mod heritage;
 mod life;
+pub(crate) mod memory;
 mod outlook;
 mod restore;
 
 pub use acquaintance::Acquaintance;
 pub use heritage::Heritage;
 pub use life::{NodeOptions, NodeTask, start};
+pub use memory::NodeMemory;
 pub use outlook::Outlook;
 pub(crate) use restore::{Restore, RestoreError, Restored};
 

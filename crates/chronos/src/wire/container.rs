@@ -180,6 +180,7 @@ struct Pair {
 #[serde(rename_all = "camelCase", default)]
 struct NetworkInfo {
     name: String,
+    labels: Vec<Pair>,
     port_mappings: Vec<PortMapping>,
 }
 
@@ -218,6 +219,11 @@ impl From<Body> for Container {
             protocol: port.protocol.clone().unwrap_or_else(|| "tcp".into()),
         });
         let ports = ports.collect();
+        let labels = body.network_infos.iter().flat_map(|info| {
+            let of = |pair: &Pair| (info.name.clone(), pair.key.clone(), pair.value.clone());
+            info.labels.iter().map(of)
+        });
+        let network_labels = labels.collect();
         let mut networks: Vec<String> = Vec::new();
         for name in body.network_name.into_iter().chain(body.network_infos.into_iter().map(|info| info.name))
         {
@@ -248,6 +254,7 @@ impl From<Body> for Container {
                 _ => Network::Host,
             },
             networks,
+            network_labels,
             ports,
             volumes: body.volumes.into_iter().map(volume).collect(),
             parameters: pairs(body.parameters),
@@ -269,7 +276,7 @@ mod tests {
     fn an_engine_is_told_all_of_it() {
         let job = job(json!({
             "image": "i", "network": "USER", "networkName": "n", "forcePullImage": true,
-            "networkInfos": [{"name": "n"}, {"name": "m", "portMappings": [{"hostPort": 0, "containerPort": 80}]}],
+            "networkInfos": [{"name": "n"}, {"name": "m", "labels": [{"key": "k", "value": "v"}], "portMappings": [{"hostPort": 0, "containerPort": 80}]}],
             "volumes": [{"containerPath": "/a", "hostPath": "/h", "mode": "RO"}, {"containerPath": "/b"},
                 {"containerPath": "/c", "external": {"name": "e", "provider": "p", "options": [{"key": "k", "value": "v"}]}}],
             "parameters": [{"key": "user", "value": "nobody"}],
@@ -284,6 +291,7 @@ mod tests {
             force_pull: true,
             network: Network::User,
             networks: vec!["n".into(), "m".into()],
+            network_labels: vec![("m".into(), "k".into(), "v".into())],
             ports: vec![Port { host: 0, container: 80, protocol: "tcp".into() }],
             volumes: vec![
                 volume("/a", VolumeSource::Host("/h".into()), true),
@@ -293,7 +301,9 @@ mod tests {
             parameters: vec![("user".into(), "nobody".into())],
         };
         assert_eq!(read(job.get("container")), Some(expected));
-        assert_eq!((check(&job), unhonoured(&job)), (Ok(()), Vec::new()));
+        assert_eq!(check(&job), Ok(()));
+        let told = unhonoured(&job);
+        assert!(told.len() == 1 && told[0].contains("`labels` are for the networks of Mesos"), "{told:?}");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::sync::OnceLock;
 
-use engine::{Container, Fetch, Limits, Secret, SecretSource, TaskSpec};
+use engine::{
+    Constraint, Container, Executor, Fetch, Limits, Operator, Secret, SecretSource, Share, TaskSpec,
+    Thousandths,
+};
 use scheduler::ids::TaskId;
 use scheduler::job::Job;
 use scheduler::run::Run;
@@ -28,6 +31,10 @@ struct Body {
     fetch: Vec<FetchBody>,
     uris: Vec<String>,
     container: Option<super::container::Body>,
+    executor: String,
+    executor_flags: String,
+    task_info_data: String,
+    constraints: Vec<(String, String, String)>,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +61,8 @@ struct FetchBody {
     extract: bool,
     #[serde(default)]
     output_file: String,
+    #[serde(default)]
+    cache: bool,
 }
 
 fn yes() -> bool {
@@ -71,6 +80,10 @@ pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
     let (environment, secrets) = environment(job, run, attempt, &body);
     let limits = limits(&body);
     let mut fetches = fetches(&body);
+    let share = share(&body);
+    let constraints = constraints(&body);
+    let executor = executor(&body, &fetches);
+    let user_elsewhere = Some(body.run_as_user.clone()).filter(|user| !user.is_empty());
     // Chronos wrote root into every job that did not say. The server is root, or cannot make anyone root.
     let user = Some(body.run_as_user).filter(|user| !user.is_empty() && user != USER);
     let arguments = match &run.arguments {
@@ -94,7 +107,66 @@ pub fn spec(job: &Job, run: &Run, attempt: u32) -> TaskSpec {
         }
     }
     let output_max = OUTPUT_MAX;
-    TaskSpec { command, shell, arguments, environment, output_max, user, limits, fetches, secrets, container }
+    TaskSpec {
+        command,
+        shell,
+        arguments,
+        environment,
+        output_max,
+        user,
+        limits,
+        fetches,
+        secrets,
+        container,
+        share,
+        constraints,
+        title: format!("ChronosTask:{}", job.name),
+        labels: labels(job),
+        user_elsewhere,
+        executor,
+    }
+}
+
+/// What Mesos and who looks at it can find the task by: the labels of the job, its name and its uid.
+fn labels(job: &Job) -> Vec<(String, String)> {
+    let stated = job.rules.labels().iter().map(|(key, value)| (key.to_string(), value.to_string()));
+    let ours = [("chronos.job", job.name.to_string()), ("chronos.uid", job.uid.to_string())];
+    let ours = ours.into_iter().map(|(key, value)| (key.to_owned(), value));
+    stated.filter(|(key, _)| !key.starts_with("chronos.")).chain(ours).collect()
+}
+
+/// What the job states; the rest is for the engine, whose flags say what it is.
+fn share(body: &Body) -> Share {
+    // Mesos counts in thousandths, and takes no task that asks for nothing at all.
+    let stated = |stated: Option<f64>| {
+        stated.filter(|stated| *stated > 0.0).map(|stated| Thousandths::nearest(stated).max(Thousandths(1)))
+    };
+    Share { cpus: stated(body.cpus), mem: stated(body.mem), disk: stated(body.disk) }
+}
+
+fn constraints(body: &Body) -> Vec<Constraint> {
+    let constraint = |(attribute, operator, value): &(String, String, String)| Constraint {
+        attribute: attribute.clone(),
+        operator: match operator.as_str() {
+            "LIKE" => Operator::Like,
+            "UNLIKE" => Operator::Unlike,
+            _ => Operator::Equals,
+        },
+        value: value.clone(),
+    };
+    body.constraints.iter().map(constraint).collect()
+}
+
+/// The executor that the job wants, and what Chronos told it: data of the job, or its flags and its command.
+fn executor(body: &Body, fetches: &[Fetch]) -> Option<Executor> {
+    if body.executor.is_empty() {
+        return None;
+    }
+    let data = match body.task_info_data.as_str() {
+        "" => format!("{}|{}", body.executor_flags, body.command),
+        data => data.into(),
+    };
+    Some(Executor { command: body.executor.clone(), data, fetches: fetches.to_vec() })
 }
 
 /// What the container of a job is to be; `None` where its tasks run on the machine itself.
@@ -112,7 +184,7 @@ fn fetched(command: &str) -> Option<(String, Fetch)> {
     }
     let path = uri.split(['?', '#']).next().unwrap_or_default();
     let (_, name) = path.split_once("://")?.1.rsplit_once('/').filter(|(_, name)| !name.is_empty())?;
-    let fetch = Fetch { uri: uri.into(), executable: true, extract: false, output_file: None };
+    let fetch = Fetch { uri: uri.into(), executable: true, extract: false, output_file: None, cache: false };
     Some((format!("./{name}"), fetch))
 }
 
@@ -138,12 +210,14 @@ fn fetches(body: &Body) -> Vec<Fetch> {
         executable: fetch.executable,
         extract: fetch.extract,
         output_file: Some(fetch.output_file.clone()).filter(|name| !name.is_empty()),
+        cache: fetch.cache,
     });
     let old = body.uris.iter().map(|uri| Fetch {
         uri: uri.clone(),
         executable: false,
         extract: true,
         output_file: None,
+        cache: false,
     });
     listed.chain(old).collect()
 }

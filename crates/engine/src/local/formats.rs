@@ -183,7 +183,7 @@ pub(super) struct Fetch {
 }
 
 impl From<crate::Fetch> for Fetch {
-    fn from(crate::Fetch { uri, executable, extract, output_file }: crate::Fetch) -> Self {
+    fn from(crate::Fetch { uri, executable, extract, output_file, cache: _ }: crate::Fetch) -> Self {
         Self { uri, executable, extract, output_file }
     }
 }
@@ -251,6 +251,13 @@ impl From<TaskSpec> for Spec {
             fetches,
             secrets,
             container: _,
+            // One machine sets nothing aside, and there is no other to choose.
+            share: _,
+            constraints: _,
+            title: _,
+            labels: _,
+            user_elsewhere: _,
+            executor: _,
         } = spec;
         let crate::Limits { cpu_millis, memory_max } = limits;
         let secret = |crate::Secret { name, source }| {
