@@ -812,6 +812,7 @@ impl<'c> Writer<'c> {
         let batches = batches.ok_or_else(|| Over(format!("batch {first} is not in the log any more")))?;
         let encoded: Vec<(u64, Batch)> =
             batches.iter().map(|batch| (batch.seq.0, Batch::encode(&batch.changes))).collect();
+        self.ledger.doubt(encoded.iter().map(|(_, batch)| batch));
         let ops = self.ledger.compose(encoded.iter().map(|(seq, batch)| (*seq, batch)));
         let ops = self.left_of(ops).await?;
         self.write_parts(ops).await?;
