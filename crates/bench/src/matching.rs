@@ -83,7 +83,7 @@ fn queue(kinds: u64, cpus: u64) -> anyhow::Result<Queue> {
             cpus: Thousandths(cpus + kind),
             mem: Thousandths((128 + kind % 64) * 1000),
             disk: Thousandths(256_000),
-            constraints: Vec::from_iter((kind % 3 == 0).then_some(rack)),
+            constraints: Vec::from_iter(kind.is_multiple_of(3).then_some(rack)),
         };
         let task = TaskId::parse(&format!("job-{n}")).ok_or_else(|| anyhow::anyhow!("no task id"))?;
         queue.push(n, task, demand)?;
