@@ -19,6 +19,7 @@ mod options;
 pub mod place;
 mod recordio;
 pub mod resources;
+pub mod sandbox;
 mod status;
 pub mod task_info;
 mod tasks;
@@ -62,6 +63,7 @@ struct Shared {
     options: MesosOptions,
     memory: Arc<dyn Memory>,
     http: reqwest::Client,
+    sandboxes: sandbox::Sandboxes,
     state: Mutex<State>,
     /// There is news for the node.
     arrived: Notify,
@@ -89,6 +91,7 @@ impl MesosEngine {
     /// If no TLS can be had.
     pub fn open(options: MesosOptions, memory: Arc<dyn Memory>) -> std::io::Result<Self> {
         let http = connection::client().map_err(std::io::Error::other)?;
+        let sandboxes = sandbox::Sandboxes::new(options.login.clone()).map_err(std::io::Error::other)?;
         let manners = Manners {
             decline_for: options.decline_for,
             revive_every: options.revive_every,
@@ -110,6 +113,7 @@ impl MesosEngine {
             options,
             memory,
             http,
+            sandboxes,
             state: Mutex::new(state),
             arrived: Notify::new(),
             stirred: Notify::new(),
@@ -379,8 +383,20 @@ impl Engine for MesosEngine {
         Ok(())
     }
 
-    async fn output(&self, task: &TaskId, _stream: Stream, _offset: u64) -> Result<Output, EngineError> {
-        Err(EngineError::NoSuchTask(task.clone()))
+    async fn output(&self, task: &TaskId, stream: Stream, offset: u64) -> Result<Output, EngineError> {
+        let gone = || EngineError::NoSuchTask(task.clone());
+        let node = self.shared.memory.node_of(task).await?.ok_or_else(gone)?;
+        if *node == *UNPLACED {
+            return Ok(Output { next: offset, ..Output::default() });
+        }
+        let place = node.parse::<Place>().map_err(|_| gone())?;
+        // What runs was asked for at the begin of the term, and is in the table.
+        let known = self.shared.state().table.known(task);
+        let writer = match known {
+            None | Some(Known::Ended(_) | Known::NeverBegan) => sandbox::Writer::Gone,
+            Some(_) => sandbox::Writer::Alive,
+        };
+        self.shared.sandboxes.output(task, &place, stream, offset, writer).await
     }
 
     fn readiness(&self) -> Readiness {
