@@ -341,7 +341,8 @@ impl Table {
         self.suppressed = false;
         self.declined = false;
         self.wants_offers = false;
-        self.revived = Some(now);
+        // Offers come by themselves; but who finds that there is nothing to do may change its mind at once.
+        self.revived = (!self.queue.is_empty()).then_some(now);
         self.ask_all(now);
         for stray in &self.strays {
             self.acts.push(Act::Call(Call::Reconcile { tasks: vec![(stray.to_string(), None)] }));
