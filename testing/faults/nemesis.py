@@ -90,6 +90,7 @@ class Nemesis:
         self.log.flush()
 
     def run(self, fault):
+        self.store.settle()
         leader = self.cluster.wait_leader()
         if leader is None:
             self.troubles.append(f"before {fault.name}: nobody leads, for a minute")

@@ -77,6 +77,9 @@ class Postgres:
     def flags(self):
         return ["--database_url", self.url, "--database_lease", f"{self.lease_s}s"]
 
+    def settle(self):
+        """One server has nobody to agree with."""
+
     def is_led_from(self, _hosts):
         """Whether the store loses a leader of its own with these hosts."""
         return False
@@ -147,8 +150,8 @@ class ZooKeeper:
             self.running[host.name] = subprocess.Popen(host.inside(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                                        cwd=host.folder, start_new_session=True)
 
-    def mode(self, host):
-        """What a server says it is; None if it does not serve."""
+    def said(self, host, word):
+        """What a server says of itself after this word; None if it does not serve."""
         try:
             with socket.create_connection((host.ip, Proxy.PORT), 1) as link:
                 link.settimeout(1)
@@ -158,8 +161,26 @@ class ZooKeeper:
                     said += piece
         except OSError:
             return None
-        modes = [line[6:] for line in said.decode(errors="replace").splitlines() if line.startswith("Mode: ")]
-        return modes[0] if modes else None
+        found = [line[len(word):].strip() for line in said.decode(errors="replace").splitlines() if line.startswith(word)]
+        return found[0] if found else None
+
+    def mode(self, host):
+        """Whether it leads or follows."""
+        return self.said(host, "Mode:")
+
+    def settle(self):
+        """Waits until all servers are in one epoch and have been for a moment. ZooKeeper before 3.8.4 loses what it has
+        acknowledged if its leader dies while another server is brought up to date (ZOOKEEPER-4643, 4646, 4785): not a
+        fault of Chronos, and not one to be found here again and again."""
+        deadline = time.monotonic() + 30
+        since, epochs = time.monotonic(), None
+        while time.monotonic() < deadline and (epochs is None or time.monotonic() - since < 0.7):
+            ids = [self.said(host, "Zxid:") for host in self.hosts]
+            now = {int(one, 16) >> 32 for one in ids if one}
+            whole = now if None not in ids and len(now) == 1 else None
+            if whole is None or whole != epochs:
+                since, epochs = time.monotonic(), whole
+            time.sleep(0.1)
 
     def wait_served(self, hosts):
         deadline = time.monotonic() + 90

@@ -7,6 +7,7 @@
 
 mod launching;
 mod machine;
+mod matching;
 mod noop;
 mod population;
 mod processes;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use machine::Machine;
 use table::Line;
 
-const PARTS: [&str; 7] = ["sustained", "lag", "herd", "processes", "small", "large", "api"];
+const PARTS: [&str; 8] = ["sustained", "lag", "herd", "processes", "small", "large", "api", "mesos-matching"];
 
 /// What the parts of a run share.
 pub(crate) struct Bench {
@@ -91,6 +92,7 @@ async fn run(wanted: &[String]) -> anyhow::Result<()> {
             "processes" => processes::rate(&mut bench).await?,
             "small" => serving::small(&mut bench).await?,
             "large" => serving::large(&mut bench).await?,
+            "mesos-matching" => matching::cycles(&mut bench)?,
             _ => serving::api(&mut bench).await?,
         }
     }

@@ -22,7 +22,8 @@ impl Ensemble {
             tempfile::Builder::new().prefix("chronos-zookeeper-").tempdir().map_err(|e| e.to_string())?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testing/zookeeper-local/run");
         let mut command = Command::new(script);
-        command.arg(folder.path().join("servers")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // All of it, as its keeper removes it: one that a process shares is never dropped.
+        command.arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut keeper = command.spawn().map_err(|e| e.to_string())?;
         let orders = keeper.stdin.take();
         let said = BufReader::new(keeper.stdout.take().expect("piped"));

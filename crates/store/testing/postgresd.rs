@@ -24,7 +24,8 @@ impl Postgresd {
             tempfile::Builder::new().prefix("chronos-postgres-").tempdir().map_err(|e| e.to_string())?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testing/postgres-local/run");
         let mut command = Command::new(script);
-        command.arg(folder.path().join("server")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // All of it, as its keeper removes it: one that a process shares is never dropped.
+        command.arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         // The server may run as another user, who must get to its folder.
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))
@@ -62,7 +63,7 @@ impl Postgresd {
 
     /// Where its files are.
     pub(crate) fn folder(&self) -> PathBuf {
-        self.folder.path().join("server")
+        self.folder.path().to_owned()
     }
 }
 

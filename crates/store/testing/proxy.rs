@@ -29,6 +29,8 @@ struct Shared {
     way: watch::Sender<Way>,
     next: watch::Sender<Option<Cut>>,
     cuts: AtomicU64,
+    /// Pieces that clients have sent.
+    asked: AtomicU64,
     /// Pieces that were read and wait to be let through.
     held: AtomicU64,
 }
@@ -53,6 +55,7 @@ impl Proxy {
             way: watch::Sender::new(Way::Open),
             next: watch::Sender::new(None),
             cuts: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             held: AtomicU64::new(0),
         });
         let of_task = shared.clone();
@@ -74,6 +77,12 @@ impl Proxy {
     /// How often something was cut.
     pub(crate) fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// How often something was sent to the server: most of what is asked is one piece, none is less.
+    #[allow(dead_code, clippy::allow_attributes, reason = "not by all who include this")]
+    pub(crate) fn asked(&self) -> u64 {
+        self.shared.asked.load(Ordering::SeqCst)
     }
 
     /// From now on nothing gets through.
@@ -107,6 +116,7 @@ impl Shared {
         let asking = async {
             let mut piece = vec![0; 1 << 20];
             while let Ok(size @ 1..) = from_client.read(&mut piece).await {
+                self.asked.fetch_add(1, Ordering::SeqCst);
                 self.held.fetch_add(1, Ordering::SeqCst);
                 self.opened().await;
                 let is_commit = piece[..size].windows(COMMIT.len()).any(|window| window == COMMIT);

@@ -270,6 +270,46 @@ async fn until_passed(proxy: &Proxy) {
     .await;
 }
 
+/// Who waits to lead and follows meanwhile asks both in one, and a few times a second: nodes may be many, and the database
+/// is not theirs alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_asks_little() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let proxy = Proxy::before(&url).await;
+    let options = options(&proxy.url);
+    let leader = open(&by(&url, &options));
+    lead(&leader, "a").await;
+    let standby = open(&options);
+    let (_, loaded) = within(standby.load()).await.expect("it can be loaded");
+    let following = standby.clone();
+    let following = tokio::spawn(async move {
+        let mut seen = loaded.seq;
+        while let Ok(batches) = following.follow(seen).await {
+            seen = batches.last().map_or(seen, |batch| batch.seq);
+        }
+    });
+    let waiting = standby.clone();
+    let waiting = tokio::spawn(async move { waiting.begin_term(&candidate("b")).await });
+    let asked = async |more: u64| {
+        let enough = proxy.asked() + more;
+        within(async {
+            while proxy.asked() < enough {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    // An attempt to lead, and connections.
+    asked(15).await;
+    let begun = Instant::now();
+    asked(20).await;
+    assert!(begun.elapsed() > Duration::from_secs(2), "20 questions in {:?}", begun.elapsed());
+    assert!(!waiting.is_finished(), "another leads");
+    leader.resign().await;
+    within(waiting).await.expect("it does not panic").expect("it leads in the end");
+    following.abort();
+}
+
 /// A server that stops for longer than the lease: nobody leads meanwhile, then one of those who wait does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_deposes() {

@@ -200,6 +200,28 @@ async fn an_expired_session_is_the_end_of_a_term() {
     assert_eq!(present, Term { epoch: next.epoch, seq: Seq(seq) });
 }
 
+/// An ensemble that has lost what it had acknowledged, as servers before 3.8.4 do: the term ends and says why, and the next
+/// one goes on with what is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_has_gone_back_is_noticed() {
+    let Some(options) = options() else { return };
+    let store = node(&options);
+    let term = begin(&store, "a").await;
+    let (last, _) = drive(store.clone(), term, 20).await;
+    let client = Client::connect(&options.hosts).await.expect("it is there");
+    let path = format!("{}/store/term", options.path);
+    let (record, _) = client.get_data(&path).await.expect("a term record");
+    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
+    assert_eq!(record["seq"], last.0);
+    record["seq"] = (last.0 - 1).into();
+    client.set_data(&path, record.to_string().as_bytes(), None).await.expect("it is written");
+    let seq = last.0 + 1;
+    let told = within(store.commit(term.epoch, Seq(seq), &batch_of(seq))).await.expect_err("it is deposed");
+    assert!(told.reason.contains("has lost what it had acknowledged"), "{told}");
+    let next = begin(&store, "a").await;
+    assert_eq!(next, Term { epoch: Epoch(term.epoch.0 + 1), seq: last });
+}
+
 /// The server that a leader is connected to dies: the session moves to another, nobody is deposed, nothing is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_moves_to_another_server() {
@@ -467,6 +489,37 @@ async fn a_batch_in_parts_is_finished_by_the_next_leader() {
     assert!(!String::from_utf8_lossy(&record).contains("unfinished"), "it is not finished");
     let history = within(other.history(&HistoryQuery::default())).await.expect("it can be read").records;
     assert_eq!(history.len(), 9, "a record was written twice, or not at all");
+}
+
+/// The same for what such a batch removes, when the next leader has followed it: it knows the record to be gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_batch_in_parts_removes_goes_with_the_next_leader() {
+    let Some(options) = options() else { return };
+    let store = node(&options);
+    let term = begin(&store, "a").await;
+    let run = samples::run(1, 1);
+    let change = Change::PutRun(Arc::new(run.clone()));
+    within(store.commit(term.epoch, Seq(term.seq.0 + 1), &[change])).await.expect("it leads");
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let base = format!("{}/store", options.path);
+    let dirs = raw.list_children(&format!("{base}/g1/runs")).await.expect("it is there");
+    let path = format!("{base}/g1/runs/{}/{}", dirs[0], run.key);
+    let (value, _) = raw.get_data(&path).await.expect("it is there");
+    let gone = [Change::RemoveRun(run.key)];
+    within(store.commit(term.epoch, Seq(term.seq.0 + 2), &gone)).await.expect("it leads");
+    within(store.resign()).await;
+    // As if that had only reached the log.
+    let (record, _) = raw.get_data(&format!("{base}/term")).await.expect("it is there");
+    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
+    record["unfinished"] = (term.seq.0 + 2).into();
+    raw.set_data(&format!("{base}/term"), record.to_string().as_bytes(), None).await.expect("it is there");
+    let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    raw.create(&path, &value, &open).await.expect("it is not there");
+    let (other, third) = (node(&options), node(&options));
+    assert!(within(other.load()).await.expect("it can be loaded").0.runs.is_empty());
+    let next = begin(&other, "b").await;
+    within(other.commit(next.epoch, Seq(next.seq.0 + 1), &[])).await.expect("it leads");
+    assert!(within(third.load()).await.expect("it can be loaded").0.runs.is_empty(), "it has come back");
 }
 
 /// Without retention's help, in the course of commits: of each job the last ones stay, and it is known since when.

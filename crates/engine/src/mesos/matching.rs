@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use scheduler::ids::TaskId;
@@ -14,6 +15,7 @@ use super::constraints::{Constraints, NoPattern};
 use super::misfit::{Best, Broken, Lack, Misfit};
 use super::place::AgentUrl;
 use super::resources::{Amount, Attribute, Demand, Offer, Resource, Thousandths};
+use crate::Constraint;
 
 /// Machines of which it is remembered what they put up last, for who asks why a task waits.
 const SEEN_MAX: usize = 20_000;
@@ -47,13 +49,15 @@ pub struct Queue {
     kinds: HashMap<u64, Kind>,
     ids: HashMap<Demand, u64>,
     of: HashMap<TaskId, (u64, u64)>,
+    /// Many kinds have the same constraints, whose patterns are costly to make.
+    constraints: HashMap<Vec<Constraint>, Arc<Constraints>>,
     next: u64,
 }
 
 /// Tasks that ask for the same.
 struct Kind {
     demand: Demand,
-    constraints: Constraints,
+    constraints: Arc<Constraints>,
     /// By their place in the queue.
     waiting: BTreeMap<u64, TaskId>,
 }
@@ -69,7 +73,14 @@ impl Queue {
         let id = match self.ids.get(&demand) {
             Some(id) => *id,
             None => {
-                let constraints = Constraints::new(&demand.constraints)?;
+                let constraints = match self.constraints.get(&demand.constraints) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let new = Arc::new(Constraints::new(&demand.constraints)?);
+                        self.constraints.insert(demand.constraints.clone(), new.clone());
+                        new
+                    }
+                };
                 let id = self.next;
                 self.next += 1;
                 self.kinds.insert(id, Kind { demand: demand.clone(), constraints, waiting: BTreeMap::new() });
@@ -91,6 +102,10 @@ impl Queue {
             kind.waiting.remove(&order);
             if kind.waiting.is_empty() {
                 self.ids.remove(&kind.demand);
+                // Ours, and that of the kind.
+                if Arc::strong_count(&kind.constraints) == 2 {
+                    self.constraints.remove(&kind.demand.constraints);
+                }
                 self.kinds.remove(&id);
             }
         }
@@ -196,7 +211,10 @@ impl Pool {
         };
         self.by_offer.insert(offer.id.clone(), index);
         let at = offer.received;
-        self.change(index, |machine| machine.add(offer));
+        self.change(index, |machine| {
+            machine.add(offer);
+            machine.count();
+        });
         self.remember(index, Some(at));
     }
 
@@ -207,6 +225,7 @@ impl Pool {
         self.change(index, |machine| {
             let place = machine.offers.iter().position(|held| held.offer.id == id);
             removed = place.map(|place| machine.offers.remove(place).offer);
+            machine.count();
         });
         let machine = &mut self.machines[index];
         if machine.offers.is_empty() {
@@ -239,7 +258,10 @@ impl Pool {
     /// What a placement took is there again, as far as its offers still are.
     pub fn give_back(&mut self, placement: &Placement) {
         let Some(&index) = placement.offers.iter().find_map(|id| self.by_offer.get(id)) else { return };
-        self.change(index, |machine| machine.give_back(placement));
+        self.change(index, |machine| {
+            machine.give_back(placement);
+            machine.count();
+        });
         self.remember(index, None);
     }
 
@@ -251,15 +273,29 @@ impl Pool {
     fn change(&mut self, index: usize, change: impl FnOnce(&mut Machine)) {
         let free = |machine: &Machine| Free { size: size(machine.left), machine: index, left: machine.left };
         let machine = &mut self.machines[index];
-        if let Ok(place) = self.free.binary_search(&free(machine)) {
-            self.free.remove(place);
-        }
+        let before = self.free.binary_search(&free(machine));
         change(machine);
-        machine.count();
-        if !machine.offers.is_empty() {
-            let free = free(machine);
-            let place = self.free.partition_point(|other| *other < free);
-            self.free.insert(place, free);
+        let after = free(machine);
+        match (before, machine.offers.is_empty()) {
+            (Ok(place), true) => {
+                self.free.remove(place);
+            }
+            (Ok(place), false) if after <= self.free[place] => {
+                // Not far, most of the time: only those in between are moved.
+                let to = self.free[..place].partition_point(|other| *other < after);
+                self.free[to..=place].rotate_right(1);
+                self.free[to] = after;
+            }
+            (Ok(place), false) => {
+                let to = place + self.free[place + 1..].partition_point(|other| *other < after);
+                self.free[place..=to].rotate_left(1);
+                self.free[to] = after;
+            }
+            (Err(_), true) => {}
+            (Err(_), false) => {
+                let to = self.free.partition_point(|other| *other < after);
+                self.free.insert(to, after);
+            }
         }
     }
 
@@ -293,13 +329,13 @@ impl Pool {
     }
 
     /// The smallest machine that has enough and where the constraints hold. `verdicts` are what is known of them.
-    fn best(&self, kind: &Kind, need: Amounts, verdicts: &mut Verdicts) -> Option<usize> {
+    fn best(&self, constraints: &Constraints, need: Amounts, verdicts: &mut Verdicts) -> Option<usize> {
         let from = self.free.partition_point(|free| free.size < size(need));
         let mut able = self.free[from..].iter().filter(|free| fits(need, free.left)).map(|free| free.machine);
-        if kind.constraints.is_empty() {
+        if constraints.is_empty() {
             return able.next();
         }
-        able.find(|index| verdicts.of(kind, *index, &self.machines[*index]))
+        able.find(|index| verdicts.of(constraints, *index, &self.machines[*index]))
     }
 
     fn misfit(&self, demand: &Demand, constraints: &Constraints) -> Misfit {
@@ -379,6 +415,9 @@ impl Machine {
 
     /// Takes what is needed, which is there.
     fn take(&mut self, need: Amounts) -> (Vec<String>, Vec<Resource>) {
+        for (left, need) in self.left.iter_mut().zip(need) {
+            *left = left.saturating_sub(need);
+        }
         let (mut offers, mut parts) = (Vec::new(), Vec::new());
         for (name, mut need) in Demand::NAMES.into_iter().zip(need) {
             // Of all offers, first what is reserved for us.
@@ -428,16 +467,16 @@ fn scalar(resource: &Resource) -> u64 {
     }
 }
 
-/// On which machines the constraints of one kind hold; each is asked once a cycle.
+/// On which machines certain constraints hold; each is asked once a cycle.
 #[derive(Default)]
 struct Verdicts(Vec<Option<bool>>);
 
 impl Verdicts {
-    fn of(&mut self, kind: &Kind, index: usize, machine: &Machine) -> bool {
+    fn of(&mut self, constraints: &Constraints, index: usize, machine: &Machine) -> bool {
         if self.0.len() <= index {
             self.0.resize(index + 1, None);
         }
-        *self.0[index].get_or_insert_with(|| kind.constraints.hold(&machine.hostname, &machine.attributes))
+        *self.0[index].get_or_insert_with(|| constraints.hold(&machine.hostname, &machine.attributes))
     }
 }
 
@@ -450,16 +489,17 @@ pub fn place(pool: &mut Pool, queue: &mut Queue) -> Vec<Placement> {
         .iter()
         .filter_map(|(id, kind)| Some(Reverse((*kind.waiting.first_key_value()?.0, *id))))
         .collect();
-    let mut verdicts: HashMap<u64, Verdicts> = HashMap::new();
+    let mut verdicts: HashMap<*const Constraints, Verdicts> = HashMap::new();
+    let mut touched = vec![false; pool.machines.len()];
     while let Some(Reverse((order, id))) = turns.pop() {
         let Some(kind) = queue.kinds.get(&id) else { continue };
         let need = kind.demand.amounts();
-        let verdicts = verdicts.entry(id).or_default();
-        let Some(index) = pool.best(kind, need, verdicts) else { continue };
+        let verdicts = verdicts.entry(Arc::as_ptr(&kind.constraints)).or_default();
+        let Some(index) = pool.best(&kind.constraints, need, verdicts) else { continue };
         let Some(task) = kind.waiting.get(&order).cloned() else { continue };
         let mut taken = Default::default();
         pool.change(index, |machine| taken = machine.take(need));
-        pool.remember(index, None);
+        touched[index] = true;
         let machine = &pool.machines[index];
         let (offers, resources) = taken;
         queue.remove(&task);
@@ -475,6 +515,9 @@ pub fn place(pool: &mut Pool, queue: &mut Queue) -> Vec<Placement> {
             url: machine.url.clone(),
             resources,
         });
+    }
+    for (index, _) in touched.into_iter().enumerate().filter(|(_, touched)| *touched) {
+        pool.remember(index, None);
     }
     placements
 }

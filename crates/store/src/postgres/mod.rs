@@ -17,7 +17,7 @@ pub use self::lease::{LEASE, LEASE_MIN};
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
@@ -28,14 +28,14 @@ use scheduler::run::Record;
 use scheduler::state::{Change, State};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 
 use self::columns::Parameter;
 use self::connect::{Limits, Place, SharedPlace, from_pool};
 use self::lease::{Lease, since_boot};
-use self::questions::ReadError;
-use self::schema::Found;
+use self::questions::{LEASE_LEFT, ReadError};
+use self::schema::{Found, VERSIONS};
 use self::writer::{Command, Commit, Restore, Statements, Tenure, Writer, millis};
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::rows::{Batch, LogSizes, small, whole_ms};
@@ -44,8 +44,9 @@ use crate::{
     Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, bounded, format,
 };
 
-/// How often a candidate looks whether the lease is free, and a follower whether something was written.
-const POLL: Duration = Duration::from_millis(100);
+/// How often a candidate looks whether the lease is free, and a follower whether something was written, which is the same
+/// question: a planned hand-over takes half of that on average, within half a second in all.
+const POLL: Duration = Duration::from_millis(200);
 /// The same while the database cannot be reached.
 const POLL_MAX: Duration = Duration::from_secs(1);
 /// A question takes at most so long; loading and backups have no bound, but each row of theirs has.
@@ -137,6 +138,7 @@ pub fn open(options: &PostgresOptions) -> Result<PostgresStore, OptionsError> {
         term: watch::Sender::new(()),
         ending: watch::Sender::new(None),
         applied: watch::Sender::new(0),
+        lease_seen: watch::Sender::new(None),
         trouble: Mutex::new(None),
         backups: Semaphore::new(BACKUPS_MAX),
     });
@@ -159,6 +161,8 @@ struct Shared {
     ending: watch::Sender<Option<tokio::time::Instant>>,
     /// The last batch that this handle has written.
     applied: watch::Sender<u64>,
+    /// When somebody has looked at the lease, and how long it then was good for.
+    lease_seen: watch::Sender<Option<(Instant, Duration)>>,
     trouble: Mutex<Option<String>>,
     backups: Semaphore,
 }
@@ -260,6 +264,49 @@ impl Shared {
                 // Its answer may still come: the connection is of no use to the next question.
                 drop(deadpool_postgres::Object::take(client));
                 Err(place.unavailable(&format!("no answer within {} s", ANSWER.as_secs())))
+            }
+        }
+    }
+
+    /// Asks a question of one row that begins with the versions, in the same statement. `t` is the term record.
+    async fn term_row(&self, columns: &str) -> Result<Row, StoreError> {
+        let sql = self.place.sql(&format!("SELECT {VERSIONS}, {columns} FROM chronos.term AS t"));
+        self.ask(async |client, place| {
+            let row = client.query_typed_one(&sql, &[]).await?;
+            schema::found(&row, place)?;
+            Ok(row)
+        })
+        .await
+    }
+
+    /// Waits until the lease may be free: whoever attempts to lead asks much more. A follower, where there is one, looks
+    /// anyway.
+    async fn until_free(&self) -> Result<(), StoreError> {
+        let mut seen = self.lease_seen.subscribe();
+        loop {
+            let known = seen.borrow_and_update().filter(|(at, _)| at.elapsed() < POLL * 2);
+            let (at, left) = match known {
+                Some(known) => known,
+                None => {
+                    let row = self.term_row(LEASE_LEFT).await?;
+                    (Instant::now(), questions::lease_left(&row, 2))
+                }
+            };
+            if left.is_zero() {
+                // What comes of the attempt is another matter than what was seen before it.
+                self.lease_seen.send_replace(None);
+                return Ok(());
+            }
+            self.trouble_is_over();
+            let again = at + if known.is_some() { POLL * 2 } else { POLL };
+            let runs_out = at + left;
+            tokio::select! {
+                () = tokio::time::sleep_until(again.min(runs_out).into()) => {
+                    if runs_out <= again {
+                        self.lease_seen.send_replace(None);
+                    }
+                }
+                _ = seen.changed() => {}
             }
         }
     }
@@ -485,7 +532,7 @@ impl Store for PostgresStore {
         let mut attempt = Attempt { shared: self.shared.clone(), token, work: None };
         let mut pause = POLL;
         loop {
-            match attempt.next(candidate).await {
+            let done = match attempt.next(candidate).await {
                 Ok(Some(term)) => {
                     self.shared.trouble_is_over();
                     attempt.succeed();
@@ -494,7 +541,12 @@ impl Store for PostgresStore {
                 Ok(None) => {
                     self.shared.trouble_is_over();
                     pause = POLL;
+                    self.shared.until_free().await
                 }
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) => continue,
                 Err(error @ (StoreError::Newer { .. } | StoreError::Damaged(_))) => return Err(error),
                 Err(error) => {
                     self.shared.trouble(&error);
@@ -517,13 +569,9 @@ impl Store for PostgresStore {
         if self.shared.leads().is_some() {
             return self.shared.leading().present.as_ref().map(|present| present.candidate.clone());
         }
-        let question = async |client: &Client, place: &Place| {
-            let sql = place.sql("SELECT holder FROM chronos.term WHERE lease_until > clock_timestamp()");
-            let rows = questions::query(client, &sql, &[]).await?;
-            Ok(rows.first().and_then(|row| row.get::<_, Option<String>>(0)))
-        };
-        let holder = self.shared.read(question).await.ok().flatten()?;
-        format::read_candidate(&holder)
+        let row = self.shared.term_row("t.lease_until > clock_timestamp(), t.holder").await.ok()?;
+        let holder: Option<&str> = if row.get(2) { row.get(3) } else { None };
+        format::read_candidate(holder?)
     }
 
     async fn store_id(&self) -> Result<Option<String>, StoreError> {
@@ -531,13 +579,7 @@ impl Store for PostgresStore {
     }
 
     async fn present(&self) -> Result<Term, StoreError> {
-        self.shared
-            .read(async |client, place| {
-                let rows =
-                    questions::query(client, &place.sql("SELECT epoch, seq FROM chronos.term"), &[]).await?;
-                Ok(questions::term_of(&rows[0]))
-            })
-            .await
+        Ok(questions::term_of(&self.shared.term_row("t.epoch, t.seq").await?, 2))
     }
 
     async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
@@ -633,7 +675,8 @@ impl Store for PostgresStore {
             applied.mark_unchanged();
             let question =
                 async |client: &Client, place: &Place| questions::applied_after(client, place, after).await;
-            let batches = self.shared.read(question).await?;
+            let (batches, left) = self.shared.ask(question).await?;
+            self.shared.lease_seen.send_replace(Some((Instant::now(), left)));
             if !batches.is_empty() {
                 return Ok(batches);
             }

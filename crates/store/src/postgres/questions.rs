@@ -16,6 +16,7 @@ use tokio_postgres::{Client, IsolationLevel, Row, RowStream, Transaction};
 
 use super::columns::Parameter;
 use super::connect::{Connection, Place};
+use super::schema::{self, VERSIONS};
 use crate::format::{self, FormatError};
 use crate::rows::{code, integer, letters, outcome, small, whole_ms};
 use crate::{
@@ -80,12 +81,12 @@ pub(super) fn lock(names: impl Fn(&str) -> String) -> String {
 
 pub(super) async fn term(client: &Transaction<'_>, place: &Place) -> Result<Term, ReadError> {
     let row = client.query_typed_one(&place.sql("SELECT epoch, seq FROM chronos.term"), &[]).await?;
-    Ok(term_of(&row))
+    Ok(term_of(&row, 0))
 }
 
-/// A row of epoch and seq.
-pub(super) fn term_of(row: &Row) -> Term {
-    Term { epoch: Epoch(number(row, 0)), seq: Seq(number(row, 1)) }
+/// Epoch and seq, in two columns.
+pub(super) fn term_of(row: &Row, first: usize) -> Term {
+    Term { epoch: Epoch(number(row, first)), seq: Seq(number(row, first + 1)) }
 }
 
 fn number(row: &Row, column: usize) -> u64 {
@@ -195,13 +196,13 @@ pub(super) async fn applied_after(
     client: &Client,
     place: &Place,
     after: Seq,
-) -> Result<Vec<Applied>, ReadError> {
-    // One statement, so that term and batches are of one moment; it has one row at least.
-    let sql = place.sql(
-        "SELECT t.seq, (SELECT min(seq) FROM chronos.changes), c.seq, c.epoch, c.batch FROM chronos.term AS t LEFT JOIN \
-         (SELECT seq, epoch, batch, sum(octet_length(batch)) OVER (ORDER BY seq) AS total FROM chronos.changes \
-         WHERE seq > $1 AND seq <= $2) AS c ON c.total <= $3 OR c.seq = $4 ORDER BY c.seq",
-    );
+) -> Result<(Vec<Applied>, Duration), ReadError> {
+    // One statement, so that term, batches and versions are of one moment; it has one row at least.
+    let sql = place.sql(&format!(
+        "SELECT {VERSIONS}, {LEASE_LEFT}, t.seq, (SELECT min(seq) FROM chronos.changes), c.seq, c.epoch, c.batch FROM \
+         chronos.term AS t LEFT JOIN (SELECT seq, epoch, batch, sum(octet_length(batch)) OVER (ORDER BY seq) AS total FROM \
+         chronos.changes WHERE seq > $1 AND seq <= $2) AS c ON c.total <= $3 OR c.seq = $4 ORDER BY c.seq",
+    ));
     let first = integer_of(after.0).saturating_add(1);
     let last = integer_of(after.0).saturating_add(FOLLOW_BATCHES_MAX);
     let asked: [Parameter<'_>; 4] = [
@@ -212,21 +213,34 @@ pub(super) async fn applied_after(
     ];
     let rows = query(client, &sql, &asked).await?;
     let mut batches = Vec::with_capacity(rows.len());
+    let mut left = Duration::ZERO;
     for row in &rows {
-        let last = number(row, 0);
-        let oldest = Seq(row.get::<_, Option<i64>>(1).map_or(last + 1, i64::cast_unsigned));
+        // A newer program may have led since the last question.
+        schema::found(row, place)?;
+        left = lease_left(row, 2);
+        let last = number(row, 3);
+        let oldest = Seq(row.get::<_, Option<i64>>(4).map_or(last + 1, i64::cast_unsigned));
         if after.0 > last || after.0 + 1 < oldest.0 {
             return Err(StoreError::Gone { asked: Seq(after.0.saturating_add(1)), oldest }.into());
         }
-        if let Some(seq) = row.get::<_, Option<i64>>(2) {
+        if let Some(seq) = row.get::<_, Option<i64>>(5) {
             batches.push(Applied {
                 seq: Seq(seq.cast_unsigned()),
-                epoch: Epoch(number(row, 3)),
-                changes: format::read_batch(row.get(4))?,
+                epoch: Epoch(number(row, 6)),
+                changes: format::read_batch(row.get(7))?,
             });
         }
     }
-    Ok(batches)
+    Ok((batches, left))
+}
+
+/// Milliseconds until the lease of `t`, the term record, runs out; 0 when it has.
+pub(super) const LEASE_LEFT: &str = "CASE WHEN t.lease_until > clock_timestamp() THEN (extract(epoch FROM t.lease_until - \
+                                     clock_timestamp()) * 1000)::bigint ELSE 0 END";
+
+/// What a column says that is [`LEASE_LEFT`].
+pub(super) fn lease_left(row: &Row, column: usize) -> Duration {
+    Duration::from_millis(u64::try_from(row.get::<_, i64>(column)).unwrap_or(0))
 }
 
 /// Databases count with signed numbers; ours never have 64 bits, those that are asked for may.

@@ -1,8 +1,9 @@
 //! Making the tables, and refusing what a newer program has made of them.
 
 use scheduler::state::{Change, Meta};
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, Row};
 
 use super::connect::Place;
 use crate::facts::first_uid;
@@ -26,21 +27,24 @@ pub(super) enum Found {
     Older,
 }
 
+/// Two columns that say which versions are there, for [`found`]: a question that asks for them as well need not be one more.
+pub(super) const VERSIONS: &str = "(SELECT value FROM chronos.meta WHERE name = 'schema'), (SELECT value FROM chronos.meta WHERE \
+                                   name = 'format')";
+
 /// Looks at the versions.
 pub(super) async fn check(client: &Client, place: &Place) -> Result<Found, StoreError> {
-    let meaning = |error| place.meaning(&error);
-    let table = format!("{}meta", place.sql("chronos."));
-    let there = client.query_typed_one("SELECT to_regclass($1) IS NOT NULL", &[(&table, Type::TEXT)]).await;
-    if !there.map_err(meaning)?.get::<_, bool>(0) {
-        return Ok(Found::Nothing);
+    let sql = place.sql(&format!("SELECT {VERSIONS}"));
+    match client.query_typed_one(&sql, &[]).await {
+        Ok(row) => found(&row, place),
+        Err(error) if is_missing(&error) => Ok(Found::Nothing),
+        Err(error) => Err(place.meaning(&error)),
     }
-    let sql = place.sql("SELECT name, value FROM chronos.meta");
-    let rows = client.query_typed(&sql, &[]).await.map_err(meaning)?;
-    let number = |wanted: &str| {
-        let row = rows.iter().find(|row| row.get::<_, &str>(0) == wanted);
-        row.and_then(|row| row.get::<_, &str>(1).parse::<u32>().ok())
-    };
-    let (Some(schema), Some(values)) = (number("schema"), number("format")) else {
+}
+
+/// What a row says that begins with [`VERSIONS`].
+pub(super) fn found(row: &Row, place: &Place) -> Result<Found, StoreError> {
+    let number = |column| row.get::<_, Option<&str>>(column).and_then(|text| text.parse::<u32>().ok());
+    let (Some(schema), Some(values)) = (number(0), number(1)) else {
         return Err(place.damaged("its table `meta` does not say which version it has"));
     };
     for (found, ours) in [(values, format::VERSION), (schema, VERSION)] {
@@ -49,6 +53,10 @@ pub(super) async fn check(client: &Client, place: &Place) -> Result<Found, Store
         }
     }
     Ok(if values < format::VERSION { Found::Older } else { Found::Ours })
+}
+
+fn is_missing(error: &Error) -> bool {
+    error.code().is_some_and(|code| [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(code))
 }
 
 /// Makes an empty store, unless one is there. One message to the server, and one transaction, in which others wait.

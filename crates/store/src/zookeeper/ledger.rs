@@ -278,6 +278,27 @@ impl Ledger {
         self.past.known = true;
     }
 
+    /// Whoever has followed these batches knows what they remove to be gone; it may be there all the same, as nobody has
+    /// finished them.
+    pub(super) fn doubt<'b>(&mut self, group: impl Iterator<Item = &'b Batch>) {
+        let mut gone = HashSet::new();
+        for row in group.flat_map(|batch| &batch.rows) {
+            match row {
+                Row::Put(kind, name, _) => {
+                    gone.remove(&(*kind, &**name));
+                }
+                Row::Remove(kind, name) => {
+                    gone.insert((*kind, &**name));
+                }
+                Row::RemoveJob(name) => gone.extend([Kind::Jobs, Kind::Progress].map(|kind| (kind, &**name))),
+                Row::Counters(_) | Row::Append(..) | Row::Revise(..) | Row::Note(..) => {}
+            }
+        }
+        for (kind, name) in gone {
+            self.names.put(kind, name, 0);
+        }
+    }
+
     /// The operations that make these batches of what is there, which from here on counts as done. What several of
     /// them do to one hot record is done once.
     pub(super) fn compose<'b>(&mut self, group: impl Iterator<Item = (u64, &'b Batch)>) -> Vec<Op> {

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use scheduler::ids::{Epoch, JobUid, Seq};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use zookeeper_client::{Client, Error, MultiWriteError, MultiWriteResult, MultiWriter};
 
 use super::Shared;
@@ -53,6 +53,9 @@ const VERSION_MAX: i32 = 1 << 30;
 const HOUSEKEEPING_MAX: usize = 500;
 /// How often operations may be refused one by one before somebody else must be writing in our tree.
 const CONFLICTS_MAX: u32 = 3;
+
+/// Between two looks at what has been applied, where the first did not help.
+const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the leader is asked to do.
 pub(super) enum Command {
@@ -161,6 +164,8 @@ struct Writer<'c> {
     /// Commands that came while something had to be settled, or whose time has not come.
     backlog: VecDeque<Command>,
     conflicts: u32,
+    /// Nothing has been applied since an answer was missing.
+    in_doubt: bool,
     /// Somebody wants the term to end.
     ending: bool,
 }
@@ -193,6 +198,7 @@ pub(super) async fn lead(
         commands,
         backlog: VecDeque::new(),
         conflicts: 0,
+        in_doubt: false,
         ending: false,
         shared: shared.clone(),
     };
@@ -484,7 +490,7 @@ impl<'c> Writer<'c> {
     fn acknowledge(&mut self) {
         let Some(flight) = self.sent.pop_front() else { return };
         self.applied = flight.last;
-        self.conflicts = 0;
+        (self.conflicts, self.in_doubt) = (0, false);
         // Before anybody hears of success.
         self.shared.trouble_is_over();
         self.shared.measure(&self.ledger);
@@ -524,6 +530,10 @@ impl<'c> Writer<'c> {
         let conflict = match verdict {
             Verdict::Over(over) => return Err(over),
             Verdict::Doubt(why) => {
+                // What was looked at a moment ago has changed again: not faster than somebody can read of it.
+                if std::mem::replace(&mut self.in_doubt, true) {
+                    self.pause(DOUBT_PAUSE).await?;
+                }
                 let why = format!(
                     "an answer of ZooKeeper is missing ({why}); it is being found out what is applied"
                 );
@@ -543,6 +553,9 @@ impl<'c> Writer<'c> {
         let (record, version) = self.look().await?;
         if record.epoch != self.record.epoch {
             return Err(Over(format!("epoch {} has begun", record.epoch)));
+        }
+        if record.seq < self.applied {
+            return Err(gone_back(record.seq, self.applied));
         }
         while self.sent.front().is_some_and(|flight| flight.last <= record.seq) {
             self.acknowledge();
@@ -799,6 +812,7 @@ impl<'c> Writer<'c> {
         let batches = batches.ok_or_else(|| Over(format!("batch {first} is not in the log any more")))?;
         let encoded: Vec<(u64, Batch)> =
             batches.iter().map(|batch| (batch.seq.0, Batch::encode(&batch.changes))).collect();
+        self.ledger.doubt(encoded.iter().map(|(_, batch)| batch));
         let ops = self.ledger.compose(encoded.iter().map(|(seq, batch)| (*seq, batch)));
         let ops = self.left_of(ops).await?;
         self.write_parts(ops).await?;
@@ -893,6 +907,20 @@ impl<'c> Writer<'c> {
         tokio::spawn(sweep(self.client.clone(), vec![old]));
         Ok(())
     }
+}
+
+/// The ensemble does not have what it has acknowledged: no fault of this node, and nothing that it could mend.
+fn gone_back(there: u64, acknowledged: u64) -> Over {
+    let lost = acknowledged - there;
+    error!(
+        there,
+        acknowledged,
+        "ZooKeeper has lost what it had acknowledged: {lost} batches are gone; versions before 3.8.4 are known for it, \
+         see docs/guides/zookeeper.md"
+    );
+    Over(format!(
+        "ZooKeeper has lost what it had acknowledged: batch {there} is the last there, {acknowledged} was applied"
+    ))
 }
 
 fn expired() -> Over {
