@@ -411,7 +411,9 @@ pub(super) async fn why(
     let projection = ctx.node.projection.read();
     let (state, limits) = (projection.state(), &ctx.settings.limits);
     let engine = super::why::engine_of(&ctx.node, &job);
-    let facts = Facts { now: Timestamp::now(), state, status: &status, limits, engine, last: &last };
+    let waits_for = &|task: &_| ctx.node.engine.waits_for(task);
+    let now = Timestamp::now();
+    let facts = Facts { now, state, status: &status, limits, engine, waits_for, last: &last };
     let mut reasons = facts.of_job(&job, &progress);
     reasons.extend(ctx.unhonoured(&job.body).into_iter().map(|told| Reason::new("no_effect", told)));
     reasons.extend(unread.map(|told| Reason::new("store_unavailable", told)));

@@ -396,14 +396,16 @@ pub(super) async fn why(
         let (state, limits) = (projection.state(), &ctx.settings.limits);
         let job = projection.state().jobs.get(&key.job).map(|job| &**job);
         let engine = job.and_then(|job| super::why::engine_of(&ctx.node, job));
-        let facts = Facts { now, state, status: &status, limits, engine, last: &[] };
+        let waits_for = &|task: &_| ctx.node.engine.waits_for(task);
+        let facts = Facts { now, state, status: &status, limits, engine, waits_for, last: &[] };
         let reasons = facts.of_live(&run, job);
         return Ok(Json(Why { job: run.job.to_string(), run: Some(key.to_string()), reasons }));
     }
     let record = ctx.node.store.ended_run(key).await?.ok_or_else(|| no_such_run(key))?;
     let projection = ctx.node.projection.read();
     let (state, limits) = (projection.state(), &ctx.settings.limits);
-    let facts = Facts { now, state, status: &status, limits, engine: None, last: &[] };
+    let facts =
+        Facts { now, state, status: &status, limits, engine: None, waits_for: &|_| Vec::new(), last: &[] };
     let job = RunView::of(&record).job;
     Ok(Json(Why { job, run: Some(key.to_string()), reasons: vec![facts.ended(&record)] }))
 }

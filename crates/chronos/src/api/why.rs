@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use scheduler::QuickFailures;
-use scheduler::ids::{Cause, JobUid};
+use scheduler::ids::{Cause, JobUid, TaskId};
 use scheduler::job::{Job, Overlap, Plan, Progress};
 use scheduler::limits::Limits;
 use scheduler::run::{Record, Run, RunState};
@@ -60,6 +60,8 @@ pub(super) struct Facts<'a> {
     pub(super) limits: &'a Limits,
     /// Why the engine of the job cannot start its tasks now, though others run.
     pub(super) engine: Option<String>,
+    /// Why a task that the engine has taken has not begun; see [`engine::Engine::waits_for`].
+    pub(super) waits_for: &'a dyn Fn(&TaskId) -> Vec<String>,
     /// What ended last, newest first.
     pub(super) last: &'a [Record],
 }
@@ -104,6 +106,14 @@ impl Facts<'_> {
         let mut reasons = Vec::new();
         match &run.state {
             RunState::Running(live) => {
+                let waits = if live.started.is_some() { Vec::new() } else { (self.waits_for)(&live.task) };
+                for (n, why) in waits.iter().enumerate() {
+                    let message = match n {
+                        0 => format!("run {}: attempt {} has no place yet: {why}", run.key, live.attempt),
+                        _ => why.clone(),
+                    };
+                    reasons.push(Reason::new("place", message).since(live.launched));
+                }
                 let begun = if live.started.is_some() {
                     "runs"
                 } else {
@@ -111,7 +121,10 @@ impl Facts<'_> {
                 };
                 let message =
                     format!("run {}: attempt {} {begun} on node {}", run.key, live.attempt, live.node);
-                reasons.push(Reason::new("running", message).since(live.started.unwrap_or(live.launched)));
+                if waits.is_empty() {
+                    reasons
+                        .push(Reason::new("running", message).since(live.started.unwrap_or(live.launched)));
+                }
                 if let Some(since) = live.unknown_since {
                     let message = format!(
                         "run {}: nobody can tell how attempt {} goes; it blocks the job until the engine knows, or is lost",
@@ -392,7 +405,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use scheduler::ids::{Cause, Cycle, Epoch, GraphVersion, RunKey, TaskId};
+    use scheduler::ids::{Cycle, Epoch, GraphVersion, RunKey};
     use scheduler::job::{Pause, Rules, Tags, Timetable};
     use scheduler::limits::LabelLimit;
     use scheduler::run::{KillReason, Live};
@@ -484,11 +497,45 @@ mod tests {
 
     #[track_caller]
     fn check_limited(state: &State, limits: &Limits, status: &Status, job: u64, codes: &[&str], says: &str) {
-        let facts = Facts { now: at(10), state, status, limits, engine: None, last: &[] };
+        let facts =
+            Facts { now: at(10), state, status, limits, engine: None, waits_for: &|_| Vec::new(), last: &[] };
         let reasons = facts.of_job(&state.jobs[&JobUid(job)], &state.progress[&JobUid(job)]);
         let found: Vec<_> = reasons.iter().map(|r| r.code).collect();
         assert_eq!(found, codes, "{reasons:#?}");
         assert!(reasons.iter().any(|r| r.message.contains(says)), "{reasons:#?}");
+    }
+
+    #[test]
+    fn a_task_without_a_place_says_what_it_lacks() {
+        let task = TaskId::parse("a-1-t1-0").expect("a task");
+        let live = Live {
+            attempt: 0,
+            task: task.clone(),
+            launched: at(0),
+            node: "mesos".into(),
+            started: None,
+            unknown_since: None,
+            kill: None,
+            elements: 0,
+        };
+        let run = run(1, 1, RunState::Running(live));
+        let (state, limits) = (State::default(), Limits::default());
+        let waits_for = &|asked: &TaskId| {
+            assert_eq!(*asked, task);
+            vec!["no agent has room for it".to_owned(), "the master was heard 1 s ago".to_owned()]
+        };
+        let facts = Facts {
+            now: at(10),
+            state: &state,
+            status: &WELL,
+            limits: &limits,
+            engine: None,
+            waits_for,
+            last: &[],
+        };
+        let reasons = facts.of_live(&run, None);
+        assert!(reasons.iter().all(|reason| reason.code == "place") && reasons.len() == 2, "{reasons:#?}");
+        assert!(reasons[0].message.ends_with("has no place yet: no agent has room for it"), "{reasons:#?}");
     }
 
     fn with_rules(state: &mut State, job: u64, change: impl FnOnce(&mut Rules)) {

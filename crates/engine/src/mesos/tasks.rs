@@ -341,7 +341,8 @@ impl Table {
         self.suppressed = false;
         self.declined = false;
         self.wants_offers = false;
-        self.revived = Some(now);
+        // Offers come by themselves; but who finds that there is nothing to do may change its mind at once.
+        self.revived = (!self.queue.is_empty()).then_some(now);
         self.ask_all(now);
         for stray in &self.strays {
             self.acts.push(Act::Call(Call::Reconcile { tasks: vec![(stray.to_string(), None)] }));
@@ -397,6 +398,10 @@ impl Table {
     }
 
     pub(super) fn offers(&mut self, now: Duration, offers: Vec<Offer>) {
+        if !self.queue.is_empty() {
+            // What waits has been made offers, asked for or not.
+            self.revived.get_or_insert(now);
+        }
         for offer in offers {
             self.pool.insert(offer);
         }
@@ -834,7 +839,8 @@ impl Table {
             return;
         }
         let since = self.revived.map_or(Duration::MAX, |revived| now.saturating_sub(revived));
-        let wanted = (self.wants_offers && (self.suppressed || self.declined)) || since >= REVIVE_AGAIN;
+        let wanted = (self.wants_offers && (self.suppressed || self.declined))
+            || (self.revived.is_some() && since >= REVIVE_AGAIN);
         if (wanted || self.suppressed) && since >= self.manners.revive_every {
             (self.suppressed, self.declined, self.wants_offers) = (false, false, false);
             self.revived = Some(now);

@@ -461,7 +461,7 @@ fn who_has_nothing_to_do_declines_and_wants_nothing_more() {
 #[test]
 fn offers_are_asked_for_only_so_often() {
     let mut world = World::subscribed();
-    world.wait(5).check(&["SUPPRESS"]);
+    world.wait(1).check(&["SUPPRESS"]);
     world.launch("a").check(&["REVIVE"]).offer("o1", "A", 0.5).check(&["DECLINE o1 300"]);
     world.launch("b").check(&[]);
     world.wait(4).check(&[]).wait(1).check(&["REVIVE"]);
