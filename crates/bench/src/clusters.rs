@@ -66,8 +66,8 @@ struct Cluster {
 
 impl Cluster {
     async fn measure(&self, bench: &mut Bench, place: impl Fn(&str) -> Place) -> anyhow::Result<()> {
-        let Self { name, .. } = self;
         const OFFERED: u32 = 6000;
+        let Self { name, .. } = self;
         let rate = rate_offered(&place("sustained"), OFFERED, Duration::from_secs(20)).await?;
         let what = format!("{name}: sustained launches, no-op engine, durable ({OFFERED} slots/s offered)");
         let line = Line::new(what, rate, "launches/s", Target::AtLeast(5000.0));
