@@ -1,4 +1,4 @@
-//! A whole node (driver, SQLite store on the disk, projection) with an engine that starts nothing: how many launches
+//! A whole node (driver, store, projection) with an engine that starts nothing: how many launches
 //! a second it sustains, how fast it works off a herd, and how long after its due time a launch reaches the engine.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::Bench;
 use super::noop::{Launched, NoopEngine};
-use super::population::{definition, each_second, fill, open};
+use super::population::{Place, definition, each_second, fill};
 use super::table::{Line, Target, percentile};
 
 /// Between the making of jobs and their first slot: the node is up by then.
@@ -26,11 +26,8 @@ const HEAD_START: Duration = Duration::from_secs(3);
 pub(crate) async fn sustained(bench: &mut Bench) -> anyhow::Result<()> {
     const OFFERED: u32 = 12_000;
     const TIME: Duration = Duration::from_secs(20);
-    let (launched, _) = every_second(bench, OFFERED, TIME).await?;
-    // The first and the last second are the edges of the measurement.
-    let within = |l: &&Launched| l.at >= launched.begin + secs(1) && l.at < launched.begin + TIME - secs(1);
-    let count = launched.all.iter().filter(within).count();
-    let rate = count as f64 / (TIME - secs(2)).as_secs_f64();
+    let place = Place::Folder(bench.folder("sustained")?);
+    let rate = rate_offered(&place, OFFERED, TIME).await?;
     let what = format!("sustained launches, no-op engine, durable ({OFFERED} slots/s offered)");
     let line = Line::new(what, rate, "launches/s", Target::AtLeast(10_000.0));
     let commits = bench.machine.sqlite_commits;
@@ -38,11 +35,19 @@ pub(crate) async fn sustained(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Launches a second while so many slots are due each second for so long.
+pub(crate) async fn rate_offered(place: &Place, offered: u32, time: Duration) -> anyhow::Result<f64> {
+    let launched = every_second(place, offered, time).await?;
+    // The first and the last second are the edges of the measurement.
+    let within = |l: &&Launched| l.at >= launched.begin + secs(1) && l.at < launched.begin + time - secs(1);
+    let count = launched.all.iter().filter(within).count();
+    Ok(count as f64 / (time - secs(2)).as_secs_f64())
+}
+
 /// A thousand slots a second, one each millisecond.
 pub(crate) async fn lag(bench: &mut Bench) -> anyhow::Result<()> {
-    let (launched, _) = every_second(bench, 1000, Duration::from_secs(30)).await?;
-    let mut lags: Vec<f64> = launched.all.iter().map(Launched::lag_ms).collect();
-    lags.sort_by(f64::total_cmp);
+    let place = Place::Folder(bench.folder("lag")?);
+    let lags = lags(&place, 1000, Duration::from_secs(30)).await?;
     let sync = 1000.0 / bench.machine.fdatasyncs;
     let line = |percent, target| {
         let what = format!("lag due to launched at 1,000/s, p{percent}");
@@ -54,16 +59,24 @@ pub(crate) async fn lag(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How late each launch was while so many slots are due each second for so long, in milliseconds, sorted.
+pub(crate) async fn lags(place: &Place, offered: u32, time: Duration) -> anyhow::Result<Vec<f64>> {
+    let launched = every_second(place, offered, time).await?;
+    let mut lags: Vec<f64> = launched.all.iter().map(Launched::lag_ms).collect();
+    lags.sort_by(f64::total_cmp);
+    Ok(lags)
+}
+
 /// A hundred thousand jobs due at one instant.
 pub(crate) async fn herd(bench: &mut Bench) -> anyhow::Result<()> {
     const JOBS: usize = 100_000;
-    let dir = bench.folder("herd")?;
+    let place = Place::Folder(bench.folder("herd")?);
     // Making them takes a few seconds; the instant has to lie behind that.
     let due = whole_second(Timestamp::now(), Duration::from_secs(25))?;
     let schedule = format!("R1/{due}/P1D");
-    fill(&dir, (0..JOBS).map(|n| definition(&format!("herd-{n:06}"), &schedule))).await?;
+    fill(&place, (0..JOBS).map(|n| definition(&format!("herd-{n:06}"), &schedule))).await?;
     let engine = Arc::new(NoopEngine::default());
-    let (node, task) = start(&dir, engine.clone()).await?;
+    let (node, task) = start(&place, engine.clone()).await?;
     anyhow::ensure!(Timestamp::now() < due, "this machine is too slow to make the herd in time");
     let order = tokio::spawn(launches_in_order(node.clone(), JOBS));
     let deadline = Instant::now() + until(due) + Duration::from_secs(60);
@@ -98,26 +111,28 @@ struct Series {
 }
 
 /// So many slots a second, evenly spread, for so long.
-async fn every_second(bench: &mut Bench, jobs: u32, time: Duration) -> anyhow::Result<(Series, Node)> {
-    let dir = bench.folder(&format!("each-second-{jobs}"))?;
-    let begin = whole_second(Timestamp::now(), HEAD_START + secs(u64::from(jobs / 10_000)))?;
+async fn every_second(place: &Place, jobs: u32, time: Duration) -> anyhow::Result<Series> {
+    // Stores on other machines take longer to fill.
+    let made_each_second = if matches!(place, Place::Folder(_)) { 10_000 } else { 500 };
+    let begin = whole_second(Timestamp::now(), HEAD_START + secs(u64::from(jobs / made_each_second)))?;
     let definitions = (0..jobs).map(|n| {
         let schedule = each_second(begin, secs(1) * n / jobs)?;
         definition(&format!("job-{n:06}"), &schedule)
     });
-    fill(&dir, definitions).await?;
+    fill(place, definitions).await?;
     let engine = Arc::new(NoopEngine::default());
-    let (node, task) = start(&dir, engine.clone()).await?;
+    let (_node, task) = start(place, engine.clone()).await?;
+    anyhow::ensure!(Timestamp::now() < begin, "this machine is too slow to make the jobs in time");
     tokio::time::sleep(until(begin) + time).await;
     let all = engine.launched();
     task.shutdown().await;
-    Ok((Series { begin: begin.as_duration().unsigned_abs(), all }, node))
+    Ok(Series { begin: begin.as_duration().unsigned_abs(), all })
 }
 
-async fn start(dir: &std::path::Path, engine: Arc<NoopEngine>) -> anyhow::Result<(Node, NodeTask)> {
+async fn start(place: &Place, engine: Arc<NoopEngine>) -> anyhow::Result<(Node, NodeTask)> {
     let (node, task) = node::start(NodeOptions {
         identity: Candidate { node: "bench".into(), ..Candidate::default() },
-        store: Arc::new(open(dir)?),
+        store: place.open()?,
         acquaintance: chronos::node::Acquaintance::default(),
         heritage: None,
         engine,

@@ -1,10 +1,12 @@
-//! Every line of the project's targets that needs nothing but this machine, measured on the release build, with the
+//! Every line of the project's targets that one machine can show, measured on the release build, with the
 //! target and the machine's raw limits of the same run beside it.
 //!
 //! `make bench`, or with some of its parts `make bench ARGS='lag api'`. `CHRONOS_BENCH_DIR` names a folder on the disk to be measured; a temporary one otherwise.
 //!
 //! A figure alone says little: read the ratios.
 
+mod clusters;
+mod keeper;
 mod launching;
 mod machine;
 mod matching;
@@ -14,13 +16,26 @@ mod processes;
 mod serving;
 mod table;
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use keeper::Keeper;
 use machine::Machine;
 use table::Line;
 
-const PARTS: [&str; 8] = ["sustained", "lag", "herd", "processes", "small", "large", "api", "mesos-matching"];
+const PARTS: [&str; 10] = [
+    "sustained",
+    "lag",
+    "herd",
+    "processes",
+    "small",
+    "large",
+    "api",
+    "mesos-matching",
+    "postgres",
+    "zookeeper",
+];
 
 /// What the parts of a run share.
 pub(crate) struct Bench {
@@ -39,6 +54,17 @@ impl Bench {
         let folder = self.dir.path().join(name);
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
+    }
+
+    /// Servers of a store, started by the script of this name; what cannot run here is said, and the rest goes on.
+    pub(crate) fn keeper(&self, script: &str, dir: &Path) -> Option<Keeper> {
+        match Keeper::start(script, dir) {
+            Ok(keeper) => Some(keeper),
+            Err(reason) => {
+                println!("SKIPPED {reason:#}");
+                None
+            }
+        }
     }
 
     pub(crate) fn tell(&mut self, line: Line) {
@@ -76,6 +102,8 @@ async fn run(wanted: &[String]) -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
     let parent = std::env::var_os("CHRONOS_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::Builder::new().prefix("chronos-bench-").tempdir_in(parent)?;
+    // A database may run as another user, who has to get to its folder.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
     println!("{}", machine::description(dir.path()));
     let machine = Machine::measure(dir.path())?;
     println!("before: {}", machine.text());
@@ -93,7 +121,9 @@ async fn run(wanted: &[String]) -> anyhow::Result<()> {
             "small" => serving::small(&mut bench).await?,
             "large" => serving::large(&mut bench).await?,
             "mesos-matching" => matching::cycles(&mut bench)?,
-            _ => serving::api(&mut bench).await?,
+            "api" => serving::api(&mut bench).await?,
+            "postgres" => clusters::postgres(&mut bench).await?,
+            _ => clusters::zookeeper(&mut bench).await?,
         }
     }
     println!("after: {}", Machine::measure(bench.dir.path())?.text());

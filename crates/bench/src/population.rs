@@ -1,7 +1,8 @@
-//! Data folders with many jobs, made by the scheduler itself: definitions go through the door, slots are computed,
-//! and the changes are committed as a driver would, only without a server in between.
+//! Stores with many jobs, made by the scheduler itself: definitions go through the door, slots are computed, and the
+//! changes are committed as a driver would, only without a server in between.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use scheduler::notice::Channels;
 use scheduler::request::{Definition, Request, RequestId};
 use scheduler::schedule::Zones;
 use scheduler::{Event, Scheduler, Settings};
+use store::postgres::PostgresOptions;
 use store::sqlite::{SqliteOptions, SqliteStore};
-use store::{Candidate, Store};
+use store::{Candidate, Store, zookeeper};
 use tokio::task::JoinSet;
 
 /// As the driver.
@@ -35,7 +37,16 @@ pub(crate) fn document(name: &str, schedule: &str) -> String {
 }
 
 pub(crate) fn definition(name: &str, schedule: &str) -> anyhow::Result<Definition> {
-    let read = job::read(document(name, schedule).as_bytes(), Door::Any, &Zones::bundled(), Timestamp::now());
+    read(&document(name, schedule))
+}
+
+/// One whose command matters; without quotes in it.
+pub(crate) fn definition_of(name: &str, schedule: &str, command: &str) -> anyhow::Result<Definition> {
+    read(&format!(r#"{{"name":"{name}","schedule":"{schedule}","command":"{command}"}}"#))
+}
+
+fn read(document: &str) -> anyhow::Result<Definition> {
+    let read = job::read(document.as_bytes(), Door::Any, &Zones::bundled(), Timestamp::now());
     Ok(read.map_err(|problem| anyhow::anyhow!("{}", problem.message))?.definition)
 }
 
@@ -50,17 +61,56 @@ pub(crate) fn each_second(begin: Timestamp, after: Duration) -> anyhow::Result<S
     Ok(format!("R/{}/PT1S", begin.checked_add(after)?))
 }
 
+/// Where state is.
+#[derive(Clone)]
+pub(crate) enum Place {
+    /// SQLite in a folder.
+    Folder(PathBuf),
+    /// A schema of a database.
+    Postgres { url: String, schema: String },
+    /// A path of an ensemble.
+    ZooKeeper { hosts: String, path: String },
+}
+
+impl Place {
+    pub(crate) fn open(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(match self {
+            Self::Folder(dir) => Arc::new(open(dir)?),
+            Self::Postgres { url, schema } => {
+                let options = PostgresOptions { schema: schema.clone(), ..PostgresOptions::new(url) };
+                Arc::new(store::postgres::open(&options)?)
+            }
+            Self::ZooKeeper { hosts, path } => {
+                let options = zookeeper::Options { path: path.clone(), ..zookeeper::Options::new(hosts) };
+                Arc::new(zookeeper::open(options)?)
+            }
+        })
+    }
+
+    /// What a server is told, to have its state there; its tasks are in `dir`.
+    pub(crate) fn flags(&self, dir: &Path) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = vec!["--data_dir".into(), dir.into()];
+        let more = match self {
+            Self::Folder(_) => return flags,
+            Self::Postgres { url, schema } => ["--database_url", url, "--database_schema", schema],
+            Self::ZooKeeper { hosts, path } => ["--zk_hosts", hosts, "--zk_path", path],
+        };
+        flags.extend(more.map(Into::into));
+        flags
+    }
+}
+
 pub(crate) fn open(dir: &Path) -> anyhow::Result<SqliteStore> {
     let options = SqliteOptions { dir: dir.into(), force_network_fs: false };
     SqliteStore::open(&options).context("the folder for benchmarks cannot be used")
 }
 
-/// Fills the store in `dir` with jobs.
+/// Fills an empty store with jobs.
 pub(crate) async fn fill(
-    dir: &Path,
+    place: &Place,
     jobs: impl Iterator<Item = anyhow::Result<Definition>>,
 ) -> anyhow::Result<()> {
-    let store = Arc::new(open(dir)?);
+    let store = place.open()?;
     let term = store.begin_term(&Candidate::default()).await?;
     let (state, _) = store.load().await?;
     let settings = Settings {

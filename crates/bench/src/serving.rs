@@ -11,7 +11,7 @@ use reqwest::{Client, StatusCode};
 use tokio::task::JoinSet;
 
 use super::Bench;
-use super::population::{definition, document, far_away, fill};
+use super::population::{Place, definition, document, far_away, fill};
 use super::table::{Line, Target, percentile};
 
 /// Nothing here takes longer, or it has failed.
@@ -23,15 +23,16 @@ const SETTLE: Duration = Duration::from_secs(3);
 pub(crate) async fn small(bench: &mut Bench) -> anyhow::Result<()> {
     const JOBS: usize = 1000;
     let dir = bench.folder("small")?;
-    fill(&dir, jobs(JOBS)).await?;
-    let first = Server::start(&bench.program, &dir)?;
+    let place = Place::Folder(dir.clone());
+    fill(&place, jobs(JOBS)).await?;
+    let first = Server::start(&bench.program, &place, &dir)?;
     first.leads().await?;
     tokio::time::sleep(SETTLE).await;
     bench.small_resident = first.resident()?;
     let memory = bench.small_resident / 1024.0 / 1024.0;
     bench.tell(Line::new("idle footprint, 1,000 jobs", memory, "MiB resident", Target::AtMost(20.0)));
 
-    let second = Server::start(&bench.program, &dir)?;
+    let second = Server::start(&bench.program, &place, &dir)?;
     second.answers("/ping").await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let begun = Instant::now();
@@ -51,12 +52,13 @@ pub(crate) async fn small(bench: &mut Bench) -> anyhow::Result<()> {
 pub(crate) async fn large(bench: &mut Bench) -> anyhow::Result<()> {
     const JOBS: usize = 1_000_000;
     let dir = bench.folder("large")?;
+    let place = Place::Folder(dir.clone());
     let begun = Instant::now();
-    fill(&dir, jobs(JOBS)).await?;
+    fill(&place, jobs(JOBS)).await?;
     let rate = JOBS as f64 / begun.elapsed().as_secs_f64();
     bench.tell(Line::new("a million jobs made through the core and the store", rate, "jobs/s", Target::None));
     let begun = Instant::now();
-    let server = Server::start(&bench.program, &dir)?;
+    let server = Server::start(&bench.program, &place, &dir)?;
     server.leads().await?;
     let time = begun.elapsed().as_secs_f64();
     bench.tell(Line::new("cold start with 1,000,000 jobs, until it leads", time, "s", Target::AtMost(10.0)));
@@ -71,8 +73,9 @@ pub(crate) async fn large(bench: &mut Bench) -> anyhow::Result<()> {
 pub(crate) async fn api(bench: &mut Bench) -> anyhow::Result<()> {
     const JOBS: usize = 100_000;
     let dir = bench.folder("api")?;
-    fill(&dir, jobs(JOBS)).await?;
-    let server = Server::start(&bench.program, &dir)?;
+    let place = Place::Folder(dir.clone());
+    fill(&place, jobs(JOBS)).await?;
+    let server = Server::start(&bench.program, &place, &dir)?;
     server.leads().await?;
     let questions = [
         ("page in the middle", "/v1/jobs?cursor=job-0050000&limit=100"),
@@ -114,22 +117,23 @@ pub(crate) async fn api(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn jobs(count: usize) -> impl Iterator<Item = anyhow::Result<scheduler::request::Definition>> {
+pub(crate) fn jobs(count: usize) -> impl Iterator<Item = anyhow::Result<scheduler::request::Definition>> {
     (0..count).map(|n| definition(&format!("job-{n:07}"), &far_away(n)))
 }
 
 /// A running server; killed when dropped, its supervisor too.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    url: String,
+    pub(crate) url: String,
     http: Client,
 }
 
 impl Server {
-    fn start(program: &Path, dir: &Path) -> anyhow::Result<Self> {
+    /// Its tasks are in `dir`.
+    pub(crate) fn start(program: &Path, place: &Place, dir: &Path) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
-            .args(["server", "--http_port", "0", "--log_level", "warn", "--data_dir"])
-            .arg(dir)
+            .args(["server", "--http_port", "0", "--log_level", "warn"])
+            .args(place.flags(dir))
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
@@ -139,22 +143,32 @@ impl Server {
         Ok(Self { child, url: url.into(), http: Client::builder().no_proxy().build()? })
     }
 
-    async fn leads(&self) -> anyhow::Result<()> {
+    pub(crate) async fn leads(&self) -> anyhow::Result<()> {
+        self.is("leading").await
+    }
+
+    /// And shows what is in the store.
+    pub(crate) async fn stands_by(&self) -> anyhow::Result<()> {
+        self.is("standby").await
+    }
+
+    async fn is(&self, role: &str) -> anyhow::Result<()> {
+        let wanted = format!(r#""role":"{role}""#);
         let deadline = Instant::now() + PATIENCE;
         loop {
             let ready = self.http.get(format!("{}/ready", self.url)).send().await;
             if let Ok(ready) = ready
                 && ready.status() == StatusCode::OK
-                && ready.text().await?.contains(r#""role":"leading""#)
+                && ready.text().await?.contains(&wanted)
             {
                 return Ok(());
             }
-            anyhow::ensure!(Instant::now() < deadline, "the server does not lead");
+            anyhow::ensure!(Instant::now() < deadline, "the server is not {role}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    async fn answers(&self, path: &str) -> anyhow::Result<()> {
+    pub(crate) async fn answers(&self, path: &str) -> anyhow::Result<()> {
         let answer = self.http.get(format!("{}{path}", self.url)).send().await?.error_for_status()?;
         answer.bytes().await?;
         Ok(())
@@ -183,14 +197,14 @@ impl Server {
     }
 
     /// Bytes of memory that the server holds.
-    fn resident(&self) -> anyhow::Result<f64> {
+    pub(crate) fn resident(&self) -> anyhow::Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next()).context("a process has memory")?;
         Ok(kib.parse::<f64>()? * 1024.0)
     }
 
-    fn terminate(&self) -> anyhow::Result<()> {
+    pub(crate) fn terminate(&self) -> anyhow::Result<()> {
         // Every shell has it built in; a small Debian has no program of that name.
         let told = Command::new("sh").args(["-c", "kill -TERM $0", &self.child.id().to_string()]).status()?;
         anyhow::ensure!(told.success(), "the server cannot be told to end");
@@ -198,10 +212,17 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// Without a word to it.
+    pub(crate) fn kill(&mut self) {
         // It may have ended already, as it was told.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
     }
 }

@@ -242,7 +242,7 @@ impl RunView {
             created: Some(instant(run.created)),
             ended: Some(instant(run.ended)),
             outcome: Some(word(OutcomeKind::of(&run.outcome))),
-            reason: reason(&run.outcome).or_else(|| run.attempts.last().and_then(failure)),
+            reason: why(run),
             arguments: run.arguments.as_ref().map(ToString::to_string),
             attempts: run.attempts.iter().map(|a| AttemptView::ended(&run.job, run.key, a)).collect(),
             ..Self::default()
@@ -272,6 +272,15 @@ fn killing(reason: &KillReason) -> &'static str {
         KillReason::Replaced => "replaced",
         KillReason::Deleted => "deleted",
         KillReason::Restored => "restored",
+    }
+}
+
+/// Why a run ended as it did. Whoever gave up an attempt knows more of it than the outcome says.
+fn why(run: &EndedRun) -> Option<String> {
+    let failure = || run.attempts.last().and_then(failure);
+    match &run.outcome {
+        lost @ Outcome::Lost => failure().or_else(|| reason(lost)),
+        outcome => reason(outcome).or_else(failure),
     }
 }
 
@@ -705,7 +714,29 @@ pub(super) fn mentions(job: &Job, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::occurs;
+    use store::samples;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_lost_run_is_that_of_its_attempt() {
+        let Record::Run(mut run) = samples::ended(1, 2, Outcome::Lost) else { panic!("a run") };
+        let told = |run: &EndedRun| RunView::ended(run).reason;
+        assert_eq!(told(&run).as_deref(), Some("nobody could tell how it ended"));
+        let cut_off = "node `b` was cut off for 75 s and has ended its tasks";
+        for (message, reason) in [(cut_off, cut_off), ("", "nobody could tell how it ended")] {
+            run.attempts = vec![Attempt {
+                number: 0,
+                launched: run.due,
+                started: None,
+                ended: run.ended,
+                node: "b".into(),
+                end: AttemptEnd::Lost { message: message.into() },
+                elements: 0,
+            }];
+            assert_eq!(told(&run).as_deref(), Some(reason));
+        }
+    }
 
     #[test]
     fn texts_are_found_without_regard_to_case() {

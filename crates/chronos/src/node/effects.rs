@@ -420,7 +420,8 @@ mod tests {
     use engine::fake::FakeMachine;
     use engine::router::Router;
     use engine::{Container, Output, Stream, TaskEvent};
-    use scheduler::run::AttemptEnd;
+    use scheduler::run::{AttemptEnd, Live};
+    use store::samples;
 
     use super::*;
 
@@ -515,6 +516,40 @@ mod tests {
         }
         effects.order_launch(launch("late-0", None));
         assert_eq!(told(&mut told_of, "late-0").await, TaskNews::NeverBegan);
+    }
+
+    /// An order of a job's first attempt, as the driver releases it.
+    fn effect(number: u64) -> (Effect, TaskId) {
+        let mut run = samples::run(number, 0);
+        let task = TaskId::of(&run.job, run.key, 0);
+        run.state = RunState::Running(Live {
+            attempt: 0,
+            task: task.clone(),
+            launched: run.due,
+            node: "a".into(),
+            started: None,
+            unknown_since: None,
+            kill: None,
+            elements: 0,
+        });
+        (Effect::Launch { run: run.into(), job: samples::job(number).into() }, task)
+    }
+
+    /// A process that was paused between the decision and the order, or whose orders waited, gives no order that looks
+    /// fresh: another may lead by then.
+    #[tokio::test]
+    async fn an_order_is_stale_by_when_it_was_decided() {
+        let (reports, mut told_of) = mpsc::unbounded_channel();
+        let engine = Arc::new(FakeMachine::new().engine());
+        engine.begin_term(Epoch(1)).await.expect("it begins");
+        let effects = Effects::new(engine, Epoch(1), Duration::ZERO, reports);
+        let now = engine::since_boot();
+        let (late, of_late) = effect(1);
+        effects.release(late, now.saturating_sub(ORDER_VALID + Duration::from_secs(1)));
+        assert_eq!(told(&mut told_of, of_late.as_str()).await, TaskNews::NeverBegan);
+        let (timely, of_timely) = effect(2);
+        effects.release(timely, now);
+        assert_eq!(told(&mut told_of, of_timely.as_str()).await, TaskNews::Ended(AttemptEnd::Succeeded));
     }
 
     fn task() -> TaskId {

@@ -241,6 +241,7 @@ fn a_node_that_will_not_come_back_is_forgotten() {
     let lost = second.wait_for("endless", "lost");
     let message = lost["attempts"][0]["message"].as_str().unwrap_or_default();
     assert!(message.contains("will not come back"), "{lost:#}");
+    assert_eq!(lost["reason"], message, "the reason of a run says no less");
     second.cli(["node", "forget", "nobody"]).exit(3).says("there is no node `nobody`");
 }
 

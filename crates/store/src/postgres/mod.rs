@@ -11,9 +11,11 @@ mod questions;
 mod schema;
 mod tls;
 mod writer;
+mod yardstick;
 
 pub(crate) use self::backup::StagedTables;
 pub use self::lease::{LEASE, LEASE_MIN};
+pub use self::yardstick::commit_rate;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

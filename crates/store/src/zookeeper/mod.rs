@@ -15,6 +15,9 @@ mod record;
 mod session;
 mod tree;
 mod writer;
+mod yardstick;
+
+pub use self::yardstick::multi_rate;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
