@@ -45,12 +45,6 @@ pub const OLD: &[Old] = &[
     old("user", Some('u'), Value::Text, "tasks run as the user of the server unless a job has `runAsUser`"),
     old("failover_timeout", Some('f'), Value::Number, NO_MESOS),
     old("leader_max_idle_time", Some('l'), Value::Whole, UNUSED),
-    old(
-        "failure_retry",
-        None,
-        Value::Whole,
-        "a job says in `retryDelay` how long it waits between attempts; 60 s if it says nothing",
-    ),
     old("task_epsilon", Some('t'), Value::Whole, UNUSED),
     old(
         "schedule_horizon",
