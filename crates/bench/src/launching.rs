@@ -145,6 +145,7 @@ async fn start(place: &Place, engine: Arc<NoopEngine>) -> anyhow::Result<(Node, 
         output: engine::Keep::EVERYTHING,
         kill_grace: Duration::from_secs(1),
         disable_after_failures: 0,
+        retry_delay: scheduler::job::Retry::DELAY,
         limits: scheduler::limits::Limits::default(),
         notifier: Arc::default(),
     });

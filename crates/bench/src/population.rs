@@ -117,6 +117,7 @@ pub(crate) async fn fill(
         node: "bench".into(),
         zones: Zones::bundled(),
         disable_after_failures: 0,
+        retry_delay: scheduler::job::Retry::DELAY,
         limits: Limits::default(),
         set_batch: scheduler::SET_BATCH,
         channels: Channels::default(),

@@ -6,9 +6,11 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use scheduler::job::Retry;
 use scheduler::limits::{LabelLimit, Limits};
 
 use crate::notify::settings::NotifySettings;
+use crate::wire::job;
 
 mod access;
 mod cluster;
@@ -87,6 +89,8 @@ pub struct Config {
     pub tzdata: Tzdata,
     /// A job that fails so often in a row is disabled; 0 for never.
     pub disable_after_failures: u64,
+    /// Between attempts of jobs without `retryDelay`.
+    pub retry_delay: Duration,
     /// What bounds launches.
     pub limits: Limits,
     /// How the log looks.
@@ -219,6 +223,13 @@ impl Config {
                 file.disable_after_failures,
                 0,
             ),
+            retry_delay: Duration::from_millis(layers.pick(
+                "failure_retry",
+                flags.failure_retry,
+                file.failure_retry,
+                u64::try_from(Retry::DELAY.as_millis()).unwrap_or(u64::MAX),
+            ))
+            .max(Retry::DELAY_MIN),
             limits: Limits {
                 running_max: NonZeroU32::new(layers.pick(
                     "running_max",
@@ -253,6 +264,14 @@ impl Config {
         Ok(config)
     }
 
+    /// `failure_retry` as somebody has given it, where it is less than any job may wait. Chronos took it, and whoever
+    /// changes the image alone shall not find a server that does not start.
+    pub fn retry_delay_raised(&self) -> Option<&str> {
+        let told = self.told.iter().find(|told| told.name == "failure_retry")?;
+        let less = |text: &str| text.parse().is_ok_and(|ms| Duration::from_millis(ms) < Retry::DELAY_MIN);
+        Some(told.value.as_str()).filter(|text| less(text))
+    }
+
     /// Settings of a store that somebody has given and that is not the one in use.
     pub fn unused(&self) -> impl Iterator<Item = &'static str> {
         let of = |store: &StoreSettings| match store {
@@ -276,6 +295,8 @@ impl Config {
 
     /// Longest grace: a server that waits for it must still end within a reboot.
     const KILL_GRACE_MAX: Duration = Duration::from_secs(3600);
+    /// As long as a job may say.
+    const RETRY_DELAY_MAX: Duration = job::SPAN_MAX;
     /// Least age kept: enough to look at what just happened.
     const HISTORY_AGE_MIN: Duration = Duration::from_secs(60);
 
@@ -319,6 +340,19 @@ impl Config {
                 "history_age_max",
                 Length(self.history_age_max).to_string(),
                 "at least 1m is wanted",
+            );
+        }
+        if self.shadow && self.cluster.store != StoreSettings::Sqlite {
+            // It would stand for election among servers that run tasks, and record what it did not run beside what they ran.
+            let rule = "a shadow keeps what it makes up in a folder of its own: say --store sqlite";
+            return bounds("shadow", "true".into(), rule);
+        }
+        if self.retry_delay > Self::RETRY_DELAY_MAX {
+            let value = self.retry_delay.as_millis().to_string();
+            return bounds(
+                "failure_retry",
+                value,
+                "at most 316224000000 (ten years) is allowed, in milliseconds",
             );
         }
         if self.history_count_max == 0 {

@@ -50,6 +50,7 @@ impl Cluster {
             output: Keep::EVERYTHING,
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
+            retry_delay: scheduler::job::Retry::DELAY,
             limits: Limits::default(),
             notifier: Arc::default(),
         })

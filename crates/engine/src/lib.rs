@@ -5,6 +5,7 @@
 //! what every implementation must do.
 //! **Invariant:** knows nothing of stores, schedules or HTTP.
 
+pub mod addresses;
 #[cfg(any(feature = "local", feature = "docker"))]
 mod capped;
 mod clock;

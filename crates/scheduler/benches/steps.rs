@@ -28,6 +28,7 @@ impl Term {
                 node: "n1".into(),
                 zones: Zones::bundled(),
                 disable_after_failures: 0,
+                retry_delay: scheduler::job::Retry::DELAY,
                 limits: Limits::default(),
                 set_batch: scheduler::SET_BATCH,
                 channels: Channels::default(),

@@ -201,7 +201,8 @@ impl Scheduler {
     fn retry(&mut self, mut run: Run) {
         let next = run.attempts.len().try_into().unwrap_or(u32::MAX);
         let job = self.book.job(run.key.job).filter(|job| !job.rules.disabled);
-        match job.and_then(|job| job.rules.retry.delay_before(next)) {
+        let usual = self.settings.retry_delay;
+        match job.and_then(|job| job.rules.retry.delay_before(next, usual)) {
             Some(delay) => {
                 run.state = RunState::Waiting { attempt: next, until: later(self.now, delay) };
                 self.book.put_run(run);
@@ -232,7 +233,9 @@ impl Scheduler {
                 let rules = self.book.rules(key.job);
                 let delay = match run.attempts.is_empty() {
                     true => rules.offset_of(key),
-                    false => rules.retry.delay_before(*attempt).unwrap_or_default(),
+                    false => {
+                        rules.retry.delay_before(*attempt, self.settings.retry_delay).unwrap_or_default()
+                    }
                 };
                 let until = (*until).min(later(now, delay.max(RELAUNCH_DELAY)));
                 RunState::Waiting { attempt: *attempt, until }

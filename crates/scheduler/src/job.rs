@@ -228,8 +228,8 @@ impl Overlap {
 pub struct Retry {
     /// Attempts after the first; at most [`Retry::MAX`].
     pub max: u32,
-    /// Before the first retry; at least [`Retry::DELAY_MIN`].
-    pub delay: Duration,
+    /// Before the first retry; at least [`Retry::DELAY_MIN`]. `None`: what the scheduler was told to wait.
+    pub delay: Option<Duration>,
     /// Each further delay is this many hundredths of the one before; 100 is constant, at most 1000.
     pub factor_percent: u32,
     /// No delay is longer.
@@ -241,13 +241,16 @@ impl Retry {
     pub const MAX: u32 = 100;
     /// A failing job must not storm.
     pub const DELAY_MIN: Duration = Duration::from_secs(1);
+    /// Before the first retry where nobody says anything: as in Chronos.
+    pub const DELAY: Duration = Duration::from_secs(60);
 
-    /// How long to wait before attempt number `attempt` (1 is the first retry); `None` if there is none.
-    pub fn delay_before(&self, attempt: u32) -> Option<Duration> {
+    /// How long to wait before attempt number `attempt` (1 is the first retry); `None` if there is none. `usual` is for
+    /// jobs that do not say.
+    pub fn delay_before(&self, attempt: u32, usual: Duration) -> Option<Duration> {
         if attempt == 0 || attempt > self.max {
             return None;
         }
-        let mut millis = self.delay.as_millis();
+        let mut millis = self.delay.unwrap_or(usual.min(self.delay_max)).as_millis();
         let cap = self.delay_max.as_millis().max(millis);
         for _ in 1..attempt {
             if millis >= cap {
@@ -260,10 +263,9 @@ impl Retry {
 }
 
 impl Default for Retry {
-    /// Two retries a minute apart, as in Chronos; growing delays are capped at an hour.
+    /// Two retries, as in Chronos; growing delays are capped at an hour.
     fn default() -> Self {
-        let (delay, delay_max) = (Duration::from_secs(60), Duration::from_secs(3600));
-        Self { max: 2, delay, factor_percent: 100, delay_max }
+        Self { max: 2, delay: None, factor_percent: 100, delay_max: Duration::from_secs(3600) }
     }
 }
 

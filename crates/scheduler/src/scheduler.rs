@@ -143,6 +143,8 @@ pub struct Settings {
     pub zones: Zones,
     /// A job that fails so often in a row is disabled; 0 for never.
     pub disable_after_failures: u64,
+    /// Between attempts of jobs that do not say how long to wait; at least [`Retry::DELAY_MIN`](crate::job::Retry::DELAY_MIN).
+    pub retry_delay: Duration,
     /// What bounds the launches of the node's engine.
     pub limits: Limits,
     /// Jobs of a set that change in one batch, [`SET_BATCH`](crate::SET_BATCH); larger sets are staged first.

@@ -389,6 +389,7 @@ impl Cluster {
             node: format!("node{node}").into(),
             zones: Zones::bundled(),
             disable_after_failures: self.disable_after_failures,
+            retry_delay: scheduler::job::Retry::DELAY,
             limits: self.limits.clone(),
             // So small that sets of a few jobs are staged.
             set_batch: 2,

@@ -254,7 +254,7 @@ fn any_rules(random: &mut Random) -> Rules {
         },
         retry: Retry {
             max,
-            delay: seconds(random.pick(&[1, 3, 10])),
+            delay: Some(seconds(random.pick(&[1, 3, 10]))),
             factor_percent: random.pick(&[100, 200, 300]),
             delay_max: seconds(30),
         },

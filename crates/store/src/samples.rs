@@ -250,7 +250,7 @@ fn jobs() -> Vec<(&'static str, Job)> {
         overlap: Overlap::Allow { max: 5 },
         retry: Retry {
             max: 5,
-            delay: Duration::from_secs(1),
+            delay: Some(Duration::from_secs(1)),
             factor_percent: 200,
             delay_max: Duration::from_secs(60),
         },
@@ -765,9 +765,9 @@ fn any_rules() -> impl Strategy<Value = Rules> {
     ];
     let retry = prop_oneof![
         Just(Retry::default()),
-        (0u32..9, any_span(), 100u32..900, any_span()).prop_map(|(max, delay, factor_percent, delay_max)| {
-            Retry { max, delay, factor_percent, delay_max }
-        }),
+        (0u32..9, prop::option::of(any_span()), 100u32..900, any_span()).prop_map(
+            |(max, delay, factor_percent, delay_max)| { Retry { max, delay, factor_percent, delay_max } }
+        ),
     ];
     let guarantee = prop::sample::select(vec![Guarantee::AtMostOnce, Guarantee::AtLeastOnce]);
     let flags = any::<(bool, bool, bool)>();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
+use engine::addresses;
 use scheduler::audit::{Act, Entry};
 use scheduler::ids::{JobName, JobUid};
 use scheduler::job::Pause;
@@ -36,7 +37,8 @@ pub(super) struct Wanted {
     from: Option<String>,
     /// Only before this.
     to: Option<String>,
-    /// At most so many; 1 to 1000, 100 if absent.
+    /// At most so many; 1 to 1000, 100 if absent. Fewer come where their definitions are large: `next` says whether there
+    /// are more.
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,
@@ -96,7 +98,8 @@ pub(super) async fn list(
     let name = wanted.job.as_deref().map(JobName::new).transpose();
     let name = name.map_err(|e| ApiError::invalid("job", e.to_string()))?;
     let cursor = wanted.cursor.as_deref().map(str::parse).transpose().map_err(|_| wrong_cursor())?;
-    let query = AuditQuery {
+    let most = limit(wanted.limit, 100, 1000)?;
+    let mut query = AuditQuery {
         name,
         by: wanted.by,
         acts: words(
@@ -107,15 +110,39 @@ pub(super) async fn list(
         from: instant_of("from", &wanted.from)?,
         to: instant_of("to", &wanted.to)?,
         cursor,
-        limit: limit(wanted.limit, 100, 1000)?,
+        limit: most.min(AT_ONCE),
     };
-    let page = ctx.node.store.audit(&query).await?;
     let mut kept = Definitions::default();
-    let mut entries = Vec::with_capacity(page.entries.len());
-    for entry in &page.entries {
-        entries.push(view(&ctx, &mut kept, entry).await?);
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    loop {
+        let page = ctx.node.store.audit(&query).await?;
+        for entry in &page.entries {
+            let told = view(&ctx, &mut kept, entry).await?;
+            bytes += size(&told.before) + size(&told.after);
+            entries.push(told);
+        }
+        query.cursor = page.next;
+        query.limit = (most - entries.len()).min(AT_ONCE);
+        if page.next.is_none() || query.limit == 0 || bytes >= BYTES_MAX {
+            return Ok(Json(Audit { entries, next: page.next.map(|next| next.to_string()) }));
+        }
     }
-    Ok(Json(Audit { entries, next: page.next.map(|next| next.to_string()) }))
+}
+
+/// About so much of a page is definitions; what is beyond is on the next one. A thousand of the largest would be 128 MB.
+const BYTES_MAX: usize = 1 << 20;
+/// Entries looked at before that is asked again: of the largest definitions some 8 MB. A store may have to look at a list
+/// of all entries each time.
+const AT_ONCE: usize = 64;
+
+/// About as many bytes as the value has when it is written.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(size).sum(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| key.len() + 4 + size(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+    }
 }
 
 /// Definitions that a page has come across: what one change made, the next one changed.
@@ -261,41 +288,18 @@ fn covered(value: &Value) -> Value {
     format!("*** ({mark})").into()
 }
 
-/// `scheme://user:password@host` loses its password, wherever it stands in a text; a token in the place of the user goes, too.
+/// Addresses in any text of a value lose their passwords.
 fn without_passwords(value: &mut Value) {
     match value {
         Value::String(text) => {
             if text.contains("://") && text.contains('@') {
-                *text = without_password(text);
+                *text = addresses::without_passwords(text);
             }
         }
         Value::Array(values) => values.iter_mut().for_each(without_passwords),
         Value::Object(fields) => fields.values_mut().for_each(without_passwords),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-}
-
-fn without_password(text: &str) -> String {
-    let (mut told, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some((before, after)) = rest.split_once("://") {
-        told.push_str(before);
-        told.push_str("://");
-        let end = after.find(|c: char| "/?#,;'\"".contains(c) || c.is_whitespace()).unwrap_or(after.len());
-        let (authority, path) = after.split_at(end);
-        match authority.rsplit_once('@') {
-            // Who logs in by a key has a name and no password.
-            Some((user, host)) if before.ends_with("ssh") && !user.contains(':') => {
-                told.push_str(&format!("{user}@{host}"));
-            }
-            Some((user, host)) => match user.split_once(':') {
-                Some((user, _)) => told.push_str(&format!("{user}:***@{host}")),
-                None => told.push_str(&format!("***@{host}")),
-            },
-            None => told.push_str(authority),
-        }
-        rest = path;
-    }
-    told + rest
 }
 
 #[cfg(test)]

@@ -40,12 +40,16 @@ fn yes() -> bool {
 /// a checksum of the others: without it the backup was cut and will not be taken back.
 #[utoipa::path(
     get, path = "/v1/backup", tag = "node", params(Wanted),
-    responses((status = 200, content_type = "application/x-ndjson", body = String), (status = 503, body = ErrorBody))
+    responses(
+        (status = 200, content_type = "application/x-ndjson", body = String), (status = 409, body = ErrorBody),
+        (status = 503, body = ErrorBody)
+    )
 )]
 pub(super) async fn take(
     State(ctx): State<ApiContext>,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response, ApiError> {
+    not_of_a_shadow(&ctx, "a backup of it would tell a server that runs tasks of runs that never were")?;
     let extent = if wanted.history { Extent::Everything } else { Extent::WithoutHistory };
     let (to, mut from) = mpsc::channel::<Vec<u8>>(PIECES);
     let store = ctx.node.store.clone();
@@ -116,6 +120,12 @@ pub(super) async fn restore(
     Params(how): Params<How>,
     body: Body,
 ) -> Result<Json<RestoredView>, ApiError> {
+    if !how.dry_run
+        && let Err(refused) = not_of_a_shadow(&ctx, "runs that were would stand beside some that it made up")
+    {
+        send(body, None).await;
+        return Err(refused);
+    }
     let replaced = ctx.node.projection.read().state().jobs.len();
     if !how.dry_run
         && let Err(refused) = may_restore(&ctx, &how, replaced).await
@@ -137,6 +147,16 @@ pub(super) async fn restore(
         undo = restored.undo.map(|path| path.display().to_string());
     }
     Ok(Json(RestoredView { dry_run: how.dry_run, taken, jobs, records, replaced, undo }))
+}
+
+/// What a shadow has recorded never mixes with what was, see its data folder.
+fn not_of_a_shadow(ctx: &ApiContext, why: &str) -> Result<(), ApiError> {
+    if ctx.node.engine.name() != "shadow" {
+        return Ok(());
+    }
+    let message = format!("this server is a shadow, whose history is of its own making: {why}");
+    Err(ApiError::new(StatusCode::CONFLICT, "shadow", message)
+        .hint("definitions alone go both ways: `chronos export` and `chronos apply`"))
 }
 
 /// Before much is sent for nothing.

@@ -127,7 +127,8 @@ pub(super) async fn show(
 ) -> Result<Response, ApiError> {
     let now = Timestamp::now();
     let (job, progress) = find(&ctx, &name)?;
-    let mut view = JobView::of(&ctx.node.projection.read(), &job, &progress, now);
+    let retry_delay = ctx.settings.retry_delay;
+    let mut view = JobView::of(&ctx.node.projection.read(), &job, &progress, now, retry_delay);
     view.slots = upcoming(&ctx.node.zones, &job, &progress, now).take(LAST).collect();
     let query = HistoryQuery { job: Some(job.uid), limit: LAST, ..HistoryQuery::default() };
     let mut unread = None;

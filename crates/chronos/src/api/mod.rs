@@ -52,6 +52,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::ids::Seq;
+use scheduler::job::Retry;
 use scheduler::limits::Limits;
 use scheduler::request::{Answer, Definition, Request};
 use store::projection::Projection;
@@ -82,7 +83,7 @@ pub struct ApiContext {
 }
 
 /// How the API behaves.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Settings {
     /// Who may ask.
     pub access: access::Access,
@@ -92,8 +93,23 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// What bounds the launches of this node where it leads; for `why` and the metrics.
     pub limits: Limits,
+    /// How long this node waits between attempts of jobs that do not say, where it leads.
+    pub retry_delay: Duration,
     /// Where the server keeps what is its own.
     pub data_dir: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            access: access::Access::default(),
+            loopback: false,
+            hosts: Vec::new(),
+            limits: Limits::default(),
+            retry_delay: Retry::DELAY,
+            data_dir: None,
+        }
+    }
 }
 
 /// How long a write may take. The store tries for ever; a client does not.

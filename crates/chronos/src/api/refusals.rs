@@ -34,9 +34,12 @@ fn add(path: &str, method: &HttpMethod, operation: &mut Operation) -> Vec<Status
         // Answers always.
         return Vec::new();
     }
-    // A header or parameter that cannot be read; the name of a host that is not ours; a defect; the store.
+    // A header or parameter that cannot be read; no password, or too many wrong ones; the name of a host that is not
+    // ours; a defect; the store.
     let mut codes = vec![
         StatusCode::BAD_REQUEST,
+        StatusCode::UNAUTHORIZED,
+        StatusCode::TOO_MANY_REQUESTS,
         StatusCode::MISDIRECTED_REQUEST,
         StatusCode::INTERNAL_SERVER_ERROR,
         StatusCode::SERVICE_UNAVAILABLE,
@@ -53,7 +56,6 @@ fn add(path: &str, method: &HttpMethod, operation: &mut Operation) -> Vec<Status
             StatusCode::PAYLOAD_TOO_LARGE,
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             StatusCode::UNPROCESSABLE_ENTITY,
-            StatusCode::TOO_MANY_REQUESTS,
         ]);
     }
     for code in &codes {

@@ -93,6 +93,7 @@ impl Server {
             output: engine::Keep::EVERYTHING,
             kill_grace: Duration::from_secs(1),
             disable_after_failures: 0,
+            retry_delay: scheduler::job::Retry::DELAY,
             limits: Limits::default(),
             notifier: Arc::default(),
         });
@@ -100,6 +101,7 @@ impl Server {
             loopback: true,
             hosts: vec!["known.example".into()],
             limits: Limits::default(),
+            retry_delay: scheduler::job::Retry::DELAY,
             data_dir: None,
             access,
         });

@@ -1,6 +1,7 @@
 //! What jobs and runs look like from outside.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use scheduler::ids::{Cause, JobName, JobUid, RunKey, TaskId};
@@ -539,7 +540,7 @@ pub struct RulesView {
 }
 
 impl RulesView {
-    fn of(rules: &Rules) -> Self {
+    fn of(rules: &Rules, retry_delay: Duration) -> Self {
         let (overlap, max_concurrent) = match rules.overlap {
             Overlap::Queue => ("queue", None),
             Overlap::Skip => ("skip", None),
@@ -559,7 +560,7 @@ impl RulesView {
             catch_up_age,
             epsilon: rules.epsilon.map(duration::text),
             retries: rules.retry.max,
-            retry_delay: duration::text(rules.retry.delay),
+            retry_delay: duration::text(rules.retry.delay_before(1, retry_delay).unwrap_or(retry_delay)),
             retry_backoff: f64::from(rules.retry.factor_percent) / 100.0,
             retry_delay_max: duration::text(rules.retry.delay_max),
             guarantee: match rules.guarantee {
@@ -628,8 +629,14 @@ pub struct JobView {
 }
 
 impl JobView {
-    /// All but what the history and the calendar say.
-    pub(super) fn of(projection: &Projection, job: &Job, progress: &Progress, now: Timestamp) -> Self {
+    /// All but what the history and the calendar say. Jobs that do not say wait `retry_delay` between attempts.
+    pub(super) fn of(
+        projection: &Projection,
+        job: &Job,
+        progress: &Progress,
+        now: Timestamp,
+        retry_delay: Duration,
+    ) -> Self {
         let mut children: Vec<_> = projection
             .children(job.uid)
             .filter_map(|c| name_of(projection, c))
@@ -642,7 +649,7 @@ impl JobView {
             created: instant(job.created),
             changed: instant(job.changed),
             definition: crate::wire::job::write(job, progress, |uid| name_of(projection, uid)),
-            effective: RulesView::of(&job.rules),
+            effective: RulesView::of(&job.rules, retry_delay),
             schedule_resolved: None,
             remaining: progress.remaining,
             accounted_since: instant(progress.accounted_since),

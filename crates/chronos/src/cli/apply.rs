@@ -299,6 +299,11 @@ pub(super) fn find_files(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Resu
 }
 
 pub(super) fn read_file(path: &Path) -> Result<Vec<Written>, Failure> {
+    read_each(path)?.into_iter().collect()
+}
+
+/// The same job by job, so that one which is none keeps no other away.
+pub(super) fn read_each(path: &Path) -> Result<Vec<Result<Written, Failure>>, Failure> {
     let stdin = path.as_os_str() == "-";
     let shown = if stdin { "stdin".into() } else { path.display().to_string() };
     let wrong =
@@ -324,7 +329,7 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<Written>, Failure> {
     }
     let many = jobs.len() > 1;
     let place = |i: usize| if many { format!("{shown} (job {})", i + 1) } else { shown.clone() };
-    jobs.into_iter().enumerate().map(|(i, job)| written(job, place(i))).collect()
+    Ok(jobs.into_iter().enumerate().map(|(i, job)| written(job, place(i))).collect())
 }
 
 /// JSON is YAML, but its own reader is faster and tells faults better.

@@ -133,6 +133,7 @@ async fn lags(folder: &Path) -> anyhow::Result<Vec<f64>> {
         output: engine::Keep::EVERYTHING,
         kill_grace: Duration::from_secs(1),
         disable_after_failures: 0,
+        retry_delay: scheduler::job::Retry::DELAY,
         limits: scheduler::limits::Limits::default(),
         notifier: Arc::default(),
     });

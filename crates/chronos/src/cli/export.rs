@@ -147,7 +147,9 @@ pub(super) fn write_job(folder: &Path, name: &str, job: &Value) -> Result<PathBu
 fn for_old_chronos(job: Value) -> Result<Value, Failure> {
     let Value::Object(fields) = job else { return Ok(job) };
     let (kept, lost): (Map<String, Value>, Map<String, Value>) =
-        fields.into_iter().partition(|(key, _)| definition::FIELDS.contains(&key.as_str()));
+        fields.into_iter().partition(|(key, _)| definition::is_known(key));
+    let (mut kept, mut lost) = (kept, lost);
+    lost.extend(definition::without_secrets(&mut kept));
     tell_lost(&kept, &lost);
     Ok(Value::Object(kept))
 }
@@ -164,6 +166,8 @@ fn tell_lost(kept: &Map<String, Value>, lost: &Map<String, Value>) {
         super::warn(&format!(
             "job `{name}`: the old Chronos knows no cron expressions: write `{schedule}` as a repeating interval"
         ));
+    } else if let Some(why) = definition::unreadable(kept) {
+        super::warn(&format!("job `{name}`: {why}"));
     }
 }
 
@@ -224,6 +228,17 @@ mod tests {
         let job = serde_json::json!({ "name": "a", "schedule": "R//P1D", "retries": 3, "catchUp": "none", "labels": {} });
         let old = for_old_chronos(job).expect("a job");
         assert_eq!(old, serde_json::json!({ "name": "a", "schedule": "R//P1D", "retries": 3 }));
+        // A variable without a value is one that it cannot read.
+        let variables = serde_json::json!([{ "name": "A", "value": "1" }, { "name": "B", "valueFrom": { "env": "CHRONOS_SECRET_B" } }]);
+        let job = serde_json::json!({ "name": "a", "schedule": "R//P1D", "environmentVariables": variables });
+        let old = for_old_chronos(job.clone()).expect("a job");
+        assert_eq!(old["environmentVariables"], serde_json::json!([{ "name": "A", "value": "1" }]));
+        let (given, lost) = definition::give(job.as_object().expect("a job"));
+        assert_eq!(given["environmentVariables"], old["environmentVariables"]);
+        assert_eq!(
+            lost["environmentVariables B valueFrom"],
+            serde_json::json!({ "env": "CHRONOS_SECRET_B" })
+        );
     }
 
     #[test]

@@ -82,6 +82,9 @@ pub(crate) fn run(
     for notice in matches.map(old::notices).unwrap_or_default() {
         warn!("{notice}");
     }
+    if let Some(less) = config.retry_delay_raised() {
+        warn!("--failure_retry {less} is taken as 1000: a job that fails must not storm");
+    }
     for setting in config.unused() {
         warn!("--{setting} has no effect: the state is not where it says, see --store");
     }
@@ -334,6 +337,7 @@ async fn serve(
             loopback: listening.addresses.iter().all(|address| address.ip().is_loopback()),
             hosts: config.hostname.clone(),
             limits: config.limits.clone(),
+            retry_delay: config.retry_delay,
             data_dir: Some(config.data_dir.canonicalize()?),
         }),
     });
@@ -479,6 +483,7 @@ fn start_node(
         },
         kill_grace: config.kill_grace,
         disable_after_failures: config.disable_after_failures,
+        retry_delay: config.retry_delay,
         limits: config.limits.clone(),
         notifier: Arc::new(notifier(config)?),
     });

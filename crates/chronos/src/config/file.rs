@@ -241,6 +241,9 @@ pub struct ConfigFile {
     /// Disable a job after so many failed runs in a row; 0 for never [default: 0]
     #[arg(long = "disable_after_failures", env = "CHRONOS_DISABLE_AFTER_FAILURES", value_name = "COUNT")]
     pub disable_after_failures: Option<u64>,
+    /// Between two attempts of a job without `retryDelay`, in milliseconds; at least 1000 [default: 60000]
+    #[arg(long = "failure_retry", env = "CHRONOS_FAILURE_RETRY", value_name = "MILLISECONDS")]
+    pub failure_retry: Option<u64>,
     /// How many tasks may run at once; 0 for any number [default: 0]
     #[arg(long = "running_max", env = "CHRONOS_RUNNING_MAX", value_name = "COUNT")]
     pub running_max: Option<u32>,

@@ -55,6 +55,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "docker_container_age_max",
             "docker_config",
             "tzdata",
+            "failure_retry",
             "disable_after_failures",
             "running_max",
             "running_max_by_label",

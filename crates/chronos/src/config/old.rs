@@ -40,12 +40,6 @@ const fn old(name: &'static str, short: Option<char>, value: Value, why: &'stati
 /// All of them, in the order of the manual of Chronos.
 pub const OLD: &[Old] = &[
     old("leader_max_idle_time", Some('l'), Value::Whole, UNUSED),
-    old(
-        "failure_retry",
-        None,
-        Value::Whole,
-        "a job says in `retryDelay` how long it waits between attempts; 60 s if it says nothing",
-    ),
     old("task_epsilon", Some('t'), Value::Whole, UNUSED),
     old(
         "schedule_horizon",

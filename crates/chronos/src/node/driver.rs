@@ -87,6 +87,7 @@ pub(super) async fn lead(life: &mut Life, state: State, term: Term) -> Ended {
         node: life.options.engine.unplaced().unwrap_or(&life.options.identity.node).into(),
         zones: life.options.zones.clone(),
         disable_after_failures: life.options.disable_after_failures,
+        retry_delay: life.options.retry_delay,
         limits: life.options.limits.clone(),
         set_batch: scheduler::SET_BATCH,
         channels: life.options.notifier.channels(),

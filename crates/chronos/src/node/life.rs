@@ -45,6 +45,8 @@ pub struct NodeOptions {
     pub kill_grace: Duration,
     /// A job that fails so often in a row is disabled; 0 for never.
     pub disable_after_failures: u64,
+    /// Between attempts of jobs that do not say how long to wait.
+    pub retry_delay: Duration,
     /// What bounds its launches.
     pub limits: Limits,
     /// How people are told of things.

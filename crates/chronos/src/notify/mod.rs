@@ -155,7 +155,10 @@ impl Notifier {
             (Some(mail), _) if channel == Channel::Mail => {
                 mail.send(&notice.address.to, &letter, &mut steps).await
             }
-            (_, Some(hook)) => hook.post(&letter.id, &body(channel, notice, &letter, job), &mut steps).await,
+            (_, Some(hook)) => {
+                let body = body(channel, &self.cluster_name, notice, &letter, job);
+                hook.post(&letter.id, &body, &mut steps).await
+            }
             _ => Err(Trouble::later("send", "this node has no such channel", "")),
         };
         match done {
@@ -201,11 +204,17 @@ impl Notifier {
 }
 
 /// What is posted about a notice.
-fn body(channel: Channel, notice: &Notice, letter: &Letter, job: Option<&Map<String, Value>>) -> Value {
+fn body(
+    channel: Channel,
+    cluster: &str,
+    notice: &Notice,
+    letter: &Letter,
+    job: Option<&Map<String, Value>>,
+) -> Value {
     match channel {
         Channel::Slack => chat::slack(letter),
         Channel::Mattermost => chat::mattermost(letter),
-        Channel::Sentry => sentry::event(notice, letter, job),
+        Channel::Sentry => sentry::event(cluster, notice, letter, job),
         Channel::Webhook | Channel::Mail => webhook::payload(notice, letter, job),
     }
 }

@@ -64,7 +64,7 @@ pub const ONCE: &str = "R1//PT24H";
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Ten years: far beyond sense, far below overflow.
-pub(super) const SPAN_MAX: Duration = Duration::from_secs(3660 * 86_400);
+pub const SPAN_MAX: Duration = Duration::from_secs(3660 * 86_400);
 /// `catchUp: all` without an age.
 const AGE: Duration = Duration::from_secs(7 * 86_400);
 const SPAN: Shape = Shape::Span(SECOND, SPAN_MAX);
@@ -149,11 +149,11 @@ const FIELDS: &[Field] = &[
 const ZONE_AS_WRITTEN: &str = "zoneAsWritten";
 
 /// What the server counts; a document that was read from it carries them back.
-const COUNTERS: &[&str] =
+pub const COUNTERS: &[&str] =
     &["successCount", "errorCount", "lastSuccess", "lastError", "errorsSinceLastSuccess"];
 
-/// The order in which a job is written: that of Chronos, then what is new.
-const ORDER: &[&str] = &[
+/// The fields of Chronos 3 in its order, in which jobs are written.
+pub const OF_CHRONOS: &[&str] = &[
     "name",
     "command",
     "shell",
@@ -188,6 +188,12 @@ const ORDER: &[&str] = &[
     "parents",
     "schedule",
     "scheduleTimeZone",
+];
+/// Those that Chronos 2 had beside them.
+pub const OF_CHRONOS_2: &[&str] = &["epsilon", "async"];
+
+/// What is written after them. Every field that is kept is in one of the two.
+const AFTER_THOSE: &[&str] = &[
     "overlap",
     "maxConcurrent",
     "catchUp",
@@ -203,6 +209,11 @@ const ORDER: &[&str] = &[
     "alerts",
     "labels",
 ];
+
+/// The order in which a job is written.
+fn order() -> impl Iterator<Item = &'static str> {
+    OF_CHRONOS.iter().chain(AFTER_THOSE).copied()
+}
 
 /// Reads a definition. `now` stands for an empty start while the schedule is checked.
 /// # Errors
@@ -349,11 +360,11 @@ fn rules(fields: &mut Map<String, Value>, warnings: &mut Vec<String>) -> Result<
     }
     let retry = Retry {
         max: take_whole(fields, "retries").and_then(|n| u32::try_from(n).ok()).unwrap_or(default.retry.max),
-        delay: span(fields, "retryDelay").unwrap_or(default.retry.delay),
+        delay: span(fields, "retryDelay"),
         factor_percent: factor(fields).unwrap_or(default.retry.factor_percent),
         delay_max: span(fields, "retryDelayMax").unwrap_or(default.retry.delay_max),
     };
-    if retry.delay > retry.delay_max && fields.contains_key("retryDelayMax") {
+    if retry.delay.is_some_and(|delay| delay > retry.delay_max) && fields.contains_key("retryDelayMax") {
         let message = "`retryDelayMax` is less than `retryDelay`";
         return Err(Problem::invalid("retryDelayMax", message, "raise it, or leave it out"));
     }
@@ -653,8 +664,8 @@ fn fields(job: &Job, parents: &[JobName], other: impl Fn(&str) -> Option<Value>)
     let mut body = body(job);
     let rules = &job.rules;
     let mut written = Map::new();
-    for key in ORDER {
-        let value = match *key {
+    for key in order() {
+        let value = match key {
             "name" => Some(json!(job.name.as_str())),
             "retries" => Some(json!(rules.retry.max)),
             "owner" => Some(json!(*rules.owner())),
@@ -671,7 +682,7 @@ fn fields(job: &Job, parents: &[JobName], other: impl Fn(&str) -> Option<Value>)
             key => body.swap_remove(key).or_else(|| other(key)),
         };
         if let Some(value) = value {
-            written.insert((*key).into(), value);
+            written.insert(key.into(), value);
         }
     }
     written
@@ -685,8 +696,8 @@ pub fn as_written(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Map
     let (rules, default) = (&job.rules, Rules::default());
     let concurrent = matches!(rules.overlap, Overlap::Allow { .. }) && !body.contains_key("overlap");
     let mut written = Map::new();
-    for key in ORDER {
-        let value = match *key {
+    for key in order() {
+        let value = match key {
             "name" => Some(json!(job.name.as_str())),
             "owner" => Some(rules.owner()).filter(|owner| !owner.is_empty()).map(|owner| json!(*owner)),
             "labels" => labels(rules.labels()),
@@ -703,7 +714,7 @@ pub fn as_written(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Map
             key => body.shift_remove(key),
         };
         if let Some(value) = value {
-            written.insert((*key).into(), value);
+            written.insert(key.into(), value);
         }
     }
     // Fields that came after the list above was written.
@@ -711,7 +722,8 @@ pub fn as_written(job: &Job, name_of: impl Fn(JobUid) -> Option<JobName>) -> Map
     written
 }
 
-fn default(key: &str) -> Option<Value> {
+/// What a field that is kept in the body is where a job does not say: as Chronos wrote it.
+pub fn default(key: &str) -> Option<Value> {
     Some(match key {
         "shell" => json!(true),
         "cpus" => json!(unsaid::get().cpus),

@@ -285,6 +285,7 @@ fn slack_mattermost_and_sentry_are_told_once_each() {
         "{event}"
     );
     assert_eq!(event["event_id"].as_str().unwrap().len(), 32);
+    assert_eq!(event["fingerprint"], json!(["chronos", "größe", "backup", "failed"]));
     wait_for_states(&server, &["delivered", "delivered", "delivered"]);
     for web in [&slack, &mattermost, &sentry] {
         assert_eq!(web.posts().len(), 1, "one message, whoever the owners are");

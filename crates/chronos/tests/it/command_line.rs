@@ -88,6 +88,10 @@ fn settings_that_make_no_sense_are_refused() {
         .says("--allow_unauthenticated");
     chronos(&["server", "--kill_grace", "10"]).exit(2).says("duration");
     chronos(&["server", "--tzdata", "none"]).exit(2).says("[possible values: bundled, system]");
+    // It would stand for election among servers that run tasks.
+    let elsewhere = ["server", "--shadow", "--zk_hosts", "localhost:1", "--check_config"];
+    chronos(&elsewhere).exit(2).says("folder of its own").says("--store sqlite");
+    chronos(&["server", "--failure_retry", "999999999999999", "--check_config"]).exit(2).says("ten years");
     chronos(&["server", "--no-such-flag"]).exit(2);
     chronos(&["frobnicate"]).exit(2);
     chronos(&[]).exit(2);

@@ -289,6 +289,10 @@ fn a_shadow_runs_nothing_and_is_compared() {
     let run = server.wait_for("after", "succeeded");
     assert!(run["attempts"][0]["node"].as_str().unwrap().starts_with("shadow-"), "{run}");
     server.cli(["logs", "after"]).success().stdout("nothing was run: this server is a shadow\n");
+    // What it made up goes nowhere, and what was does not come to it.
+    server.cli(["backup", "-"]).exit(3).says("this server is a shadow").says("chronos export");
+    let backup = folder.file("backup.jsonl", "{}\n");
+    server.cli(["restore", backup.to_str().unwrap(), "--yes"]).exit(3).says("this server is a shadow");
 
     let args = [
         "shadow",

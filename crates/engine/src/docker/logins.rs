@@ -1,8 +1,9 @@
-//! Logins of registries, from files in the form in which `docker login` keeps them.
+//! Logins of registries, from files in the form in which `docker login` keeps them, and from the helpers that they name.
 //!
 //! Read anew for every image that is fetched, so that a new password is seen at once.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
@@ -12,11 +13,31 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+mod helper;
+
 /// Most bytes of such a file.
 const BYTES_MAX: u64 = 1024 * 1024;
 /// The registry of images that name none, as these files call it, and what else it is called.
 const HUB: &str = "index.docker.io";
 const HUB_TOO: [&str; 2] = ["docker.io", "registry-1.docker.io"];
+/// What helpers call it.
+const HUB_ADDRESS: &str = "https://index.docker.io/v1/";
+
+/// Where logins may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) file: PathBuf,
+    pub(super) whose: Whose,
+}
+
+/// Who has written a file of logins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// A job brought it along: it may not say which programs the server runs.
+    Job,
+    /// Whoever set up the server.
+    Server,
+}
 
 /// By what a registry knows us.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,12 +86,13 @@ struct Entry {
     identitytoken: Option<String>,
 }
 
-/// The login for the registry of this image: the first that one of these files has.
-pub(super) fn find(image: &str, files: &[PathBuf]) -> Found {
+/// The login for the registry of this image: the first that one of these files has. Helpers are looked for in the folders
+/// of `path`. Blocks for as long as a helper takes.
+pub(super) fn find(image: &str, sources: &[Source], path: &OsStr) -> Found {
     let registry = registry_of(image);
     let mut problem = None;
-    for file in files {
-        match login_in(file, registry) {
+    for source in sources {
+        match login_in(source, registry, path) {
             Ok(Some(login)) => return Found::Login(login),
             Ok(None) => {}
             Err(reason) => drop(problem.get_or_insert(reason)),
@@ -93,9 +115,9 @@ fn registry_in(key: &str) -> &str {
     if HUB_TOO.contains(&name) { HUB } else { name }
 }
 
-fn login_in(file: &Path, registry: &str) -> Result<Option<Login>, String> {
-    let shown = file.display();
-    let text = match read(file) {
+fn login_in(source: &Source, registry: &str, path: &OsStr) -> Result<Option<Login>, String> {
+    let shown = source.file.display();
+    let text = match read(&source.file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("logins in `{shown}`: {error}")),
@@ -106,17 +128,22 @@ fn login_in(file: &Path, registry: &str) -> Result<Option<Login>, String> {
     })?;
     let entry =
         config.auths.into_iter().find(|(key, _)| registry_in(key) == registry).map(|(_, entry)| entry);
-    let helper = config.cred_helpers.get(registry).or(config.creds_store.as_ref());
+    let helper = config.cred_helpers.iter().find(|(key, _)| registry_in(key) == registry);
+    let helper = helper.map(|(_, helper)| helper).or(config.creds_store.as_ref());
+    let helper = helper.filter(|helper| !helper.is_empty());
     match entry.filter(|entry| !entry.is_empty()) {
         Some(entry) => entry.login(registry).map(Some).ok_or_else(|| {
             format!("logins in `{shown}`: `auth` of `{registry}` is not a name and a password in base64")
         }),
-        None => match helper {
-            Some(helper) => Err(format!(
-                "logins in `{shown}` are kept by `docker-credential-{helper}`, which is not asked here: write a file \
-                 with `auths`"
+        None => match (helper, source.whose) {
+            (Some(helper), Whose::Server) => helper::ask(helper, registry, path).map_err(|problem| {
+                format!("logins in `{shown}` are kept by `docker-credential-{helper}`: {problem}")
+            }),
+            (Some(helper), Whose::Job) => Err(format!(
+                "logins in `{shown}` are kept by `docker-credential-{helper}`, which is not asked for a file that a job \
+                 brings along: write one with `auths`"
             )),
-            None => Ok(None),
+            (None, _) => Ok(None),
         },
     }
 }
@@ -197,7 +224,9 @@ mod tests {
             written(".dockercfg", r#"{"https://old.example/v1/": {"auth": "b3BzOnAAAA==", "email": "a@b"}}"#);
         let broken = written("broken.json", r#"{"auths": {"r.example": {"auth": "c2VjcmV0"#);
         let other = written("other.json", r#"{"detachKeys": "ctrl-e,e"}"#);
-        let files = [folder.path().join("none"), other, broken, new, old];
+        let of = |file: PathBuf| Source { file, whose: Whose::Job };
+        let files = [folder.path().join("none"), other, broken, new, old].map(of);
+        let find = |image: &str, files: &[Source]| super::find(image, files, OsStr::new(""));
         let login = |image: &str| match find(image, &files) {
             Found::Login(Login { registry, user, password, token }) => {
                 [registry, user, password, token.unwrap_or_default()].join(" ")
@@ -208,7 +237,7 @@ mod tests {
         assert_eq!(login("debian"), "index.docker.io me p ");
         assert_eq!(login("t.example/a"), "t.example ops  t");
         assert_eq!(login("old.example/a:1"), "old.example ops p ");
-        let none = |image: &str, files: &[PathBuf]| match find(image, files) {
+        let none = |image: &str, files: &[Source]| match find(image, files) {
             Found::None(why) => why,
             Found::Login(login) => format!("{login:?}"),
         };
@@ -216,5 +245,62 @@ mod tests {
         assert!(none("none.example/a", &files).contains("broken.json"));
         assert!(none("bad.example/a", &files[3..]).contains("not a name and a password"));
         assert!(none("kept.example/a", &files[3..]).contains("docker-credential-pass"));
+    }
+
+    /// A helper that tells its arguments, what it reads and what it sees of our environment in what it answers.
+    const HELPER: &str = r#"#!/bin/sh
+read -r address
+case "$address" in
+  https://index.docker.io/v1/) echo '{"ServerURL": "x", "Username": "hub", "Secret": "p"}' ;;
+  token.example) echo '{"Username": "<token>", "Secret": "t"}' ;;
+  told.example) printf '{"Username": "%s", "Secret": "%s"}' "$1" "$address" ;;
+  none.example) echo 'credentials not found in native keychain'; exit 1 ;;
+  locked.example) echo 'the keychain is locked'; exit 1 ;;
+  odd.example) echo hunter2 ;;
+  endless.example) sleep 600 ;;
+  flood.example) yes ;;
+esac
+"#;
+
+    #[test]
+    fn helpers_are_asked_for_the_server_alone_and_keep_nobody_waiting() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("docker-credential-test");
+        fs::write(&program, HELPER).expect("written");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let file = folder.path().join("config.json");
+        fs::write(
+            &file,
+            r#"{"auths": {"https://index.docker.io/v1/": {}, "plain.example": {"username": "me", "password": "p"}},
+                "credsStore": "test", "credHelpers": {"gone.example": "gone", "sly.example": "../test"}}"#,
+        )
+        .expect("written");
+        let path = std::env::join_paths([Path::new("/nonexistent"), folder.path()]).expect("a search path");
+        let ask = |image: &str, whose| match find(image, &[Source { file: file.clone(), whose }], &path) {
+            Found::Login(Login { registry, user, password, token }) => {
+                [registry, user, password, token.unwrap_or_default()].join(" ")
+            }
+            Found::None(why) => why,
+        };
+        let asked = |image: &str| ask(image, Whose::Server);
+        assert_eq!(asked("debian"), "index.docker.io hub p ");
+        assert_eq!(asked("token.example/a"), "token.example   t");
+        assert_eq!(asked("told.example/a"), "told.example get told.example ");
+        assert_eq!(asked("plain.example/a"), "plain.example me p ");
+        assert_eq!(asked("none.example/a"), "there is no login for `none.example`");
+        for (image, why) in [
+            ("locked.example/a", "the keychain is locked"),
+            ("odd.example/a", "not what such helpers answer"),
+            ("gone.example/a", "there is no such program"),
+            ("sly.example/a", "not the name of a helper"),
+            ("flood.example/a", "more than"),
+            ("endless.example/a", "no answer within"),
+        ] {
+            let told = asked(image);
+            assert!(told.contains(why) && !told.contains("hunter2"), "{image}: {told}");
+        }
+        let told = ask("told.example/a", Whose::Job);
+        assert!(told.contains("not asked for a file that a job"), "{told}");
     }
 }

@@ -1,7 +1,7 @@
 //! How a task is started: image, container, note, one look at the epoch, start.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::life::{self, Found};
+use super::logins::Whose;
 use super::output::Taking;
 use super::plan::{self, LABEL_EPOCH, LABEL_FOLDER, LABEL_TASK, Plan};
 use super::{Live, Pull, Shared, Stage, lock, logins, sandbox};
@@ -177,8 +178,10 @@ impl Start {
             Ok(plan) => plan,
             Err(reason) => return Outcome::Ended(End::failed(reason)),
         };
-        let mut logins = sandbox.as_deref().map(sandbox::logins).into_iter().flatten().collect::<Vec<_>>();
-        logins.extend(self.shared.options.logins.iter().cloned());
+        let of = |whose| move |file| logins::Source { file, whose };
+        let mut logins: Vec<_> =
+            sandbox.as_deref().map(sandbox::logins).into_iter().flatten().map(of(Whose::Job)).collect();
+        logins.extend(self.shared.options.logins.iter().cloned().map(of(Whose::Server)));
         let (mut pulled, mut last) = (false, String::new());
         for _ in 0..ATTEMPTS_MAX {
             let docker = match self.connected().await {
@@ -268,9 +271,10 @@ impl Start {
         }
     }
 
-    async fn pull(&self, docker: &Docker, plan: &Plan, logins: &[PathBuf]) -> Result<(), Outcome> {
-        let (image, files) = (plan.image.clone(), logins.to_vec());
-        let found = spawn_blocking(move || logins::find(&image, &files)).await;
+    async fn pull(&self, docker: &Docker, plan: &Plan, logins: &[logins::Source]) -> Result<(), Outcome> {
+        let (image, sources) = (plan.image.clone(), logins.to_vec());
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = spawn_blocking(move || logins::find(&image, &sources, &path)).await;
         let (login, hint) = match found {
             Ok(logins::Found::Login(login)) => (Some(login), None),
             Ok(logins::Found::None(hint)) => (None, Some(hint)),

@@ -175,6 +175,41 @@ fn missed_slots_are_told_as_one() {
 }
 
 #[test]
+fn the_last_slot_of_a_schedule_is_told_once_where_that_is_asked_for() {
+    let said = "exhausted a: its schedule has no repetition left: give it another one, or delete it";
+    for (rules, expected) in [(on(&[AlertKind::Exhausted]), &[said][..]), (AlertRules::default(), &[])] {
+        let mut w = World::telling(MAIL);
+        w.put("a", "R2/2030-01-01T01:00:00Z/PT1H", told(rules));
+        // A manual run uses up nothing.
+        w.trigger("a").unwrap();
+        w.succeed("a");
+        w.until("01:00:10");
+        w.succeed("a");
+        w.sent_is(&[]);
+        w.until("02:00:10");
+        w.sent_is(expected);
+        w.succeed("a");
+        w.deliver_all();
+        w.fail_over("03:00:00");
+        w.until("05:00:00");
+        w.trigger("a").unwrap();
+        w.succeed("a");
+        w.sent_is(expected);
+    }
+}
+
+/// Nobody was there when the last slot passed: it is the end of the schedule all the same.
+#[test]
+fn a_schedule_whose_last_slot_is_missed_is_exhausted_too() {
+    let mut w = World::telling(MAIL);
+    let rules = Rules { catch_up: CatchUp::None, ..told(on(&[AlertKind::Exhausted])) };
+    w.put("a", "R1/2030-01-01T01:00:00Z/PT1H", rules);
+    w.fail_over("01:30:00");
+    w.event(Event::Tick);
+    w.sent_is(&["exhausted a: its schedule has no repetition left: give it another one, or delete it"]);
+}
+
+#[test]
 fn a_run_that_waits_too_long_is_late_once() {
     let mut w = World::telling(MAIL);
     w.put("a", HOURLY, told(AlertRules { late_after: Some(seconds(600)), ..on(&[]) }));

@@ -232,7 +232,7 @@ fn a_past_slot_that_is_tried_again_keeps_its_place() {
     let mut w = behind_a_label(Overlap::Queue);
     w.succeed("b");
     w.put("c", "R1/2030-01-01T00:10:35Z/PT1H", w.stored.jobs.values().next().unwrap().rules.as_ref().clone());
-    let again = Retry { max: 1, delay: seconds(10), ..Retry::default() };
+    let again = Retry { max: 1, delay: Some(seconds(10)), ..Retry::default() };
     w.put("a", MINUTELY, Rules { retry: again, ..(*w.stored.jobs.values().next().unwrap().rules).clone() });
     begin(&mut w, order("a", at("00:03:00"), at("00:04:00")));
     w.until("00:10:50");
@@ -376,8 +376,10 @@ fn a_cancelled_one_begins_nothing_more_and_kills_if_asked() {
 
 #[test]
 fn failures_of_the_past_are_tried_again_and_do_not_count_as_a_row() {
-    let mut w =
-        daily(Rules { retry: Retry { max: 1, delay: seconds(5), ..Retry::default() }, ..Rules::default() });
+    let mut w = daily(Rules {
+        retry: Retry { max: 1, delay: Some(seconds(5)), ..Retry::default() },
+        ..Rules::default()
+    });
     let (from, to) = days("2029-12-01", "2029-12-03");
     let id = begin(&mut w, order("a", from, to));
     w.fail("a");

@@ -207,6 +207,7 @@ fn a_hundred_thousand_at_one_instant_go_in_order() {
         node: "n1".into(),
         zones: scheduler::schedule::Zones::bundled(),
         disable_after_failures: 0,
+        retry_delay: scheduler::job::Retry::DELAY,
         limits: Limits::default(),
         set_batch: scheduler::SET_BATCH,
         channels: Default::default(),

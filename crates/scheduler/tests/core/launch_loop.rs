@@ -10,7 +10,7 @@ use crate::world::{World, at, seconds};
 const SECONDLY: &str = "R/2030-01-01T00:00:00Z/PT1S";
 
 fn rules(retries: u32) -> Rules {
-    Rules { retry: Retry { max: retries, delay: seconds(1), ..Retry::default() }, ..Rules::default() }
+    Rules { retry: Retry { max: retries, delay: Some(seconds(1)), ..Retry::default() }, ..Rules::default() }
 }
 
 /// Every task of the job fails as soon as it is launched, until `end`.

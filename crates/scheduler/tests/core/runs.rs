@@ -2,10 +2,10 @@
 
 use scheduler::job::{Guarantee, Retry, Rules};
 use scheduler::request::{Answer, Refusal, Request};
-use scheduler::run::{AttemptEnd, Record};
+use scheduler::run::{AttemptEnd, Record, RunState};
 use scheduler::{TaskNews, WAITING_MAX};
 
-use crate::world::{World, job, seconds};
+use crate::world::{World, at, job, seconds};
 
 const HOURLY: &str = "R/2030-01-01T00:00:00Z/PT1H";
 
@@ -72,9 +72,32 @@ fn what_a_task_says_of_its_progress_adds_up_and_is_kept() {
 
 #[test]
 fn the_delay_grows_up_to_its_cap() {
-    let retry = Retry { max: 5, delay: seconds(10), factor_percent: 200, delay_max: seconds(35) };
-    let delays: Vec<_> = (0..7).map(|attempt| retry.delay_before(attempt).map(|d| d.as_secs())).collect();
-    assert_eq!(delays, [None, Some(10), Some(20), Some(35), Some(35), Some(35), None]);
+    let check = |delay: Option<u64>, delays: [u64; 5]| {
+        let retry = Retry { max: 5, delay: delay.map(seconds), factor_percent: 200, delay_max: seconds(35) };
+        let before = |attempt| retry.delay_before(attempt, seconds(60)).map(|d| d.as_secs());
+        let found: Vec<_> = (0..7).map(before).collect();
+        let between = delays.map(Some);
+        assert_eq!(found, [&[None], &between[..], &[None]].concat(), "{delay:?}");
+    };
+    check(Some(10), [10, 20, 35, 35, 35]);
+    check(Some(50), [50; 5]); // What the job says counts, also where its cap is less.
+    check(None, [35; 5]); // What is usual does not.
+}
+
+#[test]
+fn a_job_that_does_not_say_waits_as_long_as_the_server_says() {
+    for (delay, second) in [(None, "01:00:17"), (Some(seconds(30)), "01:00:40")] {
+        let mut w = World::retrying_after(seconds(7));
+        let retry = Retry { max: 1, delay, ..Retry::default() };
+        w.put("a", HOURLY, Rules { retry, ..Rules::default() });
+        w.until("01:00:10");
+        w.fail("a");
+        let wait = w.stored.runs.values().find_map(|run| match run.state {
+            RunState::Waiting { until, .. } => Some(until),
+            _ => None,
+        });
+        assert_eq!(wait, Some(at(second)));
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use scheduler::audit::Entry;
 use scheduler::ids::{Cause, JobName, RunKey, TaskId};
-use scheduler::job::{Job, Rules};
+use scheduler::job::{Job, Retry, Rules};
 use scheduler::limits::Limits;
 use scheduler::notice::{Channels, Notice};
 use scheduler::request::{Answer, Definition, PlanText, Refusal, Request, RequestId};
@@ -53,6 +53,7 @@ fn settings(limits: Limits) -> Settings {
         node: "n1".into(),
         zones: Zones::bundled(),
         disable_after_failures: 0,
+        retry_delay: Retry::DELAY,
         limits,
         set_batch: scheduler::SET_BATCH,
         channels: Channels::default(),
@@ -78,6 +79,11 @@ impl World {
     /// The same, where jobs are disabled after so many failures.
     pub(crate) fn disabling_after(failures: u64) -> Self {
         Self::with(Settings { disable_after_failures: failures, ..settings(Limits::default()) })
+    }
+
+    /// The same, where jobs that do not say wait so long between attempts.
+    pub(crate) fn retrying_after(delay: Duration) -> Self {
+        Self::with(Settings { retry_delay: delay, ..settings(Limits::default()) })
     }
 
     /// The same, where sets of more than two jobs do not fit a batch.

@@ -141,7 +141,9 @@ enum StoredOverlap {
 #[derive(PartialEq, Serialize, Deserialize)]
 struct StoredRetry {
     max: u32,
-    delay: Span,
+    /// Absent where the job does not say; earlier versions wrote a minute there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delay: Option<Span>,
     factor_percent: u32,
     delay_max: Span,
 }
@@ -240,8 +242,7 @@ impl Default for StoredRules {
 
 impl Default for StoredRetry {
     fn default() -> Self {
-        let (delay, delay_max) = (Span(Duration::from_secs(60)), Span(Duration::from_secs(3600)));
-        Self { max: 2, delay, factor_percent: 100, delay_max }
+        Self { max: 2, delay: None, factor_percent: 100, delay_max: Span(Duration::from_secs(3600)) }
     }
 }
 
@@ -412,7 +413,7 @@ impl From<&Rules> for StoredRules {
                 Overlap::Replace => StoredOverlap::Replace,
                 Overlap::Allow { max } => StoredOverlap::Allow { max },
             },
-            retry: StoredRetry { max, delay: Span(delay), factor_percent, delay_max: Span(delay_max) },
+            retry: StoredRetry { max, delay: delay.map(Span), factor_percent, delay_max: Span(delay_max) },
             guarantee: match guarantee {
                 Guarantee::AtMostOnce => StoredGuarantee::AtMostOnce,
                 Guarantee::AtLeastOnce => StoredGuarantee::AtLeastOnce,
@@ -446,7 +447,7 @@ impl From<StoredRules> for Rules {
                 StoredOverlap::Replace => Overlap::Replace,
                 StoredOverlap::Allow { max } => Overlap::Allow { max },
             },
-            retry: Retry { max, delay: delay.0, factor_percent, delay_max: delay_max.0 },
+            retry: Retry { max, delay: delay.map(|span| span.0), factor_percent, delay_max: delay_max.0 },
             guarantee: match stored.guarantee {
                 StoredGuarantee::AtMostOnce => Guarantee::AtMostOnce,
                 StoredGuarantee::AtLeastOnce => Guarantee::AtLeastOnce,

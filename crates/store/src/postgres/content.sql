@@ -52,6 +52,7 @@ CREATE TABLE chronos.audit (
 );
 CREATE INDEX ON chronos.audit (name, id);
 CREATE INDEX ON chronos.audit (author, id);
+CREATE INDEX ON chronos.audit (at, id);
 
 -- Makes the changes of one or several batches. Each row occurs once: which change of it is the last was decided by the
 -- client. New records, revisions and entries are numbered from `base` on. Always by the keys: a plan that was made while a table

@@ -94,6 +94,26 @@ async fn it_is_paged_and_filtered() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_definitions_is_cut_and_the_next_one_goes_on() {
+    let server = Server::start(succeed).await;
+    let command = |n: u32| format!("true {n} {}", "x".repeat(60_000));
+    for n in 0..90 {
+        server.create(json!({"name": "a", "command": command(n), "schedule": FAR})).await;
+    }
+    let (mut seen, mut pages, mut query) = (0, 0, "?limit=1000".to_owned());
+    loop {
+        let answer = server.get(&format!("/v1/audit{query}")).await;
+        assert!(answer.text.len() < 10 << 20, "a page of {} bytes", answer.text.len());
+        let page = answer.json();
+        seen += words(&page).len();
+        pages += 1;
+        let Some(next) = page["next"].as_str() else { break };
+        query = format!("?limit=1000&cursor={next}");
+    }
+    assert_eq!((seen, pages), (90, 2));
+}
+
+#[tokio::test]
 async fn where_nobody_logs_in_nobody_is_named() {
     let server = Server::start(succeed).await;
     server.create(json!({"name": "a", "command": "x", "schedule": FAR})).await;

@@ -2,52 +2,26 @@
 //! what its author said.
 
 use jiff::Timestamp;
+use scheduler::job::Retry;
 use scheduler::request::PlanText;
 use scheduler::schedule::{DstPolicy, Schedule, Spread, Zones};
 use serde_json::{Map, Value, json};
 
-use crate::wire::job::{CPUS, DISK, Door, MEM, Reading, as_written, read_value};
+use crate::wire::job::{COUNTERS, Door, OF_CHRONOS, OF_CHRONOS_2, Reading, as_written, read_value};
 use crate::wire::shape::Problem;
 
 /// How what comes from an old Chronos is read.
 const DOOR: Door = Door::Imported;
-/// The fields that Chronos 2.5 and 3 read, in the order of Chronos.
-pub(in crate::cli) const FIELDS: &[&str] = &[
-    "name",
-    "command",
-    "shell",
-    "executor",
-    "executorFlags",
-    "taskInfoData",
-    "retries",
-    "owner",
-    "ownerName",
-    "description",
-    "cpus",
-    "disk",
-    "mem",
-    "disabled",
-    "softError",
-    "dataProcessingJobType",
-    "fetch",
-    "uris",
-    "environmentVariables",
-    "arguments",
-    "highPriority",
-    "runAsUser",
-    "concurrent",
-    "maxCompletionTime",
-    "container",
-    "constraints",
-    "parents",
-    "schedule",
-    "scheduleTimeZone",
-    "epsilon",
-    "async",
-];
-/// What an old Chronos counts; it is not taken over.
-const COUNTERS: &[&str] =
-    &["successCount", "errorCount", "lastSuccess", "lastError", "errorsSinceLastSuccess"];
+/// The fields of a definition that Chronos 2.5 and 3 read, in the order of Chronos.
+fn fields() -> impl Iterator<Item = &'static str> {
+    OF_CHRONOS.iter().chain(OF_CHRONOS_2).copied().filter(|field| !COUNTERS.contains(field))
+}
+
+/// Whether an old Chronos reads this field of a definition.
+pub(in crate::cli) fn is_known(field: &str) -> bool {
+    fields().any(|known| known == field)
+}
+
 /// Fields that are true or false. Ruby, in which chronos-sync is written, reads `yes` and `on` in a file so too.
 const SWITCHES: &[&str] =
     &["shell", "disabled", "softError", "dataProcessingJobType", "highPriority", "concurrent", "async"];
@@ -55,19 +29,11 @@ const SWITCHES: &[&str] =
 /// What an old Chronos writes where nobody has said anything.
 fn default(field: &str) -> Option<Value> {
     Some(match field {
-        "command" | "executor" | "executorFlags" | "taskInfoData" | "owner" | "ownerName" | "description" => {
-            json!("")
-        }
-        "shell" => json!(true),
-        "disabled" | "softError" | "dataProcessingJobType" | "highPriority" | "concurrent" => json!(false),
-        "retries" => json!(2),
-        "cpus" => json!(CPUS),
-        "disk" => json!(DISK),
-        "mem" => json!(MEM),
-        "runAsUser" => json!("root"),
+        "owner" => json!(""),
+        "disabled" | "softError" | "highPriority" | "concurrent" => json!(false),
+        "retries" => json!(Retry::default().max),
         "maxCompletionTime" => json!(0),
-        "fetch" | "uris" | "environmentVariables" | "arguments" | "constraints" => json!([]),
-        _ => return None,
+        _ => return crate::wire::job::default(field),
     })
 }
 
@@ -149,17 +115,18 @@ fn join_files(document: &mut Map<String, Value>) -> Option<String> {
 /// not understand.
 pub(in crate::cli) fn give(definition: &Map<String, Value>) -> (Map<String, Value>, Map<String, Value>) {
     let mut lost: Map<String, Value> =
-        definition.iter().filter(|(key, _)| !FIELDS.contains(&key.as_str())).map(owned).collect();
+        definition.iter().filter(|(key, _)| !is_known(key)).map(owned).collect();
     let mut given: Map<String, Value> = Map::new();
-    for field in FIELDS {
-        if let Some(value) = definition.get(*field).cloned().or_else(|| default(field)) {
-            given.insert((*field).into(), value);
+    for field in fields() {
+        if let Some(value) = definition.get(field).cloned().or_else(|| default(field)) {
+            given.insert(field.into(), value);
         }
     }
     if lost.get("overlap") == Some(&json!("allow")) {
         lost.shift_remove("overlap");
         given.insert("concurrent".into(), json!(true));
     }
+    lost.extend(without_secrets(&mut given));
     // Files that say nothing about it are taken for enabled, and chronos-sync never compares it.
     if given.get("disabled") == Some(&json!(false)) {
         given.shift_remove("disabled");
@@ -168,6 +135,32 @@ pub(in crate::cli) fn give(definition: &Map<String, Value>) -> (Map<String, Valu
         given.insert("scheduleTimeZone".into(), json!(""));
     }
     (given, lost)
+}
+
+/// Takes out the variables whose values are found when a task begins, and returns them under names that say which they
+/// are. An old Chronos wants a value of each: it answers 500 to a variable without one, and ends where it finds one in its
+/// store.
+pub(in crate::cli) fn without_secrets(given: &mut Map<String, Value>) -> Map<String, Value> {
+    let Some(Value::Array(variables)) = given.get_mut("environmentVariables") else { return Map::new() };
+    let is_secret = |variable: &Value| variable.get("value").is_none();
+    let lost = variables.iter().filter(|variable| is_secret(variable)).map(|variable| {
+        let name = variable.get("name").and_then(Value::as_str).unwrap_or_default();
+        let key = format!("environmentVariables {name} valueFrom");
+        (key, variable.get("valueFrom").cloned().unwrap_or_default())
+    });
+    let lost = lost.collect();
+    variables.retain(|variable| !is_secret(variable));
+    lost
+}
+
+/// Why an old Chronos cannot read this definition at all, if it cannot.
+pub(in crate::cli) fn unreadable(given: &Map<String, Value>) -> Option<String> {
+    let schedule = given.get("schedule").and_then(Value::as_str).filter(|text| !text.starts_with('R'));
+    if let Some(schedule) = schedule {
+        return Some(format!("the old Chronos cannot read the schedule `{schedule}`"));
+    }
+    let network = given.get("container").and_then(|container| container.get("network"));
+    (network == Some(&json!("NONE"))).then(|| "the old Chronos cannot read `container.network: NONE`".into())
 }
 
 fn owned((key, value): (&String, &Value)) -> (String, Value) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::apply::{find_files, read_file};
+use crate::cli::apply::{find_files, read_each};
 use crate::cli::failure::{Exit, Failure};
 
 /// Where jobs with a schedule are, and where those with parents are.
@@ -42,13 +42,17 @@ pub(super) fn read(folder: &Path) -> Result<Vec<File>, Failure> {
             files.push(File::Ignored { origin, why });
             continue;
         }
-        match read_file(&path) {
+        match read_each(&path) {
             Ok(jobs) => {
                 let many = jobs.len() > 1;
                 files.extend(jobs.into_iter().enumerate().map(|(i, job)| {
                     let origin = if many { format!("{origin} (job {})", i + 1) } else { origin.clone() };
-                    let notes = place.and_then(|place| misplaced(&path, place, &job.definition));
-                    match job.definition {
+                    let definition = match job {
+                        Ok(job) => job.definition,
+                        Err(failure) => return File::Refused { origin, why: failure.chain() },
+                    };
+                    let notes = place.and_then(|place| misplaced(&path, place, &definition));
+                    match definition {
                         Value::Object(definition) => {
                             File::Job { definition, origin, notes: notes.into_iter().collect() }
                         }
@@ -211,6 +215,25 @@ mod tests {
         assert_eq!(written.counts, [2, 0]);
         let written = write(folder.path(), &jobs[3..]).expect("a writable folder");
         assert_eq!(written.stale, [folder.path().join("scheduled/a_b.yaml")]);
+    }
+
+    #[test]
+    fn one_bad_entry_of_a_list_keeps_no_other_away() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let list = r#"[{"name": "a", "schedule": "R//P1D"}, 7, {"command": "nameless"}, {"name": "b", "parents": ["a"]}]"#;
+        let path = folder.path().join("jobs.json");
+        std::fs::write(&path, list).expect("writable");
+        let told: Vec<_> = read(&path)
+            .expect("a readable file")
+            .into_iter()
+            .map(|file| match file {
+                File::Job { definition, .. } => definition["name"].to_string(),
+                File::Ignored { origin, why } | File::Refused { origin, why } => format!("{origin}: {why}"),
+            })
+            .collect();
+        assert_eq!((told.len(), told[0].as_str(), told[3].as_str()), (4, r#""a""#, r#""b""#), "{told:?}");
+        assert!(told[1].contains("(job 2)") && told[1].contains("not a job"), "{told:?}");
+        assert!(told[2].contains("(job 3)") && told[2].contains("`name`"), "{told:?}");
     }
 
     #[test]

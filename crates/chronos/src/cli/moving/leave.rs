@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use store::zookeeper::old::{Old, Others, Standing};
 
+use super::definition;
 use super::tree::TreeArgs;
 use crate::cli::client::Client;
 use crate::cli::export;
@@ -129,10 +130,8 @@ fn readable(jobs: Vec<Map<String, Value>>) -> (BTreeMap<String, String>, Vec<(St
     let mut kept: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     for job in jobs {
         let name = text(&job, "name").unwrap_or_default();
-        match text(&job, "schedule").filter(|schedule| !schedule.starts_with('R')) {
-            Some(schedule) => {
-                refused.push((name, format!("the old Chronos cannot read the schedule `{schedule}`")));
-            }
+        match definition::unreadable(&job) {
+            Some(why) => refused.push((name, why)),
             None => drop(kept.insert(name, job)),
         }
     }
@@ -188,6 +187,7 @@ mod tests {
             { "name": "c", "parents": ["d"] },
             { "name": "d", "parents": ["a", "b"] },
             { "name": "e", "parents": ["a"] },
+            { "name": "f", "schedule": "R//P1D", "container": { "image": "x", "network": "NONE" } },
         ]);
         let jobs = jobs.as_array().into_iter().flatten().filter_map(Value::as_object).cloned().collect();
         let (kept, refused) = readable(jobs);
@@ -198,6 +198,7 @@ mod tests {
             refused,
             [
                 "b: the old Chronos cannot read the schedule `0 3 * * *`",
+                "f: the old Chronos cannot read `container.network: NONE`",
                 "d: its parent `b` is not written",
                 "c: its parent `d` is not written",
             ]

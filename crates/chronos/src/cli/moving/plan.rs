@@ -173,9 +173,12 @@ impl Plan {
         };
         row.notes.extend(notes);
         self.roots += usize::from(root);
-        if let Some(present) = present.get(&name) {
+        let same_slots = present.get(&name).is_some_and(|present| {
             definition::keep_start(&mut definition, present, zones, now);
-        } else if let Some(slot) = definition::past_slot(&definition, zones, now) {
+            ["schedule", "scheduleTimeZone"].into_iter().all(|key| definition.get(key) == present.get(key))
+        });
+        // A schedule that was there before goes on where it is; another one begins, also for a job that was there.
+        if let Some(slot) = definition::past_slot(&definition, zones, now).filter(|_| !same_slots) {
             if starts == Starts::AsWritten {
                 self.at_once.insert(name.clone(), slot);
             } else if definition::advance(&mut definition, zones, now) {
@@ -338,8 +341,14 @@ impl Plan {
         let warnings = applied["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let warnings = warnings.filter(|warning| *warning != known);
         row.notes.extend(warnings.map(Into::into));
-        if let Some(slot) = self.at_once.get(&job.name).filter(|_| row.fate == Fate::Created) {
-            row.notes.push(format!("its slot of {slot:.0} is past and due at once"));
+        match (self.at_once.get(&job.name), row.fate) {
+            (Some(slot), Fate::Created) => {
+                row.notes.push(format!("its slot of {slot:.0} is past and due at once"));
+            }
+            (Some(slot), Fate::Replaced) => row.notes.push(format!(
+                "its new slot of {slot:.0} is past and due at once, unless a later one was taken here already"
+            )),
+            _ => {}
         }
         row.changes = applied["changes"].take();
     }
@@ -502,6 +511,34 @@ mod tests {
         assert_eq!(sizes, [SET_MAX, 1]);
         let first: BTreeSet<_> = sets[0].iter().map(|job| job.name.as_str()).collect();
         assert!(["s0", "s9999", "last"].iter().all(|name| first.contains(name)));
+    }
+
+    /// Of jobs that are here already only those begin with their next slot whose schedule is another one.
+    #[test]
+    fn a_replaced_schedule_can_begin_with_its_next_slot_too() {
+        let now = "2030-06-15T12:00:00Z".parse().expect("an instant");
+        let here = |schedule: &str| {
+            let job = json!({ "name": "a", "schedule": schedule });
+            BTreeMap::from([("a".to_owned(), job.as_object().cloned().unwrap_or_default())])
+        };
+        let check =
+            |here: &BTreeMap<String, Map<String, Value>>, written: &str, starts, expected: &str, at_once| {
+                let job = json!({ "name": "a", "schedule": written });
+                let plan = Plan::new(files(&[job]), here, starts, &Zones::bundled(), now);
+                assert_eq!(plan.ready[0].definition["schedule"], expected);
+                assert_eq!(plan.at_once.len(), at_once, "{written}");
+            };
+        let daily = "R/2020-01-01T00:00:00Z/P1D";
+        check(
+            &here("R/2020-01-01T00:00:00Z/PT2H"),
+            daily,
+            Starts::Advanced,
+            "R/2030-06-16T00:00:00.000Z/P1D",
+            0,
+        );
+        check(&here("R/2020-01-01T00:00:00Z/PT2H"), daily, Starts::AsWritten, daily, 1);
+        check(&here(daily), daily, Starts::Advanced, daily, 0);
+        check(&here(daily), "R/2030-06-14T00:00:00Z/P1D", Starts::Advanced, daily, 0);
     }
 
     #[test]

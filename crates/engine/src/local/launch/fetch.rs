@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::unpack;
+use crate::addresses::without_passwords;
 use crate::local::formats::Fetch;
 
 /// Most bytes of one file: images of virtual machines are not what this is for.
@@ -39,7 +40,7 @@ impl From<io::Error> for Trouble {
 /// Fetches all of them, in order, into the working directory, and tells on stderr.
 pub(super) fn all(fetches: &[Fetch]) -> Result<(), String> {
     fetches.iter().try_for_each(|fetch| {
-        let shown = without_password(&fetch.uri);
+        let shown = shown(&fetch.uri);
         one(fetch, &shown).map_err(|reason| format!("cannot fetch {shown}: {reason}"))
     })
 }
@@ -191,15 +192,10 @@ fn described(error: &reqwest::Error) -> String {
     if error.source().is_some() { cause.to_string() } else { "the connection failed".into() }
 }
 
-/// The URI without what may be secret in it: user, password, and what is asked for after `?`.
-fn without_password(uri: &str) -> String {
+/// The URI without what may be secret in it: the password, and what is asked for after `?`.
+fn shown(uri: &str) -> String {
     let (uri, query) = uri.split_once('?').map_or((uri, ""), |(uri, _)| (uri, "?***"));
-    let Some((scheme, rest)) = uri.split_once("://") else { return format!("{uri}{query}") };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}://***@{}{query}", &rest[at + 1..]),
-        None => format!("{uri}{query}"),
-    }
+    without_passwords(uri) + query
 }
 
 #[cfg(test)]
@@ -227,9 +223,9 @@ mod tests {
 
     #[test]
     fn what_may_be_secret_in_a_uri_is_not_shown() {
-        assert_eq!(without_password("https://me:pa@ss@h:1/f?token=1"), "https://***@h:1/f?***");
-        assert_eq!(without_password("http://h/a@b"), "http://h/a@b");
-        assert_eq!(without_password("/opt/a"), "/opt/a");
+        assert_eq!(shown("https://me:pa@ss@h:1/f?token=1"), "https://me:***@h:1/f?***");
+        assert_eq!(shown("http://h/a@b"), "http://h/a@b");
+        assert_eq!(shown("/opt/a"), "/opt/a");
     }
 
     #[test]

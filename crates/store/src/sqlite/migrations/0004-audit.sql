@@ -10,3 +10,5 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_name ON audit (name, id);
 CREATE INDEX audit_by_author ON audit (by, id);
+-- Clocks go back, so what was done within some time is not one piece of the table.
+CREATE INDEX audit_by_time ON audit (at, id);
