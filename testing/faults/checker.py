@@ -373,7 +373,8 @@ class Checker:
         for name, task in self.tasks_of[job.name].items():
             for at, host in task.starts:
                 began = self.ms(at)
-                shift = self.shift_ms(began, began)
+                # It was decided on a little before, by the clock of that moment.
+                shift = self.shift_ms(began - LATE_MS, began)
                 # A retry waits for its delay, whatever the clock was when the slot came.
                 if not job.parents and task.attempt == 0 and began + 100 + shift < task.due_ms:
                     self.fail("early", f"{job.name}: task {name} began {(task.due_ms - began) / 1000:.2f} s before it was due")
