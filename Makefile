@@ -1,6 +1,6 @@
 # The front door. ARGS is handed on: `make run ARGS='--http_port 4401'`, `make test ARGS='-p store'`.
 .DEFAULT_GOAL := help
-.PHONY: help run check test fuzz faults bench bench-peers soak planted deps
+.PHONY: help run check test fuzz faults faults-mesos demo-mesos bench bench-peers soak planted deps
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -14,12 +14,16 @@ fuzz: ## input that follows what it reaches in the code (libFuzzer): schedules, 
 	@testing/prerequisites && testing/fuzz $(ARGS)
 faults: ## torment three servers in namespaces of their own (kills, partitions, clocks, store) and audit them; needs root, under ten minutes
 	@testing/prerequisites && cargo build --release -p chronos && testing/faults/run $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
+faults-mesos: ## the same with a cluster of Mesos that runs the tasks, and its masters and agents tormented too; about eight minutes
+	@testing/prerequisites && cargo build --release -p chronos && testing/faults/run $${CARGO_TARGET_DIR:-target}/release/chronos --store postgres --engine mesos --profile mesos $(ARGS)
+demo-mesos: ## a real cluster of Mesos on this machine and the server on it at 127.0.0.1:4400, until Ctrl-C
+	@testing/prerequisites && cargo build --release -p chronos && exec testing/mesos-local/demo $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
 bench: ## the targets that one machine can measure, beside what the machine can do; about ten minutes, ARGS names parts
 	@testing/prerequisites && cargo run --release -p bench -- $(ARGS)
 bench-peers: ## the same work by Chronos, mcron, APScheduler and cron, in one run, as ratios; about six minutes
 	@testing/prerequisites && cargo build --release -p chronos && testing/peers/run $(ARGS)
-soak: ## an hour of mixed load with memory and files watched, then 200,000 seeds of the simulator, 500 kills of the server, a million hostile requests, ten minutes of each fuzz target, 1,000 faults of a cluster as root; ARGS goes to the first
-	@testing/prerequisites && cargo build --release -p chronos && python3 testing/soak/soak.py target/release/chronos $(ARGS) && cargo run --release -p simulator -- --seeds 200000 && python3 testing/checker/crash_audit.py target/release/chronos --kills 500 && CHRONOS_HOSTILE_CASES=1000000 CHRONOS_HOSTILE_SEED=$$(date +%s) cargo test --release -p chronos --lib hostile && testing/fuzz 600 && testing/faults/run target/release/chronos --profile soak
+soak: ## an hour of mixed load with memory and files watched, then 200,000 seeds of the simulator, 500 kills of the server, a million hostile requests, 1,000 faults of a cluster as root; ARGS goes to the first
+	@testing/prerequisites && cargo build --release -p chronos && python3 testing/soak/soak.py target/release/chronos $(ARGS) && cargo run --release -p simulator -- --seeds 200000 && python3 testing/checker/crash_audit.py target/release/chronos --kills 500 && CHRONOS_HOSTILE_CASES=1000000 CHRONOS_HOSTILE_SEED=$$(date +%s) cargo test --release -p chronos --lib hostile && testing/faults/run target/release/chronos --profile soak
 planted: ## show that the simulator finds every planted defect
 	@testing/prerequisites && testing/planted/run $(ARGS)
 deps: ## install from Debian what tests need; lists it first, replaces nothing (needs root: sudo make deps)

@@ -63,22 +63,22 @@ class Task:
         return min(at for at, _ in self.starts), max(ends, default=None)
 
 
-def read_files(servers):
+def read_files(files):
     """task id -> [`Task`], and what makes no sense."""
     tasks, wrong = {}, []
     line = re.compile(r"(start|finish|ended) ([a-z0-9-]+) (\S+) (\d+) (\d+) (\d+) (\w+) (\d+\.\d+)")
-    for server in servers:
-        with open(server.lines, encoding="ascii") as file:
+    for place, path in files:
+        with open(path, encoding="ascii") as file:
             for number, text in enumerate(file, 1):
                 match = line.fullmatch(text.rstrip("\n"))
-                if not match or match[7] != server.name:
-                    wrong.append(f"{server.lines}:{number}: not a line of a task: {text!r}")
+                if not match or match[7] != place:
+                    wrong.append(f"{path}:{number}: not a line of a task: {text!r}")
                     continue
                 word, name, job, due, cycle, attempt, host, up = match.groups()
                 told = (job, int(due), int(cycle), int(attempt))
                 task = tasks.setdefault(name, Task(*told))
                 if (task.job, task.due_ms, task.cycle, task.attempt) != told:
-                    wrong.append(f"{server.lines}:{number}: task {name} has two identities")
+                    wrong.append(f"{path}:{number}: task {name} has two identities")
                 {"start": task.starts, "finish": task.finishes, "ended": task.ended}[word].append((float(up), host))
     return tasks, wrong
 
@@ -86,7 +86,7 @@ def read_files(servers):
 class Evidence:
     """All that was seen."""
 
-    def __init__(self, jobs, entries, tasks, outages, isolations, shifts, offset_s, end_ms, hosts, states, writes, audit, shown):
+    def __init__(self, jobs, entries, tasks, outages, isolations, shifts, offset_s, end_ms, host_of, states, writes, audit, shown):
         self.jobs = jobs  # [Job]
         self.entries = entries  # [Entry]
         self.tasks = tasks  # task id -> Task
@@ -95,7 +95,7 @@ class Evidence:
         self.shifts = shifts  # (from, to, host, seconds)
         self.offset_s = offset_s  # boot clock + this = time of day
         self.end_ms = end_ms  # what was due by then was waited for
-        self.hosts = hosts  # id of a node -> name of its host
+        self.host_of = host_of  # the node that an attempt names -> name of the host where it ran
         self.states = states  # name -> the descriptions it may have; None for absent
         self.writes = writes  # [Write]
         self.audit = audit  # entries of the audit
@@ -246,7 +246,7 @@ class Checker:
         self.counts["called lost"] += 1
         for attempt in entry.attempts:
             task = self.e.tasks.get(attempt.get("task"))
-            host = self.e.hosts.get(attempt.get("node"))
+            host = self.e.host_of(attempt.get("node"))
             began = self.boot(millis(attempt.get("launched")) or entry.due_ms)
             ended = self.boot(entry.recorded_ms)
             cut = any(host in hosts and low <= ended and high >= began for low, high, hosts in self.e.isolations)
@@ -343,7 +343,7 @@ class Checker:
                         self.fail("disagree", f"{entry}: task {name} {outcome}, but wrote {begun} starts and {finished} finishes")
                 if task is None:
                     continue
-                host = self.e.hosts.get(attempt.get("node"))
+                host = self.e.host_of(attempt.get("node"))
                 if task.starts and host not in {host for _, host in task.starts}:
                     self.fail("disagree", f"{entry}: task {name} is said to be of {host} and ran on {task.starts[0][1]}")
                 if task.attempt != attempt.get("number") or task.due_ms != entry.due_ms:
@@ -373,7 +373,8 @@ class Checker:
         for name, task in self.tasks_of[job.name].items():
             for at, host in task.starts:
                 began = self.ms(at)
-                shift = self.shift_ms(began, began)
+                # It was decided on a little before, by the clock of that moment.
+                shift = self.shift_ms(began - LATE_MS, began)
                 # A retry waits for its delay, whatever the clock was when the slot came.
                 if not job.parents and task.attempt == 0 and began + 100 + shift < task.due_ms:
                     self.fail("early", f"{job.name}: task {name} began {(task.due_ms - began) / 1000:.2f} s before it was due")

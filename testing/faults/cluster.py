@@ -99,14 +99,14 @@ class Server:
 class Witness(threading.Thread):
     """Reads what tasks write as they write it: whether anything is launched, and where."""
 
-    def __init__(self, servers):
+    def __init__(self, files):
         super().__init__(daemon=True)
-        self.servers = servers
+        self.files = files  # (name of the host, path)
         self.beats = []  # (boot clock in s, host)
         self.changed = threading.Condition()
 
     def run(self):
-        files = [(server.name, open(server.lines, encoding="ascii")) for server in self.servers]
+        files = [(name, open(path, encoding="ascii")) for name, path in self.files]
         rest = {name: "" for name, _ in files}
         while True:
             new = []
@@ -192,11 +192,11 @@ class Reader(threading.Thread):
 
 
 class Cluster:
-    def __init__(self, binary, network, store, folder):
-        self.network, self.store, self.folder = network, store, folder
-        flags = store.flags()
+    def __init__(self, binary, network, store, engine, folder):
+        self.network, self.store, self.engine, self.folder = network, store, engine, folder
+        flags = store.flags() + engine.flags()
         self.servers = [Server(binary, network.hosts[name], flags) for name in NAMES]
-        self.witness = Witness(self.servers)
+        self.witness = Witness([(server.name, server.lines) for server in self.servers] + self.lines_elsewhere())
 
     def start(self):
         for server in self.servers:
@@ -205,6 +205,10 @@ class Cluster:
         if wrong:
             raise RuntimeError(f"the cluster did not come up within 60 s: {wrong}; see the logs in {self.folder}")
         self.witness.start()
+
+    def lines_elsewhere(self):
+        """What tasks write that run on none of the servers."""
+        return [(name, os.path.join(folder, "lines")) for name, folder in self.engine.places.items()]
 
     def leader(self):
         """The server that leads in the latest term, as they say themselves."""

@@ -8,6 +8,7 @@ import api
 import report
 from checker import Checker, Entry, Evidence, millis, prove, read_files
 from cluster import NAMES, Cluster, Reader, boot_s, faketime
+from engines import ENGINES
 from hosts import Network, sh
 from nemesis import Nemesis, plan
 from stores import STORES
@@ -18,6 +19,9 @@ PROFILES = {
     "short": {"rounds": 1, "cycles": None, "jobs": 82},
     "ci": {"rounds": 2, "cycles": None, "jobs": 202},
     "long": {"rounds": 9, "cycles": None, "jobs": 202},
+    # What Mesos starts is slower, and takes the machine more.
+    "mesos": {"rounds": 2, "cycles": 30, "jobs": 12},
+    "mesos-ci": {"rounds": 1, "cycles": 10, "jobs": 12},
     "soak": {"rounds": None, "cycles": 1000, "jobs": 202},
 }
 # The shortest that Chronos takes. A shorter one makes more cycles of the same minutes.
@@ -38,15 +42,16 @@ def run(args, folder):
     os.makedirs(folder, exist_ok=True)
     # The clock of one process is shifted by a library that keeps notes there, by pid.
     sh("mount", "-t", "tmpfs", "none", "/dev/shm")
-    network = Network(folder, NAMES + STORES[store_name].own_hosts)
+    network = Network(folder, NAMES + STORES[store_name].own_hosts + ENGINES[args.engine].own_hosts)
     store = STORES[store_name](network, LEASE_S)
-    cluster = Cluster(os.path.abspath(args.binary), network, store, folder)
+    engine = ENGINES[args.engine](network)
+    cluster = Cluster(os.path.abspath(args.binary), network, store, engine, folder)
     cluster.start()
     jobs = make_jobs(random.Random(args.seed), folder, args.jobs or profile["jobs"])
     client = Client()
     for number, job in enumerate(jobs):
         put(client, cluster.servers[number % 3], job)
-    nemesis = Nemesis(cluster, network, store, dice, os.path.join(folder, "faults.log"))
+    nemesis = Nemesis(cluster, network, store, engine, dice, os.path.join(folder, "faults.log"))
     faults = [f for f in nemesis.faults if not args.only or f.name in args.only.split(",")]
     if not faults:
         raise SystemExit(f"no fault is called {args.only}; there are {', '.join(f.name for f in nemesis.faults)}")
@@ -125,7 +130,7 @@ def settle(cluster, nemesis, client, jobs, writers, reader):
         shown[server.name] = {job["name"]: job for job in answer.body}
         hosts[server.status()["node"]] = server.name
     audit = list(api.pages(leader.address, "/v1/audit", "entries"))
-    tasks, wrong = read_files(cluster.servers)
+    tasks, wrong = read_files([(server.name, server.lines) for server in cluster.servers] + cluster.lines_elsewhere())
     nemesis.troubles += wrong[:20]
     states = {name: may_be for writer in writers for name, may_be in writer.states.items()}
     all_jobs = jobs + [job for writer in writers for job in writer.jobs if states.get(job.name) != {None} or job.created_ms]
@@ -133,7 +138,7 @@ def settle(cluster, nemesis, client, jobs, writers, reader):
     return Evidence(
         all_jobs, entries, tasks, [(c.began - 0.5, c.back) for c in cycles],
         [(c.began, c.back + 5, c.victims) for c in cycles if c.fault.isolates], nemesis.shifts,
-        time.time() - boot_s(), end_ms, hosts, states, client.writes, audit, shown)
+        time.time() - boot_s(), end_ms, lambda node: hosts.get(node) or cluster.engine.place(node), states, client.writes, audit, shown)
 
 
 def panics(cluster):

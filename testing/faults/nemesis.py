@@ -36,14 +36,16 @@ class Cycle:
 
 
 class Nemesis:
-    def __init__(self, cluster, network, store, dice, log_path):
-        self.cluster, self.network, self.store, self.dice = cluster, network, store, dice
+    def __init__(self, cluster, network, store, engine, dice, log_path):
+        self.cluster, self.network, self.store, self.engine, self.dice = cluster, network, store, engine, dice
         self.log = open(log_path, "a", encoding="utf-8")
         self.lease = store.lease_s
         self.cycles = []
         self.troubles = []
         self.down_store = self.frozen_store = False
         self.paused, self.shifted = [], []
+        # Orders that set the cluster of Mesos right again.
+        self.mesos_orders = []
         # (from, to, host, seconds) on the boot clock.
         self.shifts = []
         self.faults = self.all_faults()
@@ -69,7 +71,16 @@ class Nemesis:
                       "heal", extra_s=SOME_SECONDS),
                 Fault("clock-minutes", f"the leader's clock is shifted by {SOME_MINUTES} s, either way", self.clock_minutes, "fault"),
             ]
-        return here + self.store_faults()
+        return here + self.store_faults() + (self.mesos_faults() if self.engine.name == "mesos" else [])
+
+    def mesos_faults(self):
+        away, back = self.engine.UNREACHABLE_S, self.engine.BACK_S
+        return [
+            Fault("mesos-leader", "kill -9 of the leading master of Mesos, started again at once", self.mesos_leader, "heal", extra_s=back),
+            Fault("mesos-masters", "kill -9 of all masters of Mesos for some seconds", self.mesos_masters, "heal", extra_s=back),
+            Fault("agent-killed", "kill -9 of an agent, started again at once: its tasks live on", self.agent_killed, "fault", extra_s=back),
+            Fault("agent-silent", "SIGSTOP of an agent until it counts as unreachable, then SIGCONT", self.agent_silent, "fault", extra_s=away),
+        ]
 
     def store_faults(self):
         ensemble = [
@@ -110,7 +121,7 @@ class Nemesis:
             self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): nothing was launched for 60 s after the heal")
             cycle.back = boot_s()
         cycle.silence = self.cluster.witness.longest_silence(cycle.began, cycle.back)
-        bound = self.lease + self.store.tick_s + 2 + cycle.extra_s
+        bound = self.lease + self.store.tick_s + 2 + self.engine.extra_s + cycle.extra_s
         cycle.bound = bound + (cycle.healed - cycle.began if cycle.counts_from == "heal" else 0)
         wrong = self.cluster.wait_settled(60)
         if wrong:
@@ -133,6 +144,9 @@ class Nemesis:
             self.store.thaw()
             self.frozen_store = False
         self.store.trouble("pass")
+        for order in self.mesos_orders:
+            self.engine.order(*order)
+        self.mesos_orders = []
         # The server first: what it has decided is on its way before anybody can refuse it.
         for pid in self.paused:
             os.kill(pid, signal.SIGCONT)
@@ -305,6 +319,37 @@ class Nemesis:
         self.victim(leader)
         self.store.trouble(f"delay 0.1 1.5 {leader.host.ip}")
         self.wait(4, 6)
+
+    # --- Mesos ---------------------------------------------------------------------------------------------------
+
+    def mesos_leader(self, _leader):
+        master = self.engine.leader()
+        self.present.note = master
+        self.mesos_orders.append(("start", master))
+        self.engine.order("kill", master)
+        self.wait(0, 4)
+
+    def mesos_masters(self, _leader):
+        for number in range(self.engine.MASTERS):
+            self.mesos_orders.append(("start", f"master-{number}"))
+            self.engine.order("kill", f"master-{number}")
+        self.wait(2, 6)
+
+    def agent(self):
+        self.present.note = f"agent-{self.dice.randrange(self.engine.AGENTS)}"
+        return self.present.note
+
+    def agent_killed(self, _leader):
+        agent = self.agent()
+        self.mesos_orders.append(("start", agent))
+        self.engine.order("kill", agent)
+        self.wait(0, 2)
+
+    def agent_silent(self, _leader):
+        agent = self.agent()
+        self.mesos_orders.append(("resume", agent))
+        self.engine.order("pause", agent)
+        self.wait(self.engine.UNREACHABLE_S, self.engine.UNREACHABLE_S + 3)
 
     # --- clocks --------------------------------------------------------------------------------------------------
 

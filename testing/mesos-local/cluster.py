@@ -157,7 +157,8 @@ def install():
                 text = f.read().partition('\n')[2]
             for name in names:
                 with open(fresh + '/' + name, 'w') as f:
-                    f.write('#!%s\n' % os.path.realpath(sys.executable) + text)
+                    # Without what is not of the language itself, which takes longer to load than most tasks run.
+                    f.write('#!%s -IS\n' % os.path.realpath(sys.executable) + text)
                 os.chmod(fresh + '/' + name, 0o755)
         os.chmod(fresh, 0o755)
         os.rename(fresh, programs)

@@ -25,6 +25,7 @@ mod http;
 mod life;
 mod limits;
 mod mail_server;
+mod mesos;
 mod moves;
 mod moving;
 mod old_chronos;
