@@ -332,7 +332,7 @@ async fn http_is_tried_again_when_the_server_is_in_trouble_and_not_for_ever() {
     let (end, _, more) = machine.run(with("gone-0", "touch ran", |spec| spec.fetches = fetches)).await;
     assert_eq!(
         failed(&end),
-        format!("cannot fetch http://***@{host}/gone?***: the server answered 404 Not Found")
+        format!("cannot fetch http://me:***@{host}/gone?***: the server answered 404 Not Found")
     );
     assert_eq!(asked.load(Ordering::SeqCst), 5, "what lasts is not tried again");
     assert!(!format!("{err}{more}").contains("secret-"), "{err}{more}");

@@ -58,6 +58,10 @@ pub(super) fn meaning(status: &Status) -> Meaning {
             return Meaning::Runs;
         }
         TaskState::TaskUnreachable | TaskState::TaskUnknown | TaskState::Other => return Meaning::Unknown,
+        // Its agent cannot make a place for it, as for a user that is not there: launched again it would fail again.
+        TaskState::TaskDropped if reason == "REASON_EXECUTOR_TERMINATED" => {
+            AttemptEnd::failed(told("its executor could not be started", reason, message))
+        }
         TaskState::TaskDropped => return Meaning::NeverBegan,
         TaskState::TaskFinished => AttemptEnd::Succeeded,
         TaskState::TaskFailed | TaskState::TaskKilled if reason == "REASON_MAX_COMPLETION_TIME_REACHED" => {
@@ -137,6 +141,12 @@ mod tests {
         check("TASK_FINISHED", "", "", Meaning::Ended(AttemptEnd::Succeeded));
         check("TASK_KILLED", "", "", Meaning::Ended(AttemptEnd::Killed));
         check("TASK_DROPPED", "REASON_INVALID_OFFERS", "", Meaning::NeverBegan);
+        check(
+            "TASK_DROPPED",
+            "REASON_EXECUTOR_TERMINATED",
+            "No such user 'x'",
+            failed(None, None, "No such user 'x' (REASON_EXECUTOR_TERMINATED)"),
+        );
         check(
             "TASK_LOST",
             "REASON_SLAVE_REMOVED",
