@@ -121,6 +121,11 @@ const PATIENCE: Millis = 2_000;
 const LATE_MAX: Millis = 60_000;
 
 impl ModelEngine {
+    /// Whether this is the last place that was found for the task.
+    pub(crate) fn holds(&self, task: &TaskId, place: &Arc<str>) -> bool {
+        self.tasks.get(task).is_some_and(|task| task.place.as_ref() == Some(place))
+    }
+
     pub(crate) fn new(places: bool) -> Self {
         Self { places, ..Self::default() }
     }

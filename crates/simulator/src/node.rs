@@ -267,6 +267,10 @@ impl Cluster {
                 self.send_self(node, after, Message::Connect);
             }
             Message::Connect => self.order(node, Order::BeginTerm),
+            // Places are told in the order in which they were found, also to a node that was paused: the last one counts.
+            Message::News(task, News::Placed { node: place }) if !self.engine.holds(&task, &place) => {
+                self.say(|| format!("node {node}: {task} is not at {place} any more"));
+            }
             Message::News(task, news) => self.tell_core(node, Event::Task { task, news }),
             Message::Launched(order, news) => self.launch_answered(node, &order, news),
             Message::Settle(task) => {

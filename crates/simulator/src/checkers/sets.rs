@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use scheduler::job::Job;
 use scheduler::receipt::Receipt;
+use scheduler::run::{Run, RunState};
 use scheduler::state::{Change, State};
 
 use super::Verdict;
@@ -26,8 +27,9 @@ pub(crate) fn step(changes: &[Change], before: &State) -> Verdict {
     let mut left = before.staged.clone();
     for change in changes {
         match change {
-            Change::PutRun(run) if !before.runs.contains_key(&run.key) => {
-                return Err(format!("run {} begins while a set is being put", run.key));
+            // What waited for a parent that the set takes away may come into the queue, and stays there until all is put.
+            Change::PutRun(run) if runs(run) && !before.runs.get(&run.key).is_some_and(|run| runs(run)) => {
+                return Err(format!("run {} is launched while a set is being put", run.key));
             }
             Change::Unstage(name) => {
                 let Some(definition) = left.remove(name) else { continue };
@@ -50,6 +52,10 @@ pub(crate) fn step(changes: &[Change], before: &State) -> Verdict {
         }
     }
     Ok(())
+}
+
+fn runs(run: &Run) -> bool {
+    matches!(run.state, RunState::Running(_))
 }
 
 fn age(from: Timestamp, to: Timestamp) -> i128 {
