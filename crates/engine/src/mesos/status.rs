@@ -97,8 +97,7 @@ fn told(what: &str, reason: &str, message: &str) -> Arc<str> {
         (message, "" | "REASON_COMMAND_EXECUTOR_FAILED") => message.to_owned(),
         (message, reason) => format!("{message} ({reason})"),
     };
-    let end = (0..=AttemptEnd::MESSAGE_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.truncate(end.unwrap_or(0));
+    text.truncate(text.floor_char_boundary(AttemptEnd::MESSAGE_MAX));
     text.into()
 }
 

@@ -385,7 +385,7 @@ impl Table {
             .map(|(id, _)| id.clone())
             .collect();
         for id in placed {
-            self.wait_again(&id);
+            self.enqueue(&id);
         }
         for task in self.tasks.values_mut() {
             if let State::Begun(begun) = &mut task.state
@@ -434,7 +434,7 @@ impl Table {
                 continue;
             };
             match failed {
-                None => self.wait_again(id),
+                None => self.enqueue(id),
                 Some(reason) => self.end(id, AttemptEnd::failed(reason), String::new(), String::new()),
             }
         }
@@ -530,15 +530,10 @@ impl Table {
 
     /// What is due by now.
     pub(super) fn tick(&mut self, now: Duration) {
-        let late: Vec<(u64, bool)> = self
-            .holds
-            .iter()
-            .filter_map(|(number, hold)| match &hold.closed {
-                Some((since, _)) if now >= *since + GATHER => Some((*number, true)),
-                _ => None,
-            })
-            .collect();
-        for (number, _) in late {
+        let gathered = |hold: &Hold| hold.closed.as_ref().is_some_and(|(since, _)| now >= *since + GATHER);
+        let late: Vec<u64> =
+            self.holds.iter().filter(|(_, hold)| gathered(hold)).map(|(number, _)| *number).collect();
+        for number in late {
             self.accept(now, number);
         }
         let lapsed: Vec<(TaskId, u64)> = self
@@ -553,7 +548,7 @@ impl Table {
             .collect();
         for (id, hold) in lapsed {
             self.leave(&id, hold);
-            self.wait_again(&id);
+            self.enqueue(&id);
             self.accept_if_complete(now, hold);
         }
         if self.framework.is_some() {
@@ -588,6 +583,7 @@ impl Table {
         self.tasks.contains_key(id)
     }
 
+    /// Into the queue; one that was there before, at its old place.
     fn enqueue(&mut self, id: &TaskId) {
         let Some(task) = self.tasks.get_mut(id) else { return };
         task.state = State::Waiting;
@@ -599,11 +595,6 @@ impl Table {
                 self.end(id, AttemptEnd::failed(problem.to_string()), String::new(), String::new())
             }
         }
-    }
-
-    /// Back into the queue, at its old place.
-    fn wait_again(&mut self, id: &TaskId) {
-        self.enqueue(id);
     }
 
     fn end(&mut self, id: &TaskId, end: AttemptEnd, agent: String, uuid: String) {
@@ -677,7 +668,7 @@ impl Table {
             if let Some(Task { state: State::Placed { placement, .. }, .. }) = self.tasks.get(id) {
                 self.pool.give_back(placement);
             }
-            self.wait_again(id);
+            self.enqueue(id);
         }
         for offer in hold.closed.into_iter().flat_map(|(_, offers)| offers).filter(|offer| offer.id != gone) {
             self.pool.insert(offer);
@@ -720,7 +711,7 @@ impl Table {
             let Some(task) = self.tasks.get_mut(id) else { continue };
             let State::Placed { placement, go, .. } = &task.state else { continue };
             let (Some(not_after), Some(spec)) = (go.filter(|not_after| now <= *not_after), &task.spec) else {
-                self.wait_again(id);
+                self.enqueue(id);
                 continue;
             };
             let Placement { agent, hostname, resources, .. } = &**placement;
