@@ -99,6 +99,24 @@ fn a_run_that_came_further_stays_where_it_is() {
     assert_eq!(w.ledger_of("a"), "succeeded");
 }
 
+/// By it the engine is known where its tasks run: a backup of before must not make it a stranger to them.
+#[test]
+fn the_engine_goes_on_as_it_is() {
+    let note = |w: &World| w.stored.meta.engine_note.clone();
+    let mut w = World::new();
+    let empty = w.stored.clone();
+    w.ask(Request::EngineNote(Some("framework 1".into()))).expect("noted");
+    let first = w.stored.clone();
+    w.ask(Request::EngineNote(Some("framework 2".into()))).expect("noted");
+    for backup in [&empty, &first] {
+        w.restore(backup, "00:10:00");
+        assert_eq!(note(&w).as_deref(), Some("framework 2"));
+    }
+    let mut new = World::new();
+    new.restore(&first, "00:10:00");
+    assert_eq!(note(&new).as_deref(), Some("framework 1"), "a store that has moved");
+}
+
 #[test]
 fn no_number_is_given_out_twice() {
     let mut w = World::new();
