@@ -292,7 +292,6 @@ fn a_leader_that_wakes_too_late_is_silent() {
     often["concurrent"] = json!(true);
     first.put(often);
     wait::until("it launches", || (begun(&common).len() > 3).then_some(()));
-    // And a kill that it has promised, and not been told the end of.
     signal_process(first.pid(), "-STOP");
     second.wait_ready();
     wait::until("the other launches", || {
@@ -308,6 +307,7 @@ fn a_leader_that_wakes_too_late_is_silent() {
         (count("Received subscription request for HTTP framework"), count("didn't match the stream ID"))
     };
     let before = calls(&mesos);
+    assert!(before.0 >= 2, "the log tells of both subscriptions: {before:?}");
     signal_process(first.pid(), "-CONT");
     wait::until("it knows that it is deposed", || {
         let ready = first.get("/ready")?;
