@@ -209,17 +209,23 @@ async fn a_store_that_has_gone_back_is_noticed() {
     let term = begin(&store, "a").await;
     let (last, _) = drive(store.clone(), term, 20).await;
     let client = Client::connect(&options.hosts).await.expect("it is there");
+    let log = format!("{}/store/log", options.path);
+    let mut entries = client.list_children(&log).await.expect("the log is there");
+    entries.sort();
+    let entry = entries.pop().expect("the log has entries");
+    let first = u64::from_str_radix(&entry, 16).expect("an entry is named after its first batch");
     let path = format!("{}/store/term", options.path);
     let (record, _) = client.get_data(&path).await.expect("a term record");
     let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
     assert_eq!(record["seq"], last.0);
-    record["seq"] = (last.0 - 1).into();
+    record["seq"] = (first - 1).into();
     client.set_data(&path, record.to_string().as_bytes(), None).await.expect("it is written");
+    client.delete(&format!("{log}/{entry}"), None).await.expect("it is removed");
     let seq = last.0 + 1;
     let told = within(store.commit(term.epoch, Seq(seq), &batch_of(seq))).await.expect_err("it is deposed");
     assert!(told.reason.contains("has lost what it had acknowledged"), "{told}");
     let next = begin(&store, "a").await;
-    assert_eq!(next, Term { epoch: Epoch(term.epoch.0 + 1), seq: last });
+    assert_eq!(next, Term { epoch: Epoch(term.epoch.0 + 1), seq: Seq(first) });
 }
 
 /// The server that a leader is connected to dies: the session moves to another, nobody is deposed, nothing is missing.
