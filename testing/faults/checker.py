@@ -86,13 +86,14 @@ def read_files(files):
 class Evidence:
     """All that was seen."""
 
-    def __init__(self, jobs, entries, tasks, outages, isolations, shifts, offset_s, end_ms, host_of, states, writes, audit, shown):
+    def __init__(self, jobs, entries, tasks, outages, isolations, shifts, begins_ms, offset_s, end_ms, host_of, states, writes, audit, shown):
         self.jobs = jobs  # [Job]
         self.entries = entries  # [Entry]
         self.tasks = tasks  # task id -> Task
         self.outages = sorted(outages)  # (from, to) on the boot clock, in s
         self.isolations = isolations  # (from, to, [hosts])
         self.shifts = shifts  # (from, to, host, seconds)
+        self.begins_ms = begins_ms  # how long a task may take from the decision to its first line
         self.offset_s = offset_s  # boot clock + this = time of day
         self.end_ms = end_ms  # what was due by then was waited for
         self.host_of = host_of  # the node that an attempt names -> name of the host where it ran
@@ -374,7 +375,7 @@ class Checker:
             for at, host in task.starts:
                 began = self.ms(at)
                 # It was decided on a little before, by the clock of that moment.
-                shift = self.shift_ms(began - LATE_MS, began)
+                shift = self.shift_ms(began - self.e.begins_ms, began)
                 # A retry waits for its delay, whatever the clock was when the slot came.
                 if not job.parents and task.attempt == 0 and began + 100 + shift < task.due_ms:
                     self.fail("early", f"{job.name}: task {name} began {(task.due_ms - began) / 1000:.2f} s before it was due")

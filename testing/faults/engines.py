@@ -18,6 +18,8 @@ class Local:
     # What is added to the bound of a cycle, and the place of tasks that are on none of the servers.
     extra_s = 0.0
     places = {}
+    # From the decision to the first line of a task.
+    begins_ms = 0
 
     @staticmethod
     def missing():
@@ -40,6 +42,8 @@ class Mesos:
     own_hosts = ["mesos"]
     # A new leader subscribes; then offers come, once a second.
     extra_s = 4.0
+    # An offer is waited for, and an executor started.
+    begins_ms = 5_000
     MASTERS, AGENTS = 3, 2
     # How long the agents have to answer the masters, and what they need to find each other again.
     UNREACHABLE_S, BACK_S = 6.0, 10.0
