@@ -86,14 +86,14 @@ def read_files(files):
 class Evidence:
     """All that was seen."""
 
-    def __init__(self, jobs, entries, tasks, outages, isolations, shifts, begins_ms, offset_s, end_ms, host_of, states, writes, audit, shown):
+    def __init__(self, jobs, entries, tasks, outages, isolations, shifts, engine, offset_s, end_ms, host_of, states, writes, audit, shown):
         self.jobs = jobs  # [Job]
         self.entries = entries  # [Entry]
         self.tasks = tasks  # task id -> Task
         self.outages = sorted(outages)  # (from, to) on the boot clock, in s
         self.isolations = isolations  # (from, to, [hosts])
         self.shifts = shifts  # (from, to, host, seconds)
-        self.begins_ms = begins_ms  # how long a task may take from the decision to its first line
+        self.engine = engine  # what runs the tasks, see engines.py
         self.offset_s = offset_s  # boot clock + this = time of day
         self.end_ms = end_ms  # what was due by then was waited for
         self.host_of = host_of  # the node that an attempt names -> name of the host where it ran
@@ -243,7 +243,7 @@ class Checker:
             self.fail("without cause", f"{what}, was skipped: {entry}")
 
     def judge_lost(self, what, entry):
-        """Legal only where what ran was cut off from those who tell."""
+        """Legal only where what ran was cut off from those who tell, or where nobody could tell any more whether it was sent."""
         self.counts["called lost"] += 1
         for attempt in entry.attempts:
             task = self.e.tasks.get(attempt.get("task"))
@@ -254,7 +254,11 @@ class Checker:
             if attempt.get("outcome") == "lost":
                 if task and task.finishes:
                     self.counts["ended, called lost"] += 1
-                if not cut:
+                # The place was recorded, and whoever was to send it there was gone, or cut off, before it could.
+                unsent = self.e.engine.places and not (task and task.starts) and any(low <= ended and high >= began for low, high in self.e.outages)
+                if unsent:
+                    self.counts["never sent, called lost"] += 1
+                elif not cut:
                     self.fail("without cause", f"{what}, was called lost although {host} was not cut off: {entry}")
 
     def count(self, entry):
@@ -375,7 +379,7 @@ class Checker:
             for at, host in task.starts:
                 began = self.ms(at)
                 # It was decided on a little before, by the clock of that moment.
-                shift = self.shift_ms(began - self.e.begins_ms, began)
+                shift = self.shift_ms(began - self.e.engine.begins_ms, began)
                 # A retry waits for its delay, whatever the clock was when the slot came.
                 if not job.parents and task.attempt == 0 and began + 100 + shift < task.due_ms:
                     self.fail("early", f"{job.name}: task {name} began {(task.due_ms - began) / 1000:.2f} s before it was due")

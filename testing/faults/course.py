@@ -138,7 +138,7 @@ def settle(cluster, nemesis, client, jobs, writers, reader):
     return Evidence(
         all_jobs, entries, tasks, [(c.began - 0.5, c.back) for c in cycles],
         [(c.began, c.back + 5, c.victims) for c in cycles if c.fault.isolates], nemesis.shifts,
-        cluster.engine.begins_ms, time.time() - boot_s(), end_ms, lambda node: hosts.get(node) or cluster.engine.place(node), states, client.writes, audit, shown)
+        cluster.engine, time.time() - boot_s(), end_ms, lambda node: hosts.get(node) or cluster.engine.place(node), states, client.writes, audit, shown)
 
 
 def panics(cluster):

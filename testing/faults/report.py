@@ -32,7 +32,8 @@ def figures(checker):
     broken = {kind: c[kind] for kind in ("lost", "doubled", "write lost", "overlap", "order", "disagree", "without cause", "early", "ledger")}
     lines = [
         f"slots {c['slots']}, ran {c['ran']}, missed {c['missed']}, skipped {c['skipped']}, joins {c['joins']}, "
-        f"called lost {c['called lost']} (of which had ended {c['ended, called lost']})",
+        f"called lost {c['called lost']} (of which had ended {c['ended, called lost']}, "
+        f"were never sent {c['never sent, called lost']})",
         f"writes: acknowledged {c['writes done']}, refused with nothing done {c['writes nothing']}, outcome unknown {c['writes unknown']}; "
         f"definitions compared {c['definitions']}",
         ", ".join(f"{kind} {count}" for kind, count in broken.items()),
