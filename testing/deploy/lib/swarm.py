@@ -1,0 +1,105 @@
+"""The overlay of Docker itself: an engine on each machine, a swarm of them, and a network that containers attach to."""
+
+import os
+import subprocess
+
+import machines
+import overlay
+from machines import BINARY, HTTP_PORT, WORK, fail, sh, until
+
+NETWORK = "chronos"
+
+
+class Engine:
+    """The Docker Engine of one machine. Not started by `ip netns exec`, which hides the control groups."""
+
+    def __init__(self, cluster, host):
+        self.host = host
+        self.folder = WORK / f"docker-{host.name}"
+        self.folder.mkdir()
+        self.process = cluster.run(f"dockerd-{host.name}", [
+            "nsenter", f"--net=/run/netns/{host.name}", "dockerd", "--host", f"unix://{self.folder}/sock", "--data-root",
+            f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "--pidfile", f"{self.folder}/pid", "--bridge", "none",
+        ])
+
+    def ask(self, *words, check=True):
+        return sh("docker", "-H", f"unix://{self.folder}/sock", *words, check=check).strip()
+
+    def answers(self):
+        if self.process.poll() is not None:
+            machines.skip("no Docker Engine starts here")
+        return (self.folder / "sock").exists() and subprocess.run(
+            ["docker", "-H", f"unix://{self.folder}/sock", "version"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL).returncode == 0
+
+
+class Swarm:
+    """Engines that know each other, and one network of them."""
+
+    name = "Docker's overlay"
+
+    def __init__(self, cluster):
+        self.engines = [Engine(cluster, host) for host in cluster.hosts]
+        for engine in self.engines:
+            until(f"the Docker Engine of {engine.host.name} answers", 60, engine.answers)
+        first, *others = self.engines
+        first.ask("swarm", "init", "--advertise-addr", first.host.ip)
+        token = first.ask("swarm", "join-token", "--quiet", "worker")
+        for engine in others:
+            engine.ask("swarm", "join", "--advertise-addr", engine.host.ip, "--token", token, f"{first.host.ip}:2377")
+        first.ask("network", "create", "--driver", "overlay", "--attachable", "--subnet", f"{overlay.SUBNET}.0/24", NETWORK)
+        root = WORK / "root"
+        for folder in ("usr", "etc", "tmp", "data"):
+            (root / folder).mkdir(parents=True)
+        # What a container needs of Debian is that of this machine, seen through /usr.
+        for link in ("bin", "lib", "lib64", "sbin"):
+            os.symlink(f"usr/{link}", root / link)
+        sh("tar", "-C", str(root), "-c", "-f", str(WORK / "root.tar"), ".")
+        for engine in self.engines:
+            engine.ask("import", str(WORK / "root.tar"), "machine")
+
+    def stop(self):
+        for engine in self.engines:
+            if running := engine.ask("ps", "--quiet", check=False).split():
+                engine.ask("kill", *running, check=False)
+            engine.process.terminate()
+        for engine in self.engines:
+            engine.process.wait()
+
+
+class Container(machines.Instance):
+    """A server in a container of such an engine."""
+
+    def __init__(self, cluster, engine, number):  # pylint: disable=super-init-not-called
+        self.cluster, self.engine, self.host = cluster, engine, engine.host
+        self.name = f"chronos-{self.host.name}"
+        self.address = f"{overlay.SUBNET}.{number}"
+        self.flags = f"--webui_url http://$(hostname -i):{HTTP_PORT}"
+        self.published = None
+
+    @property
+    def outside(self):
+        return self.published or super().outside
+
+    def publish(self, port):
+        """From the next start on."""
+        self.published = f"{self.host.ip}:{port}"
+        self.flags = f"--webui_url http://{self.published}"
+
+    def start(self):
+        ports = ["--publish", f"{self.published.rsplit(':', 1)[1]}:{HTTP_PORT}"] if self.published else []
+        command = (f"exec /opt/chronos run_jar --master {self.cluster.zk} --zk_hosts {self.cluster.zookeepers} --http_port {HTTP_PORT} "
+                   f"--hostname $(hostname -i) --zk_timeout 4000 --data_dir /data {self.flags}")
+        self.engine.ask("run", "--detach", "--name", self.name, "--network", NETWORK, "--ip", self.address, *ports,
+                        "--volume", "/usr:/usr:ro", "--volume", "/etc/ssl:/etc/ssl:ro", "--volume", f"{BINARY}:/opt/chronos:ro", "machine", "/bin/sh", "-c", command)
+        pid = self.engine.ask("inspect", "--format", "{{.State.Pid}}", self.name)
+        if pid == "0":
+            fail(f"{self.name} does not run: {self.engine.ask('logs', self.name)}")
+        # So that it is entered like any other namespace.
+        link = f"/run/netns/{self.name}"
+        if os.path.lexists(link):
+            os.unlink(link)
+        os.symlink(f"/proc/{pid}/ns/net", link)
+
+    def kill(self):
+        self.engine.ask("rm", "--force", self.name)
