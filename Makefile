@@ -1,6 +1,6 @@
 # The front door. ARGS is handed on: `make run ARGS='--http_port 4401'`, `make test ARGS='-p store'`.
 .DEFAULT_GOAL := help
-.PHONY: help run check test fuzz faults faults-mesos demo-mesos image test-deploy bench bench-peers soak planted deps
+.PHONY: help run check test fuzz faults faults-mesos demo demo-mesos image test-deploy bench bench-peers soak planted deps
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -18,6 +18,8 @@ faults-mesos: ## the same with a cluster of Mesos that runs the tasks, and its m
 	@testing/prerequisites && cargo build --release -p chronos && testing/faults/run $${CARGO_TARGET_DIR:-target}/release/chronos --store postgres --engine mesos --profile mesos $(ARGS)
 test-deploy: ## run everything in deploy/ for real, in containers and namespaces of its own; ends with a table; needs root; ARGS names cases
 	@testing/prerequisites && cargo build --release -p chronos && testing/deploy/run $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
+demo: ## the classic deployment on this machine: Mesos, Marathon, three instances in containers, a chain, a killed leader; until Ctrl-C; needs root
+	@testing/prerequisites && cargo build --release -p chronos && exec testing/deploy/demo $${CARGO_TARGET_DIR:-target}/release/chronos
 image: ## the container image of this checkout, in the Docker Engine that runs here; no registry needed; ARGS names it, as in chronos:dev
 	@testing/prerequisites && cargo build --release -p chronos && deploy/docker/build $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
 demo-mesos: ## a real cluster of Mesos on this machine and the server on it at 127.0.0.1:4400, until Ctrl-C

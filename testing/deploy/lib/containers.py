@@ -12,7 +12,7 @@ class Engine:
         folder = WORK / "docker"
         # It ends when its standard input is closed, which the end of the case does.
         self.keeper = subprocess.Popen([ROOT / "testing" / "docker-local", folder, "here"], stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, text=True)
+                                       stdout=subprocess.PIPE, text=True, start_new_session=True)
         word, _, rest = self.keeper.stdout.readline().strip().partition(" ")
         if word != "listening":
             skip(rest or "no Docker Engine starts here")

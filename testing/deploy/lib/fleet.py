@@ -28,7 +28,9 @@ class Fleet:
                    f"--agent-flag=--docker_socket={self.engine.socket}",
                    # What an app is given of processors is a bound, as on clusters that many share.
                    "--agent-flag=--cgroups_enable_cfs=true"]
-        self.mesos = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        with (WORK / "mesos.said").open("w") as said:
+            self.mesos = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True,
+                                          start_new_session=True)
         word, _, rest = self.mesos.stdout.readline().strip().partition(" ")
         if word != "listening":
             skip(rest or "Mesos does not start here")
@@ -65,7 +67,8 @@ class Fleet:
         self.marathon_url = f"http://{self.masters_at}:8080"
         self.marathon = subprocess.Popen(
             [sys.executable, ROOT / "testing" / "marathon-local" / "marathon.py", "run", "--dir", WORK / "marathon", "--ip",
-             self.masters_at, "--hostname", self.masters_at, "--port", "8080", "--master", self.zk])
+             self.masters_at, "--hostname", self.masters_at, "--port", "8080", "--master", self.zk],
+            start_new_session=True)
         until("Marathon is a framework of the cluster", 60, lambda: json.loads(
             ask(f"{self.marathon_url}/v2/info")[1] or "{}").get("frameworkId") if self.is_up() else None)
 
