@@ -51,7 +51,8 @@ def run(args, folder):
     client = Client()
     for number, job in enumerate(jobs):
         put(client, cluster.servers[number % 3], job)
-    nemesis = Nemesis(cluster, network, store, engine, dice, os.path.join(folder, "faults.log"))
+    nemesis = Nemesis(cluster, network, store, engine, dice, os.path.join(folder, "faults.log"),
+                      args.upgrade and os.path.abspath(args.upgrade))
     faults = [f for f in nemesis.faults if not args.only or f.name in args.only.split(",")]
     if not faults:
         raise SystemExit(f"no fault is called {args.only}; there are {', '.join(f.name for f in nemesis.faults)}")

@@ -36,8 +36,10 @@ class Cycle:
 
 
 class Nemesis:
-    def __init__(self, cluster, network, store, engine, dice, log_path):
+    def __init__(self, cluster, network, store, engine, dice, log_path, upgrade=None):
         self.cluster, self.network, self.store, self.engine, self.dice = cluster, network, store, engine, dice
+        # Another version of the program, if there is one.
+        self.upgrade_to = upgrade
         self.log = open(log_path, "a", encoding="utf-8")
         self.lease = store.lease_s
         self.cycles = []
@@ -49,6 +51,9 @@ class Nemesis:
         # (from, to, host, seconds) on the boot clock.
         self.shifts = []
         self.faults = self.all_faults()
+
+    # How long a cluster of two versions is left to work.
+    MIXED_S = 6.0
 
     def all_faults(self):
         here = [
@@ -71,6 +76,8 @@ class Nemesis:
                       "heal", extra_s=SOME_SECONDS),
                 Fault("clock-minutes", f"the leader's clock is shifted by {SOME_MINUTES} s, either way", self.clock_minutes, "fault"),
             ]
+        if self.upgrade_to:
+            here += [Fault("upgrade", "one after the other, the leader last, starts again as another version; and back the next time", self.upgrade, "fault")]
         return here + self.store_faults() + (self.mesos_faults() if self.engine.name == "mesos" else [])
 
     def mesos_faults(self):
@@ -208,16 +215,34 @@ class Nemesis:
         self.victim(*self.cluster.servers)
         self.present.note = "seconds until gone:"
         for server in self.dice.sample(self.cluster.servers, 3):
-            began = boot_s()
-            server.kill(signal.SIGTERM)
-            self.present.note += f" {boot_s() - began:.2f}"
-            code = server.process.returncode
-            if code != 0:
-                self.troubles.append(f"after SIGTERM the server of {server.name} ended with {code}")
-            server.start()
-            wrong = self.cluster.wait_settled(30)
-            if wrong:
-                self.troubles.append(f"rolling restart: not whole within 30 s: {wrong}")
+            self.restart(server)
+
+    def restart(self, server):
+        began = boot_s()
+        server.kill(signal.SIGTERM)
+        self.present.note += f" {boot_s() - began:.2f}"
+        code = server.process.returncode
+        if code != 0:
+            self.troubles.append(f"after SIGTERM the server of {server.name} ended with {code}")
+        server.start()
+        wrong = self.cluster.wait_settled(30)
+        if wrong:
+            self.troubles.append(f"rolling restart: not whole within 30 s: {wrong}")
+
+    def upgrade(self, leader):
+        self.victim(*self.cluster.servers)
+        self.present.note = "seconds until gone:"
+        before, after = leader.binary, self.upgrade_to
+        for server in self.cluster.others(leader) + [leader]:
+            server.binary = after
+            self.restart(server)
+            # Both versions side by side, for some slots of every job that has few.
+            time.sleep(self.MIXED_S)
+            # Each of them has led before all are the same.
+            if server is not leader and self.cluster.leader() is leader:
+                self.restart(leader)
+                time.sleep(self.MIXED_S)
+        self.upgrade_to = before
 
     # --- network -------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 //! Any node answers: what only the leader can do is handed to it, and its answer handed back as it is.
 //!
 //! A request is handed on once, and never repeated: where its fate is not known the client is told so. Bodies, errors,
-//! streams and who asks go along unchanged.
+//! streams and who asks go along unchanged. While nobody leads a request waits for who will; nothing of it is done before.
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,14 +13,17 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt as _;
 use scheduler::ids::Seq;
 use store::Candidate;
+use tokio::sync::{SemaphorePermit, watch};
+use tokio::time::Instant;
 
 use super::ApiContext;
 use super::error::{self, ApiError};
 use crate::cluster::address::Address;
 use crate::cluster::{self, Way};
-use crate::node::Role;
+use crate::node::{Role, Status};
 use crate::tls::listener::Peer;
 
 /// Who answers.
@@ -38,6 +42,10 @@ const STALE: HeaderName = HeaderName::from_static("x-chronos-stale");
 const STALE_AFTER: Duration = Duration::from_secs(10);
 /// The leader gives up a change earlier, and says so.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
+/// How long a request waits for who leads: as long as a lease of the usual length, and an election after it.
+const LED_WITHIN: Duration = Duration::from_secs(15);
+/// How often it looks by itself: an address that took no connection may take one without any other news.
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
 /// Headers that are about one connection and not about what goes over it.
 const OF_ONE_CONNECTION: [HeaderName; 8] = [
     header::CONNECTION,
@@ -81,40 +89,104 @@ fn unread() -> ApiError {
 
 /// Answers here, or hands on to the leader.
 pub(super) async fn forward(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {
-    let leads = matches!(ctx.node.status().role, Role::Leading(_) | Role::Preparing(_));
-    // Who has read nothing yet does not say that there is nothing.
-    let is_unread =
-        !leads && ctx.node.outlook().current_at.is_none() && is_of_the_store(request.uri().path());
-    let mut response = match received(&ctx, request.headers()) {
-        Err(refused) => refused.into_response(),
-        Ok(handed_on) => {
-            let wanted = is_for_the_leader(request.method(), request.uri().path());
-            match ctx.cluster.way() {
-                _ if leads || !(wanted || is_unread) => next.run(request).await,
-                // Writes are refused by the node itself, which knows why.
-                _ if handed_on && wanted => next.run(request).await,
-                Way::None if wanted => next.run(request).await,
-                Way::None => unread().into_response(),
-                _ if handed_on => unread().into_response(),
-                Way::Lost(leader, why) => lost(&leader, &why).into_response(),
-                Way::Found(leader, at) => match hand_on(&ctx, &leader, &at, request).await {
-                    Ok(response) => return response,
-                    Err(refused) => refused.into_response(),
-                },
-            }
-        }
+    let answer = match received(&ctx, request.headers()) {
+        Err(refused) => Answered::Here(refused.into_response()),
+        Ok(handed_on) => answer(&ctx, handed_on, request, next).await,
     };
-    sign(&ctx, leads, response.headers_mut());
-    response
+    match answer {
+        Answered::ByLeader(response) => response,
+        Answered::Here(mut response) => {
+            sign(&ctx, response.headers_mut());
+            response
+        }
+    }
+}
+
+fn leads(ctx: &ApiContext) -> bool {
+    matches!(ctx.node.status().role, Role::Leading(_) | Role::Preparing(_))
+}
+
+/// Whose the answer is.
+enum Answered {
+    Here(Response),
+    ByLeader(Response),
+}
+
+async fn answer(ctx: &ApiContext, handed_on: bool, mut request: Request, next: Next) -> Answered {
+    let wanted = is_for_the_leader(request.method(), request.uri().path());
+    let mut patience = None;
+    loop {
+        let leads = leads(ctx);
+        // Who has read nothing yet does not say that there is nothing.
+        let is_unread =
+            !leads && ctx.node.outlook().current_at.is_none() && is_of_the_store(request.uri().path());
+        let refused = match ctx.cluster.way() {
+            _ if leads || !(wanted || is_unread) => return Answered::Here(next.run(request).await),
+            // Writes are refused by the node itself, which knows why.
+            _ if handed_on && wanted => return Answered::Here(next.run(request).await),
+            Way::None if wanted => None,
+            Way::None => return Answered::Here(unread().into_response()),
+            _ if handed_on => return Answered::Here(unread().into_response()),
+            Way::Lost(leader, why) => Some(lost(&leader, &why)),
+            Way::Found(leader, at) => match hand_on(ctx, &leader, &at, request).await {
+                Ok(response) => return Answered::ByLeader(response),
+                Err(Failed::Over(refused)) => return Answered::Here(refused.into_response()),
+                Err(Failed::Unsent(unsent, refused)) => {
+                    request = *unsent;
+                    Some(refused)
+                }
+            },
+        };
+        if !patience.get_or_insert_with(|| Patience::new(ctx)).is_worth_it().await {
+            return Answered::Here(match refused {
+                Some(refused) => refused.into_response(),
+                None => next.run(request).await,
+            });
+        }
+    }
+}
+
+/// Waits for a leader, on behalf of one request.
+struct Patience<'a> {
+    ctx: &'a ApiContext,
+    until: Instant,
+    way: watch::Receiver<Way>,
+    status: watch::Receiver<Status>,
+    place: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Patience<'a> {
+    fn new(ctx: &'a ApiContext) -> Self {
+        Self {
+            ctx,
+            until: Instant::now() + LED_WITHIN,
+            way: ctx.cluster.watch_way(),
+            status: ctx.node.watch_status(),
+            place: ctx.cluster.waiting.try_acquire().ok(),
+        }
+    }
+
+    /// Waits until there is news; false where nobody will lead soon, or too many wait.
+    async fn is_worth_it(&mut self) -> bool {
+        if self.place.is_none() || self.ctx.node.outlook().silent.is_some() {
+            return false;
+        }
+        tokio::select! {
+            // Who has ended brings no more news.
+            news = self.way.changed() => news.is_ok(),
+            news = self.status.changed() => news.is_ok(),
+            () = tokio::time::sleep_until(self.until.min(Instant::now() + LOOKS_EVERY)) => Instant::now() < self.until,
+        }
+    }
 }
 
 /// Says who answers, and how old that is.
-fn sign(ctx: &ApiContext, leads: bool, headers: &mut HeaderMap) {
+fn sign(ctx: &ApiContext, headers: &mut HeaderMap) {
     if let Ok(node) = HeaderValue::from_str(&ctx.cluster.instance) {
         headers.insert(NODE, node);
     }
     headers.insert(TERM, HeaderValue::from(ctx.node.projection.read().term().epoch.0));
-    if leads {
+    if leads(ctx) {
         return;
     }
     let age = ctx.node.outlook().age();
@@ -157,18 +229,83 @@ fn lost(leader: &Candidate, why: &str) -> ApiError {
         .retry_after(Duration::ZERO)
 }
 
+/// A body that is at hand until somebody reads it.
+#[derive(Clone)]
+struct Unread(Arc<Mutex<Option<Body>>>);
+
+impl Unread {
+    fn take(&self) -> Option<Body> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn into_sent(self) -> reqwest::Body {
+        let body =
+            futures_util::stream::once(async move { self.take().unwrap_or_default().into_data_stream() });
+        reqwest::Body::wrap_stream(body.flatten())
+    }
+}
+
+/// Why the leader has not answered.
+enum Failed {
+    /// Nothing was sent that matters; here is the request again.
+    Unsent(Box<Request>, ApiError),
+    /// It cannot be sent again.
+    Over(ApiError),
+}
+
 /// Sends the request to the leader, once.
 async fn hand_on(
     ctx: &ApiContext,
     leader: &Candidate,
     at: &Address,
     request: Request,
-) -> Result<Response, ApiError> {
-    let (Parts { method, uri, mut headers, extensions, .. }, body) = request.into_parts();
+) -> Result<Response, Failed> {
+    let (parts, body) = request.into_parts();
+    let headers = headers_for(ctx, leader, &parts).map_err(Failed::Over)?;
+    let (method, target) = (&parts.method, parts.uri.path_and_query().map_or("/", |target| target.as_str()));
+    let unbounded = !matches!(*method, Method::PUT | Method::PATCH | Method::DELETE | Method::POST)
+        || parts.uri.path() == super::once::WITHOUT;
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    let has_body = headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::CONTENT_TYPE);
+    let body = Unread(Arc::new(Mutex::new(Some(body))));
+    let mut sent =
+        ctx.cluster.http.request(method.clone(), format!("{}{target}", at.base())).headers(headers);
+    if has_body {
+        sent = sent.body(body.clone().into_sent());
+    }
+    let answer = if unbounded {
+        Ok(sent.send().await)
+    } else {
+        tokio::time::timeout(ANSWER_WITHIN, sent.send()).await
+    };
+    match answer {
+        Ok(Ok(answer)) => Ok(handed_back(ctx, answer).await),
+        Ok(Err(problem)) if problem.is_connect() || is_read => {
+            let refused = lost(leader, &problem.without_url().to_string());
+            Err(match body.take() {
+                Some(body) => Failed::Unsent(Box::new(Request::from_parts(parts, body)), refused),
+                None => Failed::Over(refused),
+            })
+        }
+        Ok(Err(problem)) => {
+            tracing::warn!(%problem, leader = leader.node, "the answer of the leader was lost");
+            let told = "the answer of the leader was lost on its way to this node";
+            Err(Failed::Over(error::outcome_unknown(told)))
+        }
+        Err(_) => {
+            let told = format!("the leader has not answered within {} s", ANSWER_WITHIN.as_secs());
+            Err(Failed::Over(error::outcome_unknown(told)))
+        }
+    }
+}
+
+/// What goes along: all that came, whom it is meant for, and for whom it is asked.
+fn headers_for(ctx: &ApiContext, leader: &Candidate, parts: &Parts) -> Result<HeaderMap, ApiError> {
+    let mut headers = parts.headers.clone();
     OF_ONE_CONNECTION.iter().for_each(|name| drop(headers.remove(name)));
     // The client that sends it says itself whom it connects to and how long the body is.
     headers.remove(header::HOST);
-    let peer = extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(peer))| peer.ip());
+    let peer = parts.extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(peer))| peer.ip());
     for (name, value) in [
         (TO, leader.instance()),
         (VIA, via(&ctx.cluster.instance, peer)),
@@ -178,46 +315,21 @@ async fn hand_on(
             .map_err(|_| ApiError::invalid("X-Chronos-To", "the leader has no name that fits a header"))?;
         headers.insert(name, value);
     }
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let unbounded = !matches!(method, Method::PUT | Method::PATCH | Method::DELETE | Method::POST)
-        || uri.path() == super::once::WITHOUT;
-    let is_read = matches!(method, Method::GET | Method::HEAD);
-    let has_body = headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::CONTENT_TYPE);
-    let mut sent = ctx.cluster.http.request(method, format!("{}{target}", at.base())).headers(headers);
-    if has_body {
-        sent = sent.body(reqwest::Body::wrap_stream(body.into_data_stream()));
+    Ok(headers)
+}
+
+/// The answer of the leader, once what it tells of is seen here.
+async fn handed_back(ctx: &ApiContext, answer: reqwest::Response) -> Response {
+    let seq = answer.headers().get(super::guard::SEQ).and_then(|seq| seq.to_str().ok()?.parse().ok());
+    if let Some(seq) = seq {
+        ctx.node.projection.wait_for(Seq(seq), super::SHOWN_WITHIN).await;
     }
-    let answer = if unbounded {
-        Ok(sent.send().await)
-    } else {
-        tokio::time::timeout(ANSWER_WITHIN, sent.send()).await
-    };
-    match answer {
-        Ok(Ok(answer)) => {
-            // Whoever asks here next sees what was changed.
-            let seq = answer.headers().get(super::guard::SEQ).and_then(|seq| seq.to_str().ok()?.parse().ok());
-            if let Some(seq) = seq {
-                ctx.node.projection.wait_for(Seq(seq), super::SHOWN_WITHIN).await;
-            }
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = answer.status();
-            *response.headers_mut() = answer.headers().clone();
-            OF_ONE_CONNECTION.iter().for_each(|name| drop(response.headers_mut().remove(name)));
-            *response.body_mut() = Body::from_stream(answer.bytes_stream());
-            Ok(response)
-        }
-        Ok(Err(problem)) if problem.is_connect() || is_read => {
-            Err(lost(leader, &problem.without_url().to_string()))
-        }
-        Ok(Err(problem)) => {
-            tracing::warn!(%problem, leader = leader.node, "the answer of the leader was lost");
-            Err(error::outcome_unknown("the answer of the leader was lost on its way to this node"))
-        }
-        Err(_) => Err(error::outcome_unknown(format!(
-            "the leader has not answered within {} s",
-            ANSWER_WITHIN.as_secs()
-        ))),
-    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = answer.status();
+    *response.headers_mut() = answer.headers().clone();
+    OF_ONE_CONNECTION.iter().for_each(|name| drop(response.headers_mut().remove(name)));
+    *response.body_mut() = Body::from_stream(answer.bytes_stream());
+    response
 }
 
 /// `node for address`, as [`for_whom`] reads it.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use engine::Engine;
 use reqwest::Client;
 use store::Candidate;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 use crate::node::{Node, Role};
@@ -43,6 +43,8 @@ const LEASE: Duration = Duration::from_secs(60);
 /// After so long they have ended: the rest is what their end takes, and what clocks and a busy machine may be off.
 const TASKS_END_AFTER: Duration =
     LEASE.saturating_add(engine::local::LEASE_GRACE).saturating_add(Duration::from_secs(10));
+/// Requests that may wait for a leader at once: a node is not to fill up with those of an outage.
+const WAITING_MAX: usize = 1024;
 /// What a store does not take in this time is said the next time.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
@@ -63,6 +65,8 @@ pub struct Cluster {
     /// The id of this process.
     pub(crate) instance: Arc<str>,
     pub(crate) http: Client,
+    /// Places for requests that wait for a leader.
+    pub(crate) waiting: Arc<Semaphore>,
     way: watch::Receiver<Way>,
     spread: Option<Arc<Spread>>,
 }
@@ -83,14 +87,19 @@ impl Cluster {
         spread.begin(node, http.clone());
         tokio::spawn(seek(node.clone(), http.clone(), found, spread.has_login()));
         tokio::spawn(tell(node.clone(), way.clone(), leased));
-        Ok(Self { instance: node.identity.instance().into(), http, way, spread: Some(spread) })
+        Ok(Self { spread: Some(spread), ..Self::of(node, http, way) })
     }
 
     /// A node that looks for nobody.
     pub fn alone(node: &Node) -> reqwest::Result<Self> {
         let (_, way) = watch::channel(Way::None);
         let tls = crate::tls::unused();
-        Ok(Self { instance: node.identity.instance().into(), http: client(tls)?, way, spread: None })
+        Ok(Self::of(node, client(tls)?, way))
+    }
+
+    fn of(node: &Node, http: Client, way: watch::Receiver<Way>) -> Self {
+        let waiting = Arc::new(Semaphore::new(WAITING_MAX));
+        Self { instance: node.identity.instance().into(), http, waiting, way, spread: None }
     }
 
     /// The engine of this node alone, of all that `engine` stands for.
@@ -103,6 +112,13 @@ impl Cluster {
         if let Some(spread) = &self.spread {
             spread.forget(node);
         }
+    }
+
+    /// To wait for another way than there is now.
+    pub(crate) fn watch_way(&self) -> watch::Receiver<Way> {
+        let mut way = self.way.clone();
+        way.mark_unchanged();
+        way
     }
 
     /// Where the leader is, as of the last try.

@@ -142,6 +142,20 @@ fn a_leader_that_cannot_be_reached_is_told_of() {
 }
 
 #[test]
+fn a_change_that_comes_while_nobody_leads_waits_for_the_next_leader() {
+    let Some(fleet) = Fleet::new() else { return };
+    let (first, second) = (fleet.joined(&[]), fleet.joined(&[]));
+    second.put(by_hand("early", "true"));
+    first.kill();
+    // The follower still takes the dead one for the leader, then knows of none, then leads. It is asked once.
+    let made = second.post("/v1/scheduler/iso8601", by_hand("late", "true").to_string().as_bytes());
+    let made = made.expect("it answers");
+    assert_eq!((made.status, header(&made, "x-chronos-node")), (204, Some(&*instance(&second))), "{made:?}");
+    let why = second.get_json("/v1/jobs/late/why");
+    assert_eq!(why["job"], "late", "{why:#}");
+}
+
+#[test]
 fn a_task_outlives_the_leader_that_began_it() {
     Fleet::new().iter().for_each(outlives);
 }

@@ -1,5 +1,7 @@
 //! What servers do while their store is away: they step down, show what they have, and try for ever.
 
+use std::time::{Duration, Instant};
+
 use crate::fleet::postgresd::{Postgresd, skip};
 use crate::fleet::{Fleet, header};
 use crate::server::{Folder, TestServer, by_hand, is_alive};
@@ -27,8 +29,13 @@ fn without_its_store_a_cluster_shows_what_it_has_and_comes_back() {
         let told = ready.json();
         assert_eq!((ready.status, &told["role"]), (200, &"standby".into()), "it serves reads: {told:#}");
         assert!(told["reasons"].to_string().contains("PostgreSQL"), "{told:#}");
+        let asked = Instant::now();
         let refused = node.post("/v1/scheduler/iso8601", by_hand("new", "true").to_string().as_bytes());
         assert_eq!(refused.map(|answer| answer.status), Some(503), "it changes nothing");
+        assert!(
+            asked.elapsed() < Duration::from_secs(5),
+            "nobody waits for a leader while the store is away"
+        );
         node.cli(["doctor"]).exit(1).says("nobody leads");
     }
     // One that begins now waits as well.
