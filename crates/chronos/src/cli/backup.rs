@@ -122,26 +122,26 @@ fn told(args: &BackupArgs, header: &Header, size: u64) -> Result<(), Failure> {
     Ok(super::out(line.as_bytes())?)
 }
 
-fn damaged(problem: BackupError) -> Failure {
+pub(super) fn damaged(problem: BackupError) -> Failure {
     Failure::new(Exit::Failed, problem)
         .context("the backup did not arrive whole, and was not kept")
         .hint("try again; the log of the server says what happened there")
 }
 
-fn target_failure(path: &Path, cause: io::Error) -> Failure {
+pub(super) fn target_failure(path: &Path, cause: io::Error) -> Failure {
     let shown = format!("cannot write `{}`", path.display());
     Failure::from(cause).context(shown).hint("choose another place; a backup is whole or not there")
 }
 
 /// Where a backup goes: under another name until it is whole.
-enum Target {
+pub(super) enum Target {
     Stdout,
     Plain { file: File, draft: Draft },
     Compressed { file: GzEncoder<File>, draft: Draft },
 }
 
 /// A file that is removed unless it gets its name.
-struct Draft {
+pub(super) struct Draft {
     path: PathBuf,
     name: PathBuf,
 }
@@ -154,7 +154,7 @@ impl Drop for Draft {
 }
 
 impl Target {
-    fn create(path: &Path) -> Result<Self, Failure> {
+    pub(super) fn create(path: &Path) -> Result<Self, Failure> {
         if path.as_os_str() == "-" {
             return Ok(Self::Stdout);
         }
@@ -172,7 +172,7 @@ impl Target {
         })
     }
 
-    fn write_all(&mut self, piece: &[u8]) -> io::Result<()> {
+    pub(super) fn write_all(&mut self, piece: &[u8]) -> io::Result<()> {
         match self {
             Self::Stdout => super::out(piece),
             Self::Plain { file, .. } => file.write_all(piece),
@@ -181,7 +181,7 @@ impl Target {
     }
 
     /// The file gets its name once it would survive the loss of power.
-    fn finish(self) -> io::Result<()> {
+    pub(super) fn finish(self) -> io::Result<()> {
         let (file, draft) = match self {
             Self::Stdout => return Ok(()),
             Self::Plain { file, draft } => (file, draft),

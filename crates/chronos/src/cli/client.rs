@@ -212,6 +212,24 @@ impl Client {
         Ok(Answer { body: serde_json::from_slice(&body).unwrap_or_default() })
     }
 
+    /// One request to a server that may be another program, never repeated: what it answers, whatever that is.
+    pub(crate) async fn plain(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), Failure> {
+        let mut request = self.request(method, path).query(query).timeout(Self::ANSWER_MAX);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|e| self.unreachable(e))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|e| self.unreachable(e))?;
+        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+    }
+
     fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {

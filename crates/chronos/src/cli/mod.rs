@@ -6,6 +6,7 @@ mod backfill;
 mod backup;
 mod bench;
 mod client;
+mod cluster;
 mod completions;
 mod crontab;
 mod doctor;
@@ -156,6 +157,9 @@ enum Ask {
     /// Do something about one node
     #[command(subcommand)]
     Node(nodes::Node),
+    /// Restart all instances, or begin anew with none of their state
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     /// Run past slots of a job, each once, for their own due times
     #[command(after_help = BACKFILL_HELP)]
     Backfill(BackfillArgs),
@@ -812,6 +816,8 @@ async fn ask(what: Ask) -> Result<(), Failure> {
         Ask::Doctor(args) => doctor::run(&args).await,
         Ask::Nodes(args) => nodes::list(&args).await,
         Ask::Node(nodes::Node::Forget(args)) => nodes::forget(&args).await,
+        Ask::Cluster(cluster::Cluster::Restart(args)) => cluster::restart(&args).await,
+        Ask::Cluster(cluster::Cluster::Purge(args)) => cluster::purge(&args).await,
         Ask::Notify(Notify::Test(args)) => notify::test(&client(&args.client)?, &args).await,
         Ask::Notify(Notify::List(args)) => notify::list(&client(&args.client)?, &args).await,
         Ask::Notify(Notify::Retry(args)) => notify::retry(&client(&args.client)?, &args).await,

@@ -520,7 +520,12 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
 }
 
 /// How an ensemble is reached.
-fn ensemble(hosts: &[String], path: &str, timeout: Duration, auth: Option<&Secret>) -> zookeeper::Options {
+pub(super) fn ensemble(
+    hosts: &[String],
+    path: &str,
+    timeout: Duration,
+    auth: Option<&Secret>,
+) -> zookeeper::Options {
     zookeeper::Options {
         path: path.into(),
         session_timeout: timeout,

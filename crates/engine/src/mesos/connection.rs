@@ -486,7 +486,7 @@ async fn send(shared: &Shared, url: &MasterUrl, stream: &str, body: Value) -> Se
 }
 
 /// The innermost cause, which says most.
-fn described(error: &reqwest::Error) -> String {
+pub(super) fn described(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
         cause = next;

@@ -15,6 +15,7 @@ pub mod constraints;
 pub mod master;
 pub mod matching;
 pub mod misfit;
+pub mod operator;
 mod options;
 pub mod place;
 mod recordio;

@@ -7,6 +7,7 @@ mod backup;
 mod columns;
 mod connect;
 mod lease;
+pub mod purge;
 mod questions;
 mod schema;
 mod tls;

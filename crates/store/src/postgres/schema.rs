@@ -91,7 +91,7 @@ pub(super) async fn make(client: &Client, place: &Place) -> Result<(), StoreErro
 }
 
 /// Ours among the advisory locks of a database: "Chrn".
-const LOCK: i32 = 0x4368_726e;
+pub(super) const LOCK: i32 = 0x4368_726e;
 
 /// Notes that values of our version are written from here on.
 pub(super) async fn raise_format(client: &Client, place: &Place) -> Result<(), StoreError> {

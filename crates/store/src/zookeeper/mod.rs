@@ -10,6 +10,7 @@ mod batch;
 mod latch;
 mod ledger;
 pub mod old;
+pub mod purge;
 mod reader;
 mod record;
 mod session;

@@ -289,6 +289,11 @@ pub async fn stand_in(options: Options, address: &str) -> Result<StandIn, StoreE
     Ok(StandIn { _sessions: sessions })
 }
 
+/// Whether an old Chronos makes nodes of this name.
+pub(super) fn is_name(node: &str) -> bool {
+    node == FRAMEWORK || node.starts_with(JOB) || node.starts_with(TASK)
+}
+
 fn dir(sessions: &Sessions) -> String {
     format!("{}/state", sessions.options.path)
 }
