@@ -302,3 +302,11 @@ fn a_kill_that_may_have_overtaken_its_launch_is_ordered_again() {
     w.news("a", TaskNews::Running);
     assert!(w.kills.is_empty(), "once it runs, one order is enough");
 }
+
+#[test]
+fn a_long_message_is_cut_between_characters() {
+    let max = AttemptEnd::MESSAGE_MAX;
+    assert_eq!(AttemptEnd::cut(&"x".repeat(max)).len(), max);
+    assert_eq!(AttemptEnd::cut(&format!("x{}", "ä".repeat(max))).len(), max - 1);
+    assert_eq!(AttemptEnd::cut(""), "");
+}
