@@ -10,7 +10,7 @@ check: ## the inner loop, under two minutes: format, lints, layers, tests of the
 	@testing/prerequisites lints && cargo fmt --all --check && cargo clippy --workspace --all-targets --all-features -- -D warnings && testing/layers && cargo test -p scheduler $(ARGS)
 test: ## every test; ends with a table of what was skipped
 	@testing/test $(ARGS)
-fuzz: ## input that follows what it reaches in the code (libFuzzer): schedules, definitions, requests, a minute each; needs nightly and cargo-fuzz; ARGS: SECONDS [TARGET..]
+fuzz: ## input that follows what it reaches in the code (libFuzzer): schedules, definitions, requests, a minute each; needs g++, installs cargo-fuzz; ARGS: SECONDS [TARGET..]
 	@testing/prerequisites && testing/fuzz $(ARGS)
 faults: ## torment three servers in namespaces of their own (kills, partitions, clocks, store) and audit them; needs root, under ten minutes
 	@testing/prerequisites && cargo build --release -p chronos && testing/faults/run $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
@@ -28,8 +28,8 @@ bench: ## the targets that one machine can measure, beside what the machine can 
 	@testing/prerequisites && cargo run --release -p bench -- $(ARGS)
 bench-peers: ## the same work by Chronos, mcron, APScheduler and cron, in one run, as ratios; about six minutes
 	@testing/prerequisites && cargo build --release -p chronos && testing/peers/run $(ARGS)
-soak: ## an hour of mixed load with memory and files watched, then 200,000 seeds of the simulator, 500 kills of the server, a million hostile requests, 1,000 faults of a cluster as root; ARGS goes to the first
-	@testing/prerequisites && cargo build --release -p chronos && python3 testing/soak/soak.py target/release/chronos $(ARGS) && cargo run --release -p simulator -- --seeds 200000 && python3 testing/checker/crash_audit.py target/release/chronos --kills 500 && CHRONOS_HOSTILE_CASES=1000000 CHRONOS_HOSTILE_SEED=$$(date +%s) cargo test --release -p chronos --lib hostile && testing/faults/run target/release/chronos --profile soak
+soak: ## an hour of mixed load with memory and files watched, then 200,000 seeds of the simulator, 500 kills of the server, a million hostile requests, half an hour of fuzzing, 1,000 faults of a cluster as root; ARGS goes to the first
+	@testing/prerequisites && cargo build --release -p chronos && python3 testing/soak/soak.py target/release/chronos $(ARGS) && cargo run --release -p simulator -- --seeds 200000 && python3 testing/checker/crash_audit.py target/release/chronos --kills 500 && CHRONOS_HOSTILE_CASES=1000000 CHRONOS_HOSTILE_SEED=$$(date +%s) cargo test --release -p chronos --lib hostile && testing/fuzz 600 && testing/faults/run target/release/chronos --profile soak
 planted: ## show that the simulator finds every planted defect
 	@testing/prerequisites && testing/planted/run $(ARGS)
 deps: ## install from Debian what tests need; lists it first, replaces nothing (needs root: sudo make deps)

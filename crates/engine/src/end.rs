@@ -29,16 +29,11 @@ impl From<End> for AttemptEnd {
 impl End {
     /// A failure without a status. The message is cut to the bound of the core.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self::Failed { exit: None, signal: None, message: cut(message.into()) }
+        Self::Failed { exit: None, signal: None, message: AttemptEnd::cut(&message.into()).into() }
     }
 
     /// A loss. The message is cut to the bound of the core.
     pub(crate) fn lost(message: impl Into<String>) -> Self {
-        Self::Lost { message: cut(message.into()) }
+        Self::Lost { message: AttemptEnd::cut(&message.into()).into() }
     }
-}
-
-fn cut(mut message: String) -> String {
-    message.truncate(message.floor_char_boundary(AttemptEnd::MESSAGE_MAX));
-    message
 }

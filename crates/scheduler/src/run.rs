@@ -143,6 +143,11 @@ impl AttemptEnd {
     /// Longest message; longer ones are cut where they enter.
     pub const MESSAGE_MAX: usize = 1024;
 
+    /// As much of a message as is kept: cut between characters.
+    pub fn cut(message: &str) -> &str {
+        &message[..message.floor_char_boundary(Self::MESSAGE_MAX)]
+    }
+
     /// A failure with nothing but a message.
     pub fn failed(message: impl Into<Arc<str>>) -> Self {
         Self::Failed { exit: None, signal: None, message: message.into() }

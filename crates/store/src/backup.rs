@@ -129,6 +129,22 @@ pub(crate) enum Content {
     Postgres(Box<crate::postgres::StagedTables>),
 }
 
+impl Content {
+    /// That which is in memory.
+    /// # Errors
+    /// It was staged beside a store of another kind.
+    pub(crate) fn in_memory(self) -> Result<Box<crate::memory::MemoryCore>, StoreError> {
+        let content = match self {
+            Self::Memory(core) => Some(core),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => None,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => None,
+        };
+        content.ok_or_else(|| StoreError::Unavailable("this was staged beside another store".into()))
+    }
+}
+
 impl Staged {
     /// The hot state that it would bring. Takes as long as loading a store; not to be called on an async thread.
     /// # Errors

@@ -674,12 +674,7 @@ impl Store for MemoryStore {
         staged: Staged,
         changes: &[Change],
     ) -> Result<(), StoreError> {
-        let content = match staged.content {
-            Content::Memory(content) => content,
-            #[cfg(any(feature = "sqlite", feature = "postgres"))]
-            _ => return Err(StoreError::Unavailable("this was staged beside another store".into())),
-        };
-        let mut content = Some(content);
+        let mut content = Some(staged.content.in_memory()?);
         let verdict = self
             .when(|inner| {
                 if inner.leader.as_ref().is_none_or(|(node, _)| *node != self.node) {

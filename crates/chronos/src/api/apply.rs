@@ -14,10 +14,10 @@ use crate::wire::job::{self, Door, Reading, whole_definition};
 use crate::wire::patch::{FieldChange, diff};
 use crate::wire::shape::Problem;
 
-use super::editing::{self, parents};
+use super::editing;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Document;
-use super::{ApiContext, seq_header};
+use super::{ApiContext, seq_header, view};
 
 /// A set of jobs.
 #[derive(ToSchema)]
@@ -146,5 +146,6 @@ fn changes(ctx: &ApiContext, definition: &Definition) -> Vec<FieldChange> {
     let projection = ctx.node.projection.read();
     let Some(job) = projection.job(&definition.name) else { return Vec::new() };
     let (new, new_parents) = definition.draft();
-    diff(&whole_definition(job, &parents(&projection, job)), &whole_definition(&new, &new_parents))
+    let parents = view::parents(&projection, job).unwrap_or_default();
+    diff(&whole_definition(job, &parents), &whole_definition(&new, &new_parents))
 }

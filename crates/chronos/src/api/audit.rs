@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use engine::addresses;
 use scheduler::audit::{Act, Entry};
-use scheduler::ids::{JobName, JobUid};
+use scheduler::ids::JobUid;
 use scheduler::job::Pause;
 use scheduler::revision::{Deed, Revision};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::access::origin_of;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Params, instant_of, limit};
+use super::extract::{Params, instant_of, job_of, limit};
 use super::lists::{words, wrong_cursor};
 use super::{ApiContext, versions};
 use crate::wire::job::instant;
@@ -95,8 +95,7 @@ pub(super) async fn list(
     State(ctx): State<ApiContext>,
     Params(wanted): Params<Wanted>,
 ) -> Result<Json<Audit>, ApiError> {
-    let name = wanted.job.as_deref().map(JobName::new).transpose();
-    let name = name.map_err(|e| ApiError::invalid("job", e.to_string()))?;
+    let name = job_of(wanted.job.as_deref())?;
     let cursor = wanted.cursor.as_deref().map(str::parse).transpose().map_err(|_| wrong_cursor())?;
     let most = limit(wanted.limit, 100, 1000)?;
     let mut query = AuditQuery {

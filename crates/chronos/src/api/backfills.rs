@@ -24,9 +24,9 @@ use crate::wire::job::instant;
 use crate::wire::shape::{Field, Shape, optional, required};
 use crate::wire::{duration, rate};
 
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{self, Document, Params, limit};
-use super::jobs::{Changed, defect, find};
+use super::jobs::{Changed, find};
 use super::lists::{self, Page, Way, words};
 use super::{ApiContext, seq_header};
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::ApiContext;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, defect};
 use super::extract::Params;
 use crate::node::{AskError, RestoreError, Role};
 use crate::wire::job::instant;
@@ -207,11 +207,7 @@ async fn checked(staged: Staged) -> Result<(Staged, usize), ApiError> {
     let done: Result<Result<_, StageError>, _> = tokio::task::spawn_blocking(work).await;
     match done {
         Ok(done) => Ok(done?),
-        Err(_) => Err(ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "this request met a defect of the server",
-        )),
+        Err(_) => Err(defect()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use scheduler::ids::{JobName, JobUid};
-use scheduler::job::{Job, Plan, Progress};
+use scheduler::job::{Job, Plan};
 use serde::Deserialize;
 use store::OutcomeKind;
 use store::projection::{Overview, Projection, ProjectionHandle};
@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 
 use super::error::ApiError;
 use super::lists::{Field, Key, Order, Page, Way, words};
-use super::view;
+use super::{mention, view};
 use crate::wire::job::is_exhausted;
 use scheduler::moment::Moment;
 
@@ -134,7 +134,7 @@ impl Choice {
             && (self.outcomes.is_empty() || of.last.is_some_and(|last| self.outcomes.contains(&last.outcome)))
             && (self.owner.is_empty() || is_of(&rules.owner(), &self.owner))
             && self.labels.iter().all(labelled)
-            && (self.text.is_empty() || view::mentions(of.job, &self.text))
+            && (self.text.is_empty() || mention::job_mentions(of.job, &self.text))
     }
 }
 
@@ -148,7 +148,7 @@ impl StateWord {
             Self::Enabled => !of.job.rules.disabled && !is_exhausted(of.job, of.progress),
             Self::Disabled => of.job.rules.disabled || is_exhausted(of.job, of.progress),
             Self::Exhausted => is_exhausted(of.job, of.progress),
-            Self::Paused => is_paused(of.progress, now),
+            Self::Paused => view::pause(of.progress, now).is_some(),
             Self::Failing => of.progress.errors_in_a_row > 0,
             Self::Live => of.running + of.waiting > 0,
             Self::Running => of.running > 0,
@@ -156,10 +156,6 @@ impl StateWord {
             Self::Idle => of.running + of.waiting == 0,
         }
     }
-}
-
-fn is_paused(progress: &Progress, now: Timestamp) -> bool {
-    progress.paused.as_ref().is_some_and(|pause| pause.until.is_none_or(|until| until > now))
 }
 
 /// What lists of jobs are sorted by.
@@ -206,7 +202,7 @@ fn key(order: Order<JobField>, of: &Overview<'_>, now: Timestamp) -> Key {
             () if of.waiting > 0 => 1,
             () if is_exhausted(of.job, of.progress) => 4,
             () if of.job.rules.disabled => 5,
-            () if is_paused(of.progress, now) => 3,
+            () if view::pause(of.progress, now).is_some() => 3,
             () => 2,
         })),
         JobField::LastOutcome => order.number(of.last.map(|last| match last.outcome {

@@ -23,9 +23,9 @@ use crate::wire::job::{self, Door, Reading, is_exhausted};
 
 use super::conditions::{self, Conditions};
 use super::editing::Written;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{self, Document, Params};
-use super::{ApiContext, seq_header, view};
+use super::{ApiContext, mention, seq_header, view};
 
 /// How a write is answered.
 #[derive(Deserialize, IntoParams)]
@@ -37,7 +37,7 @@ pub(super) struct Manner {
 
 /// Creates or replaces a job with a schedule.
 ///
-/// Without `schedule` the job runs once, now. Warnings come in the header `X-Chronos-Warnings`, a JSON list.
+/// Without `schedule` the job runs once, now, at every post. Warnings come in the header `X-Chronos-Warnings`, a JSON list.
 #[utoipa::path(
     post, path = "/iso8601", tag = "chronos", params(Manner), request_body = Object,
     responses((status = 204), (status = 200, body = Written), (status = 400, body = ErrorBody),
@@ -183,9 +183,7 @@ async fn listed(jobs: Vec<Shared>, total: usize) -> Result<Response, ApiError> {
         text.push(']');
         text
     });
-    let text = text.await.map_err(|_| {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "writing the list failed")
-    })?;
+    let text = text.await.map_err(|_| defect())?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (HeaderName::from_static("x-total-count"), HeaderValue::from(total)),
@@ -249,16 +247,16 @@ pub(super) async fn search(
         });
         (page, total)
     };
-    let (page, total) = tokio::task::spawn_blocking(find).await.unwrap_or_default();
+    let (page, total) = tokio::task::spawn_blocking(find).await.map_err(|_| defect())?;
     listed(page, total).await
 }
 
 fn matches(job: &Job, [name, command, any]: &[String; 3]) -> bool {
     let by_both = || {
-        (name.is_empty() || view::occurs(job.name.as_str(), name))
-            && (command.is_empty() || view::command_mentions(job, command))
+        (name.is_empty() || mention::occurs(job.name.as_str(), name))
+            && (command.is_empty() || mention::command_mentions(job, command))
     };
-    let by_either = || view::occurs(job.name.as_str(), any) || view::command_mentions(job, any);
+    let by_either = || mention::occurs(job.name.as_str(), any) || mention::command_mentions(job, any);
     match (name.is_empty() && command.is_empty(), any.is_empty()) {
         (true, true) => true,
         (true, false) => by_either(),
@@ -299,7 +297,7 @@ pub(super) async fn summary(State(ctx): State<ApiContext>) -> Json<Summary> {
             status: view::status(progress),
             state: view::state(projection, job.uid),
             schedule,
-            parents: view::parents(projection, job).unwrap_or_default(),
+            parents: view::texts(view::parents(projection, job).unwrap_or_default()),
             disabled: job.rules.disabled || is_exhausted(job, progress),
         });
     });

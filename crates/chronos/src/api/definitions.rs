@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
-use scheduler::ids::JobName;
 use scheduler::job::Job;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,7 +13,7 @@ use super::ApiContext;
 use super::choice::{Chosen, Selected};
 use super::classic::no_such_job;
 use super::error::{ApiError, ErrorBody};
-use super::extract::Params;
+use super::extract::{Params, job_of};
 use super::jobs::{Wanted, page_of};
 use super::view::name_of;
 use crate::wire::job::as_written;
@@ -46,8 +45,7 @@ pub(super) async fn list(
     Params(wanted): Params<Wanted>,
     Params(chosen): Params<Chosen>,
 ) -> Result<Json<Definitions>, ApiError> {
-    if let Some(name) = &only.job {
-        let name = JobName::new(name).map_err(|e| ApiError::invalid("job", e.to_string()))?;
+    if let Some(name) = job_of(only.job.as_deref())? {
         let projection = ctx.node.projection.read();
         let job = projection.job(&name).ok_or_else(|| no_such_job(&name))?;
         return Ok(Json(Definitions { definitions: vec![written(&projection, job)], next: None }));

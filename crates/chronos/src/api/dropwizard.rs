@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use store::StoreError;
 
 use super::ApiContext;
-use super::statistics::{Sample, run_times};
+use super::sample::Sample;
+use super::statistics::run_times;
 use super::view;
 
 /// The newest successful runs that the histograms are made of.

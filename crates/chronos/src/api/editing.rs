@@ -6,12 +6,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use scheduler::ids::{JobName, JobUid, Seq};
-use scheduler::job::Job;
 use scheduler::request::{Answer, Edit, Expect, Refusal, Request};
 use scheduler::schedule::Zones;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use store::projection::Projection;
 use utoipa::ToSchema;
 
 use crate::node::AskError;
@@ -161,14 +159,6 @@ pub(super) async fn delete(
     let (answer, seq) = ctx.ask(conditions.on(&name, Request::Delete(name.clone()))).await?;
     let runs = if let Answer::Deleted { live } = answer { live } else { 0 };
     Ok(([seq_header(seq)], Json(json!({ "runs": runs, "seq": seq.0 }))).into_response())
-}
-
-/// The names of the parents of a job, sorted.
-pub(super) fn parents(projection: &Projection, job: &Job) -> Vec<JobName> {
-    let scheduler::job::Plan::Parents(parents) = &job.plan else { return Vec::new() };
-    let mut names: Vec<_> = parents.iter().filter_map(|uid| view::name_of(projection, *uid)).collect();
-    names.sort();
-    names
 }
 
 /// A definition of the job that the path names, with its lints among the warnings.

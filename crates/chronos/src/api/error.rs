@@ -160,6 +160,13 @@ impl From<AskError> for ApiError {
     }
 }
 
+/// A defect of ours; the process goes on.
+pub(super) fn defect() -> ApiError {
+    let message = "this request met a defect of the server";
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        .hint("the server goes on; please report what was asked, with the log of the server")
+}
+
 /// The one error after which nobody may simply try again.
 pub(super) fn outcome_unknown(message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", message).hint(

@@ -23,32 +23,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Job {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let text = segment(parts, state).await?;
-        JobName::new(&text).map(Self).map_err(|e| ApiError::invalid("name", e.to_string()))
-    }
-}
-
-/// The task, or the node, that the path names, whatever it is.
-pub(super) struct Task(pub(super) String);
-
-impl<S: Send + Sync> FromRequestParts<S> for Task {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        segment(parts, state).await.map(Self)
-    }
-}
-
-/// The job that the path names, and a task.
-pub(super) struct JobTask(pub(super) JobName, pub(super) String);
-
-impl<S: Send + Sync> FromRequestParts<S> for JobTask {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let (name, task): (String, String) = segments(parts, state).await?;
-        let name = JobName::new(&name).map_err(|e| ApiError::invalid("name", e.to_string()))?;
-        Ok(Self(name, task))
+        job_name("name", &segment(parts, state).await?).map(Self)
     }
 }
 
@@ -170,6 +145,16 @@ pub(super) fn object(body: &[u8], fields: &[Field]) -> Result<Map<String, Value>
         return Err(Problem::invalid("", "the body is not a JSON object", "send {\"key\": \"value\"}").into());
     };
     Ok(Reader::default().read_object(&object, fields, &[], "")?)
+}
+
+/// Reads the name of a job.
+pub(super) fn job_name(field: &str, text: &str) -> Result<JobName, ApiError> {
+    JobName::new(text).map_err(|e| ApiError::invalid(field, format!("`{field}`: {e}")))
+}
+
+/// The same of a query, where it may be absent.
+pub(super) fn job_of(text: Option<&str>) -> Result<Option<JobName>, ApiError> {
+    text.map(|text| job_name("job", text)).transpose()
 }
 
 /// Reads an instant of a query: RFC 3339.

@@ -25,9 +25,8 @@ use crate::wire::job::instant;
 use super::ApiContext;
 use super::backfills::length;
 use super::choice::{self, Choice, Chosen};
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, defect};
 use super::extract::Params;
-use super::jobs::defect;
 
 /// Longest forecast: a week.
 const HOURS_MAX: u32 = 168;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
-use scheduler::ids::{JobName, JobUid};
+use scheduler::ids::JobUid;
 use scheduler::job::Plan;
 use serde::{Deserialize, Serialize};
 use store::projection::Projection;
@@ -14,9 +14,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::ApiContext;
 use super::choice::{self, Choice, Chosen};
 use super::classic::no_such_job;
-use super::error::{ApiError, ErrorBody};
-use super::extract::Params;
-use super::jobs::defect;
+use super::error::{ApiError, ErrorBody, defect};
+use super::extract::{Params, job_of};
 use super::lists::words;
 use super::view::JobRow;
 
@@ -101,8 +100,7 @@ pub(super) async fn graph(
     let now = Timestamp::now();
     let known = [("up", Direction::Up), ("down", Direction::Down), ("both", Direction::Both)];
     let direction = words("direction", wanted.direction.as_deref(), &known)?;
-    let from = wanted.job.as_deref().map(JobName::new).transpose();
-    let from = from.map_err(|e| ApiError::invalid("job", e.to_string()))?;
+    let from = job_of(wanted.job.as_deref())?;
     let (choice, depth) = (Choice::of(&chosen, now)?, wanted.depth.unwrap_or(u32::MAX));
     let work = move || {
         let handle = &ctx.node.projection;

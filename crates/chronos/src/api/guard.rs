@@ -12,7 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use scheduler::ids::Seq;
 
-use super::error::ApiError;
+use super::error::{ApiError, defect};
 use super::methods::Methods;
 use super::{ApiContext, extract};
 
@@ -216,12 +216,10 @@ pub(super) async fn harden(request: Request, next: Next) -> Response {
     response
 }
 
-/// A defect of ours; the process goes on.
+/// Answers for a handler that could not.
 pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let told =
         panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = told.unwrap_or("?"), "a request met a defect");
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this request met a defect of the server")
-        .hint("the server goes on; please report what was asked, with the log of the server")
-        .into_response()
+    defect().into_response()
 }

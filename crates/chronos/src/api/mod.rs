@@ -26,8 +26,10 @@ mod health;
 mod jobs;
 mod lists;
 mod load;
+mod mention;
 mod methods;
 pub mod metrics;
+mod next;
 mod nodes;
 mod notices;
 mod once;
@@ -36,8 +38,10 @@ mod output;
 mod page;
 mod refusals;
 mod runs;
+mod sample;
 mod statistics;
 mod tasks;
+mod throttle;
 mod versions;
 pub mod view;
 pub mod why;
@@ -236,8 +240,8 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(versions::compare))
         .routes(routes!(versions::rollback))
         .routes(routes!(versions::restore))
-        .routes(routes!(jobs::next))
-        .routes(routes!(jobs::fleet))
+        .routes(routes!(next::of_job))
+        .routes(routes!(next::of_all))
         .routes(routes!(jobs::why))
         .routes(routes!(jobs::pause))
         .routes(routes!(jobs::resume))

@@ -9,8 +9,9 @@ use serde::Serialize;
 use store::Member;
 use utoipa::ToSchema;
 
+use super::ApiContext;
 use super::error::{ApiError, ErrorBody};
-use super::{ApiContext, extract};
+use super::extract::Segments;
 use crate::cluster::TOLD_EVERY;
 use crate::cluster::news::News;
 
@@ -128,7 +129,7 @@ pub(super) async fn list(State(ctx): State<ApiContext>) -> Result<Json<Nodes>, A
 )]
 pub(super) async fn forget(
     State(ctx): State<ApiContext>,
-    extract::Task(node): extract::Task,
+    Segments(node): Segments<String>,
 ) -> Result<StatusCode, ApiError> {
     let members = ctx.node.store.members().await?;
     let Some(member) = members.iter().find(|member| member.candidate.node == node) else {

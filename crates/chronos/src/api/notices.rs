@@ -12,13 +12,13 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Document, Params, Segments, limit};
+use super::extract::{self, Document, Params, Segments, limit};
 use super::jobs::Changed;
 use super::lists::{Field, Key, Order, Page, Way, words};
 use super::{ApiContext, seq_header};
 use crate::notify::{Tested, alert_json, message_id};
 use crate::wire::job::instant;
-use crate::wire::shape::{Reader, Shape, optional};
+use crate::wire::shape::{Shape, optional};
 
 /// Which notices of a list.
 #[derive(Deserialize, IntoParams)]
@@ -249,14 +249,7 @@ pub(super) async fn test(
         optional("channel", Shape::Word(&["mail", "webhook", "slack", "mattermost", "sentry"])),
         optional("to", Shape::Text),
     ];
-    let value: Value = match &body[..] {
-        [] => Value::Object(Map::new()),
-        body => serde_json::from_slice(body).map_err(|e| {
-            ApiError::new(StatusCode::BAD_REQUEST, "malformed", format!("the body is not valid JSON: {e}"))
-        })?,
-    };
-    let object = value.as_object().ok_or_else(|| ApiError::invalid("", "the body is not a JSON object"))?;
-    let read = Reader::default().read_object(object, &FIELDS, &[], "")?;
+    let read = extract::object(&body, &FIELDS)?;
     let text = |key: &str| read.get(key).and_then(Value::as_str);
     let notifier = &ctx.node.notifier;
     let there = notifier.channels();

@@ -1,13 +1,14 @@
 //! The engine of this node, for the leader where that is another one: what a former leader began runs here still.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use engine::{EngineError, Stream};
 use scheduler::ids::{Epoch, TaskId};
 
+use super::ApiContext;
 use super::error::{ApiError, ErrorBody};
-use super::{ApiContext, extract, guard};
+use super::extract::Document;
 use crate::cluster::orders::{Asked, Told};
 
 /// Tasks in one call.
@@ -18,9 +19,10 @@ const TASKS_MAX: usize = 1024;
     post, path = "/v1/engine", tag = "node", request_body = Asked,
     responses((status = 200, body = Told), (status = 409, body = ErrorBody), (status = 503, body = ErrorBody))
 )]
-pub(super) async fn tell(State(ctx): State<ApiContext>, request: Request) -> Result<Json<Told>, ApiError> {
-    let max = guard::body_max(request.uri().path());
-    let body = extract::whole(request.into_body(), max).await?;
+pub(super) async fn tell(
+    State(ctx): State<ApiContext>,
+    Document(body): Document,
+) -> Result<Json<Told>, ApiError> {
     let asked: Asked = serde_json::from_slice(&body).map_err(|e| {
         ApiError::new(
             StatusCode::BAD_REQUEST,

@@ -20,8 +20,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::shape::{Shape, optional};
 
-use super::error::{ApiError, ErrorBody};
-use super::extract::{self, Document, Params, instant_of, limit};
+use super::error::{ApiError, ErrorBody, defect};
+use super::extract::{self, Document, Params, instant_of, job_of, limit};
 use super::jobs::{Changed, Why};
 use super::lists::{Field, Key, Order, Page, Way, words, wrong_cursor};
 use super::view::{self, RunView};
@@ -101,7 +101,6 @@ const CAUSES: [(&str, CauseKind); 4] = [
 
 impl Filter {
     fn of(wanted: &Wanted) -> Result<Self, ApiError> {
-        let job = wanted.job.as_deref().map(JobName::new).transpose();
         let ended = view::KINDS.map(|kind| (view::word(kind), Fate::Ended(kind)));
         let (mut outcomes, mut states) = (Vec::new(), Vec::new());
         for fate in words("outcome", wanted.outcome.as_deref(), &[&ended[..], &LIVE].concat())? {
@@ -112,7 +111,7 @@ impl Filter {
             }
         }
         Ok(Self {
-            job: job.map_err(|e| ApiError::invalid("job", e.to_string()))?,
+            job: job_of(wanted.job.as_deref())?,
             outcomes,
             states,
             causes: words("cause", wanted.cause.as_deref(), &CAUSES)?,
@@ -375,7 +374,7 @@ pub(super) async fn rerun(
     }
     let Some(Record::Run(run)) = ctx.node.store.ended_run(key).await? else { return Err(no_such_run(key)) };
     let (answer, seq) = ctx.ask(Request::Rerun { run: Box::new(run), children }).await?;
-    let Answer::Triggered(made) = answer else { return Err(super::jobs::defect()) };
+    let Answer::Triggered(made) = answer else { return Err(defect()) };
     let made = Made { run: made.to_string(), seq: seq.0 };
     Ok((StatusCode::CREATED, [seq_header(seq)], Json(made)).into_response())
 }

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::access;
 use super::classic::no_such_job;
 use super::error::{self, ApiError, ErrorBody};
-use super::extract::{self, Document};
+use super::extract::{self, Document, Segments};
 use super::{ANSWER_WITHIN, ApiContext, SHOWN_WITHIN, seq_header};
 use crate::node::{AskError, memory};
 use crate::wire::job::is_data_job;
@@ -40,11 +40,12 @@ pub(super) struct ProgressBody {
 )]
 pub(super) async fn progress(
     State(ctx): State<ApiContext>,
-    extract::JobTask(name, task): extract::JobTask,
+    Segments((name, task)): Segments<(String, String)>,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     let fields = [optional("numAdditionalElementsProcessed", Shape::Whole(0, i64::MAX))];
     let said = extract::object(&body, &fields)?;
+    let name = extract::job_name("name", &name)?;
     let known = {
         let projection = ctx.node.projection.read();
         let job = projection.job(&name).cloned().ok_or_else(|| no_such_job(&name))?;
@@ -91,7 +92,7 @@ pub(super) struct StatusBody {
 )]
 pub(super) async fn ended(
     State(ctx): State<ApiContext>,
-    extract::Task(text): extract::Task,
+    Segments(text): Segments<String>,
     Document(body): Document,
 ) -> Result<StatusCode, ApiError> {
     let fields = [required("statusCode", Shape::Whole(i32::MIN.into(), i32::MAX.into()))];

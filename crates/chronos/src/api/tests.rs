@@ -477,6 +477,7 @@ async fn bad_requests_are_told_what_is_wrong_and_harm_nothing() {
         (404, "no_such_run", (Method::GET, "/v1/runs/1-i0", "")),
         (404, "no_such_run", (Method::GET, "/v1/runs/1-i0/output?follow=true", "")),
         (404, "not_found", (Method::GET, "/v1/scheduler/nothing", "")),
+        (404, "not_found", (Method::GET, "/leader", "")),
         (404, "not_found", (Method::GET, "/../etc/passwd", "")),
         (405, "method_not_allowed", (Method::DELETE, "/v1/scheduler/iso8601", "")),
     ] {
@@ -639,6 +640,9 @@ async fn mark_success_lets_the_children_go_on() {
             page["runs"].as_array().is_some_and(|r| r.len() == 1)
         })
         .await;
+    let job = server.get("/scheduler/job/a").await.json();
+    assert_eq!((&job["successCount"], &job["errorsSinceLastSuccess"]), (&json!(1), &json!(0)));
+    assert_eq!((&job["errorCount"], &job["schedule"]), (&json!(1), &json!(FAR)));
 }
 
 /// `UPDATE_GOLDEN=1` rewrites it.

@@ -199,7 +199,7 @@ pub(super) async fn show(
 }
 
 fn named(name: &str, version: &str) -> Result<(JobName, u32), ApiError> {
-    let name = JobName::new(name).map_err(|e| ApiError::invalid("name", e.to_string()))?;
+    let name = extract::job_name("name", name)?;
     let version =
         version.parse().map_err(|_| ApiError::invalid("version", "`version`: expected a number"))?;
     Ok((name, version))

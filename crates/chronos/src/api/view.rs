@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use scheduler::ids::{Cause, JobName, JobUid, RunKey, TaskId};
-use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Plan, Progress, Rules};
+use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Rules};
 use scheduler::run::{
     Attempt, AttemptEnd, EndedRun, KillReason, Missed, Outcome, Record, Run, RunState, Skipped, SlotRange,
 };
@@ -340,9 +340,14 @@ pub struct PauseView {
     pub until: Option<String>,
 }
 
+/// The pause of a job, if it is not over.
+pub(super) fn pause(progress: &Progress, now: Timestamp) -> Option<&Pause> {
+    progress.paused.as_deref().filter(|pause| pause.until.is_none_or(|until| until > now))
+}
+
 impl PauseView {
     fn of(progress: &Progress, now: Timestamp) -> Option<Self> {
-        let pause = progress.paused.as_ref().filter(|pause| pause.until.is_none_or(|until| until > now))?;
+        let pause = pause(progress, now)?;
         let until = pause.until.map(instant);
         Some(Self { since: instant(pause.since), reason: pause.reason.to_string(), until })
     }
@@ -430,7 +435,7 @@ impl JobRow {
             uid: job.uid.to_string(),
             schedule,
             schedule_time_zone: zone.filter(|z| !z.is_empty()),
-            parents: parents(projection, job),
+            parents: parents(projection, job).map(texts),
             owner: job.rules.owner().to_string(),
             labels: job.rules.labels().iter().map(|(k, v)| (k.to_string(), v.to_string().into())).collect(),
             command: command(job),
@@ -448,12 +453,16 @@ impl JobRow {
 }
 
 /// Names of the parents of a dependent, sorted.
-pub(super) fn parents(projection: &Projection, job: &Job) -> Option<Vec<String>> {
+pub(super) fn parents(projection: &Projection, job: &Job) -> Option<Vec<JobName>> {
     let Plan::Parents(parents) = &job.plan else { return None };
-    let mut names: Vec<_> =
-        parents.iter().filter_map(|uid| name_of(projection, *uid)).map(|n| n.to_string()).collect();
+    let mut names: Vec<_> = parents.iter().filter_map(|uid| name_of(projection, *uid)).collect();
     names.sort();
     Some(names)
+}
+
+/// The same as text.
+pub(super) fn texts(names: Vec<JobName>) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
 }
 
 pub(super) fn name_of(projection: &Projection, uid: JobUid) -> Option<JobName> {
@@ -468,11 +477,6 @@ pub(super) fn command(job: &Job) -> String {
         command: String,
     }
     serde_json::from_str::<Command>(&job.body).unwrap_or_default().command
-}
-
-/// Whether the text, which is in lower case, occurs in the command of a job, without regard to case.
-pub(super) fn command_mentions(job: &Job, text: &str) -> bool {
-    may_mention(job, text) && occurs(&command(job), text)
 }
 
 /// The state word of Chronos.
@@ -637,11 +641,8 @@ impl JobView {
         now: Timestamp,
         retry_delay: Duration,
     ) -> Self {
-        let mut children: Vec<_> = projection
-            .children(job.uid)
-            .filter_map(|c| name_of(projection, c))
-            .map(|n| n.to_string())
-            .collect();
+        let mut children: Vec<_> =
+            projection.children(job.uid).filter_map(|child| name_of(projection, child)).collect();
         children.sort();
         Self {
             row: JobRow::of(projection, job, progress, now),
@@ -656,7 +657,7 @@ impl JobView {
             slots: Vec::new(),
             runs: projection.runs_of(job.uid).take(LIVE_MAX).map(|run| RunView::live(run)).collect(),
             last: Vec::new(),
-            children,
+            children: texts(children),
             warnings: Vec::new(),
         }
     }
@@ -682,43 +683,6 @@ pub(super) fn slot(job: &Job, zone: &jiff::tz::TimeZone, slot: &Slot, note: Opti
     SlotView { job: job.name.to_string(), due: instant(slot.due), local, starts, note }
 }
 
-/// Whether the text, which is in lower case, occurs without regard to case. A list of 100,000 jobs asks it of every one,
-/// and hardly any of them has more than ASCII.
-pub(super) fn occurs(haystack: &str, text: &str) -> bool {
-    if !haystack.is_ascii() {
-        return haystack.to_lowercase().contains(text);
-    }
-    if text.len() > 64 {
-        // Looking at each first letter would be slow where the text repeats it, and nobody searches for so much.
-        return haystack.to_ascii_lowercase().contains(text);
-    }
-    let Some((first, rest)) = text.as_bytes().split_first() else { return true };
-    let starts = memchr::memchr2_iter(*first, first.to_ascii_uppercase(), haystack.as_bytes());
-    starts
-        .map(|at| &haystack.as_bytes()[at + 1..])
-        .any(|tail| tail.get(..rest.len()).is_some_and(|start| start.eq_ignore_ascii_case(rest)))
-}
-
-/// Whether the text, which is in lower case, may occur in what is stored of a job: a cheap look before an exact one.
-/// In JSON only quotes, backslashes and control characters are written otherwise than they are.
-pub(super) fn may_mention(job: &Job, text: &str) -> bool {
-    text.contains(|c: char| c == '"' || c == '\\' || c.is_control()) || occurs(&job.body, text)
-}
-
-/// Whether the text, which is in lower case, occurs in the owner or the labels of a job, without regard to case.
-fn tags_mention(job: &Job, text: &str) -> bool {
-    let has = |tag: &str| occurs(tag, text);
-    // As they are written, so that a key may be searched for together with its value.
-    has(&job.rules.owner())
-        || job.rules.labels().iter().any(|(key, value)| has(&format!("\"{key}\":\"{value}\"")))
-}
-
-/// Whether the text, which is in lower case, occurs in the name, command, owner or labels of a job, without regard to
-/// case.
-pub(super) fn mentions(job: &Job, text: &str) -> bool {
-    occurs(job.name.as_str(), text) || tags_mention(job, text) || command_mentions(job, text)
-}
-
 #[cfg(test)]
 mod tests {
     use store::samples;
@@ -742,22 +706,6 @@ mod tests {
                 elements: 0,
             }];
             assert_eq!(told(&run).as_deref(), Some(reason));
-        }
-    }
-
-    #[test]
-    fn texts_are_found_without_regard_to_case() {
-        let found = |haystack, text| occurs(haystack, text);
-        assert!(found("Make-REPORT", "report") && found("aaB", "ab") && found("x", "") && found("", ""));
-        assert!(!found("repor", "report") && !found("", "a") && !found("ab", "b c"));
-        assert!(found("STRASSE ÄÖ", "äö") && found("K\u{e9}", "k") && !found("ae", "ä"));
-    }
-
-    proptest::proptest! {
-        /// Law: it is what a search in the lowered text finds.
-        #[test]
-        fn it_is_the_same_as_in_lower_case(haystack in "[a-cA-CäÄ ]{0,12}", text in "[a-cä ]{0,3}") {
-            proptest::prop_assert_eq!(occurs(&haystack, &text), haystack.to_lowercase().contains(&text));
         }
     }
 }

@@ -299,8 +299,7 @@ impl Facts<'_> {
         } else if is_exhausted(job, progress) {
             reasons.push(Reason::new("exhausted", "the schedule is over: all its slots have been"));
         }
-        if let Some(pause) = progress.paused.as_ref().filter(|p| p.until.is_none_or(|until| until > self.now))
-        {
+        if let Some(pause) = view::pause(progress, self.now) {
             let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
             let reason = Reason::new("paused", format!("the job is paused{why}")).since(pause.since);
             reasons.push(match pause.until {

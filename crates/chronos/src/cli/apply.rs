@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use futures_util::StreamExt;
 use reqwest::Method;
 use scheduler::request::Manner;
@@ -13,7 +14,35 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, Client};
 use super::failure::{Exit, Failure};
-use super::{ApplyArgs, Format};
+use super::{ClientArgs, Format};
+
+pub(super) const HELP: &str = "\
+A file holds one job, an array of jobs, or, in YAML, several documents. A folder means all files in it and
+below that end in .json, .yaml or .yml. `-` is the standard input.
+
+Up to 10,000 jobs (8 MiB) are applied at once. If the server refuses one of them, the others are still
+applied, parents first; with --atomic nothing is.
+
+Examples:
+  chronos apply nightly.yaml
+  chronos apply jobs/ --dry-run
+  chronos apply jobs/ more.json
+  chronos show nightly | sed s/PT1H/PT2H/ | chronos apply -";
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArgs {
+    /// Files, folders, or `-`
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Only tell what would change, field by field
+    #[arg(long)]
+    dry_run: bool,
+    /// All jobs or none: if one is refused, nothing is applied
+    #[arg(long)]
+    atomic: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
 
 /// A job as some file has it.
 pub(super) struct Written {
@@ -58,10 +87,11 @@ pub(crate) enum Otherwise {
     Refuse,
 }
 
-pub(crate) async fn run(client: &Client, args: &ApplyArgs) -> Result<(), Failure> {
+pub(crate) async fn run(args: &ApplyArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let format = args.client.output;
     if args.dry_run {
-        return dry_run(client, args).await;
+        return dry_run(args).await;
     }
     let otherwise = if args.atomic { Otherwise::Refuse } else { Otherwise::OneByOne };
     let mut lines = Vec::new();
@@ -88,7 +118,8 @@ pub(crate) async fn run(client: &Client, args: &ApplyArgs) -> Result<(), Failure
 }
 
 /// Tells what would change.
-async fn dry_run(client: &Client, args: &ApplyArgs) -> Result<(), Failure> {
+async fn dry_run(args: &ApplyArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let (jobs, failures) = read_all(&args.paths);
     let jobs = whole(jobs, failures)?;
     let answer = put_set(client, &jobs, Manner::DryRun).await?;

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -16,7 +16,105 @@ use super::progress::{Progress, Show, Unit};
 use super::queries::{pages, text, time};
 use super::requests::{is_run_key, tell};
 use super::table::Table;
-use super::{BackfillArgs, BackfillsArgs, Format, RerunArgs};
+use super::{ClientArgs, Format, at_least_one};
+
+pub(super) const HELP: &str = "\
+The slots are those of the job's present schedule, also from before the job existed; none is in
+the future. Their runs wait for what is due now and are never in its way. More than 100 slots are
+asked about on a terminal.
+
+Examples:
+  chronos backfill report --from 2029-12-01 --to 2030-01-01 --dry-run
+  chronos backfill report --from 2029-12-01 --to 2030-01-01 --only-missing --parallel 4 --rate 10/m
+  chronos backfill report --from 2029-12-01T06:00:00Z --to 2029-12-02 --order newest --wait
+  chronos backfill --cancel 1-b3 --kill";
+
+#[derive(Debug, Args)]
+pub(super) struct BackfillArgs {
+    /// Name of the job
+    #[arg(required_unless_present = "cancel")]
+    job: Option<String>,
+    /// Slots due at or after this: a time, or a date in UTC
+    #[arg(long, value_name = "TIME", value_parser = instant, required_unless_present = "cancel")]
+    from: Option<jiff::Timestamp>,
+    /// Slots due before this
+    #[arg(long, value_name = "TIME", value_parser = instant, required_unless_present = "cancel")]
+    to: Option<jiff::Timestamp>,
+    /// Which end comes first: `oldest` or `newest`
+    #[arg(long, value_name = "ORDER", hide_possible_values = true, default_value = "oldest")]
+    order: Order,
+    /// Slots under way at once, with all that descends from them; 1 to 64
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    parallel: u32,
+    /// How fast slots begin, such as 10/m or 1/30s
+    #[arg(long, value_name = "RATE")]
+    rate: Option<String>,
+    /// Leave out slots that have succeeded, as far as the history knows
+    #[arg(long)]
+    only_missing: bool,
+    /// The children of the job do not follow
+    #[arg(long)]
+    no_children: bool,
+    /// Only say what would run
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Wait until all of it is over; fails if a run did not succeed
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// With --wait: do not show how far it has come
+    #[arg(long, requires = "wait")]
+    quiet: bool,
+    /// Begin no further slot of this backfill
+    #[arg(long, value_name = "ID", conflicts_with_all = ["job", "from", "to", "wait", "dry_run"])]
+    cancel: Option<String>,
+    /// With --cancel: kill what has begun
+    #[arg(long, requires = "cancel")]
+    kill: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BackfillsArgs {
+    /// Only of this job
+    job: Option<String>,
+    /// Only in this state: underWay, over, cancelled; may be repeated
+    #[arg(long, value_name = "STATE")]
+    state: Vec<String>,
+    /// Only backfills of `slots`, or only each `rerun`
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// By created, ended, job, state or left; `-created`, the newest first, if not given
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// At most so many; all, if not given
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = at_least_one)]
+    limit: Option<usize>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) const RERUN_HELP: &str = "\
+The new run has the due time and the arguments of the old one. All that comes after it in its
+chain runs again too; joins wait for what descends from it.
+
+Examples:
+  chronos rerun 1-i5
+  chronos rerun 1-i5 --only";
+
+#[derive(Debug, Args)]
+pub(super) struct RerunArgs {
+    /// Key of a run that has ended
+    run: String,
+    /// Only this run, without what comes after it
+    #[arg(long)]
+    only: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
 
 /// More slots than this are asked about on a terminal.
 const ASK_ABOVE: u64 = 100;
@@ -41,7 +139,8 @@ pub(crate) fn instant(given: &str) -> Result<Timestamp, String> {
     read.ok_or_else(|| "expected a time such as 2030-01-01T06:00:00Z, or a date such as 2030-01-01".into())
 }
 
-pub(crate) async fn run(client: &Client, args: &BackfillArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: &BackfillArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     if let Some(id) = &args.cancel {
         return cancel(client, id, args).await;
     }
@@ -188,7 +287,8 @@ fn checked(id: &str) -> Result<&str, Failure> {
     }
 }
 
-pub(crate) async fn list(client: &Client, args: &BackfillsArgs) -> Result<(), Failure> {
+pub(super) async fn list(args: &BackfillsArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let one = [("job", &args.job), ("kind", &args.kind), ("sort", &args.sort)];
     let one = one.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
     let mut query: Vec<_> = one.collect();
@@ -215,7 +315,8 @@ pub(crate) async fn list(client: &Client, args: &BackfillsArgs) -> Result<(), Fa
     Ok(table.print()?)
 }
 
-pub(crate) async fn rerun(client: &Client, args: &RerunArgs) -> Result<(), Failure> {
+pub(super) async fn rerun(args: &RerunArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     if !is_run_key(&args.run) {
         let shown = printable(&args.run);
         return Err(Failure::usage(format!("`{shown}` is not the key of a run"))

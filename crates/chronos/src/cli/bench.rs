@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::Args;
 use engine::local::{LocalEngine, LocalOptions};
 use jiff::Timestamp;
 use scheduler::request::Request;
@@ -16,11 +17,29 @@ use serde::Serialize;
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Candidate, HistoryQuery, Retention, Store};
 
+use super::Format;
 use super::failure::{Exit, Failure};
 use super::table::Table;
-use super::{BenchArgs, Format};
 use crate::node::{self, Node, NodeOptions, Role};
 use crate::wire::{Door, job};
+
+pub(super) const HELP: &str = "\
+Works in a folder of its own below the data folder, which goes with it; the data are not touched, and a
+server may run beside it, at the price of both.
+
+Examples:
+  chronos bench --data_dir /var/lib/chronos
+  chronos bench --output json";
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// The folder whose disk is measured
+    #[arg(long = "data_dir", env = "CHRONOS_DATA_DIR", value_name = "FOLDER", default_value = "data")]
+    data_dir: PathBuf,
+    /// `table` is for people, `json` for scripts
+    #[arg(long, hide_possible_values = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
 
 /// Each of the raw rates is measured for so long.
 const RATE_TIME: Duration = Duration::from_secs(2);

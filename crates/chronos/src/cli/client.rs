@@ -148,13 +148,7 @@ impl Client {
         body: reqwest::Body,
     ) -> Result<Answer, Failure> {
         let request = self.request(Method::POST, path).query(query).header("content-type", content_type);
-        let response = request.body(body).send().await.map_err(|e| self.lost(e))?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(|e| self.lost(e))?;
-        if !status.is_success() {
-            return Err(refused(status, &body));
-        }
-        Ok(Answer { body: serde_json::from_slice(&body).unwrap_or_default() })
+        self.change_once(request.body(body)).await
     }
 
     async fn accepted(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {

@@ -1,18 +1,41 @@
 //! The forecast as a picture: one line for a stretch of time, as long as what it brings.
 
+use clap::Args;
 use serde_json::Value;
 
-use super::client::Client;
 use super::failure::{Failure, printable};
 use super::queries::{names, text, time};
-use super::{ForecastArgs, Format};
+use super::{ChosenArgs, ClientArgs, Format};
+
+pub(super) const HELP: &str = "\
+Slots are counted; starts of dependents are estimated from how long runs took lately.
+
+Examples:
+  chronos forecast
+  chronos forecast --hours 6 --bucket 5m
+  chronos forecast --output json | jq '.busiest'";
+
+#[derive(Debug, Args)]
+pub(super) struct ForecastArgs {
+    /// How many hours; 1 to 168
+    #[arg(long, value_name = "COUNT", default_value_t = 24)]
+    hours: u32,
+    /// Length of a bucket, such as 15m
+    #[arg(long, value_name = "DURATION", default_value = "15m")]
+    bucket: String,
+    #[command(flatten)]
+    chosen: ChosenArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
 
 /// Most lines of the picture: what fits a screen. Finer buckets are put together.
 const LINES_MAX: usize = 48;
 /// Width of the longest bar.
 const WIDTH: u64 = 50;
 
-pub(crate) async fn run(client: &Client, args: &ForecastArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: &ForecastArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let mut query = args.chosen.query();
     query.extend([("hours", args.hours.to_string()), ("bucket", args.bucket.clone())]);
     let forecast = client.get(&["v1", "forecast"], &query).await?;

@@ -1,11 +1,37 @@
 //! `chronos logs`: the raw bytes that a run wrote, also while it writes them.
 
-use super::client::Client;
+use clap::Args;
+
 use super::failure::Failure;
 use super::queries::{Latest, run_of};
-use super::{LogsArgs, out};
+use super::{ClientArgs, out};
 
-pub(crate) async fn run(client: &Client, args: &LogsArgs) -> Result<(), Failure> {
+pub(super) const HELP: &str = "\
+Examples:
+  chronos logs nightly
+  chronos logs -f nightly
+  chronos logs 1-i5 --stderr";
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// Name of a job, or key of a run
+    #[arg(value_name = "JOB|RUN")]
+    target: String,
+    /// Go on until the run has ended
+    #[arg(short, long)]
+    follow: bool,
+    /// What the run wrote to stderr, instead of stdout
+    #[arg(long)]
+    stderr: bool,
+    /// Of this attempt, counted from 0, instead of the latest
+    #[arg(long, value_name = "NUMBER")]
+    attempt: Option<u32>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn run(args: &LogsArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let latest = if args.follow { Latest::BegunOrLive } else { Latest::Begun };
     let key = run_of(client, &args.target, latest).await?;
     let stream = if args.stderr { "stderr" } else { "stdout" };

@@ -1,16 +1,84 @@
 //! `chronos notify`: whether people can be told of things, and what they have been told.
 
+use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::Client;
 use super::failure::{Exit, Failure, printable};
 use super::queries::{pages, text, time};
 use super::table::Table;
-use super::{Format, NoticesArgs, NotifyTestArgs, RetryArgs};
+use super::{ClientArgs, Format, at_least_one};
+
+pub(super) const HELP: &str = "\
+Examples:
+  chronos notify test --to me@example.org
+  chronos notify list --state givenUp
+  chronos notify retry 17";
+
+/// What there is to do about notices.
+#[derive(Debug, Subcommand)]
+pub(super) enum Notify {
+    /// Send a test message at once, and show how each step went
+    #[command(after_help = TEST_HELP)]
+    Test(NotifyTestArgs),
+    /// List notices and whether they arrived, the newest first
+    List(NoticesArgs),
+    /// Send a notice again that has not arrived
+    Retry(RetryArgs),
+}
+
+pub(super) const TEST_HELP: &str = "\
+Examples:
+  chronos notify test --to me@example.org
+  chronos notify test --channel webhook";
+
+#[derive(Debug, Args)]
+pub(super) struct NotifyTestArgs {
+    /// Whom a mail goes to
+    #[arg(long, value_name = "ADDRESS")]
+    to: Option<String>,
+    /// `mail`, `webhook`, `slack`, `mattermost` or `sentry`; the first of them that the server has, if not given
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NoticesArgs {
+    /// Only in this state: waiting, sending, delivered, givenUp; may be repeated
+    #[arg(long, value_name = "STATE")]
+    state: Vec<String>,
+    /// Only by `mail`, `webhook`, `slack`, `mattermost` or `sentry`
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// Only to this address
+    #[arg(long, value_name = "ADDRESS")]
+    to: Option<String>,
+    /// Only those that tell of this job
+    #[arg(long, value_name = "JOB")]
+    job: Option<String>,
+    /// By id, state, attempts or settled; `-id`, the newest first, if not given
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
+    limit: usize,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RetryArgs {
+    /// Number of the notice
+    id: u64,
+    #[command(flatten)]
+    client: ClientArgs,
+}
 
 /// Sends a message, and shows each step of the conversation.
-pub(crate) async fn test(client: &Client, args: &NotifyTestArgs) -> Result<(), Failure> {
+pub(super) async fn test(args: &NotifyTestArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let mut body = json!({});
     if let Some(channel) = &args.channel {
         body["channel"] = channel.as_str().into();
@@ -37,7 +105,8 @@ pub(crate) async fn test(client: &Client, args: &NotifyTestArgs) -> Result<(), F
     Err(if hint.is_empty() { failure } else { failure.hint(hint) })
 }
 
-pub(crate) async fn list(client: &Client, args: &NoticesArgs) -> Result<(), Failure> {
+pub(super) async fn list(args: &NoticesArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let one = [("channel", &args.channel), ("to", &args.to), ("job", &args.job), ("sort", &args.sort)];
     let one = one.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
     let mut query: Vec<_> = one.collect();
@@ -78,7 +147,8 @@ fn about(notice: &Value) -> String {
     }
 }
 
-pub(crate) async fn retry(client: &Client, args: &RetryArgs) -> Result<(), Failure> {
+pub(super) async fn retry(args: &RetryArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let id = args.id.to_string();
     let answer = client.change(Method::POST, &["v1", "notices", &id, "retry"], &[], Some(&json!({}))).await?;
     match args.client.output {

@@ -1,19 +1,105 @@
 //! Commands that only look: tables for people, the server's own JSON for scripts.
 
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, job_name};
 use super::failure::{Exit, Failure, printable};
 use super::requests::{is_run_key, is_unknown_job};
 use super::table::Table;
-use super::{Format, JobsArgs, NextArgs, RunsArgs, TargetArgs};
+use super::{ChosenArgs, ClientArgs, Format, JobArgs, TargetArgs, at_least_one};
+
+pub(super) const JOBS_HELP: &str = "\
+Examples:
+  chronos jobs nightly
+  chronos jobs --state failing --sort -lastError
+  chronos jobs --label team=etl --kind schedule --sort next --limit 20
+  chronos jobs --state paused --output json | jq -r '.[].name'";
+
+#[derive(Debug, Args)]
+pub(super) struct JobsArgs {
+    /// Only jobs with this text in their name, command, owner or labels
+    #[arg(value_name = "TEXT")]
+    search: Option<String>,
+    #[command(flatten)]
+    chosen: ChosenArgs,
+    /// By name, state, lastOutcome, lastEnded, lastSuccess, lastError, next, owner, errors, created or changed; a `-`
+    /// before it turns the order round
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// At most so many; all, if not given
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = at_least_one)]
+    limit: Option<usize>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) const RUNS_HELP: &str = "\
+Examples:
+  chronos runs
+  chronos runs --cause trigger --sort time
+  chronos runs nightly --outcome failed --outcome missed --limit 20
+  chronos runs --output json | jq -r '.[].key'";
+
+#[derive(Debug, Args)]
+pub(super) struct RunsArgs {
+    /// Only of this job
+    job: Option<String>,
+    /// Only with this outcome: succeeded, failed, killed, timedOut, lost, skipped, missed, or `live`; may be repeated
+    #[arg(long, value_name = "OUTCOME")]
+    outcome: Vec<String>,
+    /// Only for this cause: slot, trigger, join, backfill; may be repeated
+    #[arg(long, value_name = "CAUSE")]
+    cause: Vec<String>,
+    /// Only with a due time at or after this
+    #[arg(long, value_name = "TIME")]
+    from: Option<jiff::Timestamp>,
+    /// Only with a due time before this
+    #[arg(long, value_name = "TIME")]
+    to: Option<jiff::Timestamp>,
+    /// `-time`, the newest first, or `time`
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
+    limit: usize,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) const NEXT_HELP: &str = "\
+Examples:
+  chronos next -n 20
+  chronos next nightly --from 2030-01-01T00:00:00Z
+  chronos next --label team=etl --until 2030-01-01T08:00:00Z -n 1000";
+
+#[derive(Debug, Args)]
+pub(super) struct NextArgs {
+    /// Only of this job
+    #[arg(conflicts_with = "ChosenArgs")]
+    job: Option<String>,
+    #[command(flatten)]
+    chosen: ChosenArgs,
+    /// Only those due at or after this
+    #[arg(long, value_name = "TIME")]
+    from: Option<jiff::Timestamp>,
+    /// Only those due at or before this
+    #[arg(long, value_name = "TIME")]
+    until: Option<jiff::Timestamp>,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 10, value_parser = at_least_one)]
+    limit: usize,
+    #[command(flatten)]
+    client: ClientArgs,
+}
 
 /// Most that one page of the API holds.
 const PAGE_MAX: usize = 1000;
 /// Runs looked through for one that has begun; the others were skipped or missed.
 const RUNS_SEARCHED: usize = 1000;
 
-pub(crate) async fn jobs(client: &Client, args: &JobsArgs) -> Result<(), Failure> {
+pub(super) async fn jobs(args: &JobsArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let mut query = args.chosen.query();
     query.extend(args.search.iter().map(|text| ("search", text.clone())));
     query.extend(args.sort.iter().map(|sort| ("sort", sort.clone())));
@@ -45,12 +131,14 @@ fn state_of(job: &Value) -> String {
     if state == "idle" { held.into() } else { format!("{state}, {held}") }
 }
 
-pub(crate) async fn show(client: &Client, job: &str) -> Result<(), Failure> {
-    let job = client.get(&["v1", "scheduler", "job", job_name(job)?], &[]).await?;
+pub(super) async fn show(args: &JobArgs) -> Result<(), Failure> {
+    let client = super::client(&args.client)?;
+    let job = client.get(&["v1", "scheduler", "job", job_name(&args.job)?], &[]).await?;
     Ok(super::out_json(&job)?)
 }
 
-pub(crate) async fn runs(client: &Client, args: &RunsArgs) -> Result<(), Failure> {
+pub(super) async fn runs(args: &RunsArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let mut query = Vec::new();
     if let Some(job) = &args.job {
         query.push(("job", job_name(job)?.to_owned()));
@@ -75,7 +163,8 @@ pub(crate) async fn runs(client: &Client, args: &RunsArgs) -> Result<(), Failure
     Ok(table.print()?)
 }
 
-pub(crate) async fn next(client: &Client, args: &NextArgs) -> Result<(), Failure> {
+pub(super) async fn next(args: &NextArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let mut query = args.chosen.query();
     query.extend(args.from.iter().map(|time| ("from", time.to_string())));
     query.extend(args.until.iter().map(|time| ("until", time.to_string())));
@@ -115,7 +204,8 @@ pub(crate) async fn next(client: &Client, args: &NextArgs) -> Result<(), Failure
     Ok(())
 }
 
-pub(crate) async fn why(client: &Client, args: &TargetArgs) -> Result<(), Failure> {
+pub(super) async fn why(args: &TargetArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let answer = match client.get(&["v1", "jobs", job_name(&args.target)?, "why"], &[]).await {
         Err(failure) if is_unknown_job(&failure) && is_run_key(&args.target) => {
             client.get(&["v1", "runs", &args.target, "why"], &[]).await?
@@ -147,7 +237,7 @@ pub(crate) enum Latest {
 }
 
 /// The key of the run that is meant by a key, or by the name of a job, deleted ones too.
-pub(crate) async fn run_of(client: &Client, target: &str, latest: Latest) -> Result<String, Failure> {
+pub(super) async fn run_of(client: &Client, target: &str, latest: Latest) -> Result<String, Failure> {
     let job = job_name(target)?;
     let query = vec![("job", job.to_owned())];
     let runs = pages(client, &["v1", "runs"], query, "runs", RUNS_SEARCHED).await?;
@@ -169,7 +259,7 @@ pub(crate) async fn run_of(client: &Client, target: &str, latest: Latest) -> Res
 }
 
 /// At most `limit` items of all pages.
-pub(crate) async fn pages(
+pub(super) async fn pages(
     client: &Client,
     path: &[&str],
     query: Vec<(&str, String)>,

@@ -1,14 +1,59 @@
 //! Commands that change something: one request each, one line of answer.
 
+use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{Answer, Client, job_name};
+use super::client::{Answer, job_name};
 use super::failure::{Exit, Failure};
-use super::{DeleteArgs, Format, JobArgs, PauseArgs, RunArgs, TargetArgs};
+use super::{ClientArgs, Format, JobArgs, TargetArgs};
+use crate::config::Length;
 
-pub(crate) async fn run(client: &Client, args: &RunArgs) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Name of the job
+    job: String,
+    /// Instead of the job's own arguments
+    #[arg(long, value_name = "TEXT")]
+    arguments: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    /// Names of the jobs
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) const PAUSE_HELP: &str = "\
+Examples:
+  chronos pause nightly --reason 'disk is being replaced' --for 2h
+  chronos pause nightly --until 2030-01-01T08:00:00Z";
+
+#[derive(Debug, Args)]
+pub(super) struct PauseArgs {
+    /// Name of the job
+    job: String,
+    /// Why, for the others who look at it
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// When it resumes by itself, such as 2030-01-01T08:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "length")]
+    until: Option<jiff::Timestamp>,
+    /// After how long it resumes by itself, such as 2h
+    #[arg(long = "for", value_name = "DURATION")]
+    length: Option<Length>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn run(args: &RunArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let path = ["v1", "scheduler", "job", job_name(&args.job)?];
     let query: Vec<_> = args.arguments.iter().map(|text| ("arguments", text.clone())).collect();
     let answer = client.change(Method::PUT, &path, &query, None).await?;
@@ -16,7 +61,8 @@ pub(crate) async fn run(client: &Client, args: &RunArgs) -> Result<(), Failure> 
     tell(&answer, args.client.output, &format!("started job `{}`: run {run}", args.job))
 }
 
-pub(crate) async fn kill(client: &Client, args: &TargetArgs) -> Result<(), Failure> {
+pub(super) async fn kill(args: &TargetArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let output = args.client.output;
     let path = ["v1", "scheduler", "task", "kill", job_name(&args.target)?];
     let answer = match client.change(Method::DELETE, &path, &[], None).await {
@@ -36,7 +82,8 @@ pub(crate) async fn kill(client: &Client, args: &TargetArgs) -> Result<(), Failu
 }
 
 /// Goes on after a refusal, so that one name that is gone does not keep the others.
-pub(crate) async fn delete(client: &Client, args: &DeleteArgs) -> Result<(), Failure> {
+pub(super) async fn delete(args: &DeleteArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let mut worst = None;
     for name in &args.jobs {
         let path = ["v1", "scheduler", "job", job_name(name)?];
@@ -49,8 +96,9 @@ pub(crate) async fn delete(client: &Client, args: &DeleteArgs) -> Result<(), Fai
     worst.map_or(Ok(()), Err)
 }
 
-pub(crate) async fn pause(client: &Client, args: &PauseArgs) -> Result<(), Failure> {
-    let after = |length: &crate::config::Length| {
+pub(super) async fn pause(args: &PauseArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
+    let after = |length: &Length| {
         let span = SignedDuration::try_from(length.0).map_err(|e| Failure::new(Exit::Usage, e))?;
         Timestamp::now()
             .checked_add(span)
@@ -67,13 +115,15 @@ pub(crate) async fn pause(client: &Client, args: &PauseArgs) -> Result<(), Failu
     tell(&answer, args.client.output, &format!("paused job `{}`{until}", args.job))
 }
 
-pub(crate) async fn resume(client: &Client, args: &JobArgs) -> Result<(), Failure> {
+pub(super) async fn resume(args: &JobArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let path = ["v1", "jobs", job_name(&args.job)?, "resume"];
     let answer = client.change(Method::POST, &path, &[], Some(&json!({}))).await?;
     tell(&answer, args.client.output, &format!("resumed job `{}`", args.job))
 }
 
-pub(crate) async fn mark_success(client: &Client, args: &JobArgs) -> Result<(), Failure> {
+pub(super) async fn mark_success(args: &JobArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let path = ["v1", "scheduler", "job", "success", job_name(&args.job)?];
     let answer = client.change(Method::PUT, &path, &[], None).await?;
     tell(&answer, args.client.output, &format!("marked job `{}` as successful", args.job))

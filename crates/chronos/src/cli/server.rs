@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use clap::Args;
 use clap::parser::ValueSource;
 use engine::docker::{DockerEngine, DockerOptions, Fetcher};
 use engine::local::supervisor::{self, Supervise, SuperviseError};
@@ -30,13 +31,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use super::apply;
 use super::client::{Client, Login};
 use super::failure::{Exit, Failure};
 use super::mesos;
 use super::moving::inherit::inherit;
 use super::shadow::{self, Kind};
 use super::table::Table;
-use super::{ServerArgs, apply};
 use crate::api::access::Access;
 use crate::api::{ApiContext, Settings};
 use crate::cluster::Cluster;
@@ -54,6 +55,52 @@ use crate::tls::listener::{Peer, TlsListener};
 use crate::wire::unsaid;
 use crate::zoneinfo;
 
+pub(super) const HELP: &str = "\
+Every flag can be given as an environment variable (CHRONOS_HTTP_PORT for --http_port) or as a key
+of the file given with --config. The command line wins over the environment, both over the file.
+
+A second server on the same data folder waits as standby and answers reads.
+On SIGTERM the server ends and leaves tasks running; the next server on the folder takes them over.
+
+Examples:
+  chronos server
+  chronos server --http_port 4401 --data_dir /var/lib/chronos --examples examples
+  chronos server --config /etc/chronos.yaml --check-config
+  chronos server --http_address 0.0.0.0 --http_credentials_file secret --disable_http \\
+    --tls_cert cert.pem --tls_key key.pem";
+
+pub(super) const RUN_JAR_HELP: &str = "\
+All flags of Chronos are taken, with underscores or dashes; those that mean nothing here are named at the
+start with the reason. Differences to `chronos server`: port 8080 on all addresses, state in ZooKeeper, at
+localhost:2181 if nothing else is said, and the short forms of its manual, among which -h is not help.
+
+With --master tasks run on Mesos. Without it they run on this machine, where everyone who connects could
+run commands: then --http_credentials or --allow_unauthenticated is needed.
+
+Examples:
+  chronos run_jar --master zk://z:2181/mesos --zk_hosts z:2181 --http_port 8080 --hostname a.example.org
+  chronos run_jar --zk_hosts z:2181 --http_credentials ops:secret
+  chronos run_jar --store sqlite --disable_http --ssl_keystore_path chronos.p12 --http_credentials ops:secret";
+
+#[derive(Debug, Args)]
+pub(super) struct ServerArgs {
+    #[command(flatten)]
+    settings: ConfigFile,
+    /// File with settings (YAML), named as the flags are
+    #[arg(long = "config", env = "CHRONOS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Tell each effective setting and where it came from, and exit
+    #[arg(long = "check_config")]
+    check_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SuperviseArgs {
+    /// The folder it looks after
+    #[arg(long)]
+    dir: PathBuf,
+}
+
 /// For answers under way when the server is told to end; streams never end by themselves.
 const GOODBYE: Duration = Duration::from_millis(300);
 /// For commits under way: a disk that takes longer is in trouble, and a commit that nobody saw is settled by the next leader.
@@ -65,7 +112,7 @@ const OUTPUT_AGE_MIN: Duration = Duration::from_secs(600);
 /// How often what histograms hold is folded.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-pub(crate) fn run(
+pub(super) fn run(
     args: ServerArgs,
     matches: Option<&clap::ArgMatches>,
     manner: Manner,
@@ -99,8 +146,8 @@ pub(crate) fn run(
 }
 
 /// The parent of all tasks of a folder; see [`supervisor`].
-pub(crate) fn supervise(dir: &Path) -> Result<(), Failure> {
-    match supervisor::run(&Supervise::new(dir, ["launch".into()])) {
+pub(super) fn supervise(args: &SuperviseArgs) -> Result<(), Failure> {
+    match supervisor::run(&Supervise::new(&args.dir, ["launch".into()])) {
         // Two servers have each started one: the other has the work.
         Ok(()) | Err(SuperviseError::AlreadyRuns { .. }) => Ok(()),
         Err(error) => Err(Failure::new(Exit::Failed, error)),

@@ -2,16 +2,58 @@
 
 use std::io::IsTerminal;
 
+use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{Client, job_name};
+use super::client::job_name;
 use super::failure::{Failure, printable};
 use super::queries::{pages, text, time};
 use super::table::Table;
-use super::{Format, HistoryArgs, RollbackArgs};
+use super::{ClientArgs, Format, at_least_one};
 
-pub(crate) async fn history(client: &Client, args: &HistoryArgs) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct HistoryArgs {
+    /// Name of the job, a deleted one too
+    job: String,
+    /// Only versions that came about so: created, replaced, patched, applied, rolledBack, restored, deleted, inherited,
+    /// disabled; may be repeated
+    #[arg(long, value_name = "HOW")]
+    how: Vec<String>,
+    /// Only versions by this user
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// `-version`, the newest first, or `version`
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50, value_parser = at_least_one)]
+    limit: usize,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) const ROLLBACK_HELP: &str = "\
+Examples:
+  chronos history nightly
+  chronos rollback nightly 3 --dry-run
+  chronos rollback nightly 3";
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// Name of the job
+    job: String,
+    /// The version to bring back, as `chronos history` lists it
+    version: u32,
+    /// Only tell what would change
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn history(args: &HistoryArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let path = ["v1", "jobs", job_name(&args.job)?, "versions"];
     let mut query = Vec::new();
     if !args.how.is_empty() {
@@ -36,7 +78,8 @@ pub(crate) async fn history(client: &Client, args: &HistoryArgs) -> Result<(), F
     Ok(table.print()?)
 }
 
-pub(crate) async fn rollback(client: &Client, args: &RollbackArgs) -> Result<(), Failure> {
+pub(super) async fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
+    let client = &super::client(&args.client)?;
     let job = job_name(&args.job)?;
     let version = args.version.to_string();
     // From what is there to what was: the other way round than the path reads.

@@ -118,10 +118,8 @@ impl From<Known> for State {
 
 impl From<State> for Known {
     fn from(state: State) -> Self {
-        let cut = |mut message: String| {
-            message.truncate(message.floor_char_boundary(AttemptEnd::MESSAGE_MAX));
-            message.into()
-        };
+        // What another node says may be longer than what is kept.
+        let cut = |message: String| AttemptEnd::cut(&message).into();
         Self::Ended(match state {
             State::Waiting => return Self::Waiting,
             State::Placed { node } => return Self::Placed { node: node.into() },

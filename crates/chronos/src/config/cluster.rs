@@ -223,3 +223,39 @@ impl ClusterTexts {
 fn bounds<T>(name: &'static str, value: String, rule: &'static str) -> Result<T, ConfigError> {
     Err(ConfigError::Bounds { name, value, rule })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn hosts_are_read_as_chronos_read_them() {
+        let hosts = |zk_hosts: &str| {
+            let file: ConfigFile =
+                serde_norway::from_str(&format!("{{store: zookeeper, zk_hosts: '{zk_hosts}'}}"))
+                    .expect("settings");
+            let config = Config::new(
+                ConfigFile::default(),
+                |_| Source::Flag,
+                Some(("f".into(), file)),
+                Manner::Server,
+            );
+            match config.map(|config| config.cluster.store) {
+                Ok(StoreSettings::ZooKeeper { hosts, .. }) => hosts.join(" "),
+                Ok(other) => format!("{other:?}"),
+                Err(error) => error.to_string(),
+            }
+        };
+        for (text, read) in [
+            ("a:2181", "a:2181"),
+            ("a:2181, b.example.org:2182", "a:2181 b.example.org:2182"),
+            ("zk://a:2181,b:2181/mesos", "a:2181 b:2181"),
+        ] {
+            assert_eq!(hosts(text), read, "{text}");
+        }
+        for bad in ["a", "a:2181,b", "zk:///mesos", "a:port"] {
+            assert!(hosts(bad).contains("a list of host:port is wanted"), "{bad}: {}", hosts(bad));
+        }
+    }
+}

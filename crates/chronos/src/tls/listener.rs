@@ -1,7 +1,7 @@
 //! Listens for TLS: handshakes are made beside each other, so that a client that is slow holds up nobody.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +13,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-
-use crate::api::access::household;
 
 /// Handshakes at the same time; who comes when there are so many is sent away. Each costs some milliseconds and 40 KiB.
 const HANDSHAKES_MAX: usize = 256;
@@ -38,6 +36,20 @@ impl Connected<IncomingStream<'_, TcpListener>> for Peer {
 impl Connected<IncomingStream<'_, TlsListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
         Self(*stream.remote_addr())
+    }
+}
+
+/// Who has one IPv6 address has many: their network is counted.
+pub(crate) fn household(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => IpAddr::V4(v4),
+            None => {
+                let [a, b, c, d, ..] = v6.segments();
+                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+        },
+        v4 => v4,
     }
 }
 
@@ -151,5 +163,16 @@ mod tests {
         assert!(enter("10.0.0.3").is_none());
         drop((silent, many));
         assert!(rooms.lock().expect("whole").is_empty(), "nothing is left of who has gone");
+    }
+
+    #[test]
+    fn networks_are_counted_and_not_addresses() {
+        let same = |a: &str, b: &str| {
+            let [a, b] = [a, b].map(|text| household(text.parse().expect("an address")));
+            a == b
+        };
+        assert!(same("2001:db8::1", "2001:db8::ffff:1"));
+        assert!(!same("2001:db8::1", "2001:db8:0:1::1"));
+        assert!(same("::ffff:10.0.0.1", "10.0.0.1"));
     }
 }

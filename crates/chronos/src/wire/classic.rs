@@ -69,8 +69,21 @@ pub(super) fn canonical(document: &Map<String, Value>, by_parents: bool) -> Cano
         document.shift_remove("scheduleTimeZone");
         warnings.push("`schedule` is ignored: the job has `parents`, which start it".into());
     }
+    container(&mut document, &mut warnings);
     let zone_as_written = zone(&mut document, &mut warnings);
     Canonical { document, zone_as_written, warnings }
+}
+
+/// To Chronos a container was one by its image, and whether that is always pulled could be said in letters of any size.
+fn container(document: &mut Map<String, Value>, warnings: &mut Vec<String>) {
+    let Some(Value::Object(container)) = document.get_mut("container") else { return };
+    if let Some(Value::String(word)) = container.get_mut("forcePullImage") {
+        word.make_ascii_lowercase();
+    }
+    if container.get("image").is_none_or(Value::is_null) {
+        document.shift_remove("container");
+        warnings.push("`container` is ignored, as it was by Chronos: it names no `image`".into());
+    }
 }
 
 /// Puts the name of the zone that was meant in the place of one that Chronos had from Java.

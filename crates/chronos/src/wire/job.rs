@@ -59,8 +59,8 @@ pub const MEM: f64 = 128.0;
 pub const DISK: f64 = 256.0;
 /// Likewise: `--user`.
 pub const USER: &str = "root";
-/// The schedule of a job that has neither schedule nor parents: once, now. The scheduler fills in the start.
-pub const ONCE: &str = "R1//PT24H";
+/// The schedule of a job that has neither schedule nor parents: once, at the moment that it comes.
+const ONCE: &str = "R1//PT24H";
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Ten years: far beyond sense, far below overflow.
@@ -244,7 +244,7 @@ pub fn read_value(document: &Value, door: Door, zones: &Zones, now: Timestamp) -
     warnings.extend(reader.warnings);
 
     let name = name(&take_text(&mut fields, "name"), "name")?;
-    let (plan, lints) = match plan(&mut fields, door, &mut warnings)? {
+    let (plan, lints) = match plan(&mut fields, door, now, &mut warnings)? {
         text @ PlanText::Parents(_) => (text, Vec::new()),
         PlanText::Schedule { text, zone, dst } => {
             let schedule = Schedule::parse(zones, &text, &zone, dst, now, Spread::of(name.as_str()))
@@ -279,6 +279,7 @@ fn name(text: &str, path: &str) -> Result<JobName, Problem> {
 fn plan(
     fields: &mut Map<String, Value>,
     door: Door,
+    now: Timestamp,
     warnings: &mut Vec<String>,
 ) -> Result<PlanText, Problem> {
     let listed = match fields.shift_remove("parents") {
@@ -321,7 +322,12 @@ fn plan(
         let hint = "write when the job is due; without `schedule` it runs once, now";
         return Err(Problem::invalid("schedule", message, hint));
     }
-    let text = if schedule.is_empty() { ONCE } else { &schedule };
+    let text = match door {
+        _ if !schedule.is_empty() => schedule,
+        // Each post says it anew, and Chronos ran the job once for each: the schedule of the one before is another.
+        Door::Schedule => ONCE.replacen("//", &format!("/{}/", instant(now)), 1),
+        _ => ONCE.into(),
+    };
     Ok(PlanText::Schedule { text: text.into(), zone: zone.into(), dst })
 }
 

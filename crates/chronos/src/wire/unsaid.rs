@@ -6,6 +6,7 @@
 
 use std::sync::OnceLock;
 
+use super::job::{CPUS, DISK, MEM, USER};
 use crate::config::Unsaid;
 
 /// The flags, and whether tasks run on Mesos.
@@ -23,7 +24,7 @@ pub fn set(unsaid: Unsaid, on_mesos: bool) {
 
 fn said() -> &'static Said {
     SAID.get_or_init(|| Said {
-        unsaid: Unsaid { cpus: 0.1, mem: 128.0, disk: 256.0, user: "root".into() },
+        unsaid: Unsaid { cpus: CPUS, mem: MEM, disk: DISK, user: USER.into() },
         on_mesos: false,
     })
 }

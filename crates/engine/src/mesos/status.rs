@@ -91,14 +91,13 @@ pub(super) fn meaning(status: &Status) -> Meaning {
 
 /// At most [`AttemptEnd::MESSAGE_MAX`] bytes for people.
 fn told(what: &str, reason: &str, message: &str) -> Arc<str> {
-    let mut text = match (message, reason) {
+    let text = match (message, reason) {
         ("", "") => what.to_owned(),
         ("", reason) => format!("{what} ({reason})"),
         (message, "" | "REASON_COMMAND_EXECUTOR_FAILED") => message.to_owned(),
         (message, reason) => format!("{message} ({reason})"),
     };
-    text.truncate(text.floor_char_boundary(AttemptEnd::MESSAGE_MAX));
-    text.into()
+    AttemptEnd::cut(&text).into()
 }
 
 /// The number behind these words. Executors say by words alone how a command ended.

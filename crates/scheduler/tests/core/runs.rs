@@ -264,6 +264,24 @@ fn what_is_replaced_while_queued_runs_as_it_is_now() {
 }
 
 #[test]
+fn disabling_a_job_withdraws_what_waits_and_leaves_what_runs() {
+    let mut w = World::new();
+    w.put("a", HOURLY, retries(3));
+    w.trigger("a").unwrap();
+    w.put("b", HOURLY, retries(3));
+    w.fail("b");
+    for name in ["a", "b"] {
+        w.put(name, HOURLY, Rules { disabled: true, ..retries(3) });
+    }
+    assert_eq!((w.ledger_of("a"), w.ledger_of("b")), ("skipped withdrawn".into(), "failed".into()));
+    w.succeed("a");
+    w.until("00:30:00");
+    assert_eq!(w.ledger_of("a"), "skipped withdrawn, succeeded");
+    assert_eq!(w.launched_of("b"), "00:00:00", "no retry goes on");
+    w.audit();
+}
+
+#[test]
 fn a_clock_that_goes_back_makes_no_retry_and_no_limit_wait_longer() {
     let mut w = World::new();
     w.put("a", "R1/2030-01-01T00:00:00Z/PT1H", retries(2));
@@ -301,4 +319,12 @@ fn a_kill_that_may_have_overtaken_its_launch_is_ordered_again() {
     w.kills.clear();
     w.news("a", TaskNews::Running);
     assert!(w.kills.is_empty(), "once it runs, one order is enough");
+}
+
+#[test]
+fn a_long_message_is_cut_between_characters() {
+    let max = AttemptEnd::MESSAGE_MAX;
+    assert_eq!(AttemptEnd::cut(&"x".repeat(max)).len(), max);
+    assert_eq!(AttemptEnd::cut(&format!("x{}", "ä".repeat(max))).len(), max - 1);
+    assert_eq!(AttemptEnd::cut(""), "");
 }

@@ -252,6 +252,13 @@ fn the_same_schedule_again_keeps_mark_and_count() {
     w.succeed("a");
     w.until("00:10:00");
     assert_eq!(w.launched_of("a"), "00:00:00 00:01:00 00:02:00");
+    // Nor does an empty start mean another moment.
+    w.put("once", "R1//PT24H", rules());
+    w.succeed("once");
+    w.until("00:20:00");
+    w.put("once", "R1//PT24H", Rules { soft_error: true, ..rules() });
+    w.until("00:30:00");
+    assert_eq!(w.launched_of("once"), "00:10:00");
 }
 
 #[test]

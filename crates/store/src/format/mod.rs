@@ -7,7 +7,7 @@
 
 mod audit;
 mod backfill;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "zookeeper"))]
 mod candidate;
 mod job;
 mod join;
@@ -33,7 +33,7 @@ use scheduler::state::{Change, Fanout, Join, Meta, ZoneData};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "zookeeper"))]
 pub(crate) use self::candidate::{read_candidate, write_candidate};
 use self::value::{Key, Uid, is_default};
 

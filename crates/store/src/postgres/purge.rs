@@ -50,7 +50,8 @@ impl Tables {
         );
         let row = connection.client.query_typed_one(&sql, &[]).await;
         let row = row.map_err(|error| self.place.meaning(&error))?;
-        let (jobs, meta, leads) = (row.get::<_, i64>(0), row.get::<_, Option<&str>>(1), row.get::<_, Option<&str>>(2));
+        let (jobs, meta, leads) =
+            (row.get::<_, i64>(0), row.get::<_, Option<&str>>(1), row.get::<_, Option<&str>>(2));
         let meta = meta.map(|meta| format::read_meta(meta.as_bytes())).transpose();
         let meta = meta.map_err(|error| self.place.damaged(&error.to_string()))?;
         let note = meta.and_then(|meta| meta.engine_note).as_deref().map(Into::into);

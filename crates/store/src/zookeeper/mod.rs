@@ -704,17 +704,15 @@ impl Store for ZookeeperStore {
     }
 
     async fn stage(&self, from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
-        let staged = MemoryCore::stage(from).await?;
-        if let Content::Memory(content) = &staged.content {
-            let jobs = content.state().jobs.len();
-            if jobs > JOBS_MAX {
-                let why = format!(
-                    "the backup has {jobs} jobs, of {JOBS_MAX} that ZooKeeper is meant for: {ADVICE}"
-                );
-                return Err(StoreError::TooLarge(why).into());
-            }
+        let Staged { header, records, content } = MemoryCore::stage(from).await?;
+        let content = content.in_memory()?;
+        let jobs = content.state().jobs.len();
+        if jobs > JOBS_MAX {
+            let why =
+                format!("the backup has {jobs} jobs, of {JOBS_MAX} that ZooKeeper is meant for: {ADVICE}");
+            return Err(StoreError::TooLarge(why).into());
         }
-        Ok(staged)
+        Ok(Staged { header, records, content: Content::Memory(content) })
     }
 
     async fn restore(
@@ -724,11 +722,7 @@ impl Store for ZookeeperStore {
         staged: Staged,
         changes: &[Change],
     ) -> Result<(), StoreError> {
-        let content = match staged.content {
-            Content::Memory(content) => content,
-            #[cfg(any(feature = "sqlite", feature = "postgres"))]
-            _ => return Err(StoreError::Unavailable("this was staged beside another store".into())),
-        };
+        let content = staged.content.in_memory()?;
         let batch = Batch::encode(changes);
         let restore = |reply| Command::Restore(Box::new(Restore { epoch, seq, content, batch, reply }));
         self.order(restore).await?

@@ -475,3 +475,75 @@ async fn a_job_that_is_disabled_while_it_runs_stays_so_when_it_fails() {
     server.until_get("/v1/scheduler/job/a", |job| job["errorCount"] == 1).await;
     assert_eq!(server.get("/v1/scheduler/job/a").await.json()["disabled"], json!(true));
 }
+
+/// How many runs of a job have begun by its schedule.
+async fn slots_of(server: &Server, job: &str, expected: usize) {
+    let runs = format!("/v1/runs?job={job}&cause=slot&outcome=succeeded");
+    server.until_get(&runs, |page| page["runs"].as_array().map(Vec::len) == Some(expected)).await;
+}
+
+#[tokio::test]
+async fn a_job_without_a_schedule_runs_at_every_post() {
+    let server = Server::start(succeed).await;
+    for (n, command) in (1..).zip(["x", "x", "y"]) {
+        server.create(json!({"name": "a", "command": command})).await;
+        slots_of(&server, "a", n).await;
+    }
+    let mut job = server.get("/scheduler/job/a").await.json();
+    assert!(job["schedule"].as_str().is_some_and(|text| text.starts_with("R1/2")), "{job}");
+    assert_eq!((&job["command"], &job["disabled"]), (&json!("y"), &json!(true)));
+    // What was read has a schedule, which is over.
+    job["disabled"] = json!(false);
+    server.create(job).await;
+    server.change(Method::PUT, "/scheduler/job/a").await;
+    server
+        .until_get("/v1/runs?job=a&cause=trigger&outcome=succeeded", |page| page["runs"][0].is_object())
+        .await;
+    slots_of(&server, "a", 3).await;
+}
+
+#[tokio::test]
+async fn a_schedule_that_is_over_begins_anew_with_another_one() {
+    let server = Server::start(succeed).await;
+    let job = |schedule: &str| json!({"name": "a", "command": "x", "schedule": schedule, "disabled": false});
+    let is_over = async || server.get("/scheduler/job/a").await.json()["disabled"].clone();
+    server.create(job("R0/2099-01-01T00:00:00Z/P1D")).await;
+    assert_eq!(is_over().await, json!(true), "it has no slot");
+    server.create(job("R1/2024-01-01T00:00:00Z/P1D")).await;
+    slots_of(&server, "a", 1).await;
+    assert_eq!(is_over().await, json!(true));
+    server.create(job("R2/2099-01-01T00:00:00Z/P1D")).await;
+    assert_eq!(is_over().await, json!(false));
+    assert_eq!(server.get("/v1/jobs/a").await.json()["remaining"], json!(2));
+}
+
+#[tokio::test]
+async fn what_is_refused_changes_nothing_and_a_job_may_become_of_the_other_kind() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "a", "command": "x", "schedule": FAR})).await;
+    server.create(json!({"name": "b", "command": "x", "schedule": FAR})).await;
+    server.create(json!({"name": "c", "command": "x", "parents": ["a"]})).await;
+    let before = server.get("/scheduler/jobs").await;
+    assert!(!before.text.contains('\n'), "chronos-sync reads the first line alone");
+    for (job, code) in [
+        (json!({"name": "c", "parents": ["b", "gone"]}), "missing_parents"),
+        (json!({"name": "c", "parents": ["b", "c"]}), "cycle"),
+        (json!({"name": "c", "parents": []}), "no_parents"),
+        (json!({"name": "c", "schedule": FAR}), "invalid"),
+        (json!({"name": "a", "parents": ["b", "c"]}), "cycle"),
+        (json!({"name": "b", "parents": ["gone"]}), "missing_parents"),
+        (json!({"name": "new", "parents": ["new"]}), "cycle"),
+    ] {
+        let answer = server.post("/scheduler/dependency", &job).await;
+        assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::BAD_REQUEST, &json!(code)), "{job}");
+    }
+    assert_eq!(server.get("/scheduler/jobs").await.text, before.text);
+    server.create(json!({"name": "b", "command": "x", "parents": ["c"]})).await;
+    server.create(json!({"name": "c", "command": "x", "schedule": FAR})).await;
+    let plans = async |name: &str| {
+        let job = server.get(&format!("/scheduler/job/{name}")).await.json();
+        (job.get("schedule").cloned(), job.get("parents").cloned())
+    };
+    assert_eq!(plans("b").await, (None, Some(json!(["c"]))));
+    assert_eq!(plans("c").await, (Some(json!(FAR)), None));
+}

@@ -170,10 +170,33 @@ fn harmless_leniencies_are_kept() {
 /// What a definition in the dialect of Chronos comes to, and what its author is told.
 #[track_caller]
 fn classic(door: Door, fields: &str) -> (Definition, Vec<String>) {
-    let document = format!(r#"{{"name":"a","command":"x",{fields}}}"#);
+    classic_at(door, &format!(r#"{{"name":"a","command":"x",{fields}}}"#))
+}
+
+#[track_caller]
+fn classic_at(door: Door, document: &str) -> (Definition, Vec<String>) {
     let read = read(document.as_bytes(), door, &Zones::bundled(), now());
     let reading = read.unwrap_or_else(|e| panic!("{e}: {document}"));
     (reading.definition, reading.warnings)
+}
+
+#[test]
+fn a_container_is_one_by_its_image() {
+    let taken = |fields: &str| classic(Door::Schedule, &format!(r#""schedule":"R//PT1H",{fields}"#));
+    for fields in [r#""container":{}"#, r#""container":{"type":"DOCKER","image":null}"#] {
+        let (definition, warnings) = taken(fields);
+        assert_eq!(&*definition.body, r#"{"command":"x"}"#);
+        assert_eq!(warnings, ["`container` is ignored, as it was by Chronos: it names no `image`"]);
+    }
+    let (definition, warnings) =
+        taken(r#""container":{"image":"i","type":"docker","network":"host","forcePullImage":"TRUE"}"#);
+    assert!(definition.body.contains(r#""forcePullImage":true"#), "{}", definition.body);
+    assert_eq!(warnings, Vec::<String>::new());
+    refused(
+        r#""container":{"image":"i","forcePullImage":"TRUE"}"#,
+        "container.forcePullImage",
+        "true or false",
+    );
 }
 
 #[test]
@@ -341,9 +364,16 @@ fn both_forms_of_fetch_as_chronos_listed_them_are_one() {
 
 #[test]
 fn neither_schedule_nor_parents_means_once_now() {
-    let reading =
-        read(br#"{"name":"a","command":"x"}"#, Door::Schedule, &Zones::bundled(), now()).expect("valid");
-    assert!(matches!(reading.definition.plan, PlanText::Schedule { text, .. } if &*text == ONCE));
+    for (door, once) in [
+        (Door::Schedule, "R1/2030-01-01T00:00:00.000Z/PT24H"),
+        (Door::Any, "R1//PT24H"),
+        (Door::Imported, "R1//PT24H"),
+    ] {
+        let (definition, warnings) = classic_at(door, r#"{"name":"a","command":"x","concurrent":true}"#);
+        assert!(matches!(definition.plan, PlanText::Schedule { text, .. } if &*text == once), "{door:?}");
+        assert!(matches!(definition.rules.overlap, Overlap::Allow { .. }), "it was dropped by Chronos");
+        assert_eq!(warnings, Vec::<String>::new());
+    }
 }
 
 #[test]
@@ -423,7 +453,11 @@ fn wrong_types_name_the_field_and_what_was_expected() {
     refused(r#""environmentVariables":{"A":"B"}"#, "environmentVariables", "expected a list");
     refused(r#""constraints":[["a","EQUALS"]]"#, "constraints[0]", "a list of exactly 3");
     refused(r#""constraints":[["a","IS","b"]]"#, "constraints[0][1]", "\"EQUALS\" or \"LIKE\" or \"UNLIKE\"");
+    refused(r#""constraints":[["a","EQUALS","b","c"]]"#, "constraints[0]", "a list of exactly 3");
+    refused(r#""fetch":[{"executable":true}]"#, "fetch[0].uri", "is missing");
     refused(r#""container":{"type":"DOCKER"}"#, "container.image", "is missing");
+    refused(r#""container":{"image":"i","type":"APPC"}"#, "container.type", "\"DOCKER\" or \"MESOS\"");
+    refused(r#""container":{"image":"i","network":"NAT"}"#, "container.network", "\"BRIDGE\"");
     refused(
         r#""container":{"image":"i","volumes":[{"containerPath":"/a","mode":"RX"}]}"#,
         "container.volumes[0].mode",
@@ -605,6 +639,7 @@ fn a_task_is_told_what_chronos_told_it() {
     let spec = crate::wire::task_spec(&job, &run, 2);
     assert_eq!(spec.command, r"echo 'x y' 'it'\''s'");
     assert_eq!(spec.arguments, ["x y", "it's"]);
+    assert_eq!(spec.title, "ChronosTask:a");
     let value = |name: &str| {
         let found: Vec<_> =
             spec.environment.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect();
