@@ -98,22 +98,28 @@ pub fn order(id: &str, command: impl Into<String>) -> Launch {
 
 /// Waits for the ends of these tasks, without acknowledging them.
 /// # Panics
-/// If they do not come in time.
+/// If none comes for [`PATIENCE`] while some are missing.
 pub async fn ends_of(engine: &dyn Engine, ids: &[&str]) -> Vec<AttemptEnd> {
     let mut wanted: BTreeSet<TaskId> = ids.iter().map(|id| task(id)).collect();
     let mut ends = BTreeMap::new();
-    let all = async {
-        while !wanted.is_empty() {
-            for event in engine.events().await {
-                if let Known::Ended(end) = event.known {
-                    wanted.remove(&event.task);
-                    ends.insert(event.task, end);
+    while !wanted.is_empty() {
+        let next = async {
+            loop {
+                let missing = wanted.len();
+                for event in engine.events().await {
+                    if let Known::Ended(end) = event.known {
+                        wanted.remove(&event.task);
+                        ends.insert(event.task, end);
+                    }
+                }
+                if wanted.len() < missing {
+                    return;
                 }
             }
-        }
-    };
-    let outcome = tokio::time::timeout(PATIENCE, all).await;
-    assert!(outcome.is_ok(), "no end of {wanted:?} after {PATIENCE:?}; heard {ends:?}");
+        };
+        let outcome = tokio::time::timeout(PATIENCE, next).await;
+        assert!(outcome.is_ok(), "no end of {wanted:?} for {PATIENCE:?}; heard {ends:?}");
+    }
     ids.iter().map(|id| ends[&task(id)].clone()).collect()
 }
 
