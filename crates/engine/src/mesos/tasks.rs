@@ -6,21 +6,23 @@
 //! **has begun** for all we can tell; until it **has ended**, which is told until somebody acknowledges it, and only then
 //! acknowledged to Mesos.
 //!
-//! Offers that tasks were placed on are a **hold**. With the first go-ahead it closes: its offers are accepted together,
-//! once all of its tasks have theirs or [`GATHER`] is over, and nothing else is placed there.
+//! `holds.rs` has the same table's dealings with offers, `index.rs` finds a task by its name and by when it is due.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod holds;
+mod index;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use scheduler::ids::TaskId;
 use scheduler::run::AttemptEnd;
 
-use super::matching::{self, Placement, Pool, Queue};
+use self::holds::Offers;
+use self::index::Tasks;
+use super::matching::Placement;
 use super::place::Place;
-use super::resources::{Demand, Offer};
 use super::status::{Meaning, meaning};
-use super::task_info::task_info;
 use super::wire::{Call, Status};
 use crate::{Known, Share, TaskEvent, TaskSpec};
 
@@ -29,8 +31,6 @@ pub(super) const UNPLACED: &str = "mesos";
 
 /// A place is held so long for a go-ahead: beyond the time in which an order arrives or is stale.
 const HELD_MAX: Duration = Duration::from_secs(15);
-/// After the first go-ahead of a hold, the others are awaited so long.
-const GATHER: Duration = Duration::from_secs(2);
 /// An unanswered kill is sent again after so long.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
 /// What nothing was heard of is asked for again after so long.
@@ -41,12 +41,6 @@ const UNHEARD_MAX: Duration = Duration::from_secs(30);
 const QUESTION_MAX: usize = 1000;
 /// Ends that are remembered after they were acknowledged, for those who ask once more.
 const ENDED_MAX: usize = 10_000;
-/// Offers of no use now are kept so long after there was work: more may come.
-const KEPT_FOR: Duration = Duration::from_secs(5);
-/// So many of them; others can use the rest.
-const KEPT_MAX: usize = 4;
-/// While something waits, all that was declined is asked for again after so long.
-const REVIVE_AGAIN: Duration = Duration::from_secs(60);
 
 /// How offers are dealt with.
 #[derive(Clone, Debug)]
@@ -76,14 +70,10 @@ pub(super) enum Act {
 /// See the module.
 pub(super) struct Table {
     manners: Manners,
-    tasks: BTreeMap<TaskId, Task>,
+    tasks: Tasks,
+    offers: Offers,
     /// How many places were told of tasks that were told to have never begun.
     told: BTreeMap<TaskId, u32>,
-    queue: Queue,
-    pool: Pool,
-    holds: BTreeMap<u64, Hold>,
-    /// Of which hold each offer is.
-    held: HashMap<String, u64>,
     /// Acknowledged ends, the oldest first.
     ended: VecDeque<TaskId>,
     /// Of which nothing is known here and which may be on the cluster all the same.
@@ -92,13 +82,7 @@ pub(super) struct Table {
     framework: Option<String>,
     /// Number of the last task in the queue, and of the last hold.
     last: u64,
-    suppressed: bool,
-    /// Something was declined, or has come into the queue, since offers were asked for last.
-    wants_offers: bool,
-    declined: bool,
-    revived: Option<Duration>,
     asked_all: Duration,
-    worked: Option<Duration>,
     acts: Vec<Act>,
 }
 
@@ -113,12 +97,35 @@ struct Task {
     kill: Option<KillOrder>,
 }
 
+impl Task {
+    /// One that waits, or of which nothing but its end will be known.
+    fn new(order: u64, told: u32, spec: Option<Arc<TaskSpec>>) -> Self {
+        Self { state: State::Waiting, spec, order, told, kill: None }
+    }
+
+    /// When something is to be done about it, unless something comes of it before.
+    fn due(&self) -> Option<Duration> {
+        match &self.state {
+            State::Placed { since, go: None, .. } => Some(*since + HELD_MAX),
+            State::Begun(begun) => {
+                let killed = self.kill.as_ref().map(KillOrder::due);
+                begun.asked_again().into_iter().chain(killed).min()
+            }
+            State::Waiting | State::Placed { .. } | State::Ended { .. } => None,
+        }
+    }
+}
+
 struct KillOrder {
     grace: Duration,
     sent: Option<Duration>,
 }
 
 impl KillOrder {
+    fn due(&self) -> Duration {
+        self.sent.map_or(Duration::ZERO, |sent| sent + KILL_AGAIN)
+    }
+
     fn call(&mut self, now: Duration, id: &TaskId, begun: &Begun) -> Call {
         self.sent = Some(now);
         Call::Kill { task: id.to_string(), agent: begun.agent.clone(), grace: self.grace }
@@ -132,6 +139,9 @@ enum State {
     Ended { end: AttemptEnd, agent: String, uuid: String, acknowledged: bool },
 }
 
+/// A task, and its agent where that is known.
+type Question = (String, Option<String>);
+
 struct Begun {
     agent: String,
     /// What was heard of it last.
@@ -139,6 +149,23 @@ struct Begun {
     origin: Origin,
     /// When it was asked for last, or else sent to its agent; since boot.
     asked: Option<Duration>,
+}
+
+impl Begun {
+    fn question(&mut self, now: Duration, id: &TaskId) -> Question {
+        self.asked = Some(now);
+        (id.to_string(), Some(self.agent.clone()).filter(|agent| !agent.is_empty()))
+    }
+
+    /// When it is to be asked for, if nothing is heard of it before.
+    fn asked_again(&self) -> Option<Duration> {
+        let patience = match (self.heard, self.origin) {
+            (Some(Heard::Runs), _) | (_, Origin::Sent) => return None,
+            (None, Origin::Accepted) => UNHEARD_MAX,
+            _ => ASK_AGAIN,
+        };
+        Some(self.asked.map_or(Duration::ZERO, |asked| asked + patience))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -157,33 +184,18 @@ enum Origin {
     Before,
 }
 
-struct Hold {
-    offers: BTreeSet<String>,
-    tasks: BTreeSet<TaskId>,
-    /// Once it is closed: since when, and the offers that are kept for it.
-    closed: Option<(Duration, Vec<Offer>)>,
-}
-
 impl Table {
     pub(super) fn new(manners: Manners) -> Self {
         Self {
             manners,
-            tasks: BTreeMap::new(),
+            tasks: Tasks::default(),
+            offers: Offers::default(),
             told: BTreeMap::new(),
-            queue: Queue::default(),
-            pool: Pool::default(),
-            holds: BTreeMap::new(),
-            held: HashMap::new(),
             ended: VecDeque::new(),
             strays: BTreeSet::new(),
             framework: None,
             last: 0,
-            suppressed: false,
-            wants_offers: false,
-            declined: false,
-            revived: None,
             asked_all: Duration::ZERO,
-            worked: None,
             acts: Vec::new(),
         }
     }
@@ -196,10 +208,10 @@ impl Table {
     /// A new term: what former ones have not sent to an agent never will be, and what they have is for the node to ask for.
     pub(super) fn begin_term(&mut self) {
         self.unsubscribed();
-        for task in self.tasks.iter().filter(|(_, task)| matches!(task.state, State::Waiting)) {
-            self.queue.remove(task.0);
+        for (id, _) in self.tasks.iter().filter(|(_, task)| matches!(task.state, State::Waiting)) {
+            self.offers.forget(id);
         }
-        self.tasks.retain(|_, task| matches!(task.state, State::Ended { .. }));
+        self.tasks.retain(|task| matches!(task.state, State::Ended { .. }));
         self.strays.clear();
         self.told.clear();
         self.tell_open_ends();
@@ -207,7 +219,7 @@ impl Table {
 
     /// All ends that nobody has acknowledged, once more.
     pub(super) fn tell_open_ends(&mut self) {
-        for (id, task) in &self.tasks {
+        for (id, task) in self.tasks.iter() {
             if let State::Ended { end, acknowledged: false, .. } = &task.state {
                 let known = Known::Ended(end.clone());
                 self.acts.push(Act::Tell(TaskEvent { task: id.clone(), known }));
@@ -222,8 +234,7 @@ impl Table {
         }
         self.last += 1;
         let told = self.told.remove(id).unwrap_or(0);
-        let task = Task { state: State::Waiting, spec: Some(spec), order: self.last, told, kill: None };
-        self.tasks.insert(id.clone(), task);
+        self.tasks.insert(id.clone(), Task::new(self.last, told, Some(spec)));
         self.strays.remove(id);
         self.enqueue(id);
         self.settle(now);
@@ -243,31 +254,19 @@ impl Table {
         })
     }
 
-    /// The place that was told of the task is durable.
-    pub(super) fn go_ahead(&mut self, now: Duration, id: &TaskId, durable: &str, not_after: Duration) {
-        let Some(Task { state: State::Placed { node, go, hold, .. }, .. }) = self.tasks.get_mut(id) else {
-            return;
-        };
-        if **node != *durable {
-            return;
-        }
-        *go = Some(not_after);
-        let hold = *hold;
-        self.close(now, hold);
-        self.accept_if_complete(now, hold);
-    }
-
     /// Wants the task dead.
     pub(super) fn kill(&mut self, now: Duration, id: &TaskId, grace: Duration) {
-        let Some(task) = self.tasks.get_mut(id) else { return };
+        let Some(mut task) = self.tasks.get_mut(id) else { return };
         match &task.state {
             State::Ended { .. } => {}
             State::Waiting => {
-                self.queue.remove(id);
+                drop(task);
+                self.offers.forget(id);
                 self.end(id, AttemptEnd::Killed, String::new(), String::new());
             }
             State::Placed { hold, .. } => {
                 let hold = *hold;
+                drop(task);
                 self.leave(id, hold);
                 self.end(id, AttemptEnd::Killed, String::new(), String::new());
                 self.accept_if_complete(now, hold);
@@ -285,18 +284,17 @@ impl Table {
 
     /// A task that somebody before us sent to this place is to be asked for; see [`Table::ask_due`].
     pub(super) fn ask(&mut self, id: &TaskId, place: &Place) {
-        if self.tasks.contains_key(id) {
+        if self.tasks.contains(id) {
             return;
         }
         let begun = Begun { agent: place.agent.clone(), heard: None, origin: Origin::Before, asked: None };
-        let task = Task { state: State::Begun(begun), spec: None, order: 0, told: 0, kill: None };
-        self.tasks.insert(id.clone(), task);
+        self.tasks.insert(id.clone(), Task { state: State::Begun(begun), ..Task::new(0, 0, None) });
         self.strays.remove(id);
     }
 
     /// A task that nobody launched as far as is known is asked for all the same, wherever it may be.
     pub(super) fn ask_for_stray(&mut self, id: &TaskId) {
-        if !self.tasks.contains_key(id) && self.strays.len() < ENDED_MAX {
+        if !self.tasks.contains(id) && self.strays.len() < ENDED_MAX {
             self.strays.insert(id.clone());
             if self.framework.is_some() {
                 self.acts.push(Act::Call(Call::Reconcile { tasks: vec![(id.to_string(), None)] }));
@@ -306,25 +304,23 @@ impl Table {
 
     /// It is known otherwise how this task ended.
     pub(super) fn ended(&mut self, id: &TaskId, end: AttemptEnd) {
-        if !self.tasks.contains_key(id) {
-            let state = State::Waiting;
-            self.tasks.insert(id.clone(), Task { state, spec: None, order: 0, told: 0, kill: None });
+        if !self.tasks.contains(id) {
             self.end(id, end, String::new(), String::new());
         }
     }
 
     /// The end of the task is durable elsewhere.
     pub(super) fn acknowledge(&mut self, id: &TaskId) {
-        let Some(Task { state: State::Ended { agent, uuid, acknowledged, .. }, .. }) = self.tasks.get_mut(id)
-        else {
-            return;
-        };
+        let Some(mut task) = self.tasks.get_mut(id) else { return };
+        let State::Ended { agent, uuid, acknowledged, .. } = &mut task.state else { return };
         if !uuid.is_empty() {
             let call =
                 Call::Acknowledge { task: id.to_string(), agent: agent.clone(), uuid: std::mem::take(uuid) };
             self.acts.push(Act::Call(call));
         }
-        if !std::mem::replace(acknowledged, true) {
+        let before = std::mem::replace(acknowledged, true);
+        drop(task);
+        if !before {
             self.ended.push_back(id.clone());
             if self.ended.len() > ENDED_MAX
                 && let Some(oldest) = self.ended.pop_front()
@@ -338,21 +334,17 @@ impl Table {
     pub(super) fn subscribed(&mut self, now: Duration, framework: &str) {
         self.unsubscribed();
         self.framework = Some(framework.to_owned());
-        self.suppressed = false;
-        self.declined = false;
-        self.wants_offers = false;
-        // Offers come by themselves; but who finds that there is nothing to do may change its mind at once.
-        self.revived = (!self.queue.is_empty()).then_some(now);
+        self.offers.subscribed(now);
         self.ask_all(now);
         for stray in &self.strays {
             self.acts.push(Act::Call(Call::Reconcile { tasks: vec![(stray.to_string(), None)] }));
         }
-        for task in self.tasks.values_mut() {
+        self.tasks.change_each(|_, task| {
             if let Some(kill) = &mut task.kill {
                 kill.sent = None;
             }
-        }
-        self.send_kills(now);
+        });
+        self.see_to_due(now);
     }
 
     /// The framework is no more: its tasks were ended with it, and it begins under another id.
@@ -372,12 +364,7 @@ impl Table {
     /// The master is away: no offer is good any more, and what has no go-ahead waits again.
     pub(super) fn unsubscribed(&mut self) {
         self.framework = None;
-        let offers: Vec<String> = self.pool.offers().map(|offer| offer.id.clone()).collect();
-        for offer in offers {
-            self.pool.remove(&offer);
-        }
-        self.holds.clear();
-        self.held.clear();
+        self.offers.unsubscribed();
         let placed: Vec<TaskId> = self
             .tasks
             .iter()
@@ -387,58 +374,14 @@ impl Table {
         for id in placed {
             self.enqueue(&id);
         }
-        for task in self.tasks.values_mut() {
+        self.tasks.change_each(|_, task| {
             if let State::Begun(begun) = &mut task.state
                 && begun.origin == Origin::Sent
             {
                 // What the old master has not heard by now it never will: its stream is gone.
                 begun.origin = Origin::Accepted;
             }
-        }
-    }
-
-    pub(super) fn offers(&mut self, now: Duration, offers: Vec<Offer>) {
-        if !self.queue.is_empty() {
-            // What waits has been made offers, asked for or not.
-            self.revived.get_or_insert(now);
-        }
-        for offer in offers {
-            self.pool.insert(offer);
-        }
-        self.settle(now);
-    }
-
-    pub(super) fn rescind(&mut self, now: Duration, offer: &str) {
-        self.pool.remove(offer);
-        if let Some(number) = self.held.get(offer).copied() {
-            self.give_up(number, offer);
-        }
-        self.settle(now);
-    }
-
-    /// The master has taken these tasks.
-    pub(super) fn accepted(&mut self, tasks: &[TaskId]) {
-        for id in tasks {
-            if let Some(Task { state: State::Begun(begun), .. }) = self.tasks.get_mut(id)
-                && begun.origin == Origin::Sent
-            {
-                begun.origin = Origin::Accepted;
-            }
-        }
-    }
-
-    /// The master has not taken these tasks, and will not: they wait again, or have failed for this reason.
-    pub(super) fn not_accepted(&mut self, now: Duration, tasks: &[TaskId], failed: Option<&str>) {
-        for id in tasks {
-            let Some(Task { state: State::Begun(Begun { heard: None, .. }), .. }) = self.tasks.get(id) else {
-                continue;
-            };
-            match failed {
-                None => self.enqueue(id),
-                Some(reason) => self.end(id, AttemptEnd::failed(reason), String::new(), String::new()),
-            }
-        }
-        self.settle(now);
+        });
     }
 
     /// News of a task, from its agent or from the master.
@@ -461,13 +404,13 @@ impl Table {
                 // Repeated, because the acknowledgement did not arrive, or is still to come.
                 (Meaning::Ended(_), false) if !status.uuid.is_empty() => {
                     let again = uuid.is_empty();
-                    if let Some(Task { state: State::Ended { uuid, agent, end, .. }, .. }) =
-                        self.tasks.get_mut(&id)
+                    if let Some(mut task) = self.tasks.get_mut(&id)
+                        && let State::Ended { uuid, agent, end, .. } = &mut task.state
                     {
                         (*uuid, *agent) = (status.uuid, status.agent_id.value);
                         if !again {
                             let known = Known::Ended(end.clone());
-                            self.acts.push(Act::Tell(TaskEvent { task: id, known }));
+                            self.acts.push(Act::Tell(TaskEvent { task: id.clone(), known }));
                         }
                     }
                 }
@@ -530,35 +473,42 @@ impl Table {
 
     /// What is due by now.
     pub(super) fn tick(&mut self, now: Duration) {
-        let gathered = |hold: &Hold| hold.closed.as_ref().is_some_and(|(since, _)| now >= *since + GATHER);
-        let late: Vec<u64> =
-            self.holds.iter().filter(|(_, hold)| gathered(hold)).map(|(number, _)| *number).collect();
-        for number in late {
+        for number in self.offers.gathered(now) {
             self.accept(now, number);
-        }
-        let lapsed: Vec<(TaskId, u64)> = self
-            .tasks
-            .iter()
-            .filter_map(|(id, task)| match &task.state {
-                State::Placed { since, hold, go: None, .. } if now >= *since + HELD_MAX => {
-                    Some((id.clone(), *hold))
-                }
-                _ => None,
-            })
-            .collect();
-        for (id, hold) in lapsed {
-            self.leave(&id, hold);
-            self.enqueue(&id);
-            self.accept_if_complete(now, hold);
         }
         if self.framework.is_some() {
             if now >= self.asked_all + self.manners.reconcile_every {
                 self.ask_all(now);
             }
-            self.ask_due(now);
-            self.send_kills(now);
+            self.see_to_due(now);
         }
         self.settle(now);
+    }
+
+    /// What is due of single tasks: places that nobody wanted, questions, kills.
+    fn see_to_due(&mut self, now: Duration) {
+        let mut questions = Vec::new();
+        for id in self.tasks.due(now) {
+            let Some(mut changing) = self.tasks.get_mut(&id) else { continue };
+            let task = &mut *changing;
+            match &mut task.state {
+                State::Placed { hold, .. } => {
+                    let hold = *hold;
+                    drop(changing);
+                    self.lapse(now, &id, hold);
+                }
+                State::Begun(begun) => {
+                    if begun.asked_again().is_some_and(|again| now >= again) {
+                        questions.push(begun.question(now, &id));
+                    }
+                    if let Some(kill) = task.kill.as_mut().filter(|kill| now >= kill.due()) {
+                        self.acts.push(Act::Call(kill.call(now, &id, begun)));
+                    }
+                }
+                State::Waiting | State::Ended { .. } => {}
+            }
+        }
+        self.ask_master(&questions);
     }
 
     /// Why a task has not begun.
@@ -566,7 +516,7 @@ impl Table {
         let Some(task) = self.tasks.get(id) else { return Vec::new() };
         match &task.state {
             State::Waiting => {
-                self.queue.misfit(id, &self.pool).map(|misfit| misfit.to_string()).into_iter().collect()
+                self.offers.misfit(id).map(|misfit| misfit.to_string()).into_iter().collect()
             }
             State::Placed { placement, .. } => {
                 vec![format!("agent {} has room for it; that is being recorded", placement.hostname)]
@@ -580,44 +530,21 @@ impl Table {
 
     /// Whether anything is known of the task.
     pub(super) fn holds(&self, id: &TaskId) -> bool {
-        self.tasks.contains_key(id)
-    }
-
-    /// Into the queue; one that was there before, at its old place.
-    fn enqueue(&mut self, id: &TaskId) {
-        let Some(task) = self.tasks.get_mut(id) else { return };
-        task.state = State::Waiting;
-        let Some(spec) = task.spec.clone() else { return };
-        let demand = Demand::of(&spec, self.manners.share);
-        match self.queue.push(task.order, id.clone(), demand) {
-            Ok(()) => self.wants_offers = true,
-            Err(problem) => {
-                self.end(id, AttemptEnd::failed(problem.to_string()), String::new(), String::new())
-            }
-        }
+        self.tasks.contains(id)
     }
 
     fn end(&mut self, id: &TaskId, end: AttemptEnd, agent: String, uuid: String) {
         let known = Known::Ended(end.clone());
         let state = State::Ended { end, agent, uuid, acknowledged: false };
-        match self.tasks.get_mut(id) {
-            Some(task) => (task.state, task.spec, task.kill) = (state, None, None),
-            None => {
-                self.tasks.insert(id.clone(), Task { state, spec: None, order: 0, told: 0, kill: None });
-            }
-        }
+        let mut task = self.tasks.get_or_new(id);
+        (task.state, task.spec, task.kill) = (state, None, None);
+        drop(task);
         self.acts.push(Act::Tell(TaskEvent { task: id.clone(), known }));
     }
 
     fn heard(&mut self, now: Duration, id: TaskId, agent: String, heard: Heard) {
         self.leave_any(&id);
-        let task = self.tasks.entry(id.clone()).or_insert_with(|| Task {
-            state: State::Waiting,
-            spec: None,
-            order: 0,
-            told: 0,
-            kill: None,
-        });
+        let mut task = self.tasks.get_or_new(&id);
         let before = match &task.state {
             State::Begun(begun) => begun.heard,
             _ => None,
@@ -631,258 +558,36 @@ impl Table {
         if heard == Heard::Runs {
             task.spec = None;
         }
+        drop(task);
         if before != Some(heard) {
             let known = if heard == Heard::Runs { Known::Running } else { Known::Unknown };
             self.acts.push(Act::Tell(TaskEvent { task: id, known }));
         }
     }
 
-    /// Whatever it waited for here, it does no more.
-    fn leave_any(&mut self, id: &TaskId) {
-        self.queue.remove(id);
-        if let Some(Task { state: State::Placed { hold, .. }, .. }) = self.tasks.get(id) {
-            let hold = *hold;
-            self.leave(id, hold);
-        }
-    }
-
-    /// Takes a placed task out of its hold; what it had is there for others again.
-    fn leave(&mut self, id: &TaskId, number: u64) {
-        if let Some(Task { state: State::Placed { placement, .. }, .. }) = self.tasks.get(id) {
-            self.pool.give_back(placement);
-        }
-        let Some(hold) = self.holds.get_mut(&number) else { return };
-        hold.tasks.remove(id);
-        if hold.tasks.is_empty()
-            && let Some(Hold { closed: Some((_, offers)), .. }) = self.dissolve(number)
-        {
-            // Nobody has accepted them; they are as good as before.
-            offers.into_iter().for_each(|offer| self.pool.insert(offer));
-        }
-    }
-
-    /// One of the offers of a hold is gone: its tasks wait again, the other offers are free.
-    fn give_up(&mut self, number: u64, gone: &str) {
-        let Some(hold) = self.dissolve(number) else { return };
-        for id in &hold.tasks {
-            if let Some(Task { state: State::Placed { placement, .. }, .. }) = self.tasks.get(id) {
-                self.pool.give_back(placement);
-            }
-            self.enqueue(id);
-        }
-        for offer in hold.closed.into_iter().flat_map(|(_, offers)| offers).filter(|offer| offer.id != gone) {
-            self.pool.insert(offer);
-        }
-    }
-
-    fn dissolve(&mut self, number: u64) -> Option<Hold> {
-        let hold = self.holds.remove(&number)?;
-        for offer in &hold.offers {
-            self.held.remove(offer);
-        }
-        Some(hold)
-    }
-
-    /// Nothing more is placed there.
-    fn close(&mut self, now: Duration, number: u64) {
-        let Some(hold) = self.holds.get_mut(&number).filter(|hold| hold.closed.is_none()) else { return };
-        let offers = hold.offers.iter().filter_map(|offer| self.pool.remove(offer)).collect();
-        hold.closed = Some((now, offers));
-    }
-
-    fn accept_if_complete(&mut self, now: Duration, number: u64) {
-        let gone_ahead = |id: &TaskId| {
-            matches!(self.tasks.get(id), Some(Task { state: State::Placed { go: Some(_), .. }, .. }))
-        };
-        if self
-            .holds
-            .get(&number)
-            .is_some_and(|hold| hold.closed.is_some() && hold.tasks.iter().all(gone_ahead))
-        {
-            self.accept(now, number);
-        }
-    }
-
-    /// Sends the tasks of a hold that have their go-ahead and whose orders are not stale; the others wait again.
-    fn accept(&mut self, now: Duration, number: u64) {
-        let Some(hold) = self.dissolve(number) else { return };
-        let (mut tasks, mut infos, mut until) = (Vec::new(), Vec::new(), Duration::MAX);
-        for id in &hold.tasks {
-            let Some(task) = self.tasks.get_mut(id) else { continue };
-            let State::Placed { placement, go, .. } = &task.state else { continue };
-            let (Some(not_after), Some(spec)) = (go.filter(|not_after| now <= *not_after), &task.spec) else {
-                self.enqueue(id);
-                continue;
-            };
-            let Placement { agent, hostname, resources, .. } = &**placement;
-            infos.push(task_info(id, spec, agent, hostname, resources, self.manners.kill_grace));
-            let agent = placement.agent.clone();
-            until = until.min(not_after);
-            tasks.push(id.clone());
-            task.state = State::Begun(Begun { agent, heard: None, origin: Origin::Sent, asked: Some(now) });
-        }
-        self.worked = Some(now);
-        if tasks.is_empty() {
-            // Nothing goes there now; the offers are as good as before.
-            for offer in hold.closed.into_iter().flat_map(|(_, offers)| offers) {
-                self.pool.insert(offer);
-            }
-            self.settle(now);
-            return;
-        }
-        let call =
-            Call::Accept { offers: hold.offers.into_iter().collect(), tasks: infos, refuse: Duration::ZERO };
-        self.acts.push(Act::Accept { tasks, call, not_after: until });
-        self.settle(now);
-    }
-
-    /// Places what fits, and sees to it that offers are there when something waits and elsewhere when not.
-    fn settle(&mut self, now: Duration) {
-        let Some(framework) = self.framework.clone() else { return };
-        if !self.queue.is_empty() {
-            self.worked = Some(now);
-            for placement in matching::place(&mut self.pool, &mut self.queue) {
-                self.place(now, placement, &framework);
-            }
-        }
-        self.decline(now);
-        self.ask_for_offers(now);
-    }
-
-    fn place(&mut self, now: Duration, placement: Placement, framework: &str) {
-        let id = placement.task.clone();
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        let place = Place {
-            url: placement.url.clone(),
-            agent: placement.agent.clone(),
-            framework: framework.to_owned(),
-        };
-        // Told twice, a place is told apart: a late go-ahead of the first is none of the second.
-        let node: Arc<str> =
-            if task.told == 0 { place.to_string().into() } else { format!("{place}#{}", task.told).into() };
-        task.told += 1;
-        let number = self.hold_of(&placement.offers);
-        if let Some(hold) = self.holds.get_mut(&number) {
-            hold.tasks.insert(id.clone());
-        }
-        if let Some(task) = self.tasks.get_mut(&id) {
-            let placement = Box::new(placement);
-            task.state = State::Placed { placement, node: node.clone(), hold: number, since: now, go: None };
-        }
-        self.acts.push(Act::Tell(TaskEvent { task: id, known: Known::Placed { node } }));
-    }
-
-    /// The hold of these offers, which are of one agent and are accepted together; if they were of several, these become one.
-    fn hold_of(&mut self, offers: &[String]) -> u64 {
-        let mut known: Vec<u64> = offers.iter().filter_map(|offer| self.held.get(offer).copied()).collect();
-        known.sort_unstable();
-        known.dedup();
-        let number = known.first().copied().unwrap_or_else(|| {
-            self.last += 1;
-            self.last
-        });
-        let mut offers: BTreeSet<String> = offers.iter().cloned().collect();
-        let mut tasks = BTreeSet::new();
-        for other in known.into_iter().skip(1) {
-            if let Some(hold) = self.holds.remove(&other) {
-                offers.extend(hold.offers);
-                tasks.extend(hold.tasks);
-            }
-        }
-        for moved in &tasks {
-            if let Some(Task { state: State::Placed { hold, .. }, .. }) = self.tasks.get_mut(moved) {
-                *hold = number;
-            }
-        }
-        self.held.extend(offers.iter().map(|offer| (offer.clone(), number)));
-        let hold = self.holds.entry(number).or_insert_with(|| Hold {
-            offers: BTreeSet::new(),
-            tasks: BTreeSet::new(),
-            closed: None,
-        });
-        hold.offers.extend(offers);
-        hold.tasks.extend(tasks);
-        number
-    }
-
-    /// What is of no use goes to others. While there was work lately a little is kept, because more may come.
-    fn decline(&mut self, now: Duration) {
-        let kept = if self.queue.is_empty() && self.is_busy(now) { KEPT_MAX } else { 0 };
-        let offers: Vec<String> = self.pool.untouched().map(|offer| offer.id.clone()).skip(kept).collect();
-        if !offers.is_empty() {
-            offers.iter().for_each(|offer| drop(self.pool.remove(offer)));
-            self.declined = true;
-            self.acts.push(Act::Call(Call::Decline { offers, refuse: self.manners.decline_for }));
-        }
-    }
-
-    /// Whether there is work, or was a moment ago.
-    fn is_busy(&self, now: Duration) -> bool {
-        !self.holds.is_empty() || self.worked.is_some_and(|worked| now < worked + KEPT_FOR)
-    }
-
-    fn ask_for_offers(&mut self, now: Duration) {
-        if self.queue.is_empty() {
-            if !self.suppressed && !self.is_busy(now) {
-                self.suppressed = true;
-                self.acts.push(Act::Call(Call::Suppress));
-            }
-            return;
-        }
-        let since = self.revived.map_or(Duration::MAX, |revived| now.saturating_sub(revived));
-        let wanted = (self.wants_offers && (self.suppressed || self.declined))
-            || (self.revived.is_some() && since >= REVIVE_AGAIN);
-        if (wanted || self.suppressed) && since >= self.manners.revive_every {
-            (self.suppressed, self.declined, self.wants_offers) = (false, false, false);
-            self.revived = Some(now);
-            self.acts.push(Act::Call(Call::Revive));
-        }
-    }
-
     fn ask_all(&mut self, now: Duration) {
         self.asked_all = now;
-        self.question(now, |_| true);
+        let mut questions = Vec::new();
+        self.tasks.change_each(|id, task| {
+            if let State::Begun(begun) = &mut task.state
+                && begun.origin != Origin::Sent
+            {
+                questions.push(begun.question(now, id));
+            }
+        });
+        self.ask_master(&questions);
     }
 
     /// Asks for those of which nothing is known for too long.
     pub(super) fn ask_due(&mut self, now: Duration) {
-        self.question(now, |begun| match (begun.heard, begun.origin) {
-            (Some(Heard::Runs), _) => false,
-            (None, Origin::Accepted) => begun.asked.is_none_or(|asked| now >= asked + UNHEARD_MAX),
-            _ => begun.asked.is_none_or(|asked| now >= asked + ASK_AGAIN),
-        });
+        if self.framework.is_some() {
+            self.see_to_due(now);
+        }
     }
 
-    fn question(&mut self, now: Duration, which: impl Fn(&Begun) -> bool) {
-        if self.framework.is_none() {
-            return;
-        }
-        let mut tasks = Vec::new();
-        for (id, task) in &mut self.tasks {
-            if let State::Begun(begun) = &mut task.state
-                && begun.origin != Origin::Sent
-                && which(begun)
-            {
-                begun.asked = Some(now);
-                let agent = Some(begun.agent.clone()).filter(|agent| !agent.is_empty());
-                tasks.push((id.to_string(), agent));
-            }
-        }
-        for tasks in tasks.chunks(QUESTION_MAX) {
+    fn ask_master(&mut self, questions: &[Question]) {
+        for tasks in questions.chunks(QUESTION_MAX) {
             self.acts.push(Act::Call(Call::Reconcile { tasks: tasks.to_vec() }));
-        }
-    }
-
-    fn send_kills(&mut self, now: Duration) {
-        if self.framework.is_none() {
-            return;
-        }
-        for (id, task) in &mut self.tasks {
-            if let (State::Begun(begun), Some(kill)) = (&task.state, &mut task.kill)
-                && kill.sent.is_none_or(|sent| now >= sent + KILL_AGAIN)
-            {
-                self.acts.push(Act::Call(kill.call(now, id, begun)));
-            }
         }
     }
 }

@@ -101,6 +101,7 @@ impl World {
 
     #[track_caller]
     fn check(&mut self, expected: &[&str]) -> &mut Self {
+        assert!(self.table.tasks.is_whole());
         let acts = self.table.take();
         let told: Vec<String> = acts.iter().map(|act| self.short(act)).collect();
         assert_eq!(told, expected);
