@@ -72,8 +72,8 @@ pub(super) struct Table {
     manners: Manners,
     tasks: Tasks,
     offers: Offers,
-    /// How many places were told of tasks that were told to have never begun.
-    told: BTreeMap<TaskId, u32>,
+    /// Tasks that were told to have never begun, until they end.
+    dropped: BTreeMap<TaskId, Dropped>,
     /// Acknowledged ends, the oldest first.
     ended: VecDeque<TaskId>,
     /// Of which nothing is known here and which may be on the cluster all the same.
@@ -130,6 +130,14 @@ impl KillOrder {
         self.sent = Some(now);
         Call::Kill { task: id.to_string(), agent: begun.agent.clone(), grace: self.grace }
     }
+}
+
+/// What is remembered of a task that was told to have never begun.
+struct Dropped {
+    /// Places that were told of it.
+    told: u32,
+    /// Of the update that said so.
+    uuid: String,
 }
 
 enum State {
@@ -190,7 +198,7 @@ impl Table {
             manners,
             tasks: Tasks::default(),
             offers: Offers::default(),
-            told: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             ended: VecDeque::new(),
             strays: BTreeSet::new(),
             framework: None,
@@ -213,7 +221,7 @@ impl Table {
         }
         self.tasks.retain(|task| matches!(task.state, State::Ended { .. }));
         self.strays.clear();
-        self.told.clear();
+        self.dropped.clear();
         self.tell_open_ends();
     }
 
@@ -229,11 +237,12 @@ impl Table {
 
     /// Takes a task that is not known, to find it a place.
     pub(super) fn launch(&mut self, now: Duration, id: &TaskId, spec: Arc<TaskSpec>) -> Known {
-        if let Some(known) = self.known(id) {
-            return known;
+        match self.known(id) {
+            None | Some(Known::NeverBegan) => {}
+            Some(known) => return known,
         }
         self.last += 1;
-        let told = self.told.remove(id).unwrap_or(0);
+        let told = self.dropped.get(id).map_or(0, |dropped| dropped.told);
         self.tasks.insert(id.clone(), Task::new(self.last, told, Some(spec)));
         self.strays.remove(id);
         self.enqueue(id);
@@ -243,7 +252,10 @@ impl Table {
 
     /// What is known of a task; `None` if nothing is.
     pub(super) fn known(&self, id: &TaskId) -> Option<Known> {
-        Some(match &self.tasks.get(id)?.state {
+        let Some(task) = self.tasks.get(id) else {
+            return self.dropped.contains_key(id).then_some(Known::NeverBegan);
+        };
+        Some(match &task.state {
             State::Waiting | State::Placed { .. } => Known::Waiting,
             State::Begun(Begun { heard: Some(Heard::Runs), .. }) => Known::Running,
             State::Begun(Begun { heard: None, origin: Origin::Sent | Origin::Accepted, .. }) => {
@@ -430,13 +442,12 @@ impl Table {
             }
             Meaning::NeverBegan => {
                 self.acts.extend(acknowledge(&status));
-                // A place that is still held has nothing to do with what came of the last one.
-                if !matches!(state, Some(State::Waiting | State::Placed { .. })) {
-                    if let Some(task) = self.tasks.remove(&id)
-                        && self.told.len() < ENDED_MAX
-                    {
-                        self.told.insert(id.clone(), task.told);
+                if self.is_dropped_now(&id, &status) {
+                    let told = self.tasks.remove(&id).map_or(0, |task| task.told);
+                    if self.dropped.len() >= ENDED_MAX {
+                        self.dropped.pop_first();
                     }
+                    self.dropped.insert(id.clone(), Dropped { told, uuid: status.uuid });
                     self.acts.push(Act::Tell(TaskEvent { task: id, known: Known::NeverBegan }));
                 }
             }
@@ -458,6 +469,23 @@ impl Table {
                     self.acts.push(Act::Call(Call::Reconcile { tasks: vec![(id.to_string(), None)] }));
                 }
             }
+        }
+    }
+
+    /// Whether this is about the task as it is on its way now. An agent repeats what it dropped until it hears that we know,
+    /// and by then the task may have been sent again, there or elsewhere: it must not be sent a third time.
+    fn is_dropped_now(&self, id: &TaskId, status: &Status) -> bool {
+        let before = self.dropped.get(id);
+        match self.tasks.get(id).map(|task| &task.state) {
+            None => before.is_none(),
+            Some(State::Begun(begun)) => {
+                let agent = &status.agent_id.value;
+                let repeated =
+                    before.is_some_and(|before| before.uuid == status.uuid) && !status.uuid.is_empty();
+                !repeated && (agent.is_empty() || begun.agent.is_empty() || *agent == begun.agent)
+            }
+            // A place that is still held has nothing to do with what came of the last one.
+            Some(State::Waiting | State::Placed { .. } | State::Ended { .. }) => false,
         }
     }
 
@@ -515,9 +543,7 @@ impl Table {
     pub(super) fn waits_for(&self, id: &TaskId) -> Vec<String> {
         let Some(task) = self.tasks.get(id) else { return Vec::new() };
         match &task.state {
-            State::Waiting => {
-                self.offers.misfit(id).map(|misfit| misfit.to_string()).into_iter().collect()
-            }
+            State::Waiting => self.offers.misfit(id).map(|misfit| misfit.to_string()).into_iter().collect(),
             State::Placed { placement, .. } => {
                 vec![format!("agent {} has room for it; that is being recorded", placement.hostname)]
             }
@@ -534,6 +560,7 @@ impl Table {
     }
 
     fn end(&mut self, id: &TaskId, end: AttemptEnd, agent: String, uuid: String) {
+        self.dropped.remove(id);
         let known = Known::Ended(end.clone());
         let state = State::Ended { end, agent, uuid, acknowledged: false };
         let mut task = self.tasks.get_or_new(id);

@@ -159,7 +159,13 @@ impl Table {
     }
 
     /// The place that was told of the task is durable.
-    pub(in super::super) fn go_ahead(&mut self, now: Duration, id: &TaskId, durable: &str, not_after: Duration) {
+    pub(in super::super) fn go_ahead(
+        &mut self,
+        now: Duration,
+        id: &TaskId,
+        durable: &str,
+        not_after: Duration,
+    ) {
         let Some(mut task) = self.tasks.get_mut(id) else { return };
         let State::Placed { node, go, hold, .. } = &mut task.state else { return };
         if **node != *durable {

@@ -310,10 +310,31 @@ fn a_dropped_task_never_began() {
     world.launch("a").offer("o1", "A", 1.0).go("a", &node("A"));
     world.table.take();
     world.update("a", "TASK_DROPPED", "u").check(&["ACKNOWLEDGE a u", "a NeverBegan"]);
-    assert_eq!(world.known("a"), None);
+    assert_eq!(world.known("a"), Some(Known::NeverBegan));
+    // Repeated, because the acknowledgement was late: it is not told again, as it may be launched again by then.
+    world.update("a", "TASK_DROPPED", "u").check(&["ACKNOWLEDGE a u"]);
     // Launched again it has places of other names: an order for the first is none for the second.
     world.launch("a").offer("o2", "A", 1.0).check(&["a at mesos://A:1/A/F#1"]);
     world.update("a", "TASK_DROPPED", "u").check(&["ACKNOWLEDGE a u"]);
+}
+
+/// What an agent repeats of the first time says nothing of the second: the task would begin twice.
+#[test]
+fn what_was_dropped_before_is_on_its_way_all_the_same() {
+    let mut world = World::subscribed();
+    world.launch("a").offer("o1", "A", 1.0).go("a", &node("A"));
+    world.update("a", "TASK_DROPPED", "u");
+    world.launch("a").offer("o2", "A", 1.0).go("a", &format!("{}#1", node("A")));
+    world.table.take();
+    world.update("a", "TASK_DROPPED", "u").check(&["ACKNOWLEDGE a u"]);
+    assert_eq!(world.known("a"), Some(Known::Waiting));
+    // It may be dropped a second time.
+    world.update("a", "TASK_DROPPED", "v").check(&["ACKNOWLEDGE a v", "a NeverBegan"]);
+    // Of what another agent says that it dropped, this one knows better.
+    world.launch("a").offer("o3", "B", 1.0).go("a", &format!("{}#2", node("B")));
+    world.table.take();
+    world.update("a", "TASK_DROPPED", "w").check(&["ACKNOWLEDGE a w"]);
+    assert_eq!(world.known("a"), Some(Known::Waiting));
 }
 
 #[test]
