@@ -53,7 +53,7 @@ class Nemesis:
         self.faults = self.all_faults()
 
     # How long a cluster of two versions is left to work.
-    MIXED_S = 6.0
+    MIXED_S = 4.0
 
     def all_faults(self):
         here = [
@@ -236,13 +236,19 @@ class Nemesis:
         for server in self.cluster.others(leader) + [leader]:
             server.binary = after
             self.restart(server)
-            # Both versions side by side, for some slots of every job that has few.
+            self.let_lead(after)
+            # Both versions side by side, for a slot or two of every job.
             time.sleep(self.MIXED_S)
-            # Each of them has led before all are the same.
-            if server is not leader and self.cluster.leader() is leader:
-                self.restart(leader)
-                time.sleep(self.MIXED_S)
         self.upgrade_to = before
+
+    def let_lead(self, binary):
+        """Restarts leaders until one of this version leads: of two that wait for it, either may be the next."""
+        for _ in range(12):
+            leader = self.cluster.wait_leader()
+            if leader is None or leader.binary == binary:
+                return
+            self.restart(leader)
+        self.troubles.append("beside the other version none of this one came to lead")
 
     # --- network -------------------------------------------------------------------------------------------------
 
