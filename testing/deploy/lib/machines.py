@@ -10,21 +10,17 @@ import ctypes
 import importlib.util
 import json
 import os
-import pathlib
 import shlex
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
-ROOT = pathlib.Path(os.environ["CHRONOS_ROOT"])
-WORK = pathlib.Path(os.environ["CHRONOS_WORK"])
-BINARY = os.environ["CHRONOS_BIN"]
+from case import BINARY, ROOT, WORK, fail, skip, until
+
 MESOS = ROOT / "testing" / "mesos-local"
 ZOOKEEPER = "/usr/share/java/zookeeper.jar"
-SKIPPED = 77
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 # Of every container on its bridge, so that nobody can take it for an address of the cluster.
@@ -43,31 +39,6 @@ def wires():
 
 WIRES = wires()
 sh = WIRES.sh
-
-
-def ok(text):
-    print(f"ok: {text}", flush=True)
-
-
-def skip(reason):
-    print(reason, flush=True)
-    sys.exit(SKIPPED)
-
-
-def fail(text):
-    sys.exit(f"failed: {text}")
-
-
-def until(what, seconds, look):
-    """What `look` answers as soon as that is something; ends the case if it never is."""
-    end = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > end:
-            fail(f"not within {seconds} s: {what}")
-        time.sleep(0.1)
 
 
 @contextlib.contextmanager

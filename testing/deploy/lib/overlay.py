@@ -8,7 +8,8 @@ import socket
 import struct
 
 import machines
-from machines import HTTP_PORT, at, fail, ok, opens, sh, until
+from case import WORK, fail, ok, until
+from machines import HTTP_PORT, at, opens, sh
 
 SUBNET = "10.32.1"
 BRIDGE = "overlay"
@@ -68,7 +69,7 @@ class OpenVSwitch:
                                "type=vxlan", f"options:remote_ip={other.ip}", "options:key=42")
 
     def daemons(self, cluster, host):
-        folder = machines.WORK / f"ovs-{host.name}"
+        folder = WORK / f"ovs-{host.name}"
         folder.mkdir()
         environment = {**os.environ, **{f"OVS_{kind}DIR": str(folder) for kind in ("RUN", "LOG", "DB", "SYSCONF")}}
         sh("ovsdb-tool", "create", str(folder / "conf.db"), self.SCHEMA)
@@ -79,7 +80,7 @@ class OpenVSwitch:
         cluster.run(f"vswitchd-{host.name}", host.inside("ovs-vswitchd", remote), environment)
 
     def vsctl(self, host, *words):
-        sh("ovs-vsctl", f"--db=unix:{machines.WORK}/ovs-{host.name}/db.sock", "--timeout=20", *words)
+        sh("ovs-vsctl", f"--db=unix:{WORK}/ovs-{host.name}/db.sock", "--timeout=20", *words)
 
     def bridge(self, host, name):
         self.vsctl(host, "add-br", name, "--", "set", "bridge", name, "datapath_type=netdev")

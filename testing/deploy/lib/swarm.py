@@ -5,7 +5,8 @@ import subprocess
 
 import machines
 import overlay
-from machines import BINARY, HTTP_PORT, WORK, fail, sh, until
+from case import BINARY, WORK, fail, skip, until
+from machines import HTTP_PORT, sh
 
 NETWORK = "chronos"
 
@@ -27,7 +28,7 @@ class Engine:
 
     def answers(self):
         if self.process.poll() is not None:
-            machines.skip("no Docker Engine starts here")
+            skip("no Docker Engine starts here")
         return (self.folder / "sock").exists() and subprocess.run(
             ["docker", "-H", f"unix://{self.folder}/sock", "version"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL).returncode == 0
