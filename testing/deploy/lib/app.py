@@ -31,7 +31,7 @@ class Cell:
         self.marathon_url = "http://127.0.0.1:8080"
         self.marathon = subprocess.Popen(
             [sys.executable, ROOT / "testing" / "marathon-local" / "marathon.py", "run", "--dir", WORK / "marathon",
-             "--master", self.zk])
+             "--master", self.zk], stderr=subprocess.DEVNULL)
         until("Marathon is a framework of the cluster", 60, lambda: json.loads(
             ask(f"{self.marathon_url}/v2/info")[1] or "{}").get("frameworkId") if self.is_up() else None)
 
@@ -148,14 +148,14 @@ class Cell:
             fail(f"{' '.join(words)} was to end with {status} and to say `{why}`; it ended with {found}:\n{said}")
         return said
 
-    def cut(self, lines, *words, **more):
-        """Runs the command, and kills it as soon as it has said so many lines; whether it was cut, and what it said."""
+    def cut(self, when, *words, **more):
+        """Runs the command, and kills it as soon as it has said so many lines, or this; whether it was cut, and what it said."""
         child = subprocess.Popen([WRAPPER, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT, text=True, env={**self.environment(), **more})
         said = []
         for line in child.stdout:
             said.append(line)
-            if len(said) == lines:
+            if len(said) == when or line.startswith(str(when)):
                 child.kill()
                 break
         rest = child.stdout.read()

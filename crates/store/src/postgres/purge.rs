@@ -73,7 +73,7 @@ impl Tables {
         let sql = self.place.sql(&format!(
             "DO $purge$
             DECLARE
-              found record;
+              thing record;
             BEGIN
               PERFORM pg_advisory_xact_lock({LOCK}, hashtext('{schema}'));
               IF to_regclass('chronos.term') IS NULL THEN
@@ -84,16 +84,16 @@ impl Tables {
               IF FOUND THEN
                 RAISE EXCEPTION 'somebody leads: stop all nodes first';
               END IF;
-              FOR found IN SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              FOR thing IN SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = '{schema}' AND c.relkind = 'r' AND (c.relname = ANY (ARRAY['jobs', 'progress', 'live',
                   'history', 'history_jobs', 'revisions', 'audit', 'meta', 'term', 'changes', 'members'])
                   OR c.relname LIKE 'staged\\_%') LOOP
-                EXECUTE format('DROP TABLE %I.%I', '{schema}', found.relname);
+                EXECUTE format('DROP TABLE %I.%I', '{schema}', thing.relname);
               END LOOP;
-              FOR found IN SELECT p.oid::regprocedure AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+              FOR thing IN SELECT p.oid::regprocedure AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                 WHERE n.nspname = '{schema}' AND (p.proname = ANY (ARRAY['durable', 'begin_term', 'move', 'renew', 'swap',
                   'apply']) OR p.proname LIKE 'staged\\_%') LOOP
-                EXECUTE 'DROP FUNCTION ' || found.name;
+                EXECUTE 'DROP FUNCTION ' || thing.name;
               END LOOP;
             END $purge$"
         ));

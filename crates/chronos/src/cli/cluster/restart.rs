@@ -6,6 +6,8 @@ use clap::Args;
 
 use super::kept::{Kept, Step};
 use super::launcher::Launcher;
+use super::marathon::Marathon;
+use super::systemd::Systemd;
 use super::{LauncherArgs, Patience, say};
 use crate::cli::failure::Failure;
 
@@ -29,36 +31,40 @@ pub(in crate::cli) struct RestartArgs {
 }
 
 pub(in crate::cli) async fn run(args: &RestartArgs) -> Result<(), Failure> {
-    let launcher = Launcher::new(&args.launcher)?;
     let patience = Patience(args.launcher.patience.0);
-    let work = match &launcher {
-        Launcher::Marathon(_) => format!("restart of {}", args.launcher.app),
-        Launcher::Systemd(_) => format!("restart of {}", args.launcher.unit),
+    match Launcher::new(&args.launcher)? {
+        Launcher::Marathon(marathon) => by_marathon(&marathon, args, patience).await?,
+        Launcher::Systemd(systemd) => by_systemd(&systemd, args, patience).await?,
         Launcher::None => {
             return Err(
                 Failure::usage("nothing is known that starts the instances").hint("--launcher names it")
             );
         }
-    };
-    let mut kept = Kept::open(&args.keep, &work)?;
-    say("restart", launcher.look(&kept).await?)?;
-    if let Launcher::Systemd(systemd) = &launcher {
-        if args.launcher.dry_run {
-            for line in systemd.plan().await? {
-                say("would", line)?;
-            }
-            return say("dry run", "nothing was done");
-        }
-        systemd.restart(patience).await?;
-        return say("done", "all instances were restarted");
     }
+    match args.launcher.dry_run {
+        true => say("dry run", "nothing was done"),
+        false => say("done", "all instances were restarted"),
+    }
+}
+
+/// Machines that were restarted before are restarted again, which harms nobody: nothing is to be remembered.
+async fn by_systemd(systemd: &Systemd, args: &RestartArgs, patience: Patience) -> Result<(), Failure> {
+    say("restart", systemd.look().await?)?;
+    if args.launcher.dry_run {
+        return systemd.plan().await?.iter().try_for_each(|line| say("would", line));
+    }
+    systemd.restart(patience).await
+}
+
+async fn by_marathon(marathon: &Marathon, args: &RestartArgs, patience: Patience) -> Result<(), Failure> {
+    let mut kept = Kept::open(&args.keep, &format!("restart of {}", args.launcher.app))?;
+    say("restart", marathon.look(&kept).await?)?;
     if args.launcher.dry_run {
         say("would", "write what the app is into a file, and remove it")?;
-        say(
+        return say(
             "would",
             "wait until no task of it is left, deploy it again, and wait until all of it is healthy",
-        )?;
-        return say("dry run", "nothing was done");
+        );
     }
     if kept.is_under_way() {
         say("restart", format!("goes on with what was cut at {}", kept.at()))?;
@@ -66,10 +72,9 @@ pub(in crate::cli) async fn run(args: &RestartArgs) -> Result<(), Failure> {
         kept.reach(Step::Begun)?;
     }
     if kept.step() < Step::Stopped {
-        launcher.stop(&kept, patience).await?;
+        marathon.stop(&kept, patience).await?;
         kept.reach(Step::Stopped)?;
     }
-    launcher.start(&kept, patience).await?;
-    kept.reach(Step::Done)?;
-    say("done", "all instances were restarted")
+    marathon.start(&kept, patience).await?;
+    kept.reach(Step::Done)
 }
