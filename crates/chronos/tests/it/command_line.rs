@@ -44,14 +44,20 @@ fn help_of_every_command() {
         "run_jar",
         "shadow",
         "settle",
+        "cluster",
     ];
     golden("help.txt", &chronos(&["--help"]).success().stdout_text());
     for command in commands {
         golden(&format!("help-{command}.txt"), &chronos(&[command, "--help"]).success().stdout_text());
     }
-    for command in
-        [["import", "chronos"], ["import", "zookeeper"], ["export", "zookeeper"], ["shadow", "compare"]]
-    {
+    for command in [
+        ["import", "chronos"],
+        ["import", "zookeeper"],
+        ["export", "zookeeper"],
+        ["shadow", "compare"],
+        ["cluster", "restart"],
+        ["cluster", "purge"],
+    ] {
         let help = chronos(&[&command[..], &["--help"]].concat()).success().stdout_text();
         golden(&format!("help-{}.txt", command.join("-")), &help);
     }
