@@ -454,12 +454,12 @@ mod tests {
         let told = |nodes: Vec<Value>| {
             let findings = of_nodes(&json!({ "nodes": nodes }));
             let all: Vec<_> =
-                findings.into_iter().map(|found| (found.leg.into_owned(), found.grade, found.what)).collect();
+                findings.into_iter().map(|found| (found.leg, found.grade, found.what)).collect();
             all
         };
         assert_eq!(
             told(vec![node("a"), node("b")]),
-            [("nodes", Grade::Good, "2 nodes, 2 of them heard of lately".into())]
+            [("nodes".into(), Grade::Good, "2 nodes, 2 of them heard of lately".into())]
         );
         let mut bad = node("b");
         bad["leaderLost"] = json!("10.0.0.1:4400: no answer within 2 s");
@@ -473,21 +473,39 @@ mod tests {
         assert_eq!(
             told(vec![node("a"), bad, silent]),
             [
-                ("nodes", Grade::Good, "3 nodes, 2 of them heard of lately".into()),
-                ("nodes", Grade::Look, "node c has said nothing for 90 s".into()),
+                ("nodes".into(), Grade::Good, "3 nodes, 2 of them heard of lately".into()),
+                ("nodes".into(), Grade::Look, "node c has said nothing for 90 s".into()),
                 (
-                    "path",
+                    "path".into(),
                     Grade::Wrong,
                     "node b cannot reach the leader: 10.0.0.1:4400: no answer within 2 s".into()
                 ),
                 (
-                    "clock",
+                    "clock".into(),
                     Grade::Wrong,
                     "the clock of node b is 7 s behind that of the store, so it does not lead".into()
                 ),
-                ("age", Grade::Look, "what node b shows is 61 s old".into()),
-                ("version", Grade::Look, "node b is Chronos 2, the first one 1".into()),
-                ("node", Grade::Look, "node b: the store is away".into()),
+                ("age".into(), Grade::Look, "what node b shows is 61 s old".into()),
+                ("version".into(), Grade::Look, "node b is Chronos 2, the first one 1".into()),
+                ("node".into(), Grade::Look, "node b: the store is away".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_engine_depends_on() {
+        assert_eq!(of_engine(&json!({ "findings": [] })), []);
+        let told = json!({ "findings": [
+            { "leg": "master", "grade": "good", "what": "it leads", "advice": "" },
+            { "leg": "webui", "grade": "look", "what": "nobody answers", "advice": "--webui_url" },
+            { "leg": "framework", "grade": "wrong", "what": "not listed", "advice": "restart" },
+        ]});
+        assert_eq!(
+            of_engine(&told),
+            [
+                good("master", "it leads"),
+                look("webui", "nobody answers", "--webui_url"),
+                wrong("framework", "not listed", "restart"),
             ]
         );
     }
