@@ -10,6 +10,7 @@ mod keeper;
 mod launching;
 mod machine;
 mod matching;
+mod mesos;
 mod noop;
 mod population;
 mod processes;
@@ -24,7 +25,7 @@ use keeper::Keeper;
 use machine::Machine;
 use table::Line;
 
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "sustained",
     "lag",
     "herd",
@@ -33,6 +34,7 @@ const PARTS: [&str; 10] = [
     "large",
     "api",
     "mesos-matching",
+    "mesos",
     "postgres",
     "zookeeper",
 ];
@@ -120,6 +122,7 @@ async fn run(wanted: &[String]) -> anyhow::Result<()> {
             "processes" => processes::rate(&mut bench).await?,
             "small" => serving::small(&mut bench).await?,
             "large" => serving::large(&mut bench).await?,
+            "mesos" => mesos::rate(&mut bench).await?,
             "mesos-matching" => matching::cycles(&mut bench)?,
             "api" => serving::api(&mut bench).await?,
             "postgres" => clusters::postgres(&mut bench).await?,

@@ -131,9 +131,20 @@ pub(crate) struct Server {
 impl Server {
     /// Its tasks are in `dir`.
     pub(crate) fn start(program: &Path, place: &Place, dir: &Path) -> anyhow::Result<Self> {
+        Self::start_with(program, place, dir, &[])
+    }
+
+    /// The same, with more flags.
+    pub(crate) fn start_with(
+        program: &Path,
+        place: &Place,
+        dir: &Path,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
             .args(["server", "--http_port", "0", "--log_level", "warn"])
             .args(place.flags(dir))
+            .args(flags)
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
@@ -171,6 +182,46 @@ impl Server {
     pub(crate) async fn answers(&self, path: &str) -> anyhow::Result<()> {
         let answer = self.http.get(format!("{}{path}", self.url)).send().await?.error_for_status()?;
         answer.bytes().await?;
+        Ok(())
+    }
+
+    pub(crate) async fn json(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await?.error_for_status()?;
+        Ok(answer.json().await?)
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: String) -> anyhow::Result<()> {
+        let request =
+            self.http.post(format!("{}{path}", self.url)).header("content-type", "application/json");
+        request.body(body).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// Starts so many runs of a job, some requests beside each other.
+    pub(crate) async fn start_runs(&self, job: &str, count: usize) -> anyhow::Result<()> {
+        const AT_ONCE: usize = 8;
+        let mut asking = JoinSet::new();
+        for n in 0..count {
+            if n >= AT_ONCE {
+                asking.join_next().await.context("one is on its way")???;
+            }
+            let request = self.http.put(format!("{}/v1/scheduler/job/{job}", self.url));
+            asking.spawn(async move { request.send().await?.error_for_status() });
+        }
+        asking.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(())
+    }
+
+    /// Every run has ended.
+    pub(crate) async fn no_run_is_open(&self, patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.json("/v1/runs?outcome=live&limit=1").await?["runs"]
+            .as_array()
+            .is_none_or(|runs| !runs.is_empty())
+        {
+            anyhow::ensure!(Instant::now() < deadline, "runs are open after {patience:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Ok(())
     }
 

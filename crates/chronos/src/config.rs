@@ -27,7 +27,9 @@ pub use cluster::{Advertised, ClusterSettings, StoreSettings};
 pub use error::ConfigError;
 pub use file::ConfigFile;
 pub use mesos::{MesosSettings, Unsaid};
-pub use values::{Address, EngineKind, LabelMax, Length, LogFormat, OnIsolation, Size, StoreKind, Tzdata};
+pub use values::{
+    Address, EngineKind, LabelMax, Length, LogFormat, OldTasksKind, OnIsolation, Size, StoreKind, Tzdata,
+};
 
 use access::AccessTexts;
 use cluster::ClusterTexts;

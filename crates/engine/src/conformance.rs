@@ -51,7 +51,7 @@ macro_rules! contract_tests {
             a_task_runs_once_and_ends, a_failure_has_its_exit_status, a_known_id_starts_nothing,
             an_older_epoch_is_refused, epochs_survive_a_restart, unknown_ids_never_began,
             a_late_order_is_refused, ends_repeat_until_acknowledged, a_term_hears_all_open_ends,
-            kill_ends_a_task, killing_what_does_not_run_is_fine, reconcile_keeps_the_order,
+            a_term_that_is_over_leaves_its_tasks, kill_ends_a_task, killing_what_does_not_run_is_fine, reconcile_keeps_the_order,
             a_launch_before_the_term_is_refused, output_of_the_unknown_is_none, many_tasks_at_once);
     };
 }
@@ -322,6 +322,24 @@ pub mod contract {
         ends_of(&*engine, &["a-0"]).await;
         engine.begin_term(Epoch(2)).await.expect("the second term begins");
         assert_eq!(ends_of(&*engine, &["a-0"]).await, [AttemptEnd::Succeeded]);
+    }
+
+    /// Who is told that its term is over leaves its tasks to the next: they run on, and are found and ended by it. An end
+    /// that nobody has acknowledged is told to it.
+    pub async fn a_term_that_is_over_leaves_its_tasks(lab: &dyn Lab) {
+        let engine = first_term(lab).await;
+        engine.launch(Epoch(1), order("run-0", lab.command("sleep 1000"))).await.expect("launched");
+        engine.launch(Epoch(1), order("done-0", lab.command("true"))).await.expect("launched");
+        ends_of(&*engine, &["done-0"]).await;
+        engine.end_term(Epoch(1)).await;
+        // Not of a term that is not the present one.
+        engine.begin_term(Epoch(2)).await.expect("the second term begins");
+        engine.end_term(Epoch(1)).await;
+        assert_eq!(ends_of(&*engine, &["done-0"]).await, [AttemptEnd::Succeeded]);
+        assert_eq!(engine.reconcile(Epoch(2), &[task("run-0")]).await, Ok(vec![Known::Running]));
+        engine.kill(Epoch(2), &task("run-0"), Duration::ZERO, since_boot() + LONG).await.expect("taken");
+        assert_eq!(ends_of(&*engine, &["run-0"]).await, [AttemptEnd::Killed]);
+        assert_eq!(lab.starts(&task("run-0")), 1);
     }
 
     /// A killed task is told as killed.

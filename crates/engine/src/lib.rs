@@ -235,6 +235,30 @@ pub enum Readiness {
     },
 }
 
+/// How good it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grade {
+    /// As it should be.
+    Good,
+    /// Worth a look.
+    Look,
+    /// Wrong.
+    Wrong,
+}
+
+/// One of the things between an engine and its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which, in one word.
+    pub leg: &'static str,
+    /// How good it is.
+    pub grade: Grade,
+    /// What was found.
+    pub what: String,
+    /// What to do about it; empty where there is nothing to do.
+    pub advice: String,
+}
+
 /// Why an engine did not do as told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -258,6 +282,9 @@ pub enum EngineError {
     /// There is no such task or no such output (any more).
     #[error("the engine knows nothing of task {0}")]
     NoSuchTask(TaskId),
+    /// The task wrote something, and whoever had it has removed it: a sentence for people.
+    #[error("{0}")]
+    OutputGone(String),
 }
 
 /// Most events of one call: enough to amortise a call and the commit that follows.
@@ -280,6 +307,13 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// [`EngineError::Deposed`] if a later epoch was here, [`EngineError::Unknown`] if there was no answer.
     async fn begin_term(&self, epoch: Epoch) -> Result<(), EngineError>;
+
+    /// This node leads no more in this epoch: what is kept open for the term is closed, so that the next leader finds
+    /// nobody in its way. Tasks live on. A courtesy: a leader that dies says nothing, and orders of the epoch that come
+    /// afterwards all the same are no concern of ours.
+    async fn end_term(&self, epoch: Epoch) {
+        let _ = epoch;
+    }
 
     /// Starts the task, unless the id is known: then says what is known of it.
     /// A task that cannot be started (no such program, no space) is `Ended(Failed)`, with the reason.
@@ -331,7 +365,8 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Output from byte `offset` on, at most [`OUTPUT_PIECE_MAX`]. Returns at once, with no bytes when there is nothing new.
     /// # Errors
-    /// [`EngineError::NoSuchTask`] if there is no (more) output of that task here.
+    /// [`EngineError::NoSuchTask`] if there is no (more) output of that task here, [`EngineError::OutputGone`] where it is
+    /// known who removed it.
     async fn output(&self, task: &TaskId, stream: Stream, offset: u64) -> Result<Output, EngineError>;
 
     /// Until this time since boot ([`since_boot`]) this node counts as alive for the others. An engine whose tasks would
@@ -394,6 +429,12 @@ pub trait Engine: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What stands between this engine and its work, looked at anew and one thing after the other, as far as an operator can
+    /// mend it; nothing where there is nothing to look at. Within a few seconds.
+    async fn examine(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+
     /// Whether a task like this one can be started now. Another task may have to wait although the engine is ready.
     fn readiness_of(&self, _spec: &TaskSpec) -> Readiness {
         self.readiness()
@@ -411,6 +452,11 @@ pub trait Memory: Send + Sync + 'static {
 
     /// The note that was kept last.
     fn recall(&self) -> Option<Arc<str>>;
+
+    /// What somebody before us has left that means the same, for an engine that has never kept a note.
+    fn inherited(&self) -> Option<Arc<str>> {
+        None
+    }
 
     /// Keeps another note, at most [`NOTE_BYTES_MAX`], or with `None` the one that is there. Either way it is
     /// confirmed that this epoch still leads: nothing that a later one writes is older than the answer.

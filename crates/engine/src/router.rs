@@ -101,6 +101,10 @@ impl Engine for Router {
         }
     }
 
+    async fn end_term(&self, epoch: Epoch) {
+        tokio::join!(self.containers.end_term(epoch), self.local.end_term(epoch));
+    }
+
     async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
         match self.known_elsewhere(epoch, &launch).await? {
             None | Some(Known::NeverBegan) => {}

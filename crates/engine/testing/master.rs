@@ -2,7 +2,8 @@
 //!
 //! It speaks the v1 scheduler API over HTTP, makes offers, runs commands with `/bin/sh`, keeps a table of tasks and sends
 //! each status until it is acknowledged, as an agent does. And it misbehaves on command: it leads elsewhere, is not ready
-//! yet, ends connections, falls silent, forgets frameworks, drops tasks.
+//! yet, lets nobody in, ends connections, falls silent, forgets frameworks, drops tasks, removes their files. With a
+//! certificate it speaks HTTPS, its agent too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -16,11 +17,15 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Between two looks at what is to be offered and repeated.
 const TICK: Duration = Duration::from_millis(10);
@@ -42,7 +47,12 @@ struct World {
     /// Who is let in, if not everybody.
     login: Option<String>,
     not_ready: bool,
+    refusal: Option<Refusal>,
     silent: bool,
+    tls: bool,
+    /// There is nothing to offer.
+    barren: bool,
+    shown: Option<(String, bool)>,
     /// So many launches from now on do not reach the agent.
     drops: usize,
     frameworks: u64,
@@ -56,6 +66,14 @@ struct World {
     filtered: Option<(Instant, f64)>,
     suppressed: bool,
     tasks: BTreeMap<String, Row>,
+}
+
+/// Why nobody is let in.
+pub(crate) enum Refusal {
+    /// As the answer itself, with these words.
+    Status(u16, &'static str),
+    /// As an event of a subscription that was taken.
+    Event(&'static str),
 }
 
 struct Subscription {
@@ -87,6 +105,16 @@ type Shared = (Arc<Mutex<World>>, usize);
 impl StandIn {
     /// So many masters, the first of which leads, and an agent with so many processors.
     pub(crate) async fn start(masters: usize, cpus: f64, folder: &Path) -> Self {
+        Self::start_with(masters, cpus, folder, None).await
+    }
+
+    /// The same, with this certificate.
+    pub(crate) async fn start_with(
+        masters: usize,
+        cpus: f64,
+        folder: &Path,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
         let world = World {
             masters: Vec::new(),
             leader: 0,
@@ -94,7 +122,11 @@ impl StandIn {
             heartbeat: Duration::from_millis(100),
             login: None,
             not_ready: false,
+            refusal: None,
             silent: false,
+            tls: tls.is_some(),
+            barren: false,
+            shown: None,
             drops: 0,
             frameworks: 0,
             removed: BTreeSet::new(),
@@ -113,9 +145,18 @@ impl StandIn {
         for index in 0..masters {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             lock(&world).masters.push(listener.local_addr().expect("an address"));
-            let router =
-                Router::new().route("/api/v1/scheduler", post(call)).with_state((world.clone(), index));
-            running.push(tokio::spawn(async move { drop(axum::serve(listener, router).await) }));
+            let router = Router::new()
+                .route("/api/v1/scheduler", post(call))
+                .route("/master/frameworks", get(frameworks))
+                .route("/api/v1", post(agent))
+                .with_state((world.clone(), index));
+            running.push(match tls.clone() {
+                None => tokio::spawn(async move { drop(axum::serve(listener, router).await) }),
+                Some(acceptor) => {
+                    let listener = Secured { listener, acceptor };
+                    tokio::spawn(async move { drop(axum::serve(listener, router).await) })
+                }
+            });
         }
         let ticking = world.clone();
         running.push(tokio::spawn(async move {
@@ -156,6 +197,39 @@ impl StandIn {
     /// Only this principal is let in, with this secret.
     pub(crate) fn demand(&self, header: &str) {
         self.world().login = Some(header.to_owned());
+    }
+
+    /// From now on nobody is let in, or everybody is again.
+    pub(crate) fn refuse(&self, refusal: Option<Refusal>) {
+        self.world().refusal = refusal;
+    }
+
+    /// The agent removes the files of all tasks.
+    pub(crate) fn remove_files(&self) {
+        let folder = self.world().folder.join("sandboxes");
+        std::fs::remove_dir_all(folder).expect("there are files");
+    }
+
+    /// A task that an earlier framework of the same id began.
+    pub(crate) fn plant(&self, task: &str) {
+        let shared = self.world.clone();
+        let info = json!({"command": {"value": "sleep 1000"}});
+        lock(&shared).run(task, &info, &shared);
+    }
+
+    /// Whether offers are made.
+    pub(crate) fn make_offers(&self, made: bool) {
+        self.world().barren = !made;
+    }
+
+    /// What it shows of the framework that is subscribed.
+    pub(crate) fn show_as(&self, name: &str, active: bool) {
+        self.world().shown = Some((name.to_owned(), active));
+    }
+
+    /// What a task has come to.
+    pub(crate) fn state_of(&self, task: &str) -> &'static str {
+        self.world().tasks.get(task).map_or("none", |row| row.state)
     }
 
     /// The next launches do not reach the agent.
@@ -235,6 +309,9 @@ async fn call(State((world, master)): State<Shared>, headers: HeaderMap, body: B
         return StatusCode::UNAUTHORIZED.into_response();
     }
     world.calls.push(call.clone());
+    if let Some(Refusal::Status(status, words)) = &world.refusal {
+        return (StatusCode::from_u16(*status).expect("a status"), *words).into_response();
+    }
     if call["type"] == "SUBSCRIBE" {
         return world.subscribe(&call);
     }
@@ -250,6 +327,70 @@ async fn call(State((world, master)): State<Shared>, headers: HeaderMap, body: B
     StatusCode::ACCEPTED.into_response()
 }
 
+/// What it shows of frameworks: the one that is subscribed.
+async fn frameworks(State((world, _)): State<Shared>) -> Response {
+    let world = lock(&world);
+    let one = |subscription: &Subscription| {
+        let subscribed = world.calls.iter().rfind(|call| call["type"] == "SUBSCRIBE").cloned();
+        let name = subscribed.unwrap_or_default()["subscribe"]["framework_info"]["name"].clone();
+        let (name, active) = world.shown.clone().map_or((name, true), |(name, active)| (json!(name), active));
+        json!({"id": subscription.framework, "name": name, "active": active, "tasks": []})
+    };
+    let list: Vec<Value> = world.subscription.iter().map(one).collect();
+    json!({"frameworks": list, "completed_frameworks": []}).to_string().into_response()
+}
+
+/// The agent shows what a task wrote.
+async fn agent(State((world, _)): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    let call: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let (login, folder) = {
+        let world = lock(&world);
+        (world.login.clone(), world.folder.join("sandboxes"))
+    };
+    let shown = headers.get("authorization").and_then(|value| value.to_str().ok());
+    if login.is_some() && shown != login.as_deref() {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let asked = &call["read_file"];
+    let path: Vec<&str> = asked["path"].as_str().unwrap_or_default().split('/').collect();
+    let ["", "frameworks", _, "executors", task, "runs", "latest", file] = path[..] else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let Ok(bytes) = std::fs::read(folder.join(task).join(file)) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let from = bytes.len().min(usize::try_from(asked["offset"].as_u64().unwrap_or(0)).unwrap_or(usize::MAX));
+    let length = usize::try_from(asked["length"].as_u64().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    let piece = &bytes[from..bytes.len().min(from.saturating_add(length))];
+    let told = json!({"size": bytes.len(), "data": BASE64_STANDARD.encode(piece)});
+    json!({"type": "READ_FILE", "read_file": told}).to_string().into_response()
+}
+
+/// Connections of HTTPS, one handshake after the other.
+struct Secured {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Secured {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let Ok((stream, peer)) = self.listener.accept().await else { continue };
+            // Who does not trust the certificate goes away.
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, peer);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
 impl World {
     fn subscribe(&mut self, call: &Value) -> Response {
         let id = call["framework_id"]["value"].as_str().map(str::to_owned);
@@ -261,10 +402,13 @@ impl World {
             let next = receiver.recv().await?;
             Some((Ok::<_, std::convert::Infallible>(next), receiver))
         });
-        if id.as_ref().is_some_and(|id| self.removed.contains(id)) {
-            let _ = events.send(record(&json!({
-                "type": "ERROR", "error": {"message": "Framework has been removed"},
-            })));
+        let removed = id.as_ref().is_some_and(|id| self.removed.contains(id));
+        let refused = match &self.refusal {
+            Some(Refusal::Event(words)) => Some(*words),
+            _ => removed.then_some("Framework has been removed"),
+        };
+        if let Some(words) = refused {
+            let _ = events.send(record(&json!({"type": "ERROR", "error": {"message": words}})));
             return (answer, Body::from_stream(body)).into_response();
         }
         let framework = id.unwrap_or_else(|| {
@@ -327,17 +471,18 @@ impl World {
         let free = self.cpus - used - self.offers.values().sum::<f64>();
         let filtered =
             self.filtered.is_some_and(|(until, cpus)| Instant::now() < until && free <= cpus + 1e-6);
-        if self.subscription.is_none() || self.suppressed || filtered || free < 0.01 {
+        if self.subscription.is_none() || self.barren || self.suppressed || filtered || free < 0.01 {
             return;
         }
         self.last += 1;
         let id = format!("standin-O{}", self.last);
         self.offers.insert(id.clone(), free);
+        let (scheme, port) = (if self.tls { "https" } else { "http" }, self.masters[0].port());
         let scalar = |name: &str, value: f64| json!({"name": name, "type": "SCALAR", "scalar": {"value": value}, "allocation_info": {"role": "*"}});
         self.tell(json!({"type": "OFFERS", "offers": {"offers": [{
             "id": {"value": id}, "agent_id": {"value": AGENT}, "hostname": "standin.local",
             "framework_id": {"value": "x"}, "allocation_info": {"role": "*"},
-            "url": {"scheme": "http", "address": {"hostname": "standin.local", "ip": "127.0.0.1", "port": 1}},
+            "url": {"scheme": scheme, "address": {"hostname": "localhost", "ip": "127.0.0.1", "port": port}},
             "resources": [scalar("cpus", free), scalar("mem", 1e6), scalar("disk", 1e6)],
             "attributes": [{"name": "rack", "type": "TEXT", "text": {"value": "r1"}}],
         }]}}));
@@ -360,9 +505,15 @@ impl World {
                 self.kill(task, Duration::from_nanos(grace), shared);
             }
             "RECONCILE" => {
-                for asked in call["reconcile"]["tasks"].as_array().into_iter().flatten() {
+                let asked = call["reconcile"]["tasks"].as_array().cloned().unwrap_or_default();
+                for asked in &asked {
                     let task = asked["task_id"]["value"].as_str().unwrap_or_default().to_owned();
                     self.answer(&task, asked["agent_id"]["value"].is_string());
+                }
+                if asked.is_empty() {
+                    let living = self.tasks.iter().filter(|(_, row)| !row.is_over());
+                    let all: Vec<String> = living.map(|(task, _)| task.clone()).collect();
+                    all.iter().for_each(|task| self.answer(task, true));
                 }
             }
             "ACKNOWLEDGE" => {

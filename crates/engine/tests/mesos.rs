@@ -1,21 +1,24 @@
 //! The engine of Mesos keeps the contract, on a stand-in for master and agent (see `testing/master.rs`); and it behaves to
 //! a master as it should. What it does on a real cluster is tested with the whole server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::conformance::{Lab, MemoryForTests, WithNode, ends_of, order, task, until};
-use engine::mesos::{Masters, MesosEngine, MesosLogin, MesosOptions, UNPLACED};
-use engine::{Engine, EngineError, Known, Readiness, Share, Thousandths, since_boot};
+use engine::mesos::{Masters, MesosEngine, MesosLogin, MesosOptions, OldTasks, UNPLACED};
+use engine::{Engine, EngineError, Grade, Known, Readiness, Share, Stream, Thousandths, since_boot};
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
 
 #[path = "../testing/master.rs"]
 mod master;
+#[path = "../testing/skip.rs"]
+mod skip;
 
-use master::StandIn;
+use master::{Refusal, StandIn};
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -34,6 +37,13 @@ impl MesosLab {
     async fn of(masters: usize) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let cluster = StandIn::start(masters, 4.0, folder.path()).await;
+        Self { folder, cluster, memory: MemoryForTests::default() }
+    }
+
+    /// With the certificate of this folder.
+    async fn secured(certificates: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cluster = StandIn::start_with(2, 4.0, folder.path(), Some(acceptor(certificates))).await;
         Self { folder, cluster, memory: MemoryForTests::default() }
     }
 
@@ -137,6 +147,223 @@ async fn who_is_not_let_in_says_what_to_do() {
     until("it is subscribed", || right.readiness() == Readiness::Ready).await;
 }
 
+/// However often it is refused, and however that is said: it says why, and is there as soon as it may be.
+#[tokio::test]
+async fn who_may_not_be_a_framework_says_so_and_asks_for_ever() {
+    let lab = MesosLab::new().await;
+    let login = MesosLogin { principal: "chronos".into(), secret: "geheim".into() };
+    let options = MesosOptions { login: Some(login), ..lab.options(&lab.cluster.address(0)) };
+    let engine = lab.engine(MesosOptions { role: "ops".into(), ..options });
+    lab.cluster.refuse(Some(Refusal::Status(403, "Not today")));
+    engine.begin_term(Epoch(1)).await.expect("begins");
+    not_ready_because(&engine, "does not let `chronos` be a framework of role `ops`").await;
+    not_ready_because(&engine, "403 Forbidden: Not today").await;
+    for (words, hint) in [
+        (
+            "Not authorized to use roles '{ ops }'",
+            "--acls have to allow register_frameworks with role `ops` to `chronos`",
+        ),
+        ("Changing framework's principal is not allowed.", "this framework asks as `chronos`"),
+        ("Role 'ops' is not present in the master's --roles", "see --mesos_role, which is `ops`"),
+    ] {
+        lab.cluster.refuse(Some(Refusal::Event(words)));
+        not_ready_because(&engine, words).await;
+        not_ready_because(&engine, hint).await;
+    }
+    let tries = lab.cluster.calls("SUBSCRIBE").len();
+    until("it asks again", || lab.cluster.calls("SUBSCRIBE").len() > tries).await;
+    lab.cluster.refuse(None);
+    until("it is subscribed", || engine.readiness() == Readiness::Ready).await;
+}
+
+/// It follows the framework that an old Chronos was; and keeps its id, whatever becomes of what the old one left.
+#[tokio::test]
+async fn the_id_of_an_old_chronos_is_taken_over_with_its_tasks() {
+    let lab = MesosLab::new().await;
+    let old = "ct:1893456000000:0:report:";
+    lab.cluster.plant(old);
+    lab.memory.inherit("old-0007");
+    let options = lab.options(&lab.cluster.address(0));
+    let engine = lab.with_node(options.clone());
+    engine.begin_term(Epoch(1)).await.expect("begins");
+    let asked = &lab.cluster.calls("SUBSCRIBE")[0];
+    assert_eq!(asked["framework_id"]["value"], "old-0007");
+    use engine::Memory;
+    until("the id is kept", || lab.memory.recall().as_deref() == Some("old-0007")).await;
+    engine.launch(Epoch(1), order("a-0", "true")).await.expect("launched");
+    assert_eq!(ends_of(&engine, &["a-0"]).await, [AttemptEnd::Succeeded]);
+    assert_eq!(lab.cluster.state_of(old), "TASK_RUNNING");
+    drop(engine);
+
+    lab.memory.inherit("another");
+    let engine = lab.engine(MesosOptions { old_tasks: OldTasks::Kill, ..options });
+    lab.memory.lead(Epoch(2)).expect("leads");
+    engine.begin_term(Epoch(2)).await.expect("begins");
+    until("it is ended", || lab.cluster.state_of(old) == "TASK_KILLED").await;
+    let asked = lab.cluster.calls("SUBSCRIBE");
+    assert_eq!(asked.last().expect("asked")["framework_id"]["value"], "old-0007");
+}
+
+#[tokio::test]
+async fn who_leads_no_more_leaves_the_master() {
+    let lab = MesosLab::new().await;
+    let engine = lab.first_term().await;
+    engine.end_term(Epoch(7)).await;
+    assert!(lab.cluster.has_listener(), "of another term");
+    engine.end_term(Epoch(1)).await;
+    not_ready_because(&engine, "leads no more").await;
+    until("nobody listens", || !lab.cluster.has_listener()).await;
+    assert_eq!(lab.cluster.subscriptions(), 1);
+}
+
+#[tokio::test]
+async fn what_stands_between_it_and_the_cluster_is_found() {
+    let lab = MesosLab::new().await;
+    let options = lab.options(&format!("{},127.0.0.1:1", lab.cluster.address(0)));
+    let nobody =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let engine = lab.engine(MesosOptions { webui_url: Some(format!("http://{nobody}")), ..options.clone() });
+    let found = async |engine: &MesosEngine| {
+        let found = engine.examine().await;
+        found.iter().map(|one| format!("{} {:?} {}", one.leg, one.grade, one.what)).collect::<Vec<_>>()
+    };
+    let before = engine.examine().await;
+    assert!(matches!(&before[..], [one] if one.leg == "master" && one.grade == Grade::Wrong), "{before:?}");
+    lab.cluster.make_offers(false);
+    engine.begin_term(Epoch(1)).await.expect("begins");
+    until("it is subscribed", || engine.readiness() == Readiness::Ready).await;
+    let master = lab.cluster.address(0);
+    let told = found(&engine).await;
+    assert!(
+        told[0].starts_with(&format!(
+            "master Good the master at http://{master} leads (named as http://{master},"
+        ))
+    );
+    assert_eq!(told[1], "framework Good `chronos` is active there, as standin-0001");
+    assert_eq!(told[2], "offers Look no agent has made an offer to role `*` yet; nothing waits for more");
+    assert!(told[3].starts_with("webui Look the master shows http://127.0.0.1:"), "{told:#?}");
+    lab.cluster.make_offers(true);
+    engine.launch(Epoch(1), order("a-0", "true")).await.expect("launched");
+    let events = tokio::time::timeout(LONG, engine.events()).await.expect("told");
+    assert!(matches!(events[0].known, Known::Placed { .. }), "{events:?}");
+    let told = found(&engine).await;
+    assert!(told[2].starts_with("offers Good offers of 1 agent(s) have come, the last "), "{told:#?}");
+    drop(engine);
+
+    // What answers is the master itself; and the framework that it shows goes by another name.
+    let options = MesosOptions { webui_url: Some(format!("http://{master}/")), ..options };
+    let engine = lab.engine(options);
+    lab.memory.lead(Epoch(2)).expect("leads");
+    engine.begin_term(Epoch(2)).await.expect("begins");
+    until("it is subscribed", || engine.readiness() == Readiness::Ready).await;
+    lab.cluster.show_as("cron", false);
+    let told = found(&engine).await;
+    assert_eq!(told[1], "framework Wrong the master lists standin-0001 as `cron`, but not as active");
+    assert!(told[3].starts_with("webui Good "), "{told:#?}");
+    lab.cluster.show_as("cron", true);
+    let told = found(&engine).await;
+    assert_eq!(told[1], "framework Look standin-0001 is active there, but as `cron` and not as `chronos`");
+}
+
+/// What a task wrote, until its agent has removed it.
+async fn check_output(lab: &MesosLab, engine: &WithNode) {
+    engine.launch(Epoch(1), order("a-0", "echo out; echo err >&2")).await.expect("launched");
+    assert_eq!(ends_of(engine, &["a-0"]).await, [AttemptEnd::Succeeded]);
+    let output = engine.output(&task("a-0"), Stream::Stderr, 0).await.expect("it is there");
+    assert_eq!((&output.bytes[..], output.next, output.complete), (&b"err\n"[..], 4, true));
+    let rest = engine.output(&task("a-0"), Stream::Stdout, 2).await.expect("it is there");
+    assert_eq!(rest.bytes, b"t\n");
+    lab.cluster.remove_files();
+    let gone = engine.output(&task("a-0"), Stream::Stdout, 0).await;
+    assert!(matches!(&gone, Err(EngineError::OutputGone(why)) if why.contains("--gc_delay")), "{gone:?}");
+}
+
+#[tokio::test]
+async fn output_is_read_with_a_login_and_its_removal_is_told() {
+    let lab = MesosLab::new().await;
+    // As `chronos:geheim`.
+    lab.cluster.demand("Basic Y2hyb25vczpnZWhlaW0=");
+    let login = |secret: &str| Some(MesosLogin { principal: "chronos".into(), secret: secret.into() });
+    let options = MesosOptions { login: login("geheim"), ..lab.options(&lab.cluster.address(0)) };
+    let engine = lab.with_node(options.clone());
+    engine.begin_term(Epoch(1)).await.expect("begins");
+    engine.launch(Epoch(1), order("b-0", "true")).await.expect("launched");
+    assert_eq!(ends_of(&engine, &["b-0"]).await, [AttemptEnd::Succeeded]);
+    // One that the agent does not know.
+    let stranger = lab.engine(MesosOptions { login: login("falsch"), ..options });
+    let refused = stranger.output(&task("b-0"), Stream::Stdout, 0).await;
+    assert!(
+        matches!(&refused, Err(EngineError::Unknown(why)) if why.contains("does not show files to `chronos`")),
+        "{refused:?}"
+    );
+    check_output(&lab, &engine).await;
+}
+
+/// Where the certificates are that the test below makes for the one that it starts.
+const CERTIFICATES: &str = "ENGINE_TEST_CERTIFICATES";
+
+fn acceptor(certificates: &Path) -> tokio_rustls::TlsAcceptor {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let certificate = CertificateDer::from_pem_file(certificates.join("server.crt")).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(certificates.join("server.key")).expect("a key");
+    let config =
+        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
+    tokio_rustls::TlsAcceptor::from(Arc::new(config.expect("they fit")))
+}
+
+/// Whom a process trusts is said by its environment, so what is to be seen is seen in one of its own.
+#[test]
+fn masters_and_agents_may_speak_https() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let openssl = |line: &str| {
+        let done = Command::new("openssl").args(line.split_whitespace()).current_dir(folder.path()).output();
+        done.is_ok_and(|done| done.status.success())
+    };
+    if !openssl("version") {
+        return skip::skip("mesos-https", "openssl is not here");
+    }
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2";
+    assert!(openssl(&format!(
+        "req -x509 {key} -subj /CN=authority -keyout authority.key -out authority.crt"
+    )));
+    assert!(openssl(&format!(
+        "req -x509 {key} -subj /CN=server -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE \
+         -CA authority.crt -CAkey authority.key -keyout server.key -out server.crt"
+    )));
+    let mut inner = Command::new(std::env::current_exe().expect("this program"));
+    inner.args(["--exact", "https_is_spoken_where_it_is_trusted", "--nocapture"]);
+    inner.env(CERTIFICATES, folder.path()).env("SSL_CERT_FILE", folder.path().join("authority.crt"));
+    let done = inner.output().expect("it runs");
+    let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// Does nothing but where [`masters_and_agents_may_speak_https`] starts it.
+#[tokio::test]
+async fn https_is_spoken_where_it_is_trusted() {
+    let Some(certificates) = std::env::var_os(CERTIFICATES).map(PathBuf::from) else { return };
+    let lab = MesosLab::secured(&certificates).await;
+    let named = |master| lab.cluster.address(master).replace("127.0.0.1", "https://localhost");
+    // The certificate is for no address.
+    let options = lab.options(&format!("https://{}", lab.cluster.address(0)));
+    let mistaken = lab.engine(options);
+    mistaken.begin_term(Epoch(1)).await.expect("begins");
+    not_ready_because(&mistaken, "not valid for name").await;
+    let plain = lab.engine(lab.options(&lab.cluster.address(0)));
+    plain.begin_term(Epoch(1)).await.expect("begins");
+    not_ready_because(&plain, "no master answers").await;
+    drop((mistaken, plain));
+    let engine = lab.with_node(lab.options(&named(0)));
+    engine.begin_term(Epoch(1)).await.expect("begins");
+    assert_eq!(engine.readiness(), Readiness::Ready);
+    check_output(&lab, &engine).await;
+    use engine::Memory;
+    let place = lab.memory.node_of(&task("a-0")).await.expect("known").expect("placed");
+    assert!(place.starts_with("mesos+https://localhost:"), "{place}");
+}
+
 #[tokio::test]
 async fn a_silent_master_is_left_and_found_again() {
     let lab = MesosLab::new().await;
@@ -200,7 +427,8 @@ async fn nothing_begins_without_a_go_ahead() {
     assert_eq!(engine.launch(Epoch(1), order("a-0", lab.command("true"))).await, Ok(Known::Waiting));
     let events = tokio::time::timeout(LONG, engine.events()).await.expect("told");
     let Known::Placed { node } = &events[0].known else { panic!("{events:?}") };
-    assert!(node.starts_with("mesos://127.0.0.1:1/standin-S0/standin-0001"), "{node}");
+    let place = format!("mesos://{}/standin-S0/standin-0001", lab.cluster.address(0));
+    assert!(node.starts_with(&place), "{node}");
     // Somebody else's place is not this one, and an order that is late is none.
     let soon = since_boot() + LONG;
     engine.go_ahead(Epoch(1), &task("a-0"), "mesos://h:1/S/F", soon).await.expect("taken");

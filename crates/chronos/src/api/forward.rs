@@ -64,7 +64,7 @@ fn is_for_the_leader(method: &Method, path: &str) -> bool {
         Method::GET | Method::HEAD => {
             path.starts_with("/v1/")
                 && !path.starts_with("/v1/scheduler/")
-                && (path.ends_with("/why") || path.ends_with("/output"))
+                && (path.ends_with("/why") || path.ends_with("/output") || path == "/v1/engine/findings")
         }
         Method::OPTIONS => false,
         // It is for this very node.
@@ -75,7 +75,7 @@ fn is_for_the_leader(method: &Method, path: &str) -> bool {
 /// Whether the answer is made of what is in the store.
 fn is_of_the_store(path: &str) -> bool {
     match path.strip_prefix("/v1/") {
-        Some("status" | "nodes" | "engine" | "scheduler/leader") => false,
+        Some("status" | "nodes" | "engine" | "engine/findings" | "scheduler/leader") => false,
         Some(_) => true,
         None => path.starts_with("/scheduler/") && path != "/scheduler/leader",
     }

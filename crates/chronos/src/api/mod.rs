@@ -18,6 +18,7 @@ mod editing;
 pub mod error;
 mod events;
 mod extract;
+mod findings;
 mod forecast;
 mod forward;
 mod graph;
@@ -267,6 +268,7 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::forget))
         .routes(routes!(orders::tell))
+        .routes(routes!(findings::list))
         .routes(routes!(health::ping))
         .routes(routes!(health::health))
         .routes(routes!(health::ready))

@@ -60,7 +60,7 @@ pub(super) async fn tell(
             let stream = if piece.stderr { Stream::Stderr } else { Stream::Stdout };
             match engine.output(&task, stream, piece.offset).await {
                 Ok(output) => Some(output.into()),
-                Err(EngineError::NoSuchTask(_)) => None,
+                Err(EngineError::NoSuchTask(_) | EngineError::OutputGone(_)) => None,
                 Err(problem) => return Err(refused(problem)),
             }
         }

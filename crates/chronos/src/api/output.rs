@@ -106,6 +106,13 @@ pub(super) async fn read(
     let seen = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.split_once(':'));
     let seen = seen.and_then(|(attempt, offset)| Some((attempt.parse().ok()?, offset.parse().ok()?)));
     let (attempt, offset) = seen.unwrap_or((wanted.attempt.or(look.last).unwrap_or(0), wanted.offset));
+    // Of a run that is over all is there by now, or was.
+    if let (Some(_), Some(last)) = (look.outcome, look.last.filter(|last| *last == attempt)) {
+        let task = TaskId::of(&look.job, key, last);
+        if let Err(gone @ EngineError::OutputGone(_)) = ctx.node.engine.output(&task, stream, offset).await {
+            return Err(not_read(gone));
+        }
+    }
     let (tell, mut told) = mpsc::channel(PIECES_MAX);
     let follower = Follower { ctx, key, job: look.job, stream, only: wanted.attempt.is_some(), tell };
     tokio::spawn(follower.run(attempt, offset));
@@ -128,6 +135,17 @@ fn no_output(message: &str) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "no_such_output", format!("there is no output: {message}"))
 }
 
+fn not_read(error: EngineError) -> ApiError {
+    match error {
+        EngineError::NoSuchTask(_) => no_output(
+            "this attempt has none here: it never began, or what it wrote was removed by retention (--output_age_max, \
+             --output_bytes_max)",
+        ),
+        EngineError::OutputGone(why) => no_output(&why),
+        other => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", other.to_string()),
+    }
+}
+
 /// All that is there now, piece by piece.
 async fn whole(
     ctx: ApiContext,
@@ -136,13 +154,7 @@ async fn whole(
     offset: u64,
     binary: bool,
 ) -> Result<Response, ApiError> {
-    let first = ctx.node.engine.output(&task, stream, offset).await.map_err(|e| match e {
-        EngineError::NoSuchTask(_) => no_output(
-            "this attempt has none here: it never began, or what it wrote was removed by retention (--output_age_max, \
-             --output_bytes_max)",
-        ),
-        other => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", other.to_string()),
-    })?;
+    let first = ctx.node.engine.output(&task, stream, offset).await.map_err(not_read)?;
     let dropped = first.dropped.to_string();
     let rest = |piece: &Output| (!piece.complete && !piece.bytes.is_empty()).then_some(piece.next);
     let pieces = stream::unfold((Some(first), ctx, task), move |(ready, ctx, task)| async move {
@@ -244,7 +256,11 @@ impl Follower {
                         (false, false) => {}
                     }
                 }
-                Err(EngineError::NoSuchTask(_)) if self.is_over(attempt).await => return Some(()),
+                Err(EngineError::NoSuchTask(_) | EngineError::OutputGone(_))
+                    if self.is_over(attempt).await =>
+                {
+                    return Some(());
+                }
                 Err(_) => tokio::time::sleep(POLL).await,
             }
         }

@@ -1,5 +1,6 @@
 //! `chronos doctor`: looks at one leg after the other, and says what to do about what does not hold.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ enum Grade {
 /// One leg.
 #[derive(Clone, Debug, PartialEq)]
 struct Finding {
-    leg: &'static str,
+    leg: Cow<'static, str>,
     grade: Grade,
     what: String,
     /// What to do; empty where there is nothing to do.
@@ -109,14 +110,15 @@ fn tell(findings: &[Finding], format: Format) -> Result<(), Failure> {
         return Ok(super::out_json(&list.collect())?);
     }
     for Finding { leg, grade, what, advice } in findings {
+        // In a column, the advice below what it is about.
         let mark = match grade {
             Grade::Good => '✓',
             Grade::Look => '!',
             Grade::Wrong => '✗',
         };
-        let mut lines = format!("{mark} {leg:<8} {}\n", printable(what));
+        let mut lines = format!("{mark} {leg:<9} {}\n", printable(what));
         if !advice.is_empty() {
-            lines.push_str(&format!("           {}\n", printable(advice)));
+            lines.push_str(&format!("            {}\n", printable(advice)));
         }
         super::out(lines.as_bytes())?;
     }
@@ -124,15 +126,15 @@ fn tell(findings: &[Finding], format: Format) -> Result<(), Failure> {
 }
 
 fn good(leg: &'static str, what: impl Into<String>) -> Finding {
-    Finding { leg, grade: Grade::Good, what: what.into(), advice: String::new() }
+    Finding { leg: leg.into(), grade: Grade::Good, what: what.into(), advice: String::new() }
 }
 
 fn look(leg: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding { leg, grade: Grade::Look, what: what.into(), advice: advice.into() }
+    Finding { leg: leg.into(), grade: Grade::Look, what: what.into(), advice: advice.into() }
 }
 
 fn wrong(leg: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding { leg, grade: Grade::Wrong, what: what.into(), advice: advice.into() }
+    Finding { leg: leg.into(), grade: Grade::Wrong, what: what.into(), advice: advice.into() }
 }
 
 fn unreachable(failure: &Failure) -> Finding {
@@ -152,6 +154,12 @@ async fn of_server(args: &ClientArgs) -> Result<Vec<Finding>, Failure> {
     };
     let answered = Timestamp::now();
     let mut findings = of_status(&client.shown(), &status, asked, answered);
+    match client.get(&["v1", "engine", "findings"], &[]).await {
+        Ok(told) => findings.extend(of_engine(&told)),
+        // A version before this one has nothing to say there; that it is another is told above.
+        Err(failure) if failure.exit != Exit::Unreachable => {}
+        Err(failure) => return Err(failure),
+    }
     findings.extend(of_nodes(&client.get(&["v1", "nodes"], &[]).await?));
     let query = vec![("state", "givenUp".into())];
     let notices = pages(&client, &["v1", "notices"], query, "notices", NOTICES_MAX).await?;
@@ -206,6 +214,20 @@ fn of_status(server: &str, status: &Value, asked: Timestamp, answered: Timestamp
         look("zones", what, "times that this program works out itself may differ; use the same version")
     });
     findings
+}
+
+/// What the engine of the leader found about what it depends on.
+fn of_engine(answer: &Value) -> Vec<Finding> {
+    let found = |told: &Value| {
+        let text = |key: &str| told[key].as_str().unwrap_or_default().to_owned();
+        let grade = match told["grade"].as_str() {
+            Some("good") => Grade::Good,
+            Some("wrong") => Grade::Wrong,
+            _ => Grade::Look,
+        };
+        Finding { leg: text("leg").into(), grade, what: text("what"), advice: text("advice") }
+    };
+    answer["findings"].as_array().into_iter().flatten().map(found).collect()
 }
 
 /// What the nodes of a cluster say of themselves and of each other. One node alone has nothing to say.
@@ -437,7 +459,7 @@ mod tests {
         };
         assert_eq!(
             told(vec![node("a"), node("b")]),
-            [("nodes", Grade::Good, "2 nodes, 2 of them heard of lately".into())]
+            [("nodes".into(), Grade::Good, "2 nodes, 2 of them heard of lately".into())]
         );
         let mut bad = node("b");
         bad["leaderLost"] = json!("10.0.0.1:4400: no answer within 2 s");
@@ -451,21 +473,39 @@ mod tests {
         assert_eq!(
             told(vec![node("a"), bad, silent]),
             [
-                ("nodes", Grade::Good, "3 nodes, 2 of them heard of lately".into()),
-                ("nodes", Grade::Look, "node c has said nothing for 90 s".into()),
+                ("nodes".into(), Grade::Good, "3 nodes, 2 of them heard of lately".into()),
+                ("nodes".into(), Grade::Look, "node c has said nothing for 90 s".into()),
                 (
-                    "path",
+                    "path".into(),
                     Grade::Wrong,
                     "node b cannot reach the leader: 10.0.0.1:4400: no answer within 2 s".into()
                 ),
                 (
-                    "clock",
+                    "clock".into(),
                     Grade::Wrong,
                     "the clock of node b is 7 s behind that of the store, so it does not lead".into()
                 ),
-                ("age", Grade::Look, "what node b shows is 61 s old".into()),
-                ("version", Grade::Look, "node b is Chronos 2, the first one 1".into()),
-                ("node", Grade::Look, "node b: the store is away".into()),
+                ("age".into(), Grade::Look, "what node b shows is 61 s old".into()),
+                ("version".into(), Grade::Look, "node b is Chronos 2, the first one 1".into()),
+                ("node".into(), Grade::Look, "node b: the store is away".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_engine_depends_on() {
+        assert_eq!(of_engine(&json!({ "findings": [] })), []);
+        let told = json!({ "findings": [
+            { "leg": "master", "grade": "good", "what": "it leads", "advice": "" },
+            { "leg": "webui", "grade": "look", "what": "nobody answers", "advice": "--webui_url" },
+            { "leg": "framework", "grade": "wrong", "what": "not listed", "advice": "restart" },
+        ]});
+        assert_eq!(
+            of_engine(&told),
+            [
+                good("master", "it leads"),
+                look("webui", "nobody answers", "--webui_url"),
+                wrong("framework", "not listed", "restart"),
             ]
         );
     }
@@ -491,7 +531,7 @@ mod tests {
         let over = json!({ "name": "over", "exhausted": true, "disabled": true, "status": "success" });
         let findings = of_jobs(&[late, paused, failing, over], at("2030-01-01T00:00:00Z"));
         let told: Vec<_> =
-            findings.iter().map(|found| (found.leg, found.grade, found.what.as_str())).collect();
+            findings.iter().map(|found| (&*found.leg, found.grade, found.what.as_str())).collect();
         assert_eq!(
             told,
             [

@@ -5,7 +5,8 @@ use engine::{Share, Thousandths};
 
 use crate::config::{Config, MesosSettings, Unsaid};
 
-/// `None` where tasks are not to run on Mesos.
+/// `None` where tasks are not to run on Mesos. Where nobody says what Mesos is to show as our address, that is for whoever
+/// knows where this node listens.
 pub(super) fn options(config: &Config) -> Option<MesosOptions> {
     let MesosSettings {
         masters,
@@ -18,6 +19,7 @@ pub(super) fn options(config: &Config) -> Option<MesosOptions> {
         decline_for,
         revive_every,
         reconcile_every,
+        old_tasks,
     } = config.mesos.clone()?;
     let Unsaid { cpus, mem, disk, user } = config.unsaid.clone();
     let share = |amount| Some(Thousandths::nearest(amount));
@@ -36,6 +38,7 @@ pub(super) fn options(config: &Config) -> Option<MesosOptions> {
         reconcile_every,
         share: Share { cpus: share(cpus), mem: share(mem), disk: share(disk) },
         kill_grace: config.kill_grace,
+        old_tasks,
         ..defaults
     })
 }

@@ -492,15 +492,20 @@ fn start_node(
     shadow::claim(&config.data_dir, kind)?;
     let store = open_store(config)?;
     let data_dir = config.data_dir.canonicalize()?;
-    let memory = Arc::new(NodeMemory::default());
+    let memory = Arc::new(NodeMemory::new(heritage.clone()));
+    let addresses = addresses(config, listening);
     let engine: Arc<dyn Engine> = match (kind, mesos) {
-        (Kind::Real, Some(mesos)) => Arc::new(MesosEngine::open(mesos, memory.clone())?),
+        (Kind::Real, Some(mut mesos)) => {
+            // Whoever leads subscribes, and so the master shows where the leader is.
+            mesos.webui_url = mesos.webui_url.or_else(|| webui(&addresses));
+            Arc::new(MesosEngine::open(mesos, memory.clone())?)
+        }
         (Kind::Real, None) => Arc::new(engines(config, &data_dir)?),
         (Kind::Shadow, _) => Arc::new(ShadowEngine::default()),
     };
     let identity = Candidate {
         node: kind.node(node_id(&data_dir).map_err(failed)?),
-        addresses: addresses(config, listening),
+        addresses,
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -705,6 +710,11 @@ fn addresses(config: &Config, listening: &Listening) -> Vec<String> {
         }
     }
     found
+}
+
+/// What Mesos shows as the address of this node: the first that others may reach it at.
+fn webui(addresses: &[String]) -> Option<String> {
+    Some(addresses.first()?.parse::<Address>().ok()?.base())
 }
 
 /// The id of this folder's node: random, made once, never an address.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use engine::{
-    EVENTS_MAX, Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent,
-    TaskSpec,
+    EVENTS_MAX, Engine, EngineError, Finding, Forgotten, Keep, Known, Launch, Output, Readiness, Stream,
+    TaskEvent, TaskSpec,
 };
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::{AttemptEnd, RunState};
@@ -352,6 +352,10 @@ impl Engine for Spread {
         self.local.begin_term(epoch).await
     }
 
+    async fn end_term(&self, epoch: Epoch) {
+        self.local.end_term(epoch).await;
+    }
+
     async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
         self.local.launch(epoch, launch).await
     }
@@ -470,6 +474,10 @@ impl Engine for Spread {
 
     fn notes(&self) -> Vec<String> {
         self.local.notes()
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        self.local.examine().await
     }
 
     fn holds(&self, task: &TaskId) -> bool {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::ConfigError;
-use super::values::{Address, EngineKind, LabelMax, Length, LogFormat, OnIsolation, Size, StoreKind, Tzdata};
+use super::values::{
+    Address, EngineKind, LabelMax, Length, LogFormat, OldTasksKind, OnIsolation, Size, StoreKind, Tzdata,
+};
 use crate::notify::settings::{MailTls, Secret};
 
 /// Settings as written. A flag, its environment variable and its key in the file have the same name and meaning.
@@ -190,6 +192,9 @@ pub struct ConfigFile {
         value_name = "MILLISECONDS"
     )]
     pub min_revive_offers_interval: Option<u64>,
+    /// What becomes of tasks that an old Chronos has begun as this framework [default: keep]
+    #[arg(long = "mesos_old_tasks", env = "CHRONOS_MESOS_OLD_TASKS", value_name = "WHAT", value_enum)]
+    pub mesos_old_tasks: Option<OldTasksKind>,
     /// Run nothing and tell nobody: only record what would have been launched, each task as succeeded at once; needs a
     /// data folder of its own. See `chronos shadow`
     #[arg(long = "shadow", env = "CHRONOS_SHADOW", value_name = "BOOL",

@@ -72,6 +72,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "mesos_task_disk",
             "mesos_framework_name",
             "mesos_role",
+            "mesos_old_tasks",
             "webui_url",
             "failover_timeout",
             "mesos_checkpoint",

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engine::mesos::{Masters, MesosLogin};
+use engine::mesos::{Masters, MesosLogin, OldTasks};
 
-use super::values::{EngineKind, Folder};
+use super::values::{EngineKind, Folder, OldTasksKind};
 use super::{ConfigError, ConfigFile, Layers, Source};
 
 /// How tasks run on Mesos.
@@ -31,6 +31,8 @@ pub struct MesosSettings {
     pub revive_every: Duration,
     /// How often all tasks are asked for.
     pub reconcile_every: Duration,
+    /// What becomes of tasks that an old Chronos has begun.
+    pub old_tasks: OldTasks,
 }
 
 /// What jobs have that do not say; some of it is shown, and told to tasks, whatever runs them.
@@ -64,6 +66,7 @@ pub(super) struct MesosTexts {
     secret_file: PathBuf,
     decline: u64,
     revive: u64,
+    old_tasks: OldTasksKind,
 }
 
 /// The word for tasks that run without Mesos.
@@ -113,6 +116,7 @@ impl MesosTexts {
                 .0,
             decline: pick!(decline_offer_duration, 0),
             revive: pick!(min_revive_offers_interval, 5000),
+            old_tasks: pick!(mesos_old_tasks, OldTasksKind::Keep),
         }
     }
 
@@ -204,6 +208,10 @@ impl MesosTexts {
             decline_for: Some(decline_for).filter(|length| !length.is_zero()),
             revive_every,
             reconcile_every,
+            old_tasks: match self.old_tasks {
+                OldTasksKind::Keep => OldTasks::Keep,
+                OldTasksKind::Kill => OldTasks::Kill,
+            },
         };
         Ok((Some(settings), unsaid))
     }
@@ -221,6 +229,7 @@ pub(super) const ON_MESOS: &[&str] = &[
     "mesos_authentication_secret_file",
     "decline_offer_duration",
     "min_revive_offers_interval",
+    "mesos_old_tasks",
 ];
 
 /// Where a master is, without the password that may be in it.
@@ -311,7 +320,7 @@ mod tests {
         let file = format!(
             "{{master: 'm:5050', user: ops, failover_timeout: 60, mesos_task_cpu: 0.5, mesos_checkpoint: false, mesos_role: a/b,
               mesos_framework_name: cron, webui_url: 'https://c/', reconciliation_interval: 30, decline_offer_duration: 1500,
-              min_revive_offers_interval: 100, mesos_authentication_principal: p, mesos_authentication_secret_file: {}}}",
+              min_revive_offers_interval: 100, mesos_old_tasks: kill, mesos_authentication_principal: p, mesos_authentication_secret_file: {}}}",
             secret.display()
         );
         let config = meant(&file).expect("settings");
@@ -320,6 +329,7 @@ mod tests {
         assert_eq!((mesos.name.as_str(), mesos.role.as_str(), mesos.checkpoint), ("cron", "a/b", false));
         assert_eq!(mesos.decline_for, Some(Duration::from_millis(1500)));
         assert_eq!(mesos.webui_url.as_deref(), Some("https://c/"));
+        assert_eq!(mesos.old_tasks, OldTasks::Kill);
         let login = mesos.login.as_ref().expect("a login");
         assert_eq!((login.principal.as_str(), login.secret.as_str()), ("p", "hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));

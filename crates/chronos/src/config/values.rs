@@ -136,6 +136,25 @@ impl fmt::Display for EngineKind {
     }
 }
 
+/// What becomes of tasks of an old Chronos.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OldTasksKind {
+    /// They run to their end.
+    Keep,
+    /// They are ended.
+    Kill,
+}
+
+impl fmt::Display for OldTasksKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keep => "keep",
+            Self::Kill => "kill",
+        })
+    }
+}
+
 /// How the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]

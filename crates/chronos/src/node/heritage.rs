@@ -1,7 +1,7 @@
 //! What an old Chronos has left beside our store: its jobs are taken over at the first leadership, and whether it has led
 //! since is looked at in every later one, as what it has launched we do not know.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use store::StoreError;
@@ -17,12 +17,18 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Heritage {
     options: Options,
     orders: watch::Sender<Option<Arc<Old>>>,
+    framework_id: Mutex<Option<Arc<str>>>,
 }
 
 impl Heritage {
     /// That beside this store.
     pub fn new(options: Options) -> Self {
-        Self { options, orders: watch::Sender::new(None) }
+        Self { options, orders: watch::Sender::new(None), framework_id: Mutex::default() }
+    }
+
+    /// Under which id Mesos knew the old Chronos, as it was found when this node was elected last.
+    pub(super) fn framework_id(&self) -> Option<Arc<str>> {
+        self.framework_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Jobs that are to be taken over: until they are, nothing is launched.
@@ -70,6 +76,8 @@ impl Heritage {
 
     async fn ask(&self, has_jobs: bool) -> Result<Result<(), String>, StoreError> {
         let found = old::read(self.options.clone()).await?;
+        *self.framework_id.lock().unwrap_or_else(PoisonError::into_inner) =
+            found.framework_id.as_deref().map(Arc::from);
         let remembered = old::recall(self.options.clone()).await?;
         let jobs = if has_jobs { Jobs::Some } else { Jobs::None };
         match verdict(remembered.standing, &found, jobs) {

@@ -78,6 +78,8 @@ const ASIDE: Duration = Duration::from_secs(5);
 const FOLLOW_AFTER: Duration = Duration::from_millis(250);
 /// A store that has begun our term has the batches before it at hand; else all is loaded.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
+/// The engine is told that the term is over, and not waited for longer: its successor does without.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
 /// How often old history is removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
@@ -183,6 +185,7 @@ impl Life {
             };
             self.say(Role::Standby, Vec::new());
             self.options.store.resign().await;
+            let _ = tokio::time::timeout(ENDED_WITHIN, self.options.engine.end_term(term.epoch)).await;
             match deposed {
                 None => info!(epoch = term.epoch.0, "resigned"),
                 Some(reason) => warn!(epoch = term.epoch.0, reason, "deposed"),

@@ -11,28 +11,30 @@ use scheduler::run::{Attempt, Record, Run, RunState};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{AskError, Node, Role};
+use super::{AskError, Heritage, Node, Role};
 
 /// A node that is about to lead does so within this, and confirms it.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 
 /// See the module. The engine is there before the node is.
-pub struct NodeMemory(watch::Sender<Option<Node>>);
-
-impl Default for NodeMemory {
-    fn default() -> Self {
-        Self(watch::Sender::new(None))
-    }
+pub struct NodeMemory {
+    node: watch::Sender<Option<Node>>,
+    heritage: Option<Arc<Heritage>>,
 }
 
 impl NodeMemory {
+    /// `heritage` is what an old Chronos may have left.
+    pub fn new(heritage: Option<Arc<Heritage>>) -> Self {
+        Self { node: watch::Sender::new(None), heritage }
+    }
+
     /// From here on there is something to remember.
     pub fn begin(&self, node: &Node) {
-        self.0.send_replace(Some(node.clone()));
+        self.node.send_replace(Some(node.clone()));
     }
 
     async fn node(&self) -> Result<Node, EngineError> {
-        let mut node = self.0.subscribe();
+        let mut node = self.node.subscribe();
         let begun = timeout(CONFIRMED_WITHIN, node.wait_for(Option::is_some)).await;
         let node = begun.ok().and_then(Result::ok).and_then(|node| node.clone());
         node.ok_or_else(|| unknown("this node has not begun"))
@@ -67,7 +69,12 @@ impl Memory for NodeMemory {
     }
 
     fn recall(&self) -> Option<Arc<str>> {
-        self.0.borrow().as_ref()?.projection.read().state().meta.engine_note.clone()
+        self.node.borrow().as_ref()?.projection.read().state().meta.engine_note.clone()
+    }
+
+    /// The id of the framework that an old Chronos was.
+    fn inherited(&self) -> Option<Arc<str>> {
+        self.heritage.as_ref()?.framework_id()
     }
 
     async fn remember(&self, epoch: Epoch, note: Option<&str>) -> Result<(), EngineError> {

@@ -11,10 +11,11 @@ use crate::wait;
 #[path = "../../../engine/testing/dockerd.rs"]
 mod dockerd;
 
-use dockerd::{Dockerd, docker};
+use dockerd::Dockerd;
+pub(crate) use dockerd::docker;
 
 /// Where Docker is; says so where it cannot be.
-fn host() -> Option<String> {
+pub(crate) fn host() -> Option<String> {
     dockerd::shared().map_err(|reason| skip("docker", &reason)).ok()
 }
 

@@ -1,14 +1,19 @@
 //! The real binary on a real cluster: masters and agents of Mesos, by `testing/mesos-local`.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::docker;
 use crate::fleet::Fleet;
 use crate::http;
-use crate::server::{Folder, TestServer, by_hand, signal_process};
+use crate::old_zookeeper::Tree;
+use crate::server::{Folder, TestServer, by_hand, server_command, signal_process};
 use crate::skip::skip;
 use crate::wait;
 
@@ -151,6 +156,52 @@ fn a_task_and_its_end() {
     assert_eq!((&framework["active"], &framework["user"]), (&json!(true), &json!("root")));
 }
 
+/// What Chronos told every task in its environment.
+#[test]
+fn a_task_knows_what_it_is() {
+    let Some(mesos) = shared() else { return };
+    let server = server(mesos, "telling");
+    let mut job = by_hand("told", "env");
+    job["owner"] = json!("ops@example.org");
+    job["environmentVariables"] =
+        json!([{"name": "MODE", "value": "full"}, {"name": "CHRONOS_JOB_NAME", "value": "another"}]);
+    server.put(job);
+    server.cli(["run", "told"]).success();
+    let run = server.wait_for("told", "succeeded");
+    let task = only_attempt(&run)["task"].as_str().unwrap();
+    let output = server.cli(["logs", "told"]).success().stdout_text();
+    let told: BTreeMap<&str, &str> = output.lines().filter_map(|line| line.split_once('=')).collect();
+    for (name, value) in [
+        ("mesos_task_id", task),
+        ("MESOS_TASK_ID", task),
+        ("CHRONOS_TASK_ID", task),
+        ("CHRONOS_JOB_OWNER", "ops@example.org"),
+        ("CHRONOS_JOB_NAME", "told"),
+        ("HOST", "127.0.0.1"),
+        ("CHRONOS_RESOURCE_MEM", "32.0"),
+        ("CHRONOS_RESOURCE_CPU", "0.1"),
+        ("CHRONOS_RESOURCE_DISK", "16.0"),
+        ("CHRONOS_JOB_RUN_ATTEMPT", "0"),
+        ("MODE", "full"),
+    ] {
+        assert_eq!(told.get(name), Some(&value), "{name} of {output}");
+    }
+    let due: jiff::Timestamp = run["due"].as_str().unwrap().parse().unwrap();
+    let due = due.as_millisecond().to_string();
+    assert_eq!(told.get("CHRONOS_JOB_RUN_TIME"), Some(&due.as_str()));
+}
+
+/// Folders of this name, with what agents keep below.
+fn folders_of(below: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(below).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let of = |entry: std::fs::DirEntry| match entry.file_name().to_str() {
+        Some(found) if found == name => vec![entry.path()],
+        _ => folders_of(&entry.path(), name),
+    };
+    folders.flat_map(of).collect()
+}
+
 /// While it runs, and afterwards, from the agent that has it.
 #[test]
 fn output_is_read_from_the_agent() {
@@ -164,6 +215,15 @@ fn output_is_read_from_the_agent() {
     // Among what the executor says of itself.
     let errors = server.cli(["logs", "hello", "--stderr"]).success().stdout_text();
     assert!(errors.contains("\nerr\n"), "{errors}");
+    // The agent removes the files of ended tasks in the end.
+    let task = only_attempt(&server.wait_for("hello", "succeeded"))["task"].as_str().unwrap().to_owned();
+    let removed =
+        (0..2).flat_map(|n| folders_of(&mesos.file(&format!("agent-{n}/slaves")), &task)).collect::<Vec<_>>();
+    assert!(!removed.is_empty(), "there is a sandbox of {task}");
+    removed.iter().for_each(|folder| std::fs::remove_dir_all(folder).unwrap());
+    for follow in [&["logs", "hello"][..], &["logs", "hello", "--follow"]] {
+        server.cli(follow).exit(3).says("has removed what this attempt wrote").says("--gc_delay");
+    }
     start_gated(&server, &common, "long");
     wait::until("its first line is there", || {
         (server.cli(["logs", "long"]).stdout_text() == "begun\n").then_some(())
@@ -241,6 +301,212 @@ fn two_frameworks_share_the_cluster() {
     assert!(log.contains("SUPPRESS") && log.contains("REVIVE"), "{log}");
 }
 
+/// What is not a command: containers of Docker, and executors of somebody's own.
+#[test]
+fn containers_and_executors_run_on_agents() {
+    let Some(docker) = docker::host() else { return };
+    let socket = format!("--agent-flag=--docker_socket={}", docker.trim_start_matches("unix://"));
+    let Some(mesos) = begin(&["--agents", "1", "--containerizers", "docker,mesos", &socket]) else { return };
+    let server = server(&mesos, "forms");
+    let common = Folder::new();
+    let fetched = common.file("fetched.txt", "fetched\n");
+    common.file("mounted.txt", "mounted\n");
+    let in_container = |name: &str, command: &str| {
+        let mut job = by_hand(name, command);
+        let volume = json!({"containerPath": "/common", "hostPath": common.path(), "mode": "RO"});
+        let hostname = json!({"key": "hostname", "value": "box"});
+        job["container"] = json!({"type": "DOCKER", "image": "chronos-test", "network": "NONE",
+            "volumes": [volume], "parameters": [hostname]});
+        job["environmentVariables"] = json!([{"name": "BOX", "value": "a box"}]);
+        job["fetch"] = json!([{"uri": fetched}]);
+        job
+    };
+    let look = "echo $CHRONOS_JOB_NAME in $BOX; hostname; cat /common/mounted.txt $MESOS_SANDBOX/fetched.txt; \
+                touch /common/x 2>/dev/null || echo read-only";
+    server.put(in_container("boxed", look));
+    server.put(in_container("wrong", "exit 4"));
+    server.put(in_container("endless", "echo begun; sleep 1000"));
+    let executor = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testing/mesos-local/custom-executor");
+    let mut own = by_hand("own", "the command");
+    own["executor"] = json!(format!("python3 -B {}", executor.canonicalize().unwrap().display()));
+    own["executorFlags"] = json!("--quiet");
+    server.put(own);
+    for job in ["boxed", "wrong", "endless", "own"] {
+        server.cli(["run", job]).success();
+    }
+    server.wait_for("boxed", "succeeded");
+    let told = "boxed in a box\nbox\nmounted\nfetched\nread-only\n";
+    server.cli(["logs", "boxed"]).success().stdout(told);
+    let wrong = server.wait_for("wrong", "failed");
+    assert_eq!(only_attempt(&wrong)["exit"], 4, "{wrong:#}");
+    server.wait_for("own", "succeeded");
+    server.cli(["logs", "own"]).success().stdout("told --quiet|the command of own\n");
+    wait::until("it has begun", || {
+        (server.cli(["logs", "endless"]).stdout_text() == "begun\n").then_some(())
+    });
+    let running = || docker::docker(&docker, &["ps", "--quiet", "--filter", "name=mesos-"]);
+    assert_eq!(running().lines().count(), 1);
+    server.cli(["kill", "endless"]).success();
+    server.wait_for("endless", "killed");
+    wait::until("its container is gone", || running().is_empty().then_some(()));
+}
+
+/// What stands between a server and the cluster is found, leg by leg.
+#[test]
+fn the_doctor_looks_at_the_cluster() {
+    let Some(mesos) = shared() else { return };
+    let server = server(mesos, "healthy");
+    server.put(by_hand("hello", "true"));
+    server.cli(["run", "hello"]).success();
+    server.wait_for("hello", "succeeded");
+    let id = frameworks(mesos, "healthy")[0]["id"].as_str().unwrap().to_owned();
+    let (_, leader) = mesos.leader().expect("one leads");
+    server
+        .cli(["doctor"])
+        .says(&format!("✓ master    the master at http://{leader} leads (found by {})", mesos.address()))
+        .says(&format!("✓ framework `healthy` is active there, as {id}"))
+        .says("✓ offers    ")
+        .says(&format!("✓ webui     http://{} answers", server.address));
+    // Marathon says in the environment of a task where it is found from outside; nobody is there here.
+    let address = mesos.address();
+    let folder = Folder::new();
+    let flags = [&flags(&address, "contained")[..], &["--http_address", "0.0.0.0"]].concat();
+    let mut command = server_command(&folder, &flags);
+    command.envs([("MARATHON_APP_ID", "/chronos"), ("HOST", "agent-7.example.org"), ("PORT0", "31007")]);
+    let contained = TestServer::launch_command(folder, command);
+    contained.wait_ready();
+    assert_eq!(frameworks(mesos, "contained")[0]["webui_url"], "http://agent-7.example.org:31007");
+    contained.cli(["doctor"]).says("! webui     the master shows http://agent-7.example.org:31007 as ours");
+    let nowhere = TestServer::launch(Folder::new(), &["--master", "127.0.0.1:9"]);
+    wait::until("it has looked", || nowhere.get("/ready")?.json()["role"].eq("leading").then_some(()));
+    nowhere.cli(["doctor"]).exit(1).says("✗ master    ").says("see --master");
+}
+
+/// A framework that speaks for itself, as an old Chronos would, for as long as it is kept: its id, and its stream.
+struct OldFramework {
+    id: String,
+    stream: String,
+    address: String,
+    events: BufReader<TcpStream>,
+}
+
+impl OldFramework {
+    fn subscribe(address: &str, name: &str) -> Self {
+        let info = json!({"name": name, "user": "root", "checkpoint": true, "failover_timeout": 3600.0, "roles": ["*"],
+            "capabilities": [{"type": "MULTI_ROLE"}]});
+        let body = json!({"type": "SUBSCRIBE", "subscribe": {"framework_info": info}}).to_string();
+        let mut connection = TcpStream::connect(address).expect("the master is there");
+        write!(
+            connection,
+            "POST /api/v1/scheduler HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+             Accept: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("it listens");
+        let mut events = BufReader::new(connection);
+        let mut stream = String::new();
+        loop {
+            let mut line = String::new();
+            events.read_line(&mut line).expect("an answer");
+            if let Some(value) = line.strip_prefix("Mesos-Stream-Id:") {
+                stream = value.trim().into();
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        let mut this = Self { id: String::new(), stream, address: address.into(), events };
+        let subscribed = this.next("SUBSCRIBED");
+        this.id = subscribed["subscribed"]["framework_id"]["value"].as_str().expect("an id").to_owned();
+        this
+    }
+
+    /// The next event of a kind: one is one chunk here.
+    fn next(&mut self, kind: &str) -> Value {
+        loop {
+            let mut length = String::new();
+            self.events.read_line(&mut length).expect("a chunk");
+            let length = usize::from_str_radix(length.trim(), 16).expect("its length");
+            let mut chunk = vec![0; length + 2];
+            self.events.read_exact(&mut chunk).expect("all of it");
+            let text = String::from_utf8_lossy(&chunk);
+            let record = text.trim().split_once('\n').map_or("", |(_, record)| record);
+            let event: Value = serde_json::from_str(record).unwrap_or_default();
+            if event["type"] == kind {
+                return event;
+            }
+        }
+    }
+
+    /// Has a task begin under a name of old.
+    fn begin(&mut self, task: &str, command: &str) {
+        let offers = self.next("OFFERS");
+        let offer = &offers["offers"]["offers"][0];
+        let scalar = |name: &str, value: f64| json!({"name": name, "type": "SCALAR", "scalar": {"value": value}, "allocation_info": {"role": "*"}});
+        let info = json!({"name": "ChronosTask:report", "task_id": {"value": task}, "agent_id": offer["agent_id"],
+            "resources": [scalar("cpus", 0.1), scalar("mem", 32.0)], "command": {"shell": true, "value": command}});
+        let accept = json!({"offer_ids": [offer["id"]], "filters": {"refuse_seconds": 3600.0},
+            "operations": [{"type": "LAUNCH", "launch": {"task_infos": [info]}}]});
+        self.call("ACCEPT", "accept", &accept);
+        loop {
+            let status = self.next("UPDATE")["update"]["status"].clone();
+            if status["state"] == "TASK_RUNNING" {
+                return;
+            }
+            let told =
+                json!({"agent_id": status["agent_id"], "task_id": status["task_id"], "uuid": status["uuid"]});
+            self.call("ACKNOWLEDGE", "acknowledge", &told);
+        }
+    }
+
+    fn call(&self, kind: &str, name: &str, body: &Value) {
+        let call = json!({"framework_id": {"value": self.id}, "type": kind, name: body});
+        let stream = format!("Mesos-Stream-Id: {}", self.stream);
+        let headers = ["Content-Type: application/json", &stream];
+        let body = call.to_string();
+        let answer = http::send(&self.address, "POST", "/api/v1/scheduler", &headers, body.as_bytes());
+        assert_eq!(answer.map(|answer| answer.status), Some(202));
+    }
+}
+
+/// Who begins where an old Chronos was is the same framework to Mesos, and has its tasks.
+#[test]
+fn the_framework_of_an_old_chronos_is_taken_over() {
+    let (Some(mesos), Some(tree)) = (shared(), Tree::new()) else { return };
+    let (_, leader) = mesos.leader().expect("one leads");
+    let mut old = OldFramework::subscribe(&leader, "inherited");
+    let task = "ct:1893456000000:0:report:";
+    old.begin(task, "sleep 1000");
+    let id = old.id.clone();
+    // It ends: its task does not.
+    drop(old);
+    let report = json!({ "name": "report", "command": "true", "schedule": "R/2099-01-01T00:00:00Z/P1D" });
+    tree.write_as(&id, &[report]);
+    let address = mesos.address();
+    let at = ["--zk_hosts", &tree.options.hosts, "--zk_path", &tree.options.path];
+    let flags = [&flags(&address, "inherited")[..], &at[..]].concat();
+    let server = TestServer::launch(Folder::new(), &flags);
+    server.wait_ready();
+    wait::until("the job is here", || {
+        server.get("/v1/scheduler/jobs").filter(|jobs| jobs.json()[0]["name"] == "report")
+    });
+    let [framework] = &frameworks(mesos, "inherited")[..] else {
+        panic!("{:#?}", frameworks(mesos, "inherited"))
+    };
+    assert_eq!((&framework["id"], &framework["active"]), (&json!(id), &json!(true)));
+    server.cli(["run", "report"]).success();
+    server.wait_for("report", "succeeded");
+    assert!(living(mesos, "inherited").iter().any(|(living, _)| living == task), "it runs on");
+    wait::until("the server tells of it", || {
+        server.cli(["doctor"]).stdout_text().contains(task).then_some(())
+    });
+    let (folder, _) = server.terminate();
+    let server = TestServer::launch(folder, &[&flags[..], &["--mesos_old_tasks", "kill"]].concat());
+    server.wait_ready();
+    wait::until("it is ended", || living(mesos, "inherited").is_empty().then_some(()));
+    assert_eq!(frameworks(mesos, "inherited").len(), 1);
+}
+
 /// Three servers, one framework: whoever leads takes over its tasks, and none begins twice.
 #[test]
 fn tasks_outlive_their_leader() {
@@ -256,10 +522,19 @@ fn tasks_outlive_their_leader() {
         start_gated(&nodes[first], &common, job);
     }
     let id = frameworks(mesos, "fleet")[0]["id"].clone();
+    // What the master shows as our address is the leader's, whoever that is.
+    let shown = || frameworks(mesos, "fleet")[0]["webui_url"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(shown(), format!("http://{}", nodes[first].address));
     // As a power cut would, and as a service manager would.
     let folder = nodes.remove(first).kill();
     let second = leader(&nodes);
     nodes[second].wait_for_run("long", "it runs", |run| run["state"] == "running");
+    wait::until("the master shows its address", || {
+        (shown() == format!("http://{}", nodes[second].address)).then_some(())
+    });
+    // Whoever is asked, the leader looks.
+    let standby = nodes.iter().position(|node| !leads(node)).expect("one stands by");
+    nodes[standby].cli(["doctor"]).says("✓ webui").says(&format!("http://{} answers", nodes[second].address));
     common.file("long.go", "");
     let ended = nodes[second].wait_for("long", "succeeded");
     only_attempt(&ended);
@@ -299,24 +574,42 @@ fn a_leader_that_wakes_too_late_is_silent() {
         let mine = second.runs("often").iter().filter(|run| run["outcome"] == "succeeded").count();
         (mine > 3 && count > 6).then_some(())
     });
-    let calls = |mesos: &Mesos| {
-        // Who subscribes is told of with its framework; other calls are not told apart by who sent them, but a stream that
-        // is not the current one is refused.
-        let log = mesos.log();
-        let count = |words: &str| log.lines().filter(|line| line.contains(words)).count();
-        (count("Received subscription request for HTTP framework"), count("didn't match the stream ID"))
+    // The master's log tells of every call, and which process made it; and of every subscription.
+    let calls = |pid: u32| {
+        let (log, by) = (mesos.log(), format!("(pid {pid})"));
+        log.lines().filter(|line| line.contains("/api/v1/scheduler") && line.contains(&by)).count()
     };
-    let before = calls(&mesos);
-    assert!(before.0 >= 2, "the log tells of both subscriptions: {before:?}");
+    let subscriptions = || {
+        let words = "Received subscription request for HTTP framework";
+        mesos.log().lines().filter(|line| line.contains(words)).count()
+    };
+    let before = (calls(first.pid()), subscriptions());
+    assert!(
+        before.0 > 3 && before.1 == 2,
+        "the log tells of its calls and of both subscriptions: {before:?}"
+    );
+    let of_the_other = calls(second.pid());
+    // What it is to do first, when it wakes.
+    let mut asked = TcpStream::connect(&first.address).expect("the kernel takes it");
+    let kill = format!(
+        "DELETE /v1/scheduler/task/kill/long HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        first.address
+    );
+    asked.write_all(kill.as_bytes()).expect("the kernel takes it");
     signal_process(first.pid(), "-CONT");
     wait::until("it knows that it is deposed", || {
         let ready = first.get("/ready")?;
         (ready.json()["role"] == "standby").then_some(())
     });
     wait::until("the other goes on", || (begun(&common).len() > 12).then_some(()));
-    assert_eq!(calls(&mesos), before, "it neither subscribed nor spoke");
+    // It hands that on, or refuses it; what is killed is killed by the other.
+    let mut answer = String::new();
+    asked.read_to_string(&mut answer).expect("it is answered, or refused");
+    assert_eq!((calls(first.pid()), subscriptions()), before, "it neither subscribed nor spoke");
+    assert!(calls(second.pid()) > of_the_other, "the other's calls are counted");
     common.file("long.go", "");
-    only_attempt(&second.wait_for("long", "succeeded"));
+    let long = second.wait_for_run("long", "it is over", |run| run["state"] == "ended");
+    only_attempt(&long);
     second.cli(["pause", "often"]).success();
     wait::until("all is over", || {
         let live = second.get_json("/v1/runs?outcome=live&limit=100");

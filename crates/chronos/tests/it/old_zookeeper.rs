@@ -18,14 +18,14 @@ use crate::skip::skip;
 use crate::wait;
 
 /// A tree of its own in the ensemble that all share.
-struct Tree {
-    options: Options,
+pub(crate) struct Tree {
+    pub(crate) options: Options,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Tree {
     /// `None`, and said so, where no ZooKeeper can run.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         static TREES: AtomicU32 = AtomicU32::new(0);
         let hosts = ensemble::shared().map_err(|reason| skip("zookeeper", &reason)).ok()?;
         let path = format!("/old-{}/state", TREES.fetch_add(1, Ordering::Relaxed));
@@ -36,9 +36,14 @@ impl Tree {
 
     /// Jobs as the old Chronos would have written them.
     fn write(&self, jobs: &[Value]) {
+        self.write_as("fw-1", jobs);
+    }
+
+    /// The same, of a Chronos that Mesos knew as this framework.
+    pub(crate) fn write_as(&self, framework: &str, jobs: &[Value]) {
         let named = |job: &Value| (job["name"].as_str().unwrap().to_owned(), job.to_string());
         let jobs = jobs.iter().map(named).collect();
-        let written = old::write(self.options.clone(), &jobs, Some("fw-1"), old::Others::Kept);
+        let written = old::write(self.options.clone(), &jobs, Some(framework), old::Others::Kept);
         self.runtime.block_on(written).unwrap();
     }
 

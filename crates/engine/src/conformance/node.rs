@@ -22,6 +22,7 @@ pub struct MemoryForTests(Arc<Mutex<Kept>>);
 struct Kept {
     epoch: Epoch,
     note: Option<Arc<str>>,
+    inherited: Option<Arc<str>>,
     nodes: BTreeMap<TaskId, Arc<str>>,
     ends: BTreeMap<TaskId, AttemptEnd>,
 }
@@ -45,6 +46,11 @@ impl MemoryForTests {
         Ok(())
     }
 
+    /// What somebody before us has left.
+    pub fn inherit(&self, note: &str) {
+        self.kept().inherited = Some(note.into());
+    }
+
     fn confirm(&self, ours: Epoch) -> Result<(), EngineError> {
         let newest = self.kept().epoch;
         if ours < newest { Err(EngineError::Deposed { ours, newest }) } else { Ok(()) }
@@ -63,6 +69,10 @@ impl Memory for MemoryForTests {
 
     fn recall(&self) -> Option<Arc<str>> {
         self.kept().note.clone()
+    }
+
+    fn inherited(&self) -> Option<Arc<str>> {
+        self.kept().inherited.clone()
     }
 
     async fn remember(&self, epoch: Epoch, note: Option<&str>) -> Result<(), EngineError> {
@@ -156,6 +166,10 @@ impl Engine for WithNode {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())
+    }
+
+    async fn end_term(&self, epoch: Epoch) {
+        self.engine.end_term(epoch).await;
     }
 
     async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use super::Shared;
 use super::backoff::Backoff;
 use super::master::{Found, MasterUrl, Search};
-use super::options::MesosOptions;
+use super::options::{MesosLogin, MesosOptions};
 use super::recordio::Decoder;
 use super::tasks::Act;
 use super::wire::{self, Call, Event};
@@ -48,7 +48,8 @@ pub(super) fn client() -> reqwest::Result<Client> {
     // Fails only where it has been done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
-        .user_agent(concat!("chronos/", env!("CARGO_PKG_VERSION")))
+        // The master writes it into its log: of several servers of a machine it tells which one speaks.
+        .user_agent(format!("chronos/{} (pid {})", env!("CARGO_PKG_VERSION"), std::process::id()))
         // Masters are told apart by where they are; and a cluster is not behind a proxy.
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
@@ -78,7 +79,8 @@ pub(super) async fn for_ever(shared: Arc<Shared>, epoch: Epoch) {
     let search = Search::begin(&shared.options.masters);
     let mut backoff = Backoff::any(RETRY_FIRST, RETRY_MAX);
     // `None` to be known as a new framework.
-    let mut framework = shared.memory.recall().map(|note| note.to_string()).filter(|note| !note.is_empty());
+    let kept = shared.memory.recall().filter(|note| !note.is_empty());
+    let mut framework = kept.or_else(|| shared.memory.inherited()).map(|id| id.to_string());
     loop {
         let (trouble, listened) = once(&shared, &search, epoch, &mut framework).await;
         shared.unsubscribed();
@@ -220,7 +222,15 @@ fn request(shared: &Shared, url: &MasterUrl, body: String) -> reqwest::RequestBu
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "application/json")
         .body(body);
-    match &shared.options.login {
+    logged_in(request, shared.options.login.as_ref())
+}
+
+/// Says who asks, where that is known.
+pub(super) fn logged_in(
+    request: reqwest::RequestBuilder,
+    login: Option<&MesosLogin>,
+) -> reqwest::RequestBuilder {
+    match login {
         Some(login) => request.basic_auth(&login.principal, Some(&login.secret)),
         None => request,
     }
@@ -278,7 +288,8 @@ impl Session {
             Ok(welcome) => welcome,
             Err(trouble) => return (trouble, false),
         };
-        let known = framework.as_deref() == Some(id.as_str());
+        // One that was inherited is not ours yet.
+        let known = shared.memory.recall().as_deref() == Some(id.as_str());
         *framework = Some(id.clone());
         // Before any offer is used: whoever leads next must find the tasks by this id.
         if !known && let Err(trouble) = keep(shared, epoch, &id).await {
@@ -377,7 +388,20 @@ impl Session {
         {
             return Trouble::Removed(format!("the master at {} says: {message}", self.url));
         }
-        let hint = if small.contains("role") {
+        let who = shared.options.login.as_ref();
+        let who = who.map_or("nobody in particular".into(), |login| format!("`{}`", login.principal));
+        let hint = if small.contains("not authorized") {
+            format!(
+                "; its --acls have to allow register_frameworks with role `{}` to {who}, or another role is named with \
+                 --mesos_role",
+                shared.options.role
+            )
+        } else if small.contains("principal") {
+            format!(
+                "; this framework asks as {who}, see --mesos_authentication_principal: it is the principal under which its \
+                 id was registered first"
+            )
+        } else if small.contains("role") {
             format!("; see --mesos_role, which is `{}`", shared.options.role)
         } else {
             String::new()
@@ -412,6 +436,11 @@ async fn tell(shared: &Arc<Shared>, url: &MasterUrl, stream: &str, framework: &s
             },
             act = shared.next_call(), if acknowledging.len() < ACKNOWLEDGED_AT_ONCE => act,
         };
+        // What is not sent is made up for by the questions that follow the next subscription, which the store confirms.
+        if shared.was_stopped() {
+            shared.give_back(act);
+            return format!("this process was stopped for a while, and says nothing to the master at {url} before it is known who leads").into();
+        }
         match act {
             Act::Call(call @ Call::Acknowledge { .. }) => {
                 let (shared, url, stream) = (shared.clone(), url.clone(), stream.to_owned());

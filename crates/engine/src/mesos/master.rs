@@ -92,6 +92,16 @@ impl Masters {
     }
 }
 
+impl Masters {
+    /// How they are found, before where.
+    pub(super) fn how(&self) -> &'static str {
+        match &self.0 {
+            Where::Named(_) => "named as",
+            Where::ZooKeeper { .. } => "found by",
+        }
+    }
+}
+
 /// What is shown and logged has no password.
 impl fmt::Display for Masters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

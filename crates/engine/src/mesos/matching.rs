@@ -245,6 +245,11 @@ impl Pool {
         self.held().filter(|held| !held.taken).map(|held| &held.offer)
     }
 
+    /// How many agents have put something up so far.
+    pub fn agents(&self) -> usize {
+        self.seen.keys().map(|(agent, _)| agent).collect::<std::collections::BTreeSet<_>>().len()
+    }
+
     /// How many offers there are.
     pub fn len(&self) -> usize {
         self.by_offer.len()

@@ -12,6 +12,7 @@
 mod backoff;
 mod connection;
 pub mod constraints;
+mod examine;
 pub mod master;
 pub mod matching;
 pub mod misfit;
@@ -37,12 +38,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 pub use self::master::{Masters, NoMaster};
-pub use self::options::{MesosLogin, MesosOptions};
+pub use self::options::{MesosLogin, MesosOptions, OldTasks};
 
 use self::place::Place;
 use self::tasks::{Act, Manners, Table};
 use crate::{
-    EVENTS_MAX, Engine, EngineError, Known, Launch, Memory, Output, Readiness, Stream, TaskEvent, since_boot,
+    EVENTS_MAX, Engine, EngineError, Finding, Known, Launch, Memory, Output, Readiness, Stream, TaskEvent,
+    since_boot,
 };
 
 /// The name that tasks are launched under which have no place yet.
@@ -50,6 +52,9 @@ pub const UNPLACED: &str = tasks::UNPLACED;
 
 /// How often it is looked what is due.
 const TICK: Duration = Duration::from_millis(250);
+/// Who has not looked for so long was stopped, and another may lead by now: shorter than any lease, and longer than a busy
+/// machine keeps anybody waiting.
+const STOPPED_AFTER: Duration = Duration::from_secs(3);
 
 /// The engine, as the server sees it. Dropping it ends the subscription and leaves tasks alone.
 pub struct MesosEngine {
@@ -84,6 +89,10 @@ struct State {
     not_ready: String,
     /// When the master gave a sign of life last, since boot.
     heard: Option<Duration>,
+    /// When it was looked last what is due, since boot.
+    looked: Duration,
+    /// This process was stopped since the last subscription.
+    stopped: bool,
 }
 
 impl MesosEngine {
@@ -99,6 +108,7 @@ impl MesosEngine {
             reconcile_every: options.reconcile_every,
             share: options.share,
             kill_grace: options.kill_grace,
+            old_tasks: options.old_tasks,
         };
         let state = State {
             epoch: None,
@@ -109,6 +119,8 @@ impl MesosEngine {
             subscribed: None,
             not_ready: format!("it has not looked for a master at {} yet", options.masters),
             heard: None,
+            looked: since_boot(),
+            stopped: false,
         };
         let shared = Arc::new(Shared {
             options,
@@ -136,6 +148,7 @@ impl Drop for MesosEngine {
 async fn tick(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(TICK).await;
+        shared.was_stopped();
         shared.change(|table, now| table.tick(now));
     }
 }
@@ -183,12 +196,27 @@ impl Shared {
         let mut state = self.state();
         state.subscribed = Some((master.to_owned(), framework.to_owned()));
         state.heard = Some(since_boot());
+        state.stopped = false;
         state.table.subscribed(since_boot(), framework);
         self.see_to(&mut state);
     }
 
+    /// Whether this process was stopped since the last subscription, for as long as somebody else may lead by now.
+    fn was_stopped(&self) -> bool {
+        let mut state = self.state();
+        let now = since_boot();
+        state.stopped |= now.saturating_sub(state.looked) > STOPPED_AFTER;
+        state.looked = now;
+        state.stopped
+    }
+
     fn heard(&self) {
         self.state().heard = Some(since_boot());
+    }
+
+    /// Something that was not sent after all: with the rest that never will be, see [`Self::unsubscribed`].
+    fn give_back(&self, act: Act) {
+        self.state().calls.push_front(act);
     }
 
     /// The master listens no more. What was not sent yet never will be.
@@ -305,6 +333,20 @@ impl Engine for MesosEngine {
         Ok(())
     }
 
+    async fn end_term(&self, epoch: Epoch) {
+        let mut subscription = self.subscription.lock().await;
+        if self.shared.state().epoch != Some(epoch) {
+            return;
+        }
+        if let Some(running) = subscription.take() {
+            running.abort();
+            let _ = running.await; // It was aborted, or had ended.
+            self.shared.unsubscribed();
+            self.shared
+                .not_ready("this node leads no more, and another server speaks with the master".into());
+        }
+    }
+
     async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
         self.shared.check(epoch)?;
         match self.shared.known(&launch.task).await? {
@@ -406,6 +448,14 @@ impl Engine for MesosEngine {
             Some(_) => Readiness::Ready,
             None => Readiness::NotReady { reason: state.not_ready.clone() },
         }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.shared.state().table.notes()
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        examine::examine(&self.shared).await
     }
 
     fn holds(&self, task: &TaskId) -> bool {

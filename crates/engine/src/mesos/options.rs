@@ -37,6 +37,18 @@ pub struct MesosOptions {
     pub share: Share,
     /// Between the polite and the forceful end of a task that Mesos itself ends.
     pub kill_grace: Duration,
+    /// What becomes of tasks that an old Chronos has begun as this framework.
+    pub old_tasks: OldTasks,
+}
+
+/// What becomes of tasks that are of this framework and not of this program, as their names tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OldTasks {
+    /// They run to their end.
+    #[default]
+    Keep,
+    /// They are ended.
+    Kill,
 }
 
 /// A principal and its secret.
@@ -72,6 +84,7 @@ impl MesosOptions {
             reconcile_every: Duration::from_secs(600),
             share: Share::default(),
             kill_grace: Duration::from_secs(3),
+            old_tasks: OldTasks::default(),
         }
     }
 }

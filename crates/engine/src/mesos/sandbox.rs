@@ -67,7 +67,7 @@ impl Sandboxes {
 
     /// A piece of what the task wrote.
     /// # Errors
-    /// [`EngineError::NoSuchTask`]: the agent has removed it. [`EngineError::Unknown`]: the agent did not say.
+    /// [`EngineError::OutputGone`]: the agent has removed it. [`EngineError::Unknown`]: the agent did not say.
     pub async fn output(
         &self,
         task: &TaskId,
@@ -108,7 +108,23 @@ impl Sandboxes {
             (StatusCode::NOT_FOUND, Writer::Alive) => {
                 return Ok(Output { next: offset, ..Output::default() });
             }
-            (StatusCode::NOT_FOUND, Writer::Gone) => return Err(EngineError::NoSuchTask(task.clone())),
+            (StatusCode::NOT_FOUND, Writer::Gone) => {
+                return Err(EngineError::OutputGone(format!(
+                    "agent {} of Mesos has removed what this attempt wrote: agents keep the files of ended tasks for their \
+                     --gc_delay, and for less when their disk fills",
+                    place.url.authority()
+                )));
+            }
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+                let who = match &self.login {
+                    Some(login) => format!("`{}` with this secret", login.principal),
+                    None => "nobody in particular".into(),
+                };
+                return Err(unknown(format!(
+                    "it does not show files to {who} ({status}); --mesos_authentication_principal and \
+                     --mesos_authentication_secret_file say as whom this server asks"
+                )));
+            }
             (status, _) => {
                 let said: String = String::from_utf8_lossy(&body).chars().take(200).collect();
                 return Err(unknown(format!("{status}: {said}")));

@@ -8,6 +8,7 @@
 //!
 //! `holds.rs` has the same table's dealings with offers, `index.rs` finds a task by its name and by when it is due.
 
+mod foreign;
 mod holds;
 mod index;
 
@@ -18,9 +19,12 @@ use std::time::Duration;
 use scheduler::ids::TaskId;
 use scheduler::run::AttemptEnd;
 
+use self::foreign::Foreign;
 use self::holds::Offers;
+pub(super) use self::holds::Supply;
 use self::index::Tasks;
 use super::matching::Placement;
+use super::options::OldTasks;
 use super::place::Place;
 use super::status::{Meaning, meaning};
 use super::wire::{Call, Status};
@@ -37,6 +41,10 @@ const KILL_AGAIN: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 /// A task that was sent to its agent is not asked for before: it is on its way.
 const UNHEARD_MAX: Duration = Duration::from_secs(30);
+/// A new leader has launched what it wants after so long.
+const WANTED_WITHIN: Duration = Duration::from_secs(10);
+/// Why a master says something that it was asked for.
+const RECONCILIATION: &str = "REASON_RECONCILIATION";
 /// Tasks in one question to the master.
 const QUESTION_MAX: usize = 1000;
 /// Ends that are remembered after they were acknowledged, for those who ask once more.
@@ -51,6 +59,7 @@ pub(super) struct Manners {
     /// What tasks get that do not say.
     pub(super) share: Share,
     pub(super) kill_grace: Duration,
+    pub(super) old_tasks: OldTasks,
 }
 
 /// What is to be done.
@@ -78,6 +87,10 @@ pub(super) struct Table {
     ended: VecDeque<TaskId>,
     /// Of which nothing is known here and which may be on the cluster all the same.
     strays: BTreeSet<TaskId>,
+    /// Tasks of ours that the master has told of and nobody here knows, each to be told when this time has come.
+    strangers: VecDeque<(Duration, TaskId)>,
+    /// Of the framework, but not of ours.
+    foreign: Foreign,
     /// Id of the framework, while the master listens to it.
     framework: Option<String>,
     /// Number of the last task in the queue, and of the last hold.
@@ -201,6 +214,8 @@ impl Table {
             dropped: BTreeMap::new(),
             ended: VecDeque::new(),
             strays: BTreeSet::new(),
+            strangers: VecDeque::new(),
+            foreign: Foreign::default(),
             framework: None,
             last: 0,
             asked_all: Duration::ZERO,
@@ -221,6 +236,7 @@ impl Table {
         }
         self.tasks.retain(|task| matches!(task.state, State::Ended { .. }));
         self.strays.clear();
+        self.strangers.clear();
         self.dropped.clear();
         self.tell_open_ends();
     }
@@ -347,7 +363,10 @@ impl Table {
         self.unsubscribed();
         self.framework = Some(framework.to_owned());
         self.offers.subscribed(now);
+        self.foreign = Foreign::default();
         self.ask_all(now);
+        // And for all that there is of this framework, whoever began it.
+        self.acts.push(Act::Call(Call::Reconcile { tasks: Vec::new() }));
         for stray in &self.strays {
             self.acts.push(Act::Call(Call::Reconcile { tasks: vec![(stray.to_string(), None)] }));
         }
@@ -405,11 +424,12 @@ impl Table {
             (!status.uuid.is_empty()).then_some(Act::Call(call))
         };
         let Some(id) = TaskId::parse(&status.task_id.value) else {
-            // Not of a name that we give: a task of an old Chronos. It ends by itself, and nobody waits for it.
             self.acts.extend(acknowledge(&status));
+            self.foreign.update(&status, &meaning);
+            self.end_foreign(now);
             return;
         };
-        self.strays.remove(&id);
+        let asked = self.strays.remove(&id);
         let state = self.tasks.get(&id).map(|task| &task.state);
         if let Some(State::Ended { acknowledged, uuid, .. }) = state {
             match (&meaning, acknowledged) {
@@ -450,6 +470,17 @@ impl Table {
                     self.dropped.insert(id.clone(), Dropped { told, uuid: status.uuid });
                     self.acts.push(Act::Tell(TaskEvent { task: id, known: Known::NeverBegan }));
                 }
+            }
+            // Whoever has just begun to lead may want it, and have it by launching it; if not, it is told that it is there.
+            Meaning::Runs if state.is_none() && !asked && status.reason == RECONCILIATION => {
+                let begun = Begun {
+                    agent: status.agent_id.value,
+                    heard: Some(Heard::Runs),
+                    origin: Origin::Before,
+                    asked: Some(now),
+                };
+                self.tasks.insert(id.clone(), Task { state: State::Begun(begun), ..Task::new(0, 0, None) });
+                self.strangers.push_back((now + WANTED_WITHIN, id));
             }
             Meaning::Runs => {
                 self.acts.extend(acknowledge(&status));
@@ -493,7 +524,7 @@ impl Table {
         match self.tasks.get(id).map(|task| &task.state) {
             None | Some(State::Waiting | State::Placed { .. }) => false,
             Some(State::Begun(Begun { heard: None, origin: Origin::Sent, .. })) => {
-                status.reason != "REASON_RECONCILIATION"
+                status.reason != RECONCILIATION
             }
             Some(State::Begun(_) | State::Ended { .. }) => true,
         }
@@ -509,6 +540,8 @@ impl Table {
                 self.ask_all(now);
             }
             self.see_to_due(now);
+            self.end_foreign(now);
+            self.tell_strangers(now);
         }
         self.settle(now);
     }
@@ -537,6 +570,30 @@ impl Table {
             }
         }
         self.ask_master(&questions);
+    }
+
+    fn tell_strangers(&mut self, now: Duration) {
+        while let Some((_, id)) = self.strangers.pop_front_if(|(due, _)| now >= *due) {
+            if self.known(&id) == Some(Known::Running) {
+                self.acts.push(Act::Tell(TaskEvent { task: id, known: Known::Running }));
+            }
+        }
+    }
+
+    fn end_foreign(&mut self, now: Duration) {
+        if self.manners.old_tasks == OldTasks::Kill {
+            self.acts.extend(self.foreign.kills(now, self.manners.kill_grace).into_iter().map(Act::Call));
+        }
+    }
+
+    /// What there is to say of tasks of an old Chronos.
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.foreign.note(self.manners.old_tasks).into_iter().collect()
+    }
+
+    /// What there is to say of offers.
+    pub(super) fn supply(&self) -> Supply {
+        self.offers.supply()
     }
 
     /// Why a task has not begun.

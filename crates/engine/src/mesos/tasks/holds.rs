@@ -43,6 +43,19 @@ pub(super) struct Offers {
     revived: Option<Duration>,
     /// When there was work last.
     worked: Option<Duration>,
+    /// When an offer came last.
+    seen: Option<Duration>,
+}
+
+/// What there is to say of offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Supply {
+    /// So many agents have put something up so far.
+    pub(in super::super) agents: usize,
+    /// When one did last, since boot.
+    pub(in super::super) seen: Option<Duration>,
+    /// So many tasks wait for more.
+    pub(in super::super) waiting: usize,
 }
 
 #[derive(Default)]
@@ -80,6 +93,10 @@ impl Offers {
     pub(super) fn gathered(&self, now: Duration) -> Vec<u64> {
         let late = |hold: &Hold| hold.closed.as_ref().is_some_and(|(since, _)| now >= *since + GATHER);
         self.holds.iter().filter(|(_, hold)| late(hold)).map(|(number, _)| *number).collect()
+    }
+
+    pub(super) fn supply(&self) -> Supply {
+        Supply { agents: self.pool.agents(), seen: self.seen, waiting: self.queue.len() }
     }
 
     /// Why a task that waits has no place.
@@ -146,6 +163,7 @@ impl Table {
             // What waits has been made offers, asked for or not.
             self.offers.revived.get_or_insert(now);
         }
+        self.offers.seen = Some(now);
         offers.into_iter().for_each(|offer| self.offers.pool.insert(offer));
         self.settle(now);
     }

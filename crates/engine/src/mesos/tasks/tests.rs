@@ -12,6 +12,7 @@ const MANNERS: Manners = Manners {
     reconcile_every: Duration::from_secs(600),
     share: Share { cpus: Some(Thousandths(1000)), mem: None, disk: None },
     kill_grace: Duration::from_secs(3),
+    old_tasks: OldTasks::Keep,
 };
 
 /// A table, a clock, and what has come of it in short words.
@@ -126,6 +127,7 @@ impl World {
                     format!("DECLINE {} {}", offers.join(" "), refuse.as_secs())
                 }
                 Call::Kill { task, agent, .. } => format!("KILL {task} {agent}"),
+                Call::Reconcile { tasks } if tasks.is_empty() => "RECONCILE all".into(),
                 Call::Reconcile { tasks } => {
                     let one = |(task, agent): &(String, Option<String>)| {
                         format!("{task}@{}", agent.as_deref().unwrap_or("?"))
@@ -287,7 +289,7 @@ fn without_a_master_everything_waits_and_is_placed_anew() {
     // What was sent and not answered may have arrived: it is asked for, and not sent again.
     world.go("b", &node("A")).wait(60).check(&[]);
     world.table.subscribed(world.now, "F");
-    world.check(&["RECONCILE a@A"]);
+    world.check(&["RECONCILE a@A", "RECONCILE all"]);
     world.offer("o3", "A", 2.0).check(&["b at mesos://A:1/A/F#1", "c at mesos://A:1/A/F"]);
     world.answer("a", "TASK_GONE").check(&["a lost"]);
 }
@@ -355,7 +357,7 @@ fn a_kill_is_repeated_until_the_task_ends() {
     world.table.unsubscribed();
     world.wait(20).check(&[]);
     world.table.subscribed(world.now, "F");
-    world.check(&["RECONCILE a@A", "KILL a A"]);
+    world.check(&["RECONCILE a@A", "RECONCILE all", "KILL a A"]);
     world.update("a", "TASK_KILLED", "u").check(&["a Ended(Killed)", "SUPPRESS"]);
     world.wait(20).check(&[]);
 }
@@ -379,7 +381,7 @@ fn what_somebody_else_sent_is_asked_for_where_it_is() {
     world.check(&[]);
     assert_eq!(world.known("a"), Some(Known::Unknown));
     world.table.subscribed(world.now, "F");
-    world.check(&["RECONCILE a@A b@B"]);
+    world.check(&["RECONCILE a@A b@B", "RECONCILE all"]);
     world.answer("a", "TASK_RUNNING").check(&["a Running"]);
     // One agent has not come back to its master yet.
     world.wait(15).check(&["RECONCILE b@B", "SUPPRESS"]);
@@ -407,11 +409,46 @@ fn a_task_that_nobody_knows_is_told_of() {
     for state in ["TASK_UNKNOWN", "TASK_GONE", "TASK_LOST"] {
         world.answer("nowhere", state).check(&[]);
     }
-    world
-        .update("ct:1893456000000:0:report:", "TASK_FINISHED", "u")
-        .check(&["ACKNOWLEDGE ct:1893456000000:0:report: u"]);
     world.table.ask_for_stray(&id("other"));
     world.check(&["RECONCILE other@?"]);
+}
+
+/// A leader that has just begun launches what it wants; of the rest it is told, and ends it.
+#[test]
+fn a_task_that_is_found_is_first_left_to_whoever_wants_it() {
+    let mut world = World::subscribed();
+    for name in ["wanted-0", "stray-0", "over-0"] {
+        world.answer(name, "TASK_RUNNING").check(&[]);
+    }
+    let spec = Arc::new(TaskSpec::default());
+    assert_eq!(world.table.launch(world.now, &id("wanted-0"), spec), Known::Running);
+    world.update("over-0", "TASK_FINISHED", "u").check(&["over-0 Ended(Succeeded)"]);
+    world.wait(9).check(&["SUPPRESS"]);
+    world.wait(1).check(&["wanted-0 Running", "stray-0 Running"]);
+    world.kill("stray-0").check(&["KILL stray-0 A"]);
+}
+
+#[test]
+fn what_an_old_chronos_began_runs_to_its_end_or_is_ended() {
+    let old = "ct:1893456000000:0:report:";
+    let acknowledged = format!("ACKNOWLEDGE {old} u");
+    let mut world = World::subscribed();
+    world.update(old, "TASK_RUNNING", "u").check(&[&acknowledged]);
+    world.wait(60).check(&["SUPPRESS"]);
+    let notes = world.table.notes();
+    assert!(matches!(&notes[..], [note] if note.contains(old) && note.contains("1 task ")), "{notes:?}");
+    world.update(old, "TASK_FINISHED", "u").check(&[&acknowledged]);
+    assert_eq!(world.table.notes(), Vec::<String>::new());
+
+    let mut world = World::subscribed();
+    world.table.manners.old_tasks = OldTasks::Kill;
+    let killed = format!("KILL {old} A");
+    world.answer(old, "TASK_RUNNING").check(&[&killed]);
+    world.answer(old, "TASK_RUNNING").check(&[]).wait(10).check(&[&killed, "SUPPRESS"]);
+    assert!(world.table.notes()[0].contains(old));
+    world.update(old, "TASK_KILLED", "u").check(&[&acknowledged]).wait(60).check(&[]);
+    // Ours are for the node to say something about.
+    world.update("ours-0", "TASK_RUNNING", "").check(&["ours-0 Running"]);
 }
 
 #[test]
@@ -441,7 +478,7 @@ fn a_new_term_begins_without_what_was_not_sent() {
     world.go("b", &node("A")).check(&[]);
     assert_eq!((world.known("a"), world.known("b"), world.known("c")), (None, None, None));
     world.table.subscribed(world.now, "F");
-    world.offer("o2", "A", 9.0).wait(6).check(&["DECLINE o2 300", "SUPPRESS"]);
+    world.offer("o2", "A", 9.0).wait(6).check(&["RECONCILE all", "DECLINE o2 300", "SUPPRESS"]);
 }
 
 #[test]
@@ -452,7 +489,7 @@ fn a_removed_framework_takes_its_tasks_along() {
     world.table.framework_removed();
     world.check(&["a lost"]);
     world.table.subscribed(world.now, "G");
-    world.offer("o", "A", 1.0).check(&["b at mesos://A:1/A/G"]);
+    world.offer("o", "A", 1.0).check(&["RECONCILE all", "b at mesos://A:1/A/G"]);
 }
 
 #[test]
