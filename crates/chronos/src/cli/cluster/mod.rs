@@ -26,7 +26,7 @@ pub(super) use restart::run as restart;
 pub(super) enum Cluster {
     /// Restart all instances; jobs, their history and the framework stay
     #[command(after_help = restart::HELP)]
-    Restart(restart::RestartArgs),
+    Restart(Box<restart::RestartArgs>),
     /// End the framework at Mesos, remove all state, and begin anew with none
     #[command(after_help = purge::HELP)]
     Purge(Box<purge::PurgeArgs>),
