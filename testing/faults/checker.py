@@ -235,8 +235,8 @@ class Checker:
         if fits and "took its place" in entry.reason:
             fits = other.due_ms > entry.due_ms and job.fields.get("overlap") == "replace"
         elif fits:
-            # When it ended was told by a clock that may have been behind.
-            shift = self.shift_ms(entry.due_ms - LATE_MS, entry.due_ms + LATE_MS)
+            # When it ended, which may be some time later, was told by a clock that may have been behind.
+            shift = self.shift_ms(entry.due_ms - LATE_MS, entry.due_ms + 4 * LATE_MS)
             busy = other.outcome is None or other.recorded_ms + LATE_MS + shift >= entry.due_ms
             fits = other.due_ms < entry.due_ms and busy
         if job.overlaps or not fits:
