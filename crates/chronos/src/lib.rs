@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod config;
 pub mod node;
 pub mod notify;
+mod systemd;
 mod tls;
 pub mod wire;
 pub mod zoneinfo;

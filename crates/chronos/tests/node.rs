@@ -243,6 +243,80 @@ async fn an_engine_that_starts_anew_is_told_of_the_term_and_asked_for_its_tasks(
     task.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduler_that_does_not_come_back_is_silent() {
+    let cluster = Cluster::new();
+    let gate = Arc::new(Mutex::new(()));
+    let engine = Gated { engine: cluster.machine.engine(), gate: gate.clone() };
+    let (node, task) = cluster.start_with("n1", Arc::new(engine));
+    leads(&node).await;
+    let is_silent = |seconds| node.pulse.silence() > Duration::from_secs(seconds);
+    let begun = std::time::Instant::now();
+    let later = || begun.elapsed() > Duration::from_secs(3);
+    eventually("an idle one beats, three seconds on", || async { later() && !is_silent(2) }).await;
+    let (open, opened) = std::sync::mpsc::channel::<()>();
+    let closed = std::thread::spawn(move || {
+        let _closed = gate.lock().unwrap();
+        opened.recv()
+    });
+    // A thread that is held may be the one that looks after the timers: this one waits by itself.
+    let waited = std::time::Instant::now();
+    while !is_silent(3) {
+        assert!(waited.elapsed() < Duration::from_secs(30), "a step that does not come back is not noticed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    open.send(()).unwrap();
+    closed.join().unwrap().unwrap();
+    eventually("it beats again", || async { !is_silent(1) }).await;
+    task.shutdown().await;
+}
+
+/// Does not say how it is while its gate is closed, and keeps who asks waiting, thread and all.
+struct Gated<E> {
+    engine: E,
+    gate: Arc<Mutex<()>>,
+}
+
+#[async_trait]
+impl<E: Engine> Engine for Gated<E> {
+    fn name(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    async fn begin_term(&self, epoch: Epoch) -> Result<(), EngineError> {
+        self.engine.begin_term(epoch).await
+    }
+
+    async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
+        self.engine.launch(epoch, launch).await
+    }
+
+    async fn kill(&self, epoch: Epoch, task: &TaskId, a: Duration, b: Duration) -> Result<(), EngineError> {
+        self.engine.kill(epoch, task, a, b).await
+    }
+
+    async fn reconcile(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError> {
+        self.engine.reconcile(epoch, tasks).await
+    }
+
+    async fn events(&self) -> Vec<TaskEvent> {
+        self.engine.events().await
+    }
+
+    async fn acknowledge(&self, tasks: &[TaskId]) -> Result<(), EngineError> {
+        self.engine.acknowledge(tasks).await
+    }
+
+    async fn output(&self, task: &TaskId, stream: Stream, from: u64) -> Result<Output, EngineError> {
+        self.engine.output(task, stream, from).await
+    }
+
+    fn readiness(&self) -> Readiness {
+        drop(self.gate.lock());
+        self.engine.readiness()
+    }
+}
+
 /// Starts anew while it launches a task, and says that it runs only when it has been told of the term again.
 #[derive(Default)]
 struct Mortal {

@@ -71,7 +71,7 @@ def kill_leaders(nodes, load):
     for number in range(KILLS):
         nodes.settled()
         time.sleep(dice.uniform(0.0, 0.5))
-        leader = nodes.leader()
+        leader = nodes.wait_leader()
         killed = time.monotonic()
         leader.kill(signal.SIGKILL)
         until("another leads", nodes.leader, 30)

@@ -50,6 +50,7 @@ use crate::config::{
 use crate::node::{self, Acquaintance, Heritage, Node, NodeMemory, NodeOptions, NodeTask, Role};
 use crate::notify::Notifier;
 use crate::notify::settings::{NotifySettings, Secret};
+use crate::systemd::Manager;
 use crate::tls::identity::{Identity, not_for, server_config};
 use crate::tls::listener::{Peer, TlsListener};
 use crate::wire::unsaid;
@@ -305,6 +306,7 @@ impl Listening {
         self,
         app: &Router,
         stopping: &watch::Receiver<bool>,
+        manager: &Arc<Manager>,
     ) -> std::io::Result<Vec<JoinHandle<std::io::Result<()>>>> {
         let service = || app.clone().into_make_service_with_connect_info::<Peer>();
         let stopped = || {
@@ -317,7 +319,7 @@ impl Listening {
             servers.push(tokio::spawn(server.into_future()));
         }
         if let Some((listener, identity)) = self.https {
-            tokio::spawn(renew(identity.clone()));
+            tokio::spawn(renew(identity.clone(), manager.clone()));
             let listener = TlsListener::new(listener, server_config(identity))?;
             let server = axum::serve(listener, service()).with_graceful_shutdown(stopped());
             servers.push(tokio::spawn(server.into_future()));
@@ -330,7 +332,7 @@ impl Listening {
 const RENEWED_EVERY: Duration = Duration::from_secs(60);
 
 /// Reads the certificate again when its files change, and when SIGHUP says so.
-async fn renew(identity: Arc<Identity>) {
+async fn renew(identity: Arc<Identity>, manager: Arc<Manager>) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     let mut every = tokio::time::interval(RENEWED_EVERY);
     loop {
@@ -341,8 +343,11 @@ async fn renew(identity: Arc<Identity>) {
         if !asked && !identity.has_changed() {
             continue;
         }
+        manager.reloading();
         let read = identity.clone();
-        let Ok(read) = tokio::task::spawn_blocking(move || read.reload()).await else { continue };
+        let read = tokio::task::spawn_blocking(move || read.reload()).await;
+        manager.ready();
+        let Ok(read) = read else { continue };
         match read {
             Ok(()) => info!("read the certificate again"),
             Err(error) => {
@@ -364,6 +369,7 @@ async fn serve(
 ) -> Result<(), Failure> {
     // First of all, so that a signal that comes during the start is heard.
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let manager = Arc::new(Manager::of_environment());
     let listening = Listening::begin(config, identity).await?;
     let first_start = !config.data_dir.join("chronos.db").exists();
     let heritage = heritage(config);
@@ -391,7 +397,12 @@ async fn serve(
     listening.tell(config, &zones);
     let http = listening.http.is_some().then(|| listening.addresses[0]);
     let (stop, stopping) = watch::channel(false);
-    let servers = listening.serve(&app, &stopping)?;
+    if listening.https.is_none() {
+        manager.take_hangups()?;
+    }
+    let servers = listening.serve(&app, &stopping, &manager)?;
+    manager.ready();
+    tokio::spawn(manager.clone().tell_of(node.clone()));
     let heir = node.clone();
     let examples = config.examples.clone().filter(|_| first_start);
     let login = config.access.credentials.clone();
@@ -431,6 +442,7 @@ async fn serve(
         () = examples => {}
         () = inheriting => {}
     }
+    manager.stopping();
     stop.send_replace(true);
     finish(task).await;
     let all = async {

@@ -28,7 +28,7 @@ use super::courier::Courier;
 use super::effects::{Effects, Report, news_of};
 use super::life::{Life, stopped};
 use super::restore::{self, Place};
-use super::{Ask, AskError, Restore, RestoreError, Role};
+use super::{Ask, AskError, Restore, RestoreError, Role, pulse};
 
 /// Batches that may be on their way to the store while further ones are decided.
 const IN_FLIGHT_MAX: usize = 8;
@@ -131,11 +131,13 @@ impl Driver<'_> {
         let mut commits = FuturesOrdered::new();
         let mut stopping = false;
         let mut restoring = None;
+        let pulse = self.life.pulse.clone();
         loop {
+            pulse.beat();
             if commits.is_empty()
                 && self.backlog.is_empty()
                 && let Some(order) = restoring.take()
-                && let Some(ended) = self.restore(order).await
+                && let Some(ended) = pulse.during(self.restore(order)).await
             {
                 return ended;
             }
@@ -149,7 +151,7 @@ impl Driver<'_> {
                         return Ended::Deposed(deposed.reason);
                     }
                     if stopping && commits.is_empty() {
-                        self.effects.finish().await;
+                        pulse.during(self.effects.finish()).await;
                         return Ended::Stopped;
                     }
                     continue;
@@ -158,7 +160,7 @@ impl Driver<'_> {
                 () = stopped(&mut stop), if !stopping => {
                     stopping = true;
                     if commits.is_empty() {
-                        self.effects.finish().await;
+                        pulse.during(self.effects.finish()).await;
                         return Ended::Stopped;
                     }
                     continue;
@@ -181,6 +183,8 @@ impl Driver<'_> {
                 }
                 () = std::future::ready(()), if free > 0 && !self.backlog.is_empty() => {}
                 () = tokio::time::sleep(wait), if room => {}
+                // It waits for the store, and lives.
+                () = tokio::time::sleep(pulse::EVERY), if !room => continue,
             }
             self.look_around();
             if let Err(unfit) = self.life.outlook.borrow().fit() {

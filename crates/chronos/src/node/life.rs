@@ -21,6 +21,7 @@ use crate::notify::Notifier;
 use super::driver::{self, Ended};
 use super::heritage::Heritage;
 use super::outlook::{self, Outlook};
+use super::pulse::Pulse;
 use super::{Acquaintance, Ask, AskError, Node, Restore, RestoreError, Role, Status};
 
 /// What a node is made of.
@@ -95,6 +96,7 @@ pub(super) struct Life {
     pub(super) strays: Vec<TaskId>,
     /// Whether the projection is a state that the store was in, from which batches lead to the present one.
     warm: Arc<AtomicBool>,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -109,6 +111,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
     // One may wait behind the one that is under way; who comes then is told so.
     let (restores, restored) = mpsc::channel(1);
     let (stop, stopped) = watch::channel(false);
+    let pulse = Arc::new(Pulse::new());
     let node = Node {
         identity: Arc::new(options.identity.clone()),
         projection: projection.clone(),
@@ -116,6 +119,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         engine: options.engine.clone(),
         zones: options.zones.clone(),
         notifier: options.notifier.clone(),
+        pulse: pulse.clone(),
         status: status_now,
         outlook: outlook.clone(),
         asks,
@@ -130,6 +134,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         restores: restored,
         strays: Vec::new(),
         warm: Arc::default(),
+        pulse,
         stop: stopped,
     };
     (node, NodeTask { stop, life: tokio::spawn(life.run()) })
@@ -137,21 +142,22 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
 
 impl Life {
     async fn run(mut self) {
+        let (pulse, store) = (self.pulse.clone(), self.options.store.clone());
         while !*self.stop.borrow() {
-            let Some(term) = self.wait_for_term().await else {
+            let Some(term) = pulse.during(self.wait_for_term()).await else {
                 // A place in line that nobody holds any more would keep others waiting.
-                self.options.store.resign().await;
+                pulse.during(store.resign()).await;
                 break;
             };
             info!(epoch = term.epoch.0, "elected");
             self.say(Role::Preparing(term.epoch), Vec::new());
-            let loaded = self.load(term).await;
+            let loaded = pulse.during(self.load(term)).await;
             if let Some((state, _)) = &loaded
-                && let Err(strange) = self.may_lead(!state.jobs.is_empty()).await
+                && let Err(strange) = pulse.during(self.may_lead(!state.jobs.is_empty())).await
             {
                 error!(reason = strange, "does not lead");
-                self.options.store.resign().await;
-                self.stand_aside(strange).await;
+                pulse.during(store.resign()).await;
+                pulse.during(self.stand_aside(strange)).await;
                 continue;
             }
             let ended = match loaded {
@@ -166,7 +172,7 @@ impl Life {
                     pruning.abort();
                     // Jobs may have come since.
                     let has_jobs = !self.projection.read().state().jobs.is_empty();
-                    if has_jobs && let Err(problem) = self.knows(has_jobs).await {
+                    if has_jobs && let Err(problem) = pulse.during(self.knows(has_jobs)).await {
                         debug!(problem, "cannot note which store this is");
                     }
                     ended
@@ -184,8 +190,9 @@ impl Life {
                 Ended::Deposed(reason) => Some(reason),
             };
             self.say(Role::Standby, Vec::new());
-            self.options.store.resign().await;
-            let _ = tokio::time::timeout(ENDED_WITHIN, self.options.engine.end_term(term.epoch)).await;
+            pulse.during(store.resign()).await;
+            let ended = tokio::time::timeout(ENDED_WITHIN, self.options.engine.end_term(term.epoch));
+            let _ = pulse.during(ended).await;
             match deposed {
                 None => info!(epoch = term.epoch.0, "resigned"),
                 Some(reason) => warn!(epoch = term.epoch.0, reason, "deposed"),

@@ -8,6 +8,7 @@ mod heritage;
 mod life;
 pub(crate) mod memory;
 mod outlook;
+mod pulse;
 mod restore;
 
 pub use acquaintance::Acquaintance;
@@ -15,6 +16,7 @@ pub use heritage::Heritage;
 pub use life::{NodeOptions, NodeTask, start};
 pub use memory::NodeMemory;
 pub use outlook::Outlook;
+pub use pulse::Pulse;
 pub(crate) use restore::{Restore, RestoreError, Restored};
 
 use std::path::PathBuf;
@@ -46,6 +48,8 @@ pub struct Node {
     pub engine: Arc<dyn Engine>,
     /// Sends test messages.
     pub notifier: Arc<Notifier>,
+    /// Whether its scheduler lives.
+    pub pulse: Arc<Pulse>,
     status: watch::Receiver<Status>,
     outlook: watch::Receiver<Outlook>,
     asks: mpsc::Sender<Ask>,

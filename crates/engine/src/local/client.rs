@@ -325,9 +325,13 @@ impl Starter {
     }
 }
 
+/// What a service manager says to the server alone: a task that finds it would speak as if it were the server.
+const OF_THE_MANAGER: [&[u8]; 3] = [b"NOTIFY_SOCKET", b"WATCHDOG_PID", b"WATCHDOG_USEC"];
+
 /// Whether a variable is configuration of the server. Those named `CHRONOS_SECRET_...` are for tasks that ask for them.
 fn is_ours(name: &[u8]) -> bool {
-    name.starts_with(b"CHRONOS_") && !name.starts_with(b"CHRONOS_SECRET_")
+    let configures = name.starts_with(b"CHRONOS_") && !name.starts_with(b"CHRONOS_SECRET_");
+    configures || OF_THE_MANAGER.contains(&name)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
