@@ -11,6 +11,7 @@ mod outlook;
 mod restore;
 
 pub use acquaintance::Acquaintance;
+pub(crate) use driver::OUTCOMES;
 pub use heritage::Heritage;
 pub use life::{NodeOptions, NodeTask, start};
 pub use memory::NodeMemory;
