@@ -27,6 +27,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 BRIDGED = "172.17.0.2"
 HTTP_PORT = 8080
 CONNECT_S = 3
+# A change waits for a leader for 15 s.
+LED_S = 25
 
 
 def wires():
@@ -57,13 +59,13 @@ def enter(namespace):
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def ask(name, url, method="GET", body=None, headers=None):
-    """Status and body of an answer to whoever asks from there; no answer is an OSError."""
+def ask(name, url, method="GET", body=None, patience=CONNECT_S):
+    """Status and body of an answer to whoever asks from there; none within `patience` seconds is an OSError."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})}, method=method)
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
     with at(name):
         try:
-            with urllib.request.urlopen(request, timeout=CONNECT_S) as answer:
+            with urllib.request.urlopen(request, timeout=patience) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as refused:
             return refused.code, refused.read()
@@ -227,7 +229,7 @@ class Instance:
         return self.get("/ready") or {}
 
     def post(self, path, body):
-        status, answer = ask(self.name, self.here + path, "POST", body)
+        status, answer = ask(self.name, self.here + path, "POST", body, LED_S)
         if status not in (200, 204):
             fail(f"{self.name}: POST {path} answers {status}: {answer.decode(errors='replace')[:300]}")
 

@@ -1,6 +1,7 @@
 //! How this node is doing: for load balancers, operators and Prometheus.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -150,6 +151,32 @@ impl Live {
     }
 }
 
+/// Attempts that were launched and of which nobody has heard that they run.
+#[derive(Default)]
+struct Unstarted {
+    attempts: usize,
+    /// How long the one waits that was launched first.
+    longest: Duration,
+    /// How many there are, begun or not, of which nobody can tell how they go.
+    unknown: usize,
+}
+
+impl Unstarted {
+    fn of(state: &scheduler::state::State, now: Timestamp) -> Self {
+        let mut told = Self::default();
+        for run in state.runs.values() {
+            let RunState::Running(live) = &run.state else { continue };
+            told.unknown += usize::from(live.unknown_since.is_some());
+            if live.started.is_none() {
+                told.attempts += 1;
+                let waits = Duration::try_from(now.duration_since(live.launched)).unwrap_or_default();
+                told.longest = told.longest.max(waits);
+            }
+        }
+        told
+    }
+}
+
 /// This node and what it knows of the cluster.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StatusView {
@@ -257,6 +284,10 @@ async fn prometheus(ctx: &ApiContext) -> Response {
     for (state, n) in [("queued", live.queued), ("running", live.running), ("waiting", live.waiting)] {
         gauge!("chronos_live_runs", "state" => state).set(count(n));
     }
+    let unstarted = Unstarted::of(ctx.node.projection.read().state(), Timestamp::now());
+    gauge!("chronos_unstarted_attempts").set(count(unstarted.attempts));
+    gauge!("chronos_unstarted_longest_seconds").set(unstarted.longest.as_secs_f64());
+    gauge!("chronos_unknown_attempts").set(count(unstarted.unknown));
     let held = Load::of(ctx.node.projection.read().state(), &ctx.settings.limits).held();
     for (limit, n) in held {
         gauge!("chronos_held_runs", "limit" => limit).set(count(n));
@@ -267,8 +298,76 @@ async fn prometheus(ctx: &ApiContext) -> Response {
     }
     #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]
     gauge!("chronos_alerts_lost").set(ctx.node.projection.read().state().meta.alerts_lost as f64);
+    // A leader shows the present; who has shown nothing yet has no age.
+    let age = match ctx.node.status().role {
+        Role::Leading(_) => Some(0.0),
+        _ => ctx.node.outlook().age().map(|age| age.as_secs_f64()),
+    };
+    if let Some(age) = age {
+        gauge!("chronos_age_seconds").set(age);
+    }
+    if let Some(disk) = ctx.node.store.disk() {
+        #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]
+        gauge!("chronos_disk_free_bytes").set(disk.free as f64);
+    }
     #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]
     gauge!("chronos_seq").set(ctx.node.projection.seq().0 as f64);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ctx.metrics.render())
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use scheduler::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
+    use scheduler::run::{Live, Run};
+    use scheduler::state::State;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_900_000_000 + second).expect("a time")
+    }
+
+    /// A run of which an attempt was launched then, has been seen running since, and is not heard of since.
+    fn run(state: &mut State, launched: i64, started: Option<i64>, unknown: Option<i64>) {
+        let key = RunKey { job: JobUid(1), cause: Cause::Trigger(u32::try_from(launched).expect("small")) };
+        let live = Live {
+            attempt: 0,
+            task: TaskId::parse("report-1-i5-0").expect("a task id"),
+            launched: at(launched),
+            node: "n".into(),
+            started: started.map(at),
+            unknown_since: unknown.map(at),
+            kill: None,
+            elements: 0,
+        };
+        let run = Run {
+            key,
+            job: JobName::new("report").expect("a name"),
+            cycle: Cycle { due: at(0), origin: JobUid(1), seq: 0 },
+            graph: GraphVersion(0),
+            due: at(0),
+            created: at(0),
+            again: false,
+            arguments: None,
+            state: RunState::Running(live),
+            attempts: Vec::new(),
+        };
+        state.runs.insert(key, Arc::new(run));
+    }
+
+    #[test]
+    fn what_was_launched_and_does_not_begin_is_counted() {
+        let mut state = State::default();
+        let none = Unstarted::of(&state, at(100));
+        assert_eq!((none.attempts, none.longest, none.unknown), (0, Duration::ZERO, 0));
+        run(&mut state, 10, Some(11), None);
+        run(&mut state, 20, None, None);
+        run(&mut state, 30, None, Some(40));
+        run(&mut state, 5, Some(6), Some(50));
+        let found = Unstarted::of(&state, at(100));
+        assert_eq!((found.attempts, found.longest, found.unknown), (2, Duration::from_secs(80), 2));
+        let back = Unstarted::of(&state, at(0));
+        assert_eq!(back.longest, Duration::ZERO, "a clock that went back makes nothing wait");
+    }
 }

@@ -31,7 +31,8 @@ Examples:
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Look at this data folder instead of asking a server
-    #[arg(long = "data_dir", value_name = "FOLDER", conflicts_with = "server")]
+    // No conflict with `--server`, which a variable may have set.
+    #[arg(long = "data_dir", value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
     #[command(flatten)]
     client: ClientArgs,

@@ -12,6 +12,7 @@ mod pulse;
 mod restore;
 
 pub use acquaintance::Acquaintance;
+pub(crate) use driver::OUTCOMES;
 pub use heritage::Heritage;
 pub use life::{NodeOptions, NodeTask, start};
 pub use memory::NodeMemory;

@@ -41,7 +41,11 @@ fn a_folder_without_a_server() {
     server.put(by_hand("job", "true"));
     let data = server.folder.data();
     let data = data.to_str().unwrap().to_owned();
-    let doctor = |folder: &str| Ended::of(client_command().args(["doctor", "--data_dir", folder]));
+    let doctor = |folder: &str| {
+        // A server that is known by a variable is none that was asked for.
+        let at_nobody = ("CHRONOS_SERVER", "http://127.0.0.1:1");
+        Ended::of(client_command().env(at_nobody.0, at_nobody.1).args(["doctor", "--data_dir", folder]))
+    };
     doctor(&data).success().says("leads here").says("1 jobs").says("finds the file whole");
     let (folder, _) = server.terminate();
     doctor(&data).success().says("no server leads here");

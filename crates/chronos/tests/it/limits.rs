@@ -81,7 +81,16 @@ fn a_limit_holds_runs_and_says_so() {
     });
     let metrics = http::send(&server.address, "GET", "/metrics", &["Accept: text/plain"], b"");
     let metrics = String::from_utf8(metrics.expect("an answer").body).expect("text");
-    assert!(metrics.contains("chronos_held_runs{limit=\"running_max 2\"} 1"), "{metrics}");
+    // What has not happened yet is told too, or nobody would see it happen for the first time.
+    for line in [
+        "chronos_held_runs{limit=\"running_max 2\"} 1",
+        "chronos_runs_total{outcome=\"missed\"} 0",
+        "chronos_launch_loops_total 0",
+        "chronos_unknown_attempts 0",
+        "chronos_age_seconds 0",
+    ] {
+        assert!(metrics.lines().any(|told| told == line), "{line}: {metrics}");
+    }
     server.cli(["kill", "a"]).success();
     server.wait_for_run("c", "running", |run| run["state"] == "running");
 }
