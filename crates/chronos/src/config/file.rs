@@ -192,8 +192,14 @@ pub struct ConfigFile {
         value_name = "MILLISECONDS"
     )]
     pub min_revive_offers_interval: Option<u64>,
-    /// What becomes of tasks that an old Chronos has begun as this framework [default: keep]
-    #[arg(long = "mesos_old_tasks", env = "CHRONOS_MESOS_OLD_TASKS", value_name = "WHAT", value_enum)]
+    /// What becomes of tasks that an old Chronos has begun as this framework: `keep`, they run to their end; `kill` [default:
+    /// keep]
+    #[arg(
+        hide_possible_values = true,
+        long = "mesos_old_tasks",
+        env = "CHRONOS_MESOS_OLD_TASKS",
+        value_name = "WHAT"
+    )]
     pub mesos_old_tasks: Option<OldTasksKind>,
     /// Run nothing and tell nobody: only record what would have been launched, each task as succeeded at once; needs a
     /// data folder of its own. See `chronos shadow`
