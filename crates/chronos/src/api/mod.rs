@@ -1,7 +1,8 @@
 //! The HTTP side: the API of Chronos, the endpoints beside it, a page, metrics.
 //!
 //! Reads are answered by the projection and the history, writes by asking the node. Start at [`router`]. Each module is
-//! a group of endpoints, but for [`error`], [`view`], [`why`] and what `guard` does for all of them.
+//! a group of endpoints, but for [`error`], [`view`], [`why`], what `guard` does for all of them, and what several share:
+//! `choice`, `lists`, `mention`, `sample`, `throttle`.
 //! **Invariant:** every answer that is not 2xx is JSON of the form [`error::ErrorBody`].
 
 pub mod access;
@@ -241,8 +242,8 @@ fn documented() -> OpenApiRouter<ApiContext> {
         .routes(routes!(versions::compare))
         .routes(routes!(versions::rollback))
         .routes(routes!(versions::restore))
-        .routes(routes!(next::of_job))
-        .routes(routes!(next::of_all))
+        .routes(routes!(next::next))
+        .routes(routes!(next::fleet))
         .routes(routes!(jobs::why))
         .routes(routes!(jobs::pause))
         .routes(routes!(jobs::resume))

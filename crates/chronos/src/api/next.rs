@@ -108,7 +108,7 @@ pub(super) struct Slots {
     get, path = "/v1/jobs/{name}/next", tag = "jobs", params(("name" = String, Path), Coming),
     responses((status = 200, body = Slots), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody))
 )]
-pub(super) async fn of_job(
+pub(super) async fn next(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
     Params(coming): Params<Coming>,
@@ -126,7 +126,7 @@ pub(super) async fn of_job(
     get, path = "/v1/next", tag = "jobs", params(Coming, Chosen),
     responses((status = 200, body = Slots), (status = 400, body = ErrorBody))
 )]
-pub(super) async fn of_all(
+pub(super) async fn fleet(
     State(ctx): State<ApiContext>,
     Params(coming): Params<Coming>,
     Params(chosen): Params<Chosen>,

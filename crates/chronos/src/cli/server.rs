@@ -71,17 +71,19 @@ Examples:
     --tls_cert cert.pem --tls_key key.pem";
 
 pub(super) const RUN_JAR_HELP: &str = "\
-All flags of Chronos are taken, with underscores or dashes; those that mean nothing here are named at the
-start with the reason. Differences to `chronos server`: port 8080 on all addresses, state in ZooKeeper, at
-localhost:2181 if nothing else is said, and the short forms of its manual, among which -h is not help.
+All flags of Chronos are taken, with underscores or dashes; those that mean nothing here are named
+at the start with the reason. Differences to `chronos server`: port 8080 on all addresses, state in
+ZooKeeper (at localhost:2181 if nothing else is said), and the short forms of its manual, among
+which -h is not help.
 
-With --master tasks run on Mesos. Without it they run on this machine, where everyone who connects could
-run commands: then --http_credentials or --allow_unauthenticated is needed.
+With --master tasks run on Mesos. Without it they run on this machine, where everyone who connects
+could run commands: then --http_credentials or --allow_unauthenticated is needed.
 
 Examples:
-  chronos run_jar --master zk://z:2181/mesos --zk_hosts z:2181 --http_port 8080 --hostname a.example.org
-  chronos run_jar --zk_hosts z:2181 --http_credentials ops:secret
-  chronos run_jar --store sqlite --disable_http --ssl_keystore_path chronos.p12 --http_credentials ops:secret";
+  chronos run_jar --master zk://z:2181/mesos --zk_hosts z:2181 --hostname a.example.org
+  chronos run_jar --zk_hosts z:2181 --http_port 8080 --http_credentials ops:secret
+  chronos run_jar --store sqlite --disable_http --ssl_keystore_path chronos.p12 \\
+    --http_credentials ops:secret";
 
 #[derive(Debug, Args)]
 pub(super) struct ServerArgs {

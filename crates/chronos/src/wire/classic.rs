@@ -3,8 +3,13 @@
 //! A document is brought into the form that [`job`](super::job) reads, with a sentence for every value that is not
 //! taken as it stands. What Chronos guessed at, as garbage for the number 0, is left for the reader to refuse.
 
+use std::time::Duration;
+
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 use scheduler::schedule::Zone;
 use serde_json::{Map, Value, json};
+
+use super::duration;
 
 /// A document in our form.
 #[derive(Default)]
@@ -56,9 +61,7 @@ pub(super) fn canonical(document: &Map<String, Value>, by_parents: bool) -> Cano
         document.shift_remove("dataJob");
         warnings.push("`dataJob` is ignored, as it was by Chronos: write `dataProcessingJobType`".into());
     }
-    if document.get("epsilon").and_then(Value::as_str).is_some_and(|text| text.trim().is_empty()) {
-        document.shift_remove("epsilon");
-    }
+    epsilon(&mut document, &mut warnings);
     let has = |document: &Map<String, Value>, key: &str| match document.get(key) {
         Some(Value::Array(items)) => !items.is_empty(),
         Some(Value::String(text)) => !text.trim().is_empty(),
@@ -72,6 +75,36 @@ pub(super) fn canonical(document: &Map<String, Value>, by_parents: bool) -> Cano
     container(&mut document, &mut warnings);
     let zone_as_written = zone(&mut document, &mut warnings);
     Canonical { document, zone_as_written, warnings }
+}
+
+/// Chronos 2 took any period for it, and Chronos 3 anything.
+fn epsilon(document: &mut Map<String, Value>, warnings: &mut Vec<String>) {
+    let Some(written) = document.get("epsilon").and_then(Value::as_str).map(|text| text.trim().to_owned())
+    else {
+        return;
+    };
+    if written.is_empty() {
+        document.shift_remove("epsilon");
+    } else if duration::parse(&written).is_some_and(|length| length.as_secs() == 0) {
+        document.shift_remove("epsilon");
+        warnings.push(format!("`epsilon`: {written} is ignored: nothing could start within it"));
+    } else if let Some(length) = about(&written) {
+        let length = duration::text(length);
+        warnings.push(format!("`epsilon`: {written} is taken as {length}"));
+        document.insert("epsilon".into(), json!(length));
+    }
+}
+
+/// The length of a period with months or years in it, which have none of their own: 30 and 365 days. It says how late is
+/// too late, and so long after its time nobody counts days.
+fn about(text: &str) -> Option<Duration> {
+    if duration::parse(text).is_some() || !text.starts_with('P') {
+        return None;
+    }
+    let period: Span = text.parse().ok()?;
+    let days = 365 * i64::from(period.get_years()) + 30 * i64::from(period.get_months());
+    let rest = period.years(0).months(0).to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    SignedDuration::from_hours(24 * days).checked_add(rest)?.try_into().ok()
 }
 
 /// To Chronos a container was one by its image, and whether that is always pulled could be said in letters of any size.

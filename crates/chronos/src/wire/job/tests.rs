@@ -222,6 +222,27 @@ fn numbers_are_taken_as_chronos_took_them_and_that_is_said() {
 }
 
 #[test]
+fn any_period_is_a_start_deadline_as_chronos_two_took_it() {
+    let taken = |epsilon: &str| {
+        let (definition, warnings) =
+            classic(Door::Imported, &format!(r#""schedule":"R//PT1H","epsilon":"{epsilon}""#));
+        (definition.rules.epsilon.map(|length| length.as_secs()), warnings)
+    };
+    assert_eq!(taken("PT15M"), (Some(900), Vec::new()));
+    assert_eq!(taken(" "), (None, Vec::new()));
+    assert_eq!(taken("PT0S").0, None);
+    assert_eq!(taken("PT0S").1, ["`epsilon`: PT0S is ignored: nothing could start within it"]);
+    assert_eq!(taken("P1M").1, ["`epsilon`: P1M is taken as 30d"]);
+    assert_eq!(taken("P1Y12M12DT1H1S").0, Some((365 + 12 * 30 + 12) * 86_400 + 3601));
+    assert_eq!(taken("P1Y2W").0, Some((365 + 14) * 86_400));
+    for bad in ["soon", "P-1M", "P99999Y"] {
+        let document = format!(r#"{{"name":"a","schedule":"R//PT1H","epsilon":"{bad}"}}"#);
+        let problem = read(document.as_bytes(), Door::Schedule, &Zones::bundled(), now()).expect_err(bad);
+        assert_eq!(problem.field, "epsilon", "{bad}");
+    }
+}
+
+#[test]
 fn a_dependent_with_a_schedule_is_started_by_its_parents() {
     let fields = r#""parents":["b"],"schedule":"R//PT1H","scheduleTimeZone":"PST""#;
     for door in [Door::Dependency, Door::Imported] {
