@@ -1,7 +1,7 @@
 //! Who asks: every request but `/ping` is logged in here, if the server wants that, and what it changes is done in the
 //! name of its `Principal`.
 //!
-//! Passwords are compared in constant time, and whoever guesses is slowed: see [`throttle`](super::throttle).
+//! Passwords are compared in constant time, and whoever guesses is slowed: see `throttle.rs`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
