@@ -319,7 +319,7 @@ async fn prometheus(ctx: &ApiContext) -> Response {
 #[cfg(test)]
 mod tests {
     use scheduler::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
-    use scheduler::run::{Live, Run};
+    use scheduler::run::{Live, Run, Told};
     use scheduler::state::State;
 
     use super::*;
@@ -352,6 +352,7 @@ mod tests {
             arguments: None,
             state: RunState::Running(live),
             attempts: Vec::new(),
+            told: Told::default(),
         };
         state.runs.insert(key, Arc::new(run));
     }
