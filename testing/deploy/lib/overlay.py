@@ -117,7 +117,6 @@ def prove(overlay, cluster):
     instances = [machines.Instance(cluster, host) for host in cluster.hosts]
     for number, instance in enumerate(instances, 1):
         overlay.join(instance, number)
-        instance.flags = f"--webui_url http://$(hostname -i):{HTTP_PORT}"
         instance.start()
     leader, _, framework = closed(overlay.name, cluster, instances)
 

@@ -75,7 +75,7 @@ class Container(machines.Instance):
         self.cluster, self.engine, self.host = cluster, engine, engine.host
         self.name = f"chronos-{self.host.name}"
         self.address = f"{overlay.SUBNET}.{number}"
-        self.flags = f"--webui_url http://$(hostname -i):{HTTP_PORT}"
+        self.flags = ""
         self.published = None
 
     @property
