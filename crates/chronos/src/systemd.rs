@@ -19,6 +19,8 @@ use crate::node::{Node, Status};
 
 /// How often it is looked how the node is, where nobody wants a sign of life more often.
 const LOOKS_EVERY: Duration = Duration::from_secs(5);
+/// A manager that is stuck is not to hold up this server, and one that is busy is to hear that it is ready.
+const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 /// What is shown of a sentence: it is one line of `systemctl status`.
 const STATUS_BYTES_MAX: usize = 300;
 
@@ -141,8 +143,7 @@ fn open(named: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
         None => SocketAddr::from_pathname(named)?,
     };
     let socket = UnixDatagram::unbound()?;
-    // A manager that is stuck is not to hold up this server.
-    socket.set_nonblocking(true)?;
+    socket.set_write_timeout(Some(TAKEN_WITHIN))?;
     Ok((socket, address))
 }
 

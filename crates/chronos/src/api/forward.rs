@@ -157,11 +157,13 @@ struct Patience<'a> {
 
 impl<'a> Patience<'a> {
     fn new(ctx: &'a ApiContext) -> Self {
+        let mut status = ctx.node.watch_status();
+        status.mark_unchanged();
         Self {
             ctx,
             until: Instant::now() + LED_WITHIN,
             way: ctx.cluster.watch_way(),
-            status: ctx.node.watch_status(),
+            status,
             place: ctx.cluster.waiting.try_acquire().ok(),
         }
     }
