@@ -187,7 +187,8 @@ mod tests {
         };
         assert_eq!(status_line(&status(&[]), 3), "STATUS=standby, 3 jobs");
         assert_eq!(status_line(&status(&["a\nb", "c"]), 3), "STATUS=standby, 3 jobs: a b");
-        assert_eq!(status_line(&status(&[&"ü".repeat(300)]), 3).len(), 299);
+        // Cut between letters, of which the last would end at the 301st byte.
+        assert_eq!(status_line(&status(&[&format!("a{}", "ü".repeat(300))]), 3).len(), 299);
     }
 
     #[test]
