@@ -422,8 +422,8 @@ fn a_task_that_is_found_is_first_left_to_whoever_wants_it() {
     }
     let spec = Arc::new(TaskSpec::default());
     assert_eq!(world.table.launch(world.now, &id("wanted-0"), spec), Known::Running);
-    world.update("over-0", "TASK_FINISHED", "u").check(&["over-0 Ended(Succeeded)"]);
-    world.wait(9).check(&["SUPPRESS"]);
+    world.update("over-0", "TASK_FINISHED", "u").check(&["over-0 Ended(Succeeded)", "SUPPRESS"]);
+    world.wait(9).check(&[]);
     world.wait(1).check(&["wanted-0 Running", "stray-0 Running"]);
     world.kill("stray-0").check(&["KILL stray-0 A"]);
 }
