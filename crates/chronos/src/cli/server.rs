@@ -507,11 +507,11 @@ fn start_node(
     let store = open_store(config)?;
     let data_dir = config.data_dir.canonicalize()?;
     let memory = Arc::new(NodeMemory::new(heritage.clone()));
-    let addresses = addresses(config, listening);
+    let listened = listened(config, listening);
     let engine: Arc<dyn Engine> = match (kind, mesos) {
         (Kind::Real, Some(mut mesos)) => {
             // Whoever leads subscribes, and so the master shows where the leader is.
-            mesos.webui_url = mesos.webui_url.or_else(|| webui(&addresses));
+            mesos.webui_url = mesos.webui_url.or_else(|| webui(config, &listened));
             Arc::new(MesosEngine::open(mesos, memory.clone())?)
         }
         (Kind::Real, None) => Arc::new(engines(config, &data_dir)?),
@@ -519,7 +519,7 @@ fn start_node(
     };
     let identity = Candidate {
         node: kind.node(node_id(&data_dir).map_err(failed)?),
-        addresses,
+        addresses: addresses(config, &listened),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -680,8 +680,8 @@ fn data_failure(config: &Config, error: StoreError) -> Failure {
         .hint(hint)
 }
 
-/// Where others may reach this node, best first: as it was told, as Marathon says, as it listens. They find out.
-fn addresses(config: &Config, listening: &Listening) -> Vec<String> {
+/// What is listened on, and whether with TLS; best first.
+fn listened(config: &Config, listening: &Listening) -> Vec<(bool, SocketAddr)> {
     let http = listening.http.is_some();
     let kinds = http.then_some(false).into_iter().chain(listening.https.is_some().then_some(true));
     let mut listened: Vec<(bool, SocketAddr)> = kinds.zip(listening.addresses.iter().copied()).collect();
@@ -689,6 +689,11 @@ fn addresses(config: &Config, listening: &Listening) -> Vec<String> {
         // Passwords go along.
         listened.reverse();
     }
+    listened
+}
+
+/// Where others may reach this node, best first: as it was told, as Marathon says, as it listens. They find out.
+fn addresses(config: &Config, listened: &[(bool, SocketAddr)]) -> Vec<String> {
     let mut found = Vec::new();
     let mut add = |address: Address| {
         let text = address.to_string();
@@ -706,17 +711,8 @@ fn addresses(config: &Config, listening: &Listening) -> Vec<String> {
         }
     }
     config.hostname.iter().for_each(|host| everywhere(host, &mut add));
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    if let (Some(_), Some(host)) = (variable("MARATHON_APP_ID"), variable("HOST")) {
-        for (n, (tls, at)) in listened.iter().enumerate() {
-            let first = || variable("PORT0").filter(|_| n == 0);
-            let port = variable(&format!("PORT_{}", at.port())).or_else(first);
-            if let Some(port) = port.and_then(|port| port.parse().ok()) {
-                add(Address::new(*tls, &host, port));
-            }
-        }
-    }
-    for (tls, at) in &listened {
+    mapped(listened).into_iter().for_each(&mut add);
+    for (tls, at) in listened {
         if !at.ip().is_unspecified() {
             add(Address::new(*tls, &at.ip().to_string(), at.port()));
         } else if let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
@@ -726,9 +722,25 @@ fn addresses(config: &Config, listening: &Listening) -> Vec<String> {
     found
 }
 
-/// What Mesos shows as the address of this node: the first that others may reach it at.
-fn webui(addresses: &[String]) -> Option<String> {
-    Some(addresses.first()?.parse::<Address>().ok()?.base())
+/// Where Marathon lets others in, if it has started this server.
+fn mapped(listened: &[(bool, SocketAddr)]) -> Vec<Address> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (Some(_), Some(host)) = (variable("MARATHON_APP_ID"), variable("HOST")) else { return Vec::new() };
+    let at = |(n, (tls, at)): (usize, &(bool, SocketAddr))| {
+        let first = || variable("PORT0").filter(|_| n == 0);
+        let port = variable(&format!("PORT_{}", at.port())).or_else(first)?;
+        Some(Address::new(*tls, &host, port.parse().ok()?))
+    };
+    listened.iter().enumerate().filter_map(at).collect()
+}
+
+/// What Mesos shows as the address of this node: where an operator says that others reach it; where Marathon lets them in,
+/// since what `--hostname` says may be known in the network of containers alone; else the first of all.
+fn webui(config: &Config, listened: &[(bool, SocketAddr)]) -> Option<String> {
+    let told = !config.cluster.advertise.is_empty();
+    let mapped = mapped(listened).into_iter().next().filter(|_| !told);
+    let first = || addresses(config, listened).first()?.parse().ok();
+    Some(mapped.or_else(first)?.base())
 }
 
 /// The id of this folder's node: random, made once, never an address.

@@ -11,12 +11,14 @@ pub(crate) mod orders;
 mod reach;
 pub mod spread;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::Engine;
 use reqwest::Client;
-use store::Candidate;
+use scheduler::run::RunState;
+use store::{Candidate, Member};
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
@@ -47,6 +49,10 @@ const TASKS_END_AFTER: Duration =
 const WAITING_MAX: usize = 1024;
 /// What a store does not take in this time is said the next time.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// A node in whose place another was started is forgotten after so long a silence, and known again if it was merely slow.
+const REPLACED_AFTER: Duration = Duration::from_secs(30);
+/// How often such nodes are looked for.
+const SWEPT_EVERY: Duration = Duration::from_secs(10);
 
 /// The way to the leader, where that is another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,6 +207,9 @@ async fn tell(node: Node, way: watch::Receiver<Way>, leased: bool) {
     let mut every = tokio::time::interval(TOLD_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut status = node.watch_status();
+    // Marathon replaces what ends, and what it starts then has a folder, so an id, of its own.
+    let replaced = std::env::var_os("MARATHON_APP_ID").is_some();
+    let mut swept = Instant::now();
     // A store that nobody has made yet takes no news, which is none.
     let mut silent = true;
     // Nothing is promised that the engine does not know of.
@@ -224,7 +233,7 @@ async fn tell(node: Node, way: watch::Receiver<Way>, leased: bool) {
         }
         let tasks_end_after_ms =
             promised.then(|| u64::try_from(TASKS_END_AFTER.as_millis()).unwrap_or(u64::MAX));
-        let news = News { tasks_end_after_ms, ..News::of(&node, &way.borrow()) }.to_text();
+        let news = News { tasks_end_after_ms, replaced, ..News::of(&node, &way.borrow()) }.to_text();
         let said = node.store.announce(&node.identity, &news);
         match tokio::time::timeout(TOLD_WITHIN, said).await {
             Ok(Ok(())) => {
@@ -240,5 +249,60 @@ async fn tell(node: Node, way: watch::Receiver<Way>, leased: bool) {
             }
             _ => {}
         }
+        if matches!(node.status().role, Role::Leading(_)) && swept.elapsed() >= SWEPT_EVERY {
+            sweep(&node).await;
+            swept = Instant::now();
+        }
+    }
+}
+
+/// Forgets nodes in whose place others were started: they would be missed for ever, and be more and more whom a search for
+/// output asks in vain.
+async fn sweep(node: &Node) {
+    let Ok(Ok(members)) = tokio::time::timeout(TOLD_WITHIN, node.store.members()).await else { return };
+    let places: BTreeSet<Arc<str>> = {
+        let projection = node.projection.read();
+        let live = projection.state().runs.values().filter_map(|run| match &run.state {
+            RunState::Running(live) => Some(live.node.clone()),
+            _ => None,
+        });
+        live.collect()
+    };
+    for member in members.iter().filter(|member| is_over(member, &places)) {
+        let gone = &member.candidate.node;
+        let forgotten = tokio::time::timeout(TOLD_WITHIN, node.store.forget_member(gone)).await;
+        if let Ok(Ok(true)) = forgotten {
+            info!(node = gone, "forgot a node in whose place another was started");
+        }
+    }
+}
+
+/// Whether a node was replaced, and nothing is at `places` of it whose end somebody waits for.
+fn is_over(member: &Member, places: &BTreeSet<Arc<str>>) -> bool {
+    member.age > REPLACED_AFTER
+        && !places.contains(&*member.candidate.node)
+        && News::read(&member.news).replaced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_silent_nodes_without_tasks_that_were_replaced_are_over() {
+        let silent = REPLACED_AFTER + Duration::from_secs(1);
+        let over = |replaced, age, place: &str| {
+            let candidate =
+                Candidate { node: "a".into(), addresses: Vec::new(), pid: 1, version: String::new() };
+            let news = News { replaced, ..News::default() }.to_text();
+            is_over(&Member { candidate, news, age }, &[Arc::from(place)].into())
+        };
+        assert!(over(true, silent, "b"));
+        assert!(
+            !over(false, silent, "b"),
+            "a machine is missed until somebody says that it will not come back"
+        );
+        assert!(!over(true, REPLACED_AFTER, "b"), "it may be slow");
+        assert!(!over(true, silent, "a"), "a task there may still end");
     }
 }

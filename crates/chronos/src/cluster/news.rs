@@ -27,6 +27,8 @@ pub(crate) struct News {
     pub(crate) leader_lost: Option<String>,
     /// Its tasks have ended once it has said nothing for so long; none where they would run on.
     pub(crate) tasks_end_after_ms: Option<u64>,
+    /// Whether another node, with another id, is started in its place when it ends.
+    pub(crate) replaced: bool,
     /// Why it does not do its part.
     pub(crate) troubles: Vec<String>,
 }
@@ -61,6 +63,7 @@ impl News {
             leader_at,
             leader_lost,
             tasks_end_after_ms: None,
+            replaced: false,
             troubles: status.troubles.iter().take(SENTENCES_MAX).map(|text| clipped(text)).collect(),
         }
     }

@@ -370,7 +370,8 @@ fn the_doctor_looks_at_the_cluster() {
     // Marathon says in the environment of a task where it is found from outside; nobody is there here.
     let address = mesos.address();
     let folder = Folder::new();
-    let flags = [&flags(&address, "contained")[..], &["--http_address", "0.0.0.0"]].concat();
+    let inside = ["--http_address", "0.0.0.0", "--hostname", "172.17.0.2"];
+    let flags = [&flags(&address, "contained")[..], &inside].concat();
     let mut command = server_command(&folder, &flags);
     command.envs([("MARATHON_APP_ID", "/chronos"), ("HOST", "agent-7.example.org"), ("PORT0", "31007")]);
     let contained = TestServer::launch_command(folder, command);
