@@ -224,8 +224,15 @@ class Checker:
                 self.fail("without cause", f"{what}, was killed: {entry}")
         elif entry.outcome == "lost":
             self.judge_lost(what, entry)
-        elif entry.outcome != "succeeded":
+        elif entry.outcome != "succeeded" and not self.is_cut_short(entry, entry.attempts[-1:]):
             self.fail("without cause", f"{what}, should have succeeded: {entry}")
+
+    def is_cut_short(self, entry, attempts):
+        """Whether an agent that was killed while it started these says that they failed: nobody knows how far they came."""
+        def one(attempt):
+            began, ended = self.boot(millis(attempt.get("launched")) or entry.due_ms), self.boot(entry.recorded_ms)
+            return attempt.get("outcome") == "failed" and any(low <= ended and high >= began for low, high in self.e.outages)
+        return bool(self.e.engine.places and attempts and "REASON_EXECUTOR_TERMINATED" in entry.reason and all(map(one, attempts)))
 
     def judge_skip(self, job, what, entry):
         """Only because of another run of the job that lived then, and never where runs may overlap."""
@@ -295,7 +302,7 @@ class Checker:
                 continue
             if entry.outcome == "lost":
                 self.judge_lost(f"{job.name}: cycle {iso(cycle)}", entry)
-            elif entry.outcome not in ("succeeded", "skipped"):
+            elif entry.outcome not in ("succeeded", "skipped") and not self.is_cut_short(entry, entry.attempts[-1:]):
                 self.fail("without cause", f"{job.name}: should have succeeded: {entry}")
             if entry.outcome == "succeeded" and not all_well:
                 self.fail("order", f"{job.name}: ran in cycle {iso(cycle)} although not all parents succeeded: {entry}")
@@ -344,7 +351,7 @@ class Checker:
                     continue
                 if outcome in ("succeeded", "failed"):
                     begun, finished = (len(task.starts), len(task.finishes)) if task else (0, 0)
-                    if begun < 1 or finished < 1:
+                    if (begun < 1 or finished < 1) and not self.is_cut_short(entry, [attempt]):
                         self.fail("disagree", f"{entry}: task {name} {outcome}, but wrote {begun} starts and {finished} finishes")
                 if task is None:
                     continue
