@@ -249,8 +249,9 @@ async fn tell(node: Node, way: watch::Receiver<Way>, leased: bool) {
             }
             _ => {}
         }
-        if matches!(node.status().role, Role::Leading(_)) && swept.elapsed() >= SWEPT_EVERY {
-            sweep(&node).await;
+        if replaced && matches!(node.status().role, Role::Leading(_)) && swept.elapsed() >= SWEPT_EVERY {
+            // What is not done by then is done the next time: others wait for what this node says.
+            let _ = tokio::time::timeout(TOLD_WITHIN, sweep(&node)).await;
             swept = Instant::now();
         }
     }
@@ -259,7 +260,7 @@ async fn tell(node: Node, way: watch::Receiver<Way>, leased: bool) {
 /// Forgets nodes in whose place others were started: they would be missed for ever, and be more and more whom a search for
 /// output asks in vain.
 async fn sweep(node: &Node) {
-    let Ok(Ok(members)) = tokio::time::timeout(TOLD_WITHIN, node.store.members()).await else { return };
+    let Ok(members) = node.store.members().await else { return };
     let places: BTreeSet<Arc<str>> = {
         let projection = node.projection.read();
         let live = projection.state().runs.values().filter_map(|run| match &run.state {
@@ -270,8 +271,7 @@ async fn sweep(node: &Node) {
     };
     for member in members.iter().filter(|member| is_over(member, &places)) {
         let gone = &member.candidate.node;
-        let forgotten = tokio::time::timeout(TOLD_WITHIN, node.store.forget_member(gone)).await;
-        if let Ok(Ok(true)) = forgotten {
+        if let Ok(true) = node.store.forget_member(gone).await {
             info!(node = gone, "forgot a node in whose place another was started");
         }
     }
