@@ -229,10 +229,13 @@ class Checker:
 
     def is_cut_short(self, entry, attempts):
         """Whether an agent that was killed while it started these says that they failed: nobody knows how far they came."""
-        def one(attempt):
-            began, ended = self.boot(millis(attempt.get("launched")) or entry.due_ms), self.boot(entry.recorded_ms)
-            return attempt.get("outcome") == "failed" and any(low <= ended and high >= began for low, high in self.e.outages)
-        return bool(self.e.engine.places and attempts and "REASON_EXECUTOR_TERMINATED" in entry.reason and all(map(one, attempts)))
+        return bool(self.e.engine.places and attempts and "REASON_EXECUTOR_TERMINATED" in entry.reason
+                    and all(a.get("outcome") == "failed" and self.met_outage(entry, a) for a in attempts))
+
+    def met_outage(self, entry, attempt):
+        """Whether something was out of order between the launch of the attempt and the end of its run."""
+        began, ended = self.boot(millis(attempt.get("launched")) or entry.due_ms), self.boot(entry.recorded_ms)
+        return any(low <= ended and high >= began for low, high in self.e.outages)
 
     def judge_skip(self, job, what, entry):
         """Only because of another run of the job that lived then, and never where runs may overlap."""
@@ -262,8 +265,7 @@ class Checker:
                 if task and task.finishes:
                     self.counts["ended, called lost"] += 1
                 # The place was recorded, and whoever was to send it there was gone, or cut off, before it could.
-                unsent = self.e.engine.places and not (task and task.starts) and any(low <= ended and high >= began for low, high in self.e.outages)
-                if unsent:
+                if self.e.engine.places and not (task and task.starts) and self.met_outage(entry, attempt):
                     self.counts["never sent, called lost"] += 1
                 elif not cut:
                     self.fail("without cause", f"{what}, was called lost although {host} was not cut off: {entry}")
