@@ -29,6 +29,8 @@ pub mod shadow;
 mod share;
 #[cfg(any(feature = "local", feature = "docker"))]
 mod task_folders;
+#[cfg(any(feature = "local", feature = "mesos"))]
+mod tls;
 pub mod yardstick;
 
 pub use clock::since_boot;

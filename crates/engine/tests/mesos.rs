@@ -417,6 +417,36 @@ async fn a_deposed_leader_subscribes_no_more() {
     assert_eq!((lab.cluster.subscriptions(), lab.cluster.has_listener()), (1, false));
 }
 
+/// As after SIGSTOP: what it was about to say is not said before the store has told who leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_stopped_says_nothing_before_it_is_known_who_leads() {
+    let lab = MesosLab::new().await;
+    let (options, memory) = (lab.options(&lab.cluster.address(0)), lab.memory.clone());
+    // On a thread of its own, which stands still while the master and the store go on.
+    let stopped = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let engine = MesosEngine::open(options, Arc::new(memory.clone())).expect("opened");
+            let engine = WithNode::new(Arc::new(engine), memory.clone());
+            engine.begin_term(Epoch(1)).await.expect("the first term begins");
+            engine.launch(Epoch(1), order("run-0", "sleep 1000")).await.expect("launched");
+            let running =
+                async || engine.reconcile(Epoch(1), &[task("run-0")]).await == Ok(vec![Known::Running]);
+            while !running().await {
+                tokio::task::yield_now().await;
+            }
+            let told = engine.kill(Epoch(1), &task("run-0"), Duration::ZERO, since_boot() + LONG).await;
+            assert_eq!(told, Ok(()), "it is to be said, and nobody has come to say it yet");
+            memory.lead(Epoch(2)).expect("another leads");
+            std::thread::sleep(Duration::from_millis(3500));
+            not_ready_because(&engine, "later than 1").await;
+        });
+    });
+    tokio::task::spawn_blocking(|| stopped.join()).await.expect("joined").expect("all was as it should be");
+    assert!(lab.cluster.calls("KILL").is_empty());
+    assert_eq!(lab.cluster.subscriptions(), 1);
+}
+
 /// The place is told and nobody says that it is durable: nothing is sent to an agent.
 #[tokio::test]
 async fn nothing_begins_without_a_go_ahead() {

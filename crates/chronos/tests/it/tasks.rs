@@ -1,5 +1,7 @@
 //! What a job may state beside its command, with the real binary: bounds, secrets, files, a time limit.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -73,6 +75,41 @@ fn files_are_fetched_and_a_failure_names_the_uri() {
     let message = run["attempts"][0]["message"].as_str().unwrap();
     assert!(message.starts_with("cannot fetch file:///no/such/file: No such file"), "{message}");
     server.cli(["logs", "bad", "--stderr"]).success().says("cannot fetch file:///no/such/file");
+}
+
+/// As small containers are: nothing that goes over plain HTTP needs one.
+#[test]
+fn a_machine_without_certificates_serves_and_fetches() {
+    let without_certificates = |folder: &Folder, flags: &[&str]| {
+        let mut command = server_command(folder, flags);
+        command.env("SSL_CERT_FILE", folder.file("no-certificates", "")).env("SSL_CERT_DIR", folder.path());
+        command
+    };
+    let folder = Folder::new();
+    let server = TestServer::launch_command(folder.clone(), without_certificates(&folder, &[]));
+    server.wait_ready();
+    let fetch = json!([{ "uri": serve_once("tool", b"#!/bin/sh\necho fetched\n"), "executable": true }]);
+    run(&server, with(by_hand("plain", "./tool"), json!({ "fetch": fetch })), "succeeded");
+    drop(server);
+
+    let folder = Folder::new();
+    let command = without_certificates(&folder, &["--master", "127.0.0.1:1"]);
+    let server = TestServer::launch_command(folder.clone(), command);
+    wait::until("it answers without a master", || server.get("/ping").filter(|answer| answer.status == 200));
+}
+
+/// Answers one request, on a port of its own.
+fn serve_once(name: &str, body: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a client");
+        let mut lines = BufReader::new(&stream).lines();
+        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        (&stream).write_all(&[head.as_bytes(), body].concat()).expect("a client that reads");
+    });
+    format!("http://{address}/{name}")
 }
 
 /// By way of a file and of the server's environment, on both ways to start a task.

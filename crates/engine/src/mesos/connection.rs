@@ -45,9 +45,8 @@ const TOLD_MAX: usize = 300;
 
 /// A client of masters and agents.
 pub(super) fn client() -> reqwest::Result<Client> {
-    // Fails only where it has been done before.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
+        .tls_backend_preconfigured(crate::tls::of_this_machine())
         // The master writes it into its log: of several servers of a machine it tells which one speaks.
         .user_agent(format!("chronos/{} (pid {})", env!("CARGO_PKG_VERSION"), std::process::id()))
         // Masters are told apart by where they are; and a cluster is not behind a proxy.

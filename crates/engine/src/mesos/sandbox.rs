@@ -57,6 +57,7 @@ impl Sandboxes {
     pub fn new(login: Option<MesosLogin>) -> Result<Self, reqwest::Error> {
         // Agents are named by the master, and are not behind a proxy of this machine's.
         let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(crate::tls::of_this_machine())
             .no_proxy()
             .connect_timeout(CONNECTED_WITHIN)
             .timeout(ANSWER_WITHIN)

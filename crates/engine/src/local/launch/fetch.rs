@@ -138,9 +138,8 @@ fn download(uri: &str, target: &Path, shown: &str) -> Result<u64, String> {
 }
 
 fn client() -> reqwest::Result<reqwest::Client> {
-    // Fails only where it has been done before.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
+        .tls_backend_preconfigured(crate::tls::of_this_machine())
         .user_agent(concat!("chronos/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
         .connect_timeout(SILENCE_MAX)
