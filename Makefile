@@ -4,8 +4,8 @@
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
-run: ## build and start the server on 127.0.0.1:4400, state in ./data, examples applied on the first start
-	@testing/prerequisites && exec cargo run --release -p chronos -- server --data_dir data --examples examples $(ARGS)
+run: ## build (fast, not optimised) and start the server on 127.0.0.1:4400, state in ./data, examples applied on the first start
+	@testing/prerequisites && exec cargo run --locked -p chronos -- server --data_dir data --examples examples $(ARGS)
 check: ## the inner loop, under two minutes: format, lints, layers, tests of the core
 	@testing/prerequisites lints && cargo fmt --all --check && cargo clippy --workspace --all-targets --all-features -- -D warnings && testing/layers && cargo test -p scheduler $(ARGS)
 test: ## every test; ends with a table of what was skipped
