@@ -10,7 +10,8 @@ use scheduler::job::Retry;
 use scheduler::limits::{LabelLimit, Limits};
 
 use crate::notify::settings::NotifySettings;
-use crate::wire::job;
+use crate::wire::shape;
+use crate::wire::unsaid::Unsaid;
 
 mod access;
 mod cluster;
@@ -26,7 +27,7 @@ pub use access::{AccessSettings, Credentials, TlsSource};
 pub use cluster::{Advertised, ClusterSettings, StoreSettings};
 pub use error::ConfigError;
 pub use file::ConfigFile;
-pub use mesos::{MesosSettings, Unsaid};
+pub use mesos::MesosSettings;
 pub use values::{
     Address, EngineKind, LabelMax, Length, LogFormat, OldTasksKind, OnIsolation, Size, StoreKind, Tzdata,
 };
@@ -298,7 +299,7 @@ impl Config {
     /// Longest grace: a server that waits for it must still end within a reboot.
     const KILL_GRACE_MAX: Duration = Duration::from_secs(3600);
     /// As long as a job may say.
-    const RETRY_DELAY_MAX: Duration = job::SPAN_MAX;
+    const RETRY_DELAY_MAX: Duration = shape::SPAN_MAX;
     /// Least age kept: enough to look at what just happened.
     const HISTORY_AGE_MIN: Duration = Duration::from_secs(60);
 

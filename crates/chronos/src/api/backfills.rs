@@ -26,9 +26,8 @@ use crate::wire::{duration, rate};
 
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{self, Document, Params, limit};
-use super::jobs::{Changed, find};
 use super::lists::{self, Page, Way, words};
-use super::{ApiContext, seq_header};
+use super::{ApiContext, Changed, changed, seq_header};
 
 /// Successes looked through for slots that need not run again: as many as a backfill has slots.
 const SUCCESSES_MAX: usize = 100_000;
@@ -161,7 +160,7 @@ pub(super) async fn begin(
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     let (mut order, again, mode) = read(name.clone(), &body)?;
-    let (job, progress) = find(&ctx, &name)?;
+    let (job, progress) = ctx.job(&name)?;
     let Plan::Schedule(table) = &job.plan else { return Err(Refusal::NoSchedule(name).into()) };
     let schedule = table
         .schedule(&ctx.node.zones, &name)
@@ -581,7 +580,7 @@ pub(super) async fn cancel(
         Some(_) => return Err(ApiError::invalid("running", "`running`: expected goOn or kill")),
     };
     let (_, seq) = ctx.ask(Request::CancelBackfill { id, remains }).await?;
-    Ok(([seq_header(seq)], Json(Changed { seq: seq.0 })).into_response())
+    Ok(changed(seq))
 }
 
 /// What a job's `why` says of its backfills.

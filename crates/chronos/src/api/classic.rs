@@ -23,7 +23,7 @@ use crate::wire::job::{self, Door, Reading, is_exhausted};
 
 use super::conditions::{self, Conditions};
 use super::editing::Written;
-use super::error::{ApiError, ErrorBody, defect};
+use super::error::{ApiError, ErrorBody, defect, no_such_job};
 use super::extract::{self, Document, Params};
 use super::{ApiContext, mention, seq_header, view};
 
@@ -318,10 +318,6 @@ pub(super) async fn job(
     let found = found.ok_or_else(|| no_such_job(&name))?;
     let tag = conditions::etag(found.0.uid, found.0.version);
     Ok((tag, Json(written(&found))).into_response())
-}
-
-pub(super) fn no_such_job(name: &JobName) -> ApiError {
-    scheduler::request::Refusal::NoSuchJob(name.clone()).into()
 }
 
 /// How a job is started by hand.

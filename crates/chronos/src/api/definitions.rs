@@ -11,8 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::ApiContext;
 use super::choice::{Chosen, Selected};
-use super::classic::no_such_job;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, no_such_job};
 use super::extract::{Params, job_of};
 use super::jobs::{Wanted, page_of};
 use super::view::name_of;

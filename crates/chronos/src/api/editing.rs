@@ -16,9 +16,8 @@ use crate::node::AskError;
 use crate::wire::job::{self, Door, Reading};
 use crate::wire::patch;
 
-use super::classic::no_such_job;
 use super::conditions::{self, Conditions};
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, no_such_job};
 use super::extract::{self, Document};
 use super::{ApiContext, seq_header, view};
 

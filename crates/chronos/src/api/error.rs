@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use scheduler::ids::JobName;
 use scheduler::request::Refusal;
 use serde::Serialize;
 use store::StoreError;
@@ -158,6 +159,10 @@ impl From<AskError> for ApiError {
             AskError::OutcomeUnknown => outcome_unknown(error.to_string()),
         }
     }
+}
+
+pub(super) fn no_such_job(name: &JobName) -> ApiError {
+    Refusal::NoSuchJob(name.clone()).into()
 }
 
 /// A defect of ours; the process goes on.

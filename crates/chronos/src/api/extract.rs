@@ -103,6 +103,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// Largest body; a definition has at most 64 KiB, so this is room enough to say what is too large about it.
+const BODY_MAX: usize = 1024 * 1024;
+/// The same for a set of jobs, which is bounded by its own content: names and what is around them come on top.
+const SET_BODY_MAX: usize = 2 * scheduler::SET_BYTES_MAX;
+
+/// Largest body that is read at a path.
+pub(super) fn body_max(path: &str) -> usize {
+    if path == "/v1/apply" { SET_BODY_MAX } else { BODY_MAX }
+}
+
 /// The whole body, within its bound.
 pub(super) struct Document(pub(super) Bytes);
 
@@ -110,7 +120,7 @@ impl<S: Send + Sync> FromRequest<S> for Document {
     type Rejection = ApiError;
 
     async fn from_request(request: Request<Body>, _: &S) -> Result<Self, ApiError> {
-        let max = super::guard::body_max(request.uri().path());
+        let max = body_max(request.uri().path());
         whole(request.into_body(), max).await.map(Self)
     }
 }

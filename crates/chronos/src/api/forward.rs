@@ -26,6 +26,8 @@ use crate::cluster::{self, Way};
 use crate::node::{Role, Status};
 use crate::tls::listener::Peer;
 
+/// Carries the number of the batch that a write became, and that a read wants to have seen.
+pub(super) const SEQ: HeaderName = HeaderName::from_static("x-chronos-seq");
 /// Who answers.
 const NODE: HeaderName = HeaderName::from_static(cluster::NODE);
 /// Whom a request is meant for.
@@ -322,7 +324,7 @@ fn headers_for(ctx: &ApiContext, leader: &Candidate, parts: &Parts) -> Result<He
 
 /// The answer of the leader, once what it tells of is seen here.
 async fn handed_back(ctx: &ApiContext, answer: reqwest::Response) -> Response {
-    let seq = answer.headers().get(super::guard::SEQ).and_then(|seq| seq.to_str().ok()?.parse().ok());
+    let seq = answer.headers().get(SEQ).and_then(|seq| seq.to_str().ok()?.parse().ok());
     if let Some(seq) = seq {
         ctx.node.projection.wait_for(Seq(seq), super::SHOWN_WITHIN).await;
     }

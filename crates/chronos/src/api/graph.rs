@@ -13,8 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::ApiContext;
 use super::choice::{self, Choice, Chosen};
-use super::classic::no_such_job;
-use super::error::{ApiError, ErrorBody, defect};
+use super::error::{ApiError, ErrorBody, defect, no_such_job};
 use super::extract::{Params, job_of};
 use super::lists::words;
 use super::view::JobRow;

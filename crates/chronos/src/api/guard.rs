@@ -7,28 +7,17 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use scheduler::ids::Seq;
 
 use super::error::{ApiError, defect};
 use super::methods::Methods;
-use super::{ApiContext, extract};
+use super::{ApiContext, extract, forward};
 
-/// Carries the number of the batch that a write became, and that a read wants to have seen.
-pub(super) const SEQ: HeaderName = HeaderName::from_static("x-chronos-seq");
 /// How long a read waits for the batch it wants to see: longer than any commit in health.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
-/// Largest body; a definition has at most 64 KiB, so this is room enough to say what is too large about it.
-const BODY_MAX: usize = 1024 * 1024;
-/// The same for a set of jobs, which is bounded by its own content: names and what is around them come on top.
-const SET_BODY_MAX: usize = 2 * scheduler::SET_BYTES_MAX;
-
-/// Largest body that is read at a path.
-pub(super) fn body_max(path: &str) -> usize {
-    if path == "/v1/apply" { SET_BODY_MAX } else { BODY_MAX }
-}
 
 /// Refuses what a browser on this machine may have been tricked into asking, and requests of the wrong form.
 pub(super) async fn admit(
@@ -160,7 +149,7 @@ pub(super) async fn options(request: Request, next: Next) -> Response {
 
 /// A read that has seen a write waits until this node has seen it too.
 pub(super) async fn catch_up(State(ctx): State<ApiContext>, request: Request, next: Next) -> Response {
-    let wanted = match request.headers().get(SEQ) {
+    let wanted = match request.headers().get(forward::SEQ) {
         Some(value) if request.method() == Method::GET => value.to_str().ok().map(str::parse),
         _ => return next.run(request).await,
     };

@@ -1,13 +1,10 @@
 //! Jobs: lists for people, everything about one, pauses, and why it does not run.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use jiff::{SignedDuration, Timestamp};
-use scheduler::ids::JobName;
-use scheduler::job::{Job, Pause, Progress};
+use scheduler::job::Pause;
 use scheduler::request::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,10 +13,9 @@ use store::projection::Projection;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::duration;
-use crate::wire::shape::{Shape, optional};
+use crate::wire::shape::{SPAN_MAX, Shape, optional};
 
 use super::choice::{self, Choice, Chosen, JobField, Selected};
-use super::classic::no_such_job;
 use super::conditions;
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{self, Document, Params, limit};
@@ -27,7 +23,7 @@ use super::lists::{Order, Way};
 use super::next::{schedule, upcoming};
 use super::view::{JobRow, JobView, RunView};
 use super::why::{Facts, Reason};
-use super::{ApiContext, seq_header};
+use super::{ApiContext, Changed, changed};
 
 /// Which page of a list of jobs.
 #[derive(Deserialize, IntoParams)]
@@ -93,16 +89,6 @@ pub(super) async fn page_of<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| defect())?
 }
 
-pub(super) type Found = (Arc<Job>, Arc<Progress>);
-
-pub(super) fn find(ctx: &ApiContext, name: &JobName) -> Result<Found, ApiError> {
-    let projection = ctx.node.projection.read();
-    let found = projection
-        .job(name)
-        .and_then(|job| Some((job.clone(), projection.state().progress.get(&job.uid)?.clone())));
-    found.ok_or_else(|| no_such_job(name))
-}
-
 /// What ended last that is shown with a job.
 const LAST: usize = 5;
 
@@ -116,7 +102,7 @@ pub(super) async fn show(
     extract::Job(name): extract::Job,
 ) -> Result<Response, ApiError> {
     let now = Timestamp::now();
-    let (job, progress) = find(&ctx, &name)?;
+    let (job, progress) = ctx.job(&name)?;
     let retry_delay = ctx.settings.retry_delay;
     let mut view = JobView::of(&ctx.node.projection.read(), &job, &progress, now, retry_delay);
     view.slots = upcoming(&ctx.node.zones, &job, &progress, now).take(LAST).collect();
@@ -163,7 +149,7 @@ pub(super) async fn why(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
 ) -> Result<Json<Why>, ApiError> {
-    let (job, progress) = find(&ctx, &name)?;
+    let (job, progress) = ctx.job(&name)?;
     let query = HistoryQuery { job: Some(job.uid), limit: 1, ..HistoryQuery::default() };
     // Without the history there is still most of it to say.
     let (last, unread) = match ctx.node.store.history(&query).await {
@@ -195,13 +181,6 @@ pub(super) struct PauseBody {
     r#for: Option<String>,
 }
 
-/// A change was made.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Changed {
-    /// Number of the change.
-    pub(super) seq: u64,
-}
-
 /// Stops slots and parents from starting a job; running tasks go on.
 #[utoipa::path(
     post, path = "/v1/jobs/{name}/pause", tag = "jobs", params(("name" = String, Path)), request_body = PauseBody,
@@ -214,12 +193,11 @@ pub(super) async fn pause(
 ) -> Result<Response, ApiError> {
     let (reason, until) = pause_of(&body, Timestamp::now())?;
     let (_, seq) = ctx.ask(Request::Pause { job, reason: reason.into(), until }).await?;
-    Ok(([seq_header(seq)], Json(Changed { seq: seq.0 })).into_response())
+    Ok(changed(seq))
 }
 
 fn pause_of(body: &[u8], now: Timestamp) -> Result<(String, Option<Timestamp>), ApiError> {
-    const FOR: Shape =
-        Shape::Span(std::time::Duration::from_secs(1), std::time::Duration::from_secs(3660 * 86_400));
+    const FOR: Shape = Shape::Span(std::time::Duration::from_secs(1), SPAN_MAX);
     let fields = [optional("reason", Shape::Text), optional("until", Shape::Text), optional("for", FOR)];
     let read = extract::object(body, &fields)?;
     let text = |key: &str| read.get(key).and_then(Value::as_str);
@@ -258,5 +236,5 @@ pub(super) async fn resume(
     extract::Job(job): extract::Job,
 ) -> Result<Response, ApiError> {
     let (_, seq) = ctx.ask(Request::Resume(job)).await?;
-    Ok(([seq_header(seq)], Json(Changed { seq: seq.0 })).into_response())
+    Ok(changed(seq))
 }

@@ -52,27 +52,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use scheduler::ids::Seq;
-use scheduler::job::Retry;
+use scheduler::ids::{JobName, Seq};
+use scheduler::job::{Job, Progress, Retry};
 use scheduler::limits::Limits;
 use scheduler::request::{Answer, Definition, Request};
+use serde::Serialize;
 use store::projection::Projection;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
-use utoipa::OpenApi;
+use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::cluster::{self, Cluster};
 use crate::node::{AskError, Node, Outlook};
 use crate::wire::honour::{self, Surroundings};
-use error::ApiError;
+use error::{ApiError, no_such_job};
 use methods::Methods;
 
 /// What the handlers hold.
@@ -123,7 +125,18 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long an answer waits for its own projection, so that whoever reads next sees what was written.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
+/// A job, and how far it has come.
+type Found = (Arc<Job>, Arc<Progress>);
+
 impl ApiContext {
+    fn job(&self, name: &JobName) -> Result<Found, ApiError> {
+        let projection = self.node.projection.read();
+        let found = projection
+            .job(name)
+            .and_then(|job| Some((job.clone(), projection.state().progress.get(&job.uid)?.clone())));
+        found.ok_or_else(|| no_such_job(name))
+    }
+
     /// What of a definition has no effect here; one sentence each.
     fn unhonoured(&self, body: &str) -> Vec<String> {
         honour::unhonoured(body, Surroundings::of(self.node.engine.name()))
@@ -184,7 +197,19 @@ fn makes_jobs(projection: &Projection, request: &Request) -> bool {
 
 /// The header that says which change a write became.
 fn seq_header(seq: Seq) -> (HeaderName, HeaderValue) {
-    (guard::SEQ, HeaderValue::from(seq.0))
+    (forward::SEQ, HeaderValue::from(seq.0))
+}
+
+/// A change was made.
+#[derive(Serialize, ToSchema)]
+struct Changed {
+    /// Number of the change.
+    seq: u64,
+}
+
+/// Answers that a change was made.
+fn changed(seq: Seq) -> Response {
+    ([seq_header(seq)], Json(Changed { seq: seq.0 })).into_response()
 }
 
 /// What is said of the API as a whole.

@@ -13,13 +13,12 @@ use serde::{Deserialize, Serialize};
 use store::projection::ProjectionHandle;
 use utoipa::{IntoParams, ToSchema};
 
-use super::ApiContext;
 use super::choice::{self, Choice, Chosen};
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{self, Params, limit};
-use super::jobs::{Found, find};
 use super::lists::{Field, Key, Order, Page, Way, wrong_cursor};
 use super::view::{self, SlotView};
+use super::{ApiContext, Found};
 
 /// Which slots.
 #[derive(Deserialize, IntoParams)]
@@ -114,7 +113,7 @@ pub(super) async fn next(
     Params(coming): Params<Coming>,
 ) -> Result<Json<Slots>, ApiError> {
     let stretch = Stretch::of(&coming)?;
-    let found = find(&ctx, &name)?;
+    let found = ctx.job(&name)?;
     let schedule_resolved =
         schedule(&ctx.node.zones, &found.0).and_then(|schedule| schedule.resolved().map(Into::into));
     let (slots, next) = merged(&ctx.node.zones, &[found], &stretch);

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State as Context;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use scheduler::notice::{Channel, Notice, NoticeId, NoticeState};
 use scheduler::request::Request;
 use scheduler::state::State;
@@ -13,9 +13,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, ErrorBody};
 use super::extract::{self, Document, Params, Segments, limit};
-use super::jobs::Changed;
 use super::lists::{Field, Key, Order, Page, Way, words};
-use super::{ApiContext, seq_header};
+use super::{ApiContext, Changed, changed};
 use crate::notify::{Tested, alert_json, message_id};
 use crate::wire::job::instant;
 use crate::wire::shape::{Shape, optional};
@@ -201,7 +200,7 @@ pub(super) async fn retry(
 ) -> Result<Response, ApiError> {
     let id = id.parse().map_err(|_| ApiError::invalid("id", "`id` is not the number of a notice"))?;
     let (_, seq) = ctx.ask(Request::RetryNotice(NoticeId(id))).await?;
-    Ok(([seq_header(seq)], Json(Changed { seq: seq.0 })).into_response())
+    Ok(changed(seq))
 }
 
 /// A test as it is asked for.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::ApiContext;
 use super::error::ApiError;
-use super::{extract, guard};
+use super::extract;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -105,7 +105,7 @@ async fn once(request: Request) -> Result<(Once, Request), ApiError> {
         invalid("`Idempotency-Key`: expected 1 to 255 visible ASCII characters")
             .hint("send a UUID, for example")
     })?;
-    let max = guard::body_max(path);
+    let max = extract::body_max(path);
     let (parts, body): (Parts, Body) = request.into_parts();
     let body = extract::whole(body, max).await?;
     let mut digest = Context::new(&SHA256);

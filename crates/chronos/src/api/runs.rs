@@ -1,5 +1,6 @@
 //! Runs: those that live and those that are history, in one list.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -22,11 +23,11 @@ use crate::wire::shape::{Shape, optional};
 
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{self, Document, Params, instant_of, job_of, limit};
-use super::jobs::{Changed, Why};
+use super::jobs::Why;
 use super::lists::{Field, Key, Order, Page, Way, words, wrong_cursor};
 use super::view::{self, RunView};
 use super::why::Facts;
-use super::{ApiContext, seq_header};
+use super::{ApiContext, Changed, changed, seq_header};
 
 /// Which runs of a list.
 #[derive(Deserialize, IntoParams)]
@@ -219,16 +220,17 @@ pub(super) async fn list(
         false => (Vec::new(), None),
     };
     if order.way == Way::Down {
-        let mut runs: Vec<_> = live.iter().map(|run| RunView::live(run)).collect();
+        let told = |live: &[Arc<Run>]| live.iter().map(|run| RunView::live(run)).collect::<Vec<_>>();
         if live_next.is_some() || !filter.wants_history() {
-            return Ok(Json(Runs { runs, next: live_next }));
+            return Ok(Json(Runs { runs: told(&live), next: live_next }));
         }
-        if runs.len() == limit {
-            return Ok(Json(Runs { runs, next: Some(mark("h".into())) }));
+        if live.len() == limit {
+            return Ok(Json(Runs { runs: told(&live), next: Some(mark("h".into())) }));
         }
         let at = if let Cursor::History(at) = cursor { at } else { None };
-        let page = ctx.node.store.history(&filter.query(order, at, limit - runs.len())).await?;
-        runs.retain(|run| page.records.iter().all(|record| RunView::of(record).key != run.key));
+        let page = ctx.node.store.history(&filter.query(order, at, limit - live.len())).await?;
+        drop_ended(&mut live, &page.records);
+        let mut runs = told(&live);
         runs.extend(page.records.iter().map(RunView::of));
         return Ok(Json(Runs { runs, next: page.next.map(|at| mark(format!("h{at}"))) }));
     }
@@ -239,7 +241,7 @@ pub(super) async fn list(
         if let Some(at) = page.next {
             return Ok(Json(Runs { runs, next: Some(mark(format!("h{at}"))) }));
         }
-        live.retain(|run| page.records.iter().all(|record| key_of(record) != Some(run.key)));
+        drop_ended(&mut live, &page.records);
     }
     let (room, fits) = (limit - runs.len(), live.len());
     runs.extend(live.iter().take(room).map(|run| RunView::live(run)));
@@ -251,11 +253,14 @@ pub(super) async fn list(
     Ok(Json(Runs { runs, next }))
 }
 
-fn key_of(record: &Record) -> Option<RunKey> {
-    match record {
+/// What ended between the look at live runs and that at the history is told once.
+fn drop_ended(live: &mut Vec<Arc<Run>>, records: &[Record]) {
+    let key_of = |record: &Record| match record {
         Record::Run(run) => Some(run.key),
         Record::Range(_) => None,
-    }
+    };
+    let ended: BTreeSet<RunKey> = records.iter().filter_map(key_of).collect();
+    live.retain(|run| !ended.contains(&run.key));
 }
 
 /// The first live runs after a place, and the cursor of what comes after them.
@@ -334,7 +339,7 @@ pub(super) async fn kill(
     extract::Run(key): extract::Run,
 ) -> Result<Response, ApiError> {
     let (_, seq) = ctx.ask(Request::KillRun(key)).await?;
-    Ok(([seq_header(seq)], Json(Changed { seq: seq.0 })).into_response())
+    Ok(changed(seq))
 }
 
 /// A re-run as it is asked for.

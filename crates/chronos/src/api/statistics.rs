@@ -13,8 +13,7 @@ use serde::Serialize;
 use store::{HistoryQuery, OutcomeKind, Store, StoreError};
 use utoipa::ToSchema;
 
-use super::classic::no_such_job;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, no_such_job};
 use super::sample::Sample;
 use super::{ApiContext, extract, view};
 use crate::wire::job::is_data_job;

@@ -13,8 +13,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::access;
-use super::classic::no_such_job;
-use super::error::{self, ApiError, ErrorBody};
+use super::error::{self, ApiError, ErrorBody, no_such_job};
 use super::extract::{self, Document, Segments};
 use super::{ANSWER_WITHIN, ApiContext, SHOWN_WITHIN, seq_header};
 use crate::node::{AskError, memory};

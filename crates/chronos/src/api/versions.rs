@@ -16,10 +16,9 @@ use crate::wire::job::{instant, whole_definition};
 use crate::wire::patch::{FieldChange, diff};
 
 use super::ApiContext;
-use super::classic::no_such_job;
 use super::conditions::Conditions;
 use super::editing;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, no_such_job};
 use super::extract::{self, Document, Params, Segments, instant_of, limit};
 use super::lists::{Field, Order, Page, Way, words};
 

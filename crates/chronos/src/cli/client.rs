@@ -7,8 +7,9 @@ use reqwest::{Method, StatusCode, Url};
 use scheduler::ids::JobName;
 use serde_json::Value;
 
+use super::ServerAt;
 use super::failure::{Exit, Failure};
-use super::{ServerAt, netrc};
+use super::netrc::{self, Login};
 use crate::notify::settings::Secret;
 
 /// A server, as far as the command line knows it.
@@ -16,13 +17,6 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
     login: Option<Login>,
-}
-
-/// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Login {
-    pub(crate) user: String,
-    pub(crate) password: Secret,
 }
 
 /// What a server answered.

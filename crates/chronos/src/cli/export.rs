@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use jiff::Timestamp;
-use scheduler::schedule::Zones;
 use serde_json::{Map, Value};
 
 use super::ChosenArgs;
 use super::client::{Client, job_name};
 use super::failure::{Exit, Failure};
+use super::moving::given::{for_the_old, tell_lost};
 use super::moving::{definition, folder, leave};
 use super::queries::pages;
 
@@ -152,49 +151,6 @@ fn for_old_chronos(job: Value) -> Result<Value, Failure> {
     lost.extend(definition::without_secrets(&mut kept));
     tell_lost(&kept, &lost);
     Ok(Value::Object(kept))
-}
-
-/// Tells what the old Chronos would not understand of a job.
-fn tell_lost(kept: &Map<String, Value>, lost: &Map<String, Value>) {
-    let name = kept.get("name").and_then(Value::as_str).unwrap_or_default();
-    let told: Vec<String> = lost.iter().map(|(key, value)| format!("`{key}: {value}`")).collect();
-    if !told.is_empty() {
-        super::warn(&format!("job `{name}`: the old Chronos does not know {}", told.join(", ")));
-    }
-    let schedule = kept.get("schedule").and_then(Value::as_str).unwrap_or("R");
-    if !schedule.starts_with('R') {
-        super::warn(&format!(
-            "job `{name}`: the old Chronos knows no cron expressions: write `{schedule}` as a repeating interval"
-        ));
-    } else if let Some(why) = definition::unreadable(kept) {
-        super::warn(&format!("job `{name}`: {why}"));
-    }
-}
-
-/// Jobs as an old Chronos wrote them; tells what is lost of them, and which of them it would run at once.
-pub(super) fn for_the_old(jobs: Vec<Value>, advance: bool) -> Vec<Map<String, Value>> {
-    let (zones, now) = (Zones::bundled(), Timestamp::now());
-    let mut all = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let Value::Object(fields) = job else { continue };
-        let (mut given, lost) = definition::give(&fields);
-        tell_lost(&given, &lost);
-        if definition::begins_at_once(&given, &zones, now)
-            && !(advance && definition::advance(&mut given, &zones, now))
-        {
-            let name = given.get("name").and_then(Value::as_str).unwrap_or_default();
-            let hint = if advance {
-                "another start would move later slots"
-            } else {
-                "--advance writes its next slot"
-            };
-            super::warn(&format!(
-                "job `{name}`: its start has passed, so the old Chronos runs it at once; {hint}"
-            ));
-        }
-        all.push(given);
-    }
-    all
 }
 
 /// Writes the folders that chronos-sync reads.

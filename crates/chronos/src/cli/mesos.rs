@@ -3,7 +3,8 @@
 use engine::mesos::MesosOptions;
 use engine::{Share, Thousandths};
 
-use crate::config::{Config, MesosSettings, Unsaid};
+use crate::config::{Config, MesosSettings};
+use crate::wire::unsaid::Unsaid;
 
 /// `None` where tasks are not to run on Mesos. Where nobody says what Mesos is to show as our address, that is for whoever
 /// knows where this node listens.

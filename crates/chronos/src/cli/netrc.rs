@@ -3,9 +3,15 @@
 
 use std::path::PathBuf;
 
-use super::client::Login;
 use super::failure::{Exit, Failure};
 use crate::notify::settings::Secret;
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) password: Secret,
+}
 
 /// What the file says of this host, and of this user if one is named. A file that is not there says nothing.
 pub(super) fn login(host: &str, user: Option<&str>) -> Result<Option<Login>, Failure> {

@@ -32,10 +32,11 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::apply;
-use super::client::{Client, Login};
+use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::mesos;
 use super::moving::inherit::inherit;
+use super::netrc::Login;
 use super::shadow::{self, Kind};
 use super::table::Table;
 use crate::api::access::Access;

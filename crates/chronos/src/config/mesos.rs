@@ -7,6 +7,7 @@ use engine::mesos::{Masters, MesosLogin, OldTasks};
 
 use super::values::{EngineKind, Folder, OldTasksKind};
 use super::{ConfigError, ConfigFile, Layers, Source};
+use crate::wire::unsaid::Unsaid;
 
 /// How tasks run on Mesos.
 #[derive(Clone, Debug)]
@@ -33,19 +34,6 @@ pub struct MesosSettings {
     pub reconcile_every: Duration,
     /// What becomes of tasks that an old Chronos has begun.
     pub old_tasks: OldTasks,
-}
-
-/// What jobs have that do not say; some of it is shown, and told to tasks, whatever runs them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Unsaid {
-    /// Processors.
-    pub cpus: f64,
-    /// Memory, in MB.
-    pub mem: f64,
-    /// Disk, in MB.
-    pub disk: f64,
-    /// The user.
-    pub user: String,
 }
 
 /// As written, or as it is where nobody writes.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::duration;
 use super::shape::{Problem, Shape, optional};
 
-const SPAN: Shape = Shape::Span(std::time::Duration::from_secs(1), super::job::SPAN_MAX);
+const SPAN: Shape = Shape::Span(std::time::Duration::from_secs(1), super::shape::SPAN_MAX);
 
 /// The shape of `alerts`.
 pub(super) const ALERTS: Shape = Shape::Object(&[

@@ -8,7 +8,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::shape::{Problem, Shape, optional, required};
-use super::unsaid;
 
 const PAIR: Shape = Shape::Object(&[required("key", Shape::Text), required("value", Shape::Text)]);
 const PORT: Shape = Shape::Object(&[
@@ -82,13 +81,10 @@ fn fill(object: &mut Value, defaults: &[(&str, Value)]) {
     }
 }
 
-/// Refuses what no Docker, or where tasks run on Mesos no agent could run, of a definition in its normal form.
+/// Refuses what no Docker could run, of a definition in its normal form.
 /// # Errors
 /// The first thing that is wrong with its container.
 pub(super) fn check(fields: &Map<String, Value>) -> Result<(), Problem> {
-    if unsaid::on_mesos() {
-        return on_mesos(fields);
-    }
     let Some(container) =
         read(fields.get("container")).filter(|container| container.kind == ContainerKind::Docker)
     else {
@@ -105,14 +101,6 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<(), Problem> {
         let field = format!("container.{field}");
         Problem::invalid(&field, format!("`{field}`: {message}"), hint)
     })
-}
-
-/// Refuses what cannot be done on Mesos.
-/// # Errors
-/// The first thing that is wrong.
-fn on_mesos(fields: &Map<String, Value>) -> Result<(), Problem> {
-    engine::mesos::task_info::check(&super::task::draft(fields))
-        .map_err(|unable| Problem::invalid(&unable.field, unable.message, unable.hint))
 }
 
 /// What has no effect on Mesos of a job with a container; one sentence each, the field named first.

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value};
 
 use super::container;
-use super::job::{DISK, USER};
+use super::unsaid::{DISK, USER};
 
 /// What decides whether a field has an effect.
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +68,8 @@ pub fn unhonoured(body: &str, surroundings: Surroundings) -> Vec<String> {
     if surroundings.engine == "mesos" {
         told.extend(container::unhonoured_on_mesos(&body));
         // Such a job was written while tasks ran elsewhere.
-        if let Err(unable) = engine::mesos::task_info::check(&super::task::draft(&body)) {
-            told.push(format!("`{}`: its runs fail: {unable}", unable.field));
+        if let Err(unable) = super::task::check(&body) {
+            told.push(format!("`{}`: its runs fail: {}: {}", unable.field, unable.message, unable.hint));
         }
     } else {
         told.extend(container::unhonoured(&body));

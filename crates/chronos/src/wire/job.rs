@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::classic::{self, Canonical};
 use super::duration;
-use super::shape::{Field, Kind, Problem, Reader, Shape, optional, required};
+use super::shape::{Field, Kind, Problem, Reader, SPAN_MAX, Shape, optional, required};
 use super::unsaid;
 use scheduler::moment::Moment;
 
@@ -51,20 +51,10 @@ pub struct Reading {
     pub lints: Vec<Lint>,
 }
 
-/// What Chronos wrote into jobs that did not say, unless its flags said otherwise: its `--mesos_task_cpu`.
-pub const CPUS: f64 = 0.1;
-/// Likewise, in MB: `--mesos_task_mem`.
-pub const MEM: f64 = 128.0;
-/// Likewise, in MB: `--mesos_task_disk`.
-pub const DISK: f64 = 256.0;
-/// Likewise: `--user`.
-pub const USER: &str = "root";
 /// The schedule of a job that has neither schedule nor parents: once, at the moment that it comes.
 const ONCE: &str = "R1//PT24H";
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Ten years: far beyond sense, far below overflow.
-pub const SPAN_MAX: Duration = Duration::from_secs(3660 * 86_400);
 /// `catchUp: all` without an age.
 const AGE: Duration = Duration::from_secs(7 * 86_400);
 const SPAN: Shape = Shape::Span(SECOND, SPAN_MAX);
@@ -489,7 +479,7 @@ fn normalise(fields: &mut Map<String, Value>) -> Result<(), Problem> {
             Problem::invalid(&path, format!("`{path}`: {error}"), hint)
         })?;
     }
-    super::container::check(fields)
+    if unsaid::on_mesos() { super::task::check(fields) } else { super::container::check(fields) }
 }
 
 /// A variable has a value or says where one is found when a task begins; the value itself is then never here.

@@ -10,6 +10,9 @@ use serde_json::{Map, Number, Value};
 
 use super::duration;
 
+/// Ten years: far beyond sense, far below overflow.
+pub const SPAN_MAX: Duration = Duration::from_secs(3660 * 86_400);
+
 /// What is wrong with a document, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -12,8 +12,8 @@ use scheduler::run::Run;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::job::{CPUS, MEM, USER};
-use super::unsaid;
+use super::shape::Problem;
+use super::unsaid::{self, CPUS, MEM, USER};
 
 /// Bytes of output kept per stream: enough to find out what went wrong, small enough for 100 retries of it.
 pub const OUTPUT_MAX: u64 = 10 * 1024 * 1024;
@@ -182,8 +182,16 @@ fn executor(body: &Body, fetches: &[Fetch]) -> Option<Executor> {
     Some(Executor { command: body.executor.clone(), data, fetches: fetches.to_vec() })
 }
 
+/// Refuses what cannot be done on Mesos, of a definition in its normal form.
+/// # Errors
+/// The first thing that is wrong.
+pub(super) fn check(fields: &Map<String, Value>) -> Result<(), Problem> {
+    engine::mesos::task_info::check(&draft(fields))
+        .map_err(|unable| Problem::invalid(&unable.field, unable.message, unable.hint))
+}
+
 /// What can be told of a task before there is one: what it runs, in what, and with which secrets.
-pub(super) fn draft(fields: &Map<String, Value>) -> TaskSpec {
+fn draft(fields: &Map<String, Value>) -> TaskSpec {
     let body: Body = serde_json::from_value(Value::Object(fields.clone())).unwrap_or_default();
     let executor = executor(&body, &[]);
     let mut secrets = Vec::new();

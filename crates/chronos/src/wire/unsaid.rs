@@ -6,8 +6,27 @@
 
 use std::sync::OnceLock;
 
-use super::job::{CPUS, DISK, MEM, USER};
-use crate::config::Unsaid;
+/// What Chronos wrote into jobs that did not say, unless its flags said otherwise: its `--mesos_task_cpu`.
+pub const CPUS: f64 = 0.1;
+/// Likewise, in MB: `--mesos_task_mem`.
+pub const MEM: f64 = 128.0;
+/// Likewise, in MB: `--mesos_task_disk`.
+pub const DISK: f64 = 256.0;
+/// Likewise: `--user`.
+pub const USER: &str = "root";
+
+/// What jobs have that do not say; some of it is shown, and told to tasks, whatever runs them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unsaid {
+    /// Processors.
+    pub cpus: f64,
+    /// Memory, in MB.
+    pub mem: f64,
+    /// Disk, in MB.
+    pub disk: f64,
+    /// The user.
+    pub user: String,
+}
 
 /// The flags, and whether tasks run on Mesos.
 struct Said {

@@ -6,10 +6,9 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use store::zookeeper::old::{Old, Others, Standing};
 
-use super::definition;
 use super::tree::TreeArgs;
+use super::{definition, given};
 use crate::cli::client::Client;
-use crate::cli::export;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::queries::pages;
 
@@ -54,7 +53,7 @@ pub(in crate::cli) struct LeaveArgs {
 pub(in crate::cli) async fn run(args: &LeaveArgs) -> Result<(), Failure> {
     let client = Client::of(&args.at)?;
     let jobs = pages(&client, &["v1", "definitions"], Vec::new(), "definitions", usize::MAX).await?;
-    let jobs = export::for_the_old(jobs, args.advance);
+    let jobs = given::for_the_old(jobs, args.advance);
     let all = jobs.len();
     let (jobs, refused) = readable(jobs);
     let before = args.tree.read().await?;
