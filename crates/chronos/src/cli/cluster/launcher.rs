@@ -54,7 +54,11 @@ impl Launcher {
         match self {
             Self::Marathon(marathon) => marathon.start(kept, patience).await,
             Self::Systemd(systemd) => systemd.start(patience).await,
-            Self::None => say("start", "nothing is started: that is to be done by hand"),
+            Self::None => say(
+                "start",
+                "nothing is started: that is to be done by hand, where a data folder outlives its instance after its \
+                 file `store` is removed, as no instance leads on an empty store where it knew jobs",
+            ),
         }
     }
 }
