@@ -178,6 +178,10 @@ impl Redo {
         }
         let to = to.min(now);
         let all = schedule.span_from(before(from), before(to)).ok_or(RangeError::NoSlots)?;
+        // First, as each piece is looked for in the schedule.
+        if except.len() > Backfill::EXCEPT_MAX {
+            return Err(RangeError::TooScattered { ranges: except.len() });
+        }
         let within = except.iter().map(|(first, last)| ((*first).max(from), (*last).min(before(to))));
         let spans = within.filter_map(|(first, last)| schedule.span_from(before(first), last));
         let left_out: u64 = spans.map(|span| span.count).sum();
@@ -187,9 +191,6 @@ impl Redo {
         }
         if slots > Backfill::SLOTS_MAX {
             return Err(RangeError::TooMany { slots });
-        }
-        if except.len() > Backfill::EXCEPT_MAX {
-            return Err(RangeError::TooScattered { ranges: except.len() });
         }
         let oldest = walk(schedule, Some(all.first), Order::OldestFirst, except, (from, to));
         let newest = walk(schedule, Some(all.last), Order::NewestFirst, except, (from, to));

@@ -306,7 +306,7 @@ fn cron_fields_mean_what_they_say() {
 fn cron_is_refused_with_the_field_and_the_reason() {
     refuse("* * * *", "4 fields; a cron expression has 5", "minute, hour");
     refuse("0 0 0 1 1 * 2024", "7 fields", "");
-    refuse("hourly", "1 fields", "");
+    refuse("hourly", "1 field; a cron expression has 5", "");
     refuse("0 25 * * *", "hour `25`: 25 is not within 0-23", "0-23");
     refuse("0 1,25 * * *", "hour `1,25`: 25 is not within 0-23", "0-23");
     refuse("0 0 1-99 * *", "day of month `1-99`: 99 is not within 1-31", "");

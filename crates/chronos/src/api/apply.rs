@@ -4,18 +4,19 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use scheduler::SET_MAX;
 use scheduler::ids::JobName;
-use scheduler::request::{Answer, Definition, Manner, Request, Verdict};
+use scheduler::request::{Answer, Definition, Manner, Refusal, Request, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::wire::job::{self, Door, Reading, whole_definition};
 use crate::wire::patch::{FieldChange, diff};
-use crate::wire::shape::Problem;
+use crate::wire::shape::{Problem, stray};
 
 use super::editing;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, defect};
 use super::extract::Document;
 use super::{ApiContext, seq_header, view};
 
@@ -70,19 +71,10 @@ pub(super) async fn apply(
     State(ctx): State<ApiContext>,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
-    let (documents, manner) = set_of(&body)?;
-    let now = Timestamp::now();
-    let (mut definitions, mut notes) = (Vec::new(), Vec::new());
-    for (i, document) in documents.iter().enumerate() {
-        let Reading { definition, mut warnings, lints } =
-            job::read_value(document, Door::Any, &ctx.node.zones, now)
-                .map_err(|problem| within(i, document, problem))?;
-        warnings.extend(lints.iter().map(ToString::to_string));
-        warnings.extend(ctx.unhonoured(&definition.body));
-        let changes = changes(&ctx, &definition);
-        definitions.push(definition);
-        notes.push((warnings, changes));
-    }
+    // Ten thousand definitions take a while.
+    let context = ctx.clone();
+    let read = tokio::task::spawn_blocking(move || Set::read(&context, &body));
+    let Set { definitions, manner, notes } = read.await.map_err(|_| defect())??;
     let names: Vec<JobName> = definitions.iter().map(|definition| definition.name.clone()).collect();
     let (answer, seq) = ctx.ask(Request::Apply { definitions, manner }).await?;
     let verdicts = match answer {
@@ -100,6 +92,36 @@ pub(super) async fn apply(
     Ok(([seq_header(seq)], Json(set)).into_response())
 }
 
+/// A set that was understood.
+struct Set {
+    definitions: Vec<Definition>,
+    manner: Manner,
+    /// Warnings and changes, of each definition.
+    notes: Vec<(Vec<String>, Vec<FieldChange>)>,
+}
+
+impl Set {
+    fn read(ctx: &ApiContext, body: &[u8]) -> Result<Self, ApiError> {
+        let (documents, manner) = set_of(body)?;
+        if documents.len() > SET_MAX {
+            return Err(Refusal::SetTooLarge { jobs: documents.len(), bytes: body.len() }.into());
+        }
+        let now = Timestamp::now();
+        let (mut definitions, mut notes) = (Vec::new(), Vec::new());
+        for (i, document) in documents.iter().enumerate() {
+            let Reading { definition, mut warnings, lints } =
+                job::read_value(document, Door::Any, &ctx.node.zones, now)
+                    .map_err(|problem| within(i, document, problem))?;
+            warnings.extend(lints.iter().map(ToString::to_string));
+            warnings.extend(ctx.unhonoured(&definition.body));
+            let changes = changes(ctx, &definition);
+            definitions.push(definition);
+            notes.push((warnings, changes));
+        }
+        Ok(Self { definitions, manner, notes })
+    }
+}
+
 /// The jobs as they are.
 fn present(ctx: &ApiContext, names: Vec<JobName>) -> Vec<Verdict> {
     let projection = ctx.node.projection.read();
@@ -113,10 +135,17 @@ fn present(ctx: &ApiContext, names: Vec<JobName>) -> Vec<Verdict> {
 
 /// The definitions of a body, `{"jobs": [..]}` or a bare list, and what to do with them.
 fn set_of(body: &[u8]) -> Result<(Vec<Value>, Manner), ApiError> {
-    if let Ok(Value::Array(jobs)) = serde_json::from_slice(body) {
-        return Ok((jobs, Manner::Do));
+    // A list is known by how it begins, so that no body is read twice.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return match serde_json::from_slice(body) {
+            Ok(jobs) => Ok((jobs, Manner::Do)),
+            Err(e) => Err(editing::malformed(format!("the body is not valid JSON: {e}"))),
+        };
     }
     let mut fields = editing::object(body)?;
+    if let Some(problem) = stray(&fields, &["jobs", "dryRun"]) {
+        return Err(problem.into());
+    }
     let manner = match fields.get("dryRun") {
         None | Some(Value::Bool(false)) => Manner::Do,
         Some(Value::Bool(true)) => Manner::DryRun,

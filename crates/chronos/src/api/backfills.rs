@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use jiff::Timestamp;
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use scheduler::backfill::{Backfill, Children, Order, Preview, Redo};
 use scheduler::ids::{BackfillId, Cause, JobName};
 use scheduler::job::{Job, Overlap, Plan};
@@ -87,9 +87,10 @@ fn read(job: JobName, body: &[u8]) -> Result<(BackfillOrder, Again, Mode), ApiEr
     let text = |key: &str| read.get(key).and_then(Value::as_str);
     let flag = |key: &str| read.get(key).and_then(Value::as_bool).unwrap_or(false);
     // Due times have whole milliseconds: what lies between belongs to the next.
+    let whole = TimestampRound::new().smallest(Unit::Millisecond).mode(RoundMode::Ceil);
     let time = |key: &str| {
         let at = extract::instant(key, text(key).unwrap_or_default())?;
-        Ok::<_, ApiError>(Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at))
+        Ok::<_, ApiError>(at.round(whole).unwrap_or(at))
     };
     let wrong_rate = || ApiError::invalid("rate", format!("`rate`: expected {}", rate::EXPECTED));
     let order = BackfillOrder {
@@ -167,8 +168,7 @@ pub(super) async fn begin(
         .map_err(|cause| Refusal::Schedule { job: name.clone(), cause })?;
     let mut known = 0;
     if again == Again::OnlyMissing || mode == Mode::DryRun {
-        let (done, live) =
-            tokio::try_join!(successes(&ctx, &job, &order), async { Ok(live(&ctx, &job, &order)) })?;
+        let (done, live) = (successes(&ctx, &job, &order).await?, live(&ctx, &job, &order));
         known = done.len();
         if again == Again::OnlyMissing {
             let (schedule, dues) = (schedule.clone(), [done, live].concat());
@@ -197,7 +197,7 @@ fn preview_view(
     order: &BackfillOrder,
     preview: &Preview,
     succeeded: usize,
-    typical: Option<Duration>,
+    typical: Option<(Duration, u32)>,
     since: Timestamp,
 ) -> PreviewView {
     let room = match job.rules.overlap {
@@ -210,14 +210,16 @@ fn preview_view(
         notes.push(format!("the rules of the job let {at_once} of its past slots run at once"));
     }
     let slots = u32::try_from(preview.slots).unwrap_or(u32::MAX);
-    let by_work = typical.map(|typical| typical * slots.div_ceil(at_once));
+    let by_work = typical.map(|(length, _)| length * slots.div_ceil(at_once));
     let by_rate = order.rate.map(|rate| rate.spacing() * slots.saturating_sub(1));
-    if let Some(typical) = typical {
-        let typical = duration::text(rounded(typical));
-        notes.push(format!("a run took {typical} on average, of the last {TYPICAL_OF} that succeeded"));
-    } else {
-        notes.push("no run has succeeded lately, so nobody knows how long one takes".into());
-    }
+    let took = |length| duration::text(rounded(length));
+    notes.push(match typical {
+        Some((length, 1)) => format!("the last run that succeeded took {}", took(length)),
+        Some((length, runs)) => {
+            format!("a run took {} on average, of the last {runs} that succeeded", took(length))
+        }
+        None => "no run has succeeded lately, so nobody knows how long one takes".into(),
+    });
     if order.children == Children::Follow {
         notes.push(
             "the children follow before the next slot begins; their time is not in the estimate".into(),
@@ -247,7 +249,7 @@ fn rounded(length: Duration) -> Duration {
     }
 }
 
-/// Due times of the slots in the range that the history has a success of, whatever made their runs.
+/// Due times of the slots in the range that the history has a success of, whatever made their runs; each of them once.
 async fn successes(ctx: &ApiContext, job: &Job, order: &BackfillOrder) -> Result<Vec<Timestamp>, ApiError> {
     let mut query = HistoryQuery {
         job: Some(job.uid),
@@ -267,6 +269,8 @@ async fn successes(ctx: &ApiContext, job: &Job, order: &BackfillOrder) -> Result
         found.extend(of_slots);
         query.cursor = page.next;
         if query.cursor.is_none() {
+            found.sort_unstable();
+            found.dedup();
             return Ok(found);
         }
         if found.len() > SUCCESSES_MAX {
@@ -302,14 +306,14 @@ fn pieces(schedule: &Schedule, mut dues: Vec<Timestamp>) -> Vec<(Timestamp, Time
     pieces
 }
 
-/// How long the last attempts that succeeded took, on average.
-async fn typical(ctx: &ApiContext, job: &Job) -> Result<Option<Duration>, ApiError> {
+/// How long the last attempts that succeeded took, on average, and how many they are.
+async fn typical(ctx: &ApiContext, job: &Job) -> Result<Option<(Duration, u32)>, ApiError> {
     let outcomes = vec![OutcomeKind::Succeeded];
     let query = HistoryQuery { job: Some(job.uid), outcomes, limit: TYPICAL_OF, ..HistoryQuery::default() };
     let records = ctx.node.store.history(&query).await?.records;
     let lengths: Vec<Duration> = records.iter().filter_map(length).collect();
     let count = u32::try_from(lengths.len()).unwrap_or(u32::MAX);
-    Ok(lengths.iter().sum::<Duration>().checked_div(count))
+    Ok(lengths.iter().sum::<Duration>().checked_div(count).map(|length| (length, count)))
 }
 
 /// How long the last attempt of a run took.

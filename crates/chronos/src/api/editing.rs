@@ -62,6 +62,11 @@ pub(super) fn result(version: u32, changed: bool) -> &'static str {
     }
 }
 
+/// The body is not what it must be.
+pub(super) fn malformed(message: String) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "malformed", message)
+}
+
 /// Answers a write of one definition.
 pub(super) fn written(name: &JobName, answer: &Answer, seq: Seq, warnings: Vec<String>) -> Response {
     let (uid, body) = Written::of(name, answer, seq, warnings);
@@ -177,9 +182,7 @@ fn read(document: Value, name: &JobName, zones: &Zones) -> Result<Reading, ApiEr
 
 /// The fields of a body.
 pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    let malformed = |message: String| {
-        ApiError::new(StatusCode::BAD_REQUEST, "malformed", message).hint("send one JSON object")
-    };
+    let malformed = |message| malformed(message).hint("send one JSON object");
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(malformed("the body is not a JSON object".into())),

@@ -12,7 +12,7 @@ use scheduler::ids::{BackfillId, JobName, RunKey};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::wire::shape::{Field, Problem, Reader};
+use crate::wire::shape::{Field, Problem, Reader, stray};
 
 use super::error::ApiError;
 
@@ -143,18 +143,33 @@ pub(super) async fn whole(body: Body, max: usize) -> Result<Bytes, ApiError> {
     Ok(read.into())
 }
 
-/// The object that a body holds, in its normal form; an empty body is an empty object.
+/// The object that a body holds, in its normal form; an empty body is an empty object. A key that is not known is
+/// refused: whoever misspells `dryRun` does not want it done.
 pub(super) fn object(body: &[u8], fields: &[Field]) -> Result<Map<String, Value>, ApiError> {
+    let object = plain_object(body)?;
+    let known: Vec<&str> = fields.iter().map(|field| field.name).collect();
+    if let Some(problem) = stray(&object, &known) {
+        return Err(problem.into());
+    }
+    Ok(Reader::default().read_object(&object, fields, &[], "")?)
+}
+
+/// The same where Chronos answered, which did not look at what it did not know.
+pub(super) fn lenient_object(body: &[u8], fields: &[Field]) -> Result<Map<String, Value>, ApiError> {
+    Ok(Reader::default().read_object(&plain_object(body)?, fields, &[], "")?)
+}
+
+fn plain_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let value = match body {
         [] => Value::Object(Map::new()),
         body => serde_json::from_slice(body).map_err(|e| {
             ApiError::new(StatusCode::BAD_REQUEST, "malformed", format!("the body is not valid JSON: {e}"))
         })?,
     };
-    let Value::Object(object) = value else {
-        return Err(Problem::invalid("", "the body is not a JSON object", "send {\"key\": \"value\"}").into());
-    };
-    Ok(Reader::default().read_object(&object, fields, &[], "")?)
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(Problem::invalid("", "the body is not a JSON object", "send {\"key\": \"value\"}").into()),
+    }
 }
 
 /// Reads the name of a job.

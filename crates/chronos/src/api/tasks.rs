@@ -43,7 +43,7 @@ pub(super) async fn progress(
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     let fields = [optional("numAdditionalElementsProcessed", Shape::Whole(0, i64::MAX))];
-    let said = extract::object(&body, &fields)?;
+    let said = extract::lenient_object(&body, &fields)?;
     let name = extract::job_name("name", &name)?;
     let known = {
         let projection = ctx.node.projection.read();
@@ -95,7 +95,8 @@ pub(super) async fn ended(
     Document(body): Document,
 ) -> Result<StatusCode, ApiError> {
     let fields = [required("statusCode", Shape::Whole(i32::MIN.into(), i32::MAX.into()))];
-    let succeeded = extract::object(&body, &fields)?.get("statusCode").and_then(Value::as_i64) == Some(0);
+    let succeeded =
+        extract::lenient_object(&body, &fields)?.get("statusCode").and_then(Value::as_i64) == Some(0);
     let task = TaskId::parse(&text).ok_or_else(|| no_such_task(&text))?;
     let known = match known_of(&ctx, &task).await?.ok_or_else(|| no_such_task(&text))? {
         Known::Running if succeeded => return Ok(StatusCode::NO_CONTENT),

@@ -166,7 +166,8 @@ impl<'a> Graph<'a> {
                 continue;
             }
             if levels.len() == LEVELS_MAX {
-                out.push_str(&format!("  … goes on: chronos graph {} --down\n", self.name(node)));
+                let name = printable(self.name(node));
+                out.push_str(&format!("  … goes on: chronos graph {name} --down\n"));
                 continue;
             }
             for (i, child) in children.iter().enumerate().rev() {

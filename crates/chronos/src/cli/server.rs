@@ -374,7 +374,7 @@ async fn serve(
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let manager = Arc::new(Manager::of_environment());
     let listening = Listening::begin(config, identity).await?;
-    let first_start = !config.data_dir.join("chronos.db").exists();
+    let first_start = is_new(&config.data_dir);
     let heritage = heritage(config);
     let (node, task, spread) = start_node(config, mesos, &listening, zones.clone(), heritage.clone())?;
     let tls = crate::tls::of_neighbours(listening.https.as_ref().map(|(_, identity)| identity.clone()));
@@ -744,9 +744,17 @@ fn webui(config: &Config, listened: &[(bool, SocketAddr)]) -> Option<String> {
     Some(mapped.or_else(first)?.base())
 }
 
+/// Whether no server has begun in this folder yet. It tells by what every server keeps there, wherever its state is.
+fn is_new(data_dir: &Path) -> bool {
+    !data_dir.join(NODE_FILE).exists()
+}
+
+/// Where the id of a folder's node is.
+const NODE_FILE: &str = "node";
+
 /// The id of this folder's node: random, made once, never an address.
 fn node_id(data_dir: &Path) -> anyhow::Result<String> {
-    let path = data_dir.join("node");
+    let path = data_dir.join(NODE_FILE);
     let read = || -> std::io::Result<Option<String>> {
         match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text.trim().to_owned()).filter(|id| !id.is_empty())),
@@ -761,9 +769,12 @@ fn node_id(data_dir: &Path) -> anyhow::Result<String> {
     let id = format!("{:016x}", rand::random::<u64>());
     // Written elsewhere and linked: of two servers that start at once, the second takes the id of the first.
     let draft = data_dir.join(format!("node.new-{id}"));
-    std::fs::write(&draft, format!("{id}\n")).with_context(shown)?;
+    std::fs::File::create(&draft)
+        .and_then(|mut file| file.write_all(format!("{id}\n").as_bytes()).and_then(|()| file.sync_all()))
+        .with_context(shown)?;
     let linked = std::fs::hard_link(&draft, &path);
-    if linked.is_err() && !path.exists() {
+    // No links can be made here, or what is there is empty, as power that is lost leaves it.
+    if linked.is_err() && read().with_context(shown)?.is_none() {
         std::fs::rename(&draft, &path).with_context(shown)?;
     }
     let _ = std::fs::remove_file(&draft);
@@ -800,5 +811,28 @@ async fn apply_examples(node: Node, address: SocketAddr, login: Option<Credentia
     };
     if let Err(failure) = apply::apply_all(&client, &[folder], apply::Otherwise::OneByOne, &mut tell).await {
         error!(problem = failure.to_text().trim_end(), "cannot apply the examples");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_was_lost_with_the_power_is_made_anew() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert!(is_new(folder.path()));
+        let first = node_id(folder.path()).expect("a writable folder");
+        assert!(!is_new(folder.path()), "in every store, not in that of SQLite alone");
+        assert_eq!(node_id(folder.path()).expect("it is there"), first);
+        std::fs::write(folder.path().join("node"), "").expect("a writable folder");
+        let second = node_id(folder.path()).expect("an empty file is no id");
+        assert!(second.len() == 16 && second != first, "{second}");
+        let names: Vec<_> = std::fs::read_dir(folder.path())
+            .expect("a readable folder")
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        assert_eq!(names, ["node"], "no draft stays");
     }
 }

@@ -1,5 +1,5 @@
 //! Slack and Mattermost: `{"text": "<subject>: <message>"}`, as Chronos posted it, once for each notice and not for each
-//! owner. What a job has written is only text there: it links nowhere and calls nobody.
+//! owner. What a job has written is only text there: it calls nobody, and hides no link behind other words.
 
 use serde_json::{Value, json};
 
@@ -20,9 +20,14 @@ pub(super) fn slack(letter: &Letter) -> Value {
     json!({ "text": text })
 }
 
-/// In Mattermost `@` and a word call somebody; with an empty character between them they are text.
+/// In Mattermost `@` and a word call somebody, and `](`, `][` and `]:` make links and images of words; with an empty
+/// character in between they are text.
 pub(super) fn mattermost(letter: &Letter) -> Value {
-    json!({ "text": told(letter).replace('@', "@\u{200b}") })
+    let mut text = told(letter).replace('@', "@\u{200b}");
+    for link in ["](", "][", "]:"] {
+        text = text.replace(link, &format!("]\u{200b}{}", &link[1..]));
+    }
+    json!({ "text": text })
 }
 
 fn told(letter: &Letter) -> String {
@@ -47,7 +52,11 @@ mod tests {
         assert_eq!(slack("s", ""), "s");
         assert_eq!(slack("s", "<!channel> a & b"), "s: &lt;!channel&gt; a &amp; b");
         assert_eq!(slack("[größe] 任務", "é"), "[größe] 任務: é");
-        let text = mattermost(&letter("s", "@all"))["text"].clone();
-        assert_eq!(text, "s: @\u{200b}all");
+        let mattermost = |body| mattermost(&letter("[prod] [Chronos] s", body))["text"].clone();
+        assert_eq!(mattermost("@all"), "[prod] [Chronos] s: @\u{200b}all");
+        assert_eq!(
+            mattermost("![a](http://b/c.png) [d][e]\n[e]: f"),
+            "[prod] [Chronos] s: ![a]\u{200b}(http://b/c.png) [d]\u{200b}[e]\n[e]\u{200b}: f"
+        );
     }
 }

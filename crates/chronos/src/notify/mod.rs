@@ -25,7 +25,7 @@ use settings::NotifySettings;
 use text::Facts;
 use webhook::Hook;
 
-/// Messages under way at once: mail servers count the connections of a client.
+/// Messages under way at once by one channel: mail servers count the connections of a client.
 const SENDING_MAX: usize = 8;
 
 /// Sends notices by whatever channels there are.
@@ -35,7 +35,8 @@ pub struct Notifier {
     mail: Option<Mailer>,
     /// Where else messages go: one place for each channel.
     hooks: BTreeMap<Channel, Hook>,
-    under_way: Semaphore,
+    /// Room on each channel of its own: one whose other side is silent holds up no other.
+    room: BTreeMap<Channel, Semaphore>,
 }
 
 /// A message to be sent.
@@ -100,12 +101,7 @@ pub struct Tested {
 impl Default for Notifier {
     /// Without any channel.
     fn default() -> Self {
-        Self {
-            cluster_name: String::new(),
-            mail: None,
-            hooks: BTreeMap::new(),
-            under_way: Semaphore::new(SENDING_MAX),
-        }
+        Self { cluster_name: String::new(), mail: None, hooks: BTreeMap::new(), room: room() }
     }
 }
 
@@ -127,7 +123,7 @@ impl Notifier {
             hooks: hooks
                 .map(|(channel, settings)| Ok((channel, Hook::new(settings)?)))
                 .collect::<Result<_, String>>()?,
-            under_way: Semaphore::new(SENDING_MAX),
+            room: room(),
         })
     }
 
@@ -145,12 +141,13 @@ impl Notifier {
 
     /// Sends a notice. `job` is the definition of the job of its first alert, if there still is one.
     pub async fn send(&self, notice: &Notice, facts: &Facts, job: Option<&Map<String, Value>>) -> Sent {
-        let Ok(_permit) = self.under_way.acquire().await else {
+        let channel = notice.address.channel;
+        let room = async { self.room.get(&channel)?.acquire().await.ok() };
+        let Some(_permit) = room.await else {
             return Sent::Later { error: "the server is ending".into(), after: None };
         };
         let letter = self.letter(notice, facts);
         let mut steps = Vec::new();
-        let channel = notice.address.channel;
         let done = match (&self.mail, self.hooks.get(&channel)) {
             (Some(mail), _) if channel == Channel::Mail => {
                 mail.send(&notice.address.to, &letter, &mut steps).await
@@ -203,6 +200,10 @@ impl Notifier {
     }
 }
 
+fn room() -> BTreeMap<Channel, Semaphore> {
+    Channel::ALL.into_iter().map(|channel| (channel, Semaphore::new(SENDING_MAX))).collect()
+}
+
 /// What is posted about a notice.
 fn body(
     channel: Channel,
@@ -238,4 +239,66 @@ pub fn message_id(notice: &Notice) -> String {
 
 fn told(step: &str, what: &str) -> Arc<str> {
     format!("{step}: {what}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use scheduler::notice::{Address, NoticeId, NoticeState};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::settings::WebhookSettings;
+    use super::*;
+
+    fn notice(channel: Channel) -> Notice {
+        Notice {
+            id: NoticeId(1),
+            address: Address { channel, to: "".into() },
+            created: Timestamp::UNIX_EPOCH,
+            alerts: Vec::new(),
+            counts: BTreeMap::new(),
+            attempts: 1,
+            tried: None,
+            give_up: Timestamp::UNIX_EPOCH,
+            error: None,
+            state: NoticeState::Sending,
+        }
+    }
+
+    fn posts_to(listener: &TcpListener) -> Option<WebhookSettings> {
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let url = url.parse().expect("a URL");
+        Some(WebhookSettings { flag: "slack_url", url, login: None, key: None, header: None })
+    }
+
+    /// Connections to it are taken by the kernel, and nobody ever answers.
+    #[tokio::test]
+    async fn a_channel_whose_other_side_is_silent_holds_up_no_other() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let answering = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let settings = NotifySettings {
+            webhook: posts_to(&silent),
+            slack: posts_to(&answering),
+            ..NotifySettings::default()
+        };
+        let notifier = Notifier::new(settings).expect("nothing to read");
+        let (to_silent, facts) = (notice(Channel::Webhook), Facts::default());
+        let waiting = (0..SENDING_MAX).map(|_| notifier.send(&to_silent, &facts, None));
+        let waiting = futures_util::future::join_all(waiting);
+        let served = async {
+            let (mut stream, _) = answering.accept().await.expect("a client");
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).await.expect("a request") > 0);
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.expect("it is read");
+        };
+        let to_answering = notice(Channel::Slack);
+        let sent = async { tokio::join!(notifier.send(&to_answering, &facts, None), served).0 };
+        tokio::select! {
+            biased;
+            // Polled first, so these have taken all the room there is for them.
+            _ = waiting => panic!("nobody answers"),
+            sent = sent => assert_eq!(sent, Sent::Delivered),
+        }
+    }
 }

@@ -17,7 +17,7 @@ pub struct Facts {
     pub attempts: Vec<Attempt>,
     /// The end of what the run wrote last, one line each.
     pub output: Vec<String>,
-    /// `host:port` under which this server is reached.
+    /// Where this server is reached: `host:port`, or `https://host:port`.
     pub server: Option<String>,
 }
 
@@ -41,7 +41,8 @@ pub fn body(notice: &Notice, facts: &Facts) -> String {
         _ => many(notice),
     };
     if let Some(server) = &facts.server {
-        let _ = write!(text, "\nServer:    http://{server}\n");
+        let scheme = if server.contains("://") { "" } else { "http://" };
+        let _ = write!(text, "\nServer:    {scheme}{server}\n");
     }
     text
 }
@@ -123,7 +124,8 @@ fn many(notice: &Notice) -> String {
     if more > 0 {
         let _ = writeln!(text, "and {more} more.");
     }
-    let from = utc(notice.created);
+    // Runs are listed by their due times, which are before anything could be told of them.
+    let from = utc(notice.alerts.iter().map(|alert| alert.due).fold(notice.created, Ord::min));
     let _ = write!(
         text,
         "\nTo look further:\n  chronos runs --outcome failed,timedOut,lost,missed,killed --from {from}\n"

@@ -82,7 +82,9 @@ pub(super) fn rules(
 
 /// Chronos split at commas and took whatever it found; blanks and semicolons stand between addresses too.
 fn owners(owner: &str, warnings: &mut Vec<String>) -> Vec<Arc<str>> {
-    let parts = owner.split([',', ';']).flat_map(str::split_whitespace);
+    // `Ops <ops@example.org>` is an address with a name before it.
+    let bare = |part| str::strip_prefix(part, '<').and_then(|part| part.strip_suffix('>')).unwrap_or(part);
+    let parts = owner.split([',', ';']).flat_map(str::split_whitespace).map(bare);
     let (good, bad): (Vec<&str>, Vec<&str>) = parts.partition(|part| is_address(part));
     if !bad.is_empty() {
         let told = if good.is_empty() { "nobody" } else { "only the others" };
@@ -139,6 +141,11 @@ mod tests {
         told(json!({"owner": " a@x.org,b@x.org a@x.org;c@x.org, "}), &["a@x.org", "b@x.org", "c@x.org"], &[]);
         told(json!({"owner": "a@x.org", "alerts": {"to": ["b@x.org"]}}), &["b@x.org"], &[]);
         told(json!({"owner": "a@x.org", "alerts": {"to": []}}), &[], &[]);
+        told(
+            json!({"owner": "Ops <a@x.org>"}),
+            &["a@x.org"],
+            &["`owner`: \"Ops\" is not a mail address: only the others will be told by mail"],
+        );
         told(
             json!({"owner": "ops team"}),
             &[],

@@ -263,6 +263,16 @@ impl Reader {
     }
 }
 
+/// The first key that is none of `known`, where whoever wrote it must not be left to believe that it counts.
+pub fn stray(object: &Map<String, Value>, known: &[&str]) -> Option<Problem> {
+    let key = object.keys().find(|key| !known.contains(&key.as_str()))?;
+    let hint = match nearest(key, known.iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => format!("known are {}", known.join(", ")),
+    };
+    Some(Problem::invalid(&clip(key), format!("unknown field `{}`", clip(key)), hint))
+}
+
 /// Warnings travel in a header, which has room for so many.
 const WARNINGS_MAX: usize = 16;
 

@@ -40,11 +40,11 @@ fn a_crontab_is_imported_twice_and_then_unchanged() {
     let server = TestServer::start();
     let args = ["import", "crontab", FIXTURE, "--zone", "UTC", "--apply"];
     let first = server.cli(args).exit(1).stdout_text();
-    assert_eq!(first.matches("(created)").count(), 7, "{first}");
+    assert_eq!(first.matches("(created)").count(), 8, "{first}");
     let again = server.cli(args).exit(1).stdout_text();
-    assert_eq!(again.matches("(unchanged)").count(), 7, "{again}");
+    assert_eq!(again.matches("(unchanged)").count(), 8, "{again}");
     let jobs = server.cli(["jobs", "--output", "json"]).success().json();
-    assert_eq!(jobs.as_array().map(Vec::len), Some(7));
+    assert_eq!(jobs.as_array().map(Vec::len), Some(8));
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn jobs_of_a_crontab_are_files_that_can_be_applied() {
     let folder = folder.to_str().unwrap();
     server.cli(["import", "crontab", FIXTURE, "--zone", "UTC", "--output_dir", folder]).exit(1);
     let applied = server.cli(["apply", folder]).success().stdout_text();
-    assert_eq!(applied.matches("created job").count(), 7, "{applied}");
+    assert_eq!(applied.matches("created job").count(), 8, "{applied}");
     assert_eq!(
         server
             .cli(["import", "crontab", FIXTURE, "--zone", "UTC", "--apply"])
@@ -62,7 +62,7 @@ fn jobs_of_a_crontab_are_files_that_can_be_applied() {
             .stdout_text()
             .matches("(unchanged)")
             .count(),
-        7
+        8
     );
 }
 
@@ -80,10 +80,33 @@ fn input_reaches_the_command_as_cron_would_give_it() {
         "--output",
         "json",
     ]);
-    let name = report.success().json()[0]["job"].as_str().unwrap().replace(" (created)", "");
+    let report = report.success().json();
+    assert_eq!(report[0]["change"], "created");
+    let name = report[0]["job"].as_str().unwrap().to_owned();
     server.cli(["run", &name]).success();
     server.wait_for(&name, "succeeded");
     server.cli(["logs", &name]).stdout("IT'S\nTWO LINES\n").success();
+}
+
+/// The job of a line that is gone goes on, and whoever imports the crontab again hears of it.
+#[test]
+fn what_has_no_line_any_more_is_told() {
+    let server = TestServer::start();
+    let file = server.folder.file("mine", "0 3 * * * backup\n0 4 * * * report\n");
+    let args = ["import", "crontab", file.to_str().unwrap(), "--zone", "UTC", "--apply", "--output", "json"];
+    let first = server.cli(args).success();
+    assert_eq!(first.stderr_text(), "");
+    let report = first.json()[1]["job"].as_str().unwrap().to_owned();
+    // Of two lines with one command one takes the job that is there.
+    std::fs::write(&file, "0 1 * * * backup\n0 3 * * * backup\n").unwrap();
+    let again = server.cli(args).success();
+    assert!(
+        again.stderr_text().contains(&format!("now: {report}; `chronos delete`")),
+        "{}",
+        again.stderr_text()
+    );
+    let jobs = server.cli(["jobs", "--output", "json"]).success().json();
+    assert_eq!(jobs.as_array().map(Vec::len), Some(3));
 }
 
 #[test]
@@ -123,6 +146,6 @@ fn the_crontab_of_a_fresh_debian_is_imported() {
         let wanted = format!("run-parts-cron.{name}-");
         assert!(jobs.iter().any(|job| job.starts_with(&wanted)), "{wanted}: {jobs:?}");
     }
-    let next = server.cli(["next", jobs[0].split(' ').next().unwrap(), "-n", "1"]).success().stdout_text();
+    let next = server.cli(["next", jobs[0], "-n", "1"]).success().stdout_text();
     assert!(next.contains(":17:00Z"), "{next}");
 }

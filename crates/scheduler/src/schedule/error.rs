@@ -41,7 +41,7 @@ pub enum ScheduleError {
         problem: String,
     },
     /// The text is read as a cron expression but does not have five or six fields.
-    #[error("schedule `{text}`: {fields} fields; a cron expression has 5, or 6 with seconds first")]
+    #[error("schedule `{text}`: {}; a cron expression has 5, or 6 with seconds first", count(*fields))]
     FieldCount {
         /// The schedule as written.
         text: String,
@@ -164,6 +164,10 @@ impl ScheduleError {
             }
         }
     }
+}
+
+fn count(fields: usize) -> String {
+    if fields == 1 { "1 field".into() } else { format!("{fields} fields") }
 }
 
 fn macro_hint(text: &str) -> &'static str {

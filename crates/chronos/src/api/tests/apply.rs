@@ -53,5 +53,13 @@ async fn what_is_wrong_in_a_set_is_named_and_nothing_is_done() {
     for body in [json!({}), json!({"jobs": {}}), json!({"jobs": [], "dryRun": "yes"})] {
         assert_eq!(server.post("/v1/apply", body).await.status, StatusCode::BAD_REQUEST);
     }
+    let refused = server.post("/v1/apply", json!({"jobs": [good], "dry_run": true})).await.json();
+    assert_eq!(
+        (&refused["field"], &refused["hint"]),
+        (&json!("dry_run"), &json!("did you mean `dryRun`?")),
+        "it was not meant to be done: {refused}"
+    );
+    let torn = server.post("/v1/apply", "[{").await;
+    assert_eq!((torn.status, &torn.json()["code"]), (StatusCode::BAD_REQUEST, &json!("malformed")));
     assert_eq!(server.get("/v1/jobs").await.json()["total"], json!(0));
 }

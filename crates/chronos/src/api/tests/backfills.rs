@@ -37,6 +37,8 @@ async fn past_slots_run_for_their_own_days() {
     assert_eq!(preview["first"], "2024-01-01T00:00:00.000Z");
     assert_eq!(preview["last"], "2024-01-05T00:00:00.000Z");
     assert!(preview["estimate"].is_string(), "{preview}");
+    let note = preview["notes"][0].as_str().unwrap_or_default();
+    assert!(note.starts_with("the last run that succeeded took "), "there is one: {preview}");
     assert_eq!(server.get("/v1/backfills").await.json()["backfills"], json!([]), "nothing has begun");
 
     body["dryRun"] = false.into();
@@ -55,6 +57,16 @@ async fn past_slots_run_for_their_own_days() {
         runs.iter().filter(|run| run["cause"] == "backfill").filter_map(|run| run["due"].as_str()).collect();
     days.sort_unstable();
     assert_eq!((days.len(), days[0], days[4]), (5, "2024-01-01T00:00:00.000Z", "2024-01-05T00:00:00.000Z"));
+
+    // A slot that has succeeded twice is one slot.
+    let first = json!({"from": "2024-01-01T00:00:00Z", "to": "2024-01-01T00:00:00.0000001Z"});
+    let twice = server.post(path, &first).await.json();
+    assert_eq!(twice["slots"], 1, "the end is after that slot: {twice}");
+    let id = twice["id"].as_str().expect("an id").to_owned();
+    server.until_get(&format!("/v1/backfills/{id}"), |now| now["state"] == "over").await;
+    let after = json!({"from": "2024-01-01T00:00:00.0000001Z", "to": "2024-01-03T00:00:00Z", "dryRun": true});
+    let preview = server.post(path, &after).await.json();
+    assert_eq!((&preview["slots"], &preview["first"]), (&json!(1), &json!("2024-01-02T00:00:00.000Z")));
 
     // What has succeeded is left out.
     let missing = json!({"from": "2023-12-31T00:00:00Z", "to": "2024-01-08T00:00:00Z", "onlyMissing": true, "dryRun": true});
@@ -110,6 +122,7 @@ async fn what_cannot_be_backfilled_is_refused_with_the_reason() {
     let (from, to) = ("2024-01-01T00:00:00Z", "2024-01-06T00:00:00Z");
     for (job, body, status, code, field) in [
         ("report", json!({"to": to}), 400, "invalid", "from"),
+        ("report", json!({"from": from, "to": to, "dry_run": true}), 400, "invalid", "dry_run"),
         ("report", json!({"from": "yesterday", "to": to}), 400, "invalid", "from"),
         ("report", json!({"from": from, "to": to, "rate": "fast"}), 400, "invalid", "rate"),
         ("report", json!({"from": from, "to": to, "parallel": 65}), 400, "invalid", "parallel"),

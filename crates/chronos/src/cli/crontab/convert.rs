@@ -1,13 +1,14 @@
 //! A crontab as jobs: what each line becomes, with a reason for every line that becomes none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use scheduler::schedule::Zones;
+use scheduler::schedule::{DstPolicy, Schedule, Spread, Zones};
 use serde_json::{Map, Value, json};
 
 use super::lines::{Entry, Form, Line, parse};
 use super::naming::{fingerprint, slug};
+use super::surroundings;
 use crate::wire::job::{Door, read_value};
 
 /// Longest comment that becomes a description: longer ones explain the file, not the line.
@@ -72,6 +73,8 @@ pub(super) fn convert(bytes: &[u8], reading: &Reading, now: Timestamp) -> Vec<To
         let block = std::mem::take(&mut comment);
         let verdict = match line {
             Line::Blank => Verdict::Ignored,
+            // What stands above a line that has been put out of use is about that one.
+            Line::Comment(text) if is_line(&text, reading.form, now) => Verdict::Ignored,
             Line::Comment(text) => {
                 comment = block;
                 comment.push(text);
@@ -121,7 +124,9 @@ impl Settings {
                 self.zone = Some(value.to_owned()).filter(|value| !value.is_empty());
                 notes.push("the time zone of the schedules after it".into());
             }
-            "SHELL" => self.shell = Some(value.to_owned()).filter(|value| value != "/bin/sh"),
+            "SHELL" => {
+                self.shell = Some(value.to_owned()).filter(|value| !matches!(value.as_str(), "" | "/bin/sh"));
+            }
             "RANDOM_DELAY" => match value.parse() {
                 Ok(minutes) => self.delay = Some(minutes).filter(|minutes| *minutes > 0),
                 Err(_) => {
@@ -137,6 +142,9 @@ impl Settings {
                 self.environment.retain(|(known, _)| known != name);
                 self.environment.push((name.into(), value.into()));
                 notes.push("in the environment of the jobs after it".into());
+                if name == "HOME" {
+                    notes.push("cron began in that folder too; here each run has a folder of its own".into());
+                }
             }
         }
         Verdict::Setting
@@ -147,28 +155,31 @@ impl Settings {
 struct Names {
     prefix: String,
     user: Option<String>,
-    /// Commands that are run by several lines: those are told apart by their schedules.
-    several: BTreeSet<(String, String)>,
+    /// The least schedule of each command: lines with another one are told apart by it. So the name of a line is the
+    /// same when another line comes to run its command, and both are not run by the job of before.
+    least: BTreeMap<(String, String), String>,
     given: BTreeMap<String, usize>,
 }
 
 impl Names {
     fn of(lines: &[Line], reading: &Reading) -> Self {
-        let (mut seen, mut several) = (BTreeSet::new(), BTreeSet::new());
+        let mut least = BTreeMap::<_, String>::new();
         for line in lines {
             let Line::Entry(entry) = line else { continue };
-            if !seen.insert(identity(entry)) {
-                several.insert(identity(entry));
+            let known = least.entry(identity(entry)).or_insert_with(|| entry.schedule.clone());
+            if entry.schedule < *known {
+                known.clone_from(&entry.schedule);
             }
         }
         let (prefix, user) = (reading.prefix.clone(), reading.user.clone());
-        Self { prefix, user, several, given: BTreeMap::new() }
+        Self { prefix, user, least, given: BTreeMap::new() }
     }
 
     fn next(&mut self, entry: &Entry) -> String {
         let (user, command) = identity(entry);
         let user = if user.is_empty() { self.user.clone().unwrap_or_default() } else { user };
-        let schedule = if self.several.contains(&identity(entry)) { entry.schedule.as_str() } else { "" };
+        let is_least = self.least.get(&identity(entry)) == Some(&entry.schedule);
+        let schedule = if is_least { "" } else { entry.schedule.as_str() };
         let mark = fingerprint(&[&user, &command, schedule]);
         let name = format!("{}{}-{mark}", self.prefix, slug(&entry.command));
         let count = self.given.entry(name.clone()).or_insert(0);
@@ -194,27 +205,29 @@ fn job(
     if entry.schedule == "@reboot" {
         return Err("`@reboot` is no time: let the service manager of the machine start it".into());
     }
-    if entry.schedule.contains('~') {
-        return Err("`~` draws a time by chance: choose one".into());
+    let mut schedule = entry.schedule.clone();
+    if schedule.contains('~') {
+        schedule = drawn_by_name(&schedule);
+        notes.push(
+            "`~` draws a time by chance when cron starts; here the name of the job does, and it stays".into(),
+        );
     }
     let mut job = Map::new();
     job.insert("name".into(), json!(name));
-    job.insert("schedule".into(), json!(entry.schedule));
+    job.insert("schedule".into(), json!(schedule));
     job.insert("scheduleTimeZone".into(), json!(settings.zone.as_ref().unwrap_or(&reading.zone)));
-    let command = match &entry.input {
-        Some(input) => with_input(&entry.command, input),
-        None => entry.command.clone(),
-    };
-    match &settings.shell {
-        Some(shell) => {
+    let input = entry.input.as_deref().filter(|input| !input.is_empty());
+    match (&settings.shell, input) {
+        (Some(shell), None) => {
             job.insert("command".into(), json!(shell));
             job.insert("shell".into(), json!(false));
-            job.insert("arguments".into(), json!(["-c", command]));
+            job.insert("arguments".into(), json!(["-c", entry.command]));
         }
-        None => {
-            job.insert("command".into(), json!(command));
+        (shell, input) => {
+            job.insert("command".into(), json!(with_input(&entry.command, input, shell.as_deref())));
         }
     }
+    notes.extend(surroundings::notes(&entry.command));
     if let Some(description) = description(comment) {
         job.insert("description".into(), json!(description));
     }
@@ -247,11 +260,55 @@ fn job(
     Ok(definition)
 }
 
-/// Gives a command its input, as cron does: with a line's end after the last line.
-fn with_input(command: &str, input: &str) -> String {
-    let lines: Vec<String> = input.lines().map(|line| format!("'{}'", line.replace('\'', r"'\''"))).collect();
-    let lines = if lines.is_empty() { "''".into() } else { lines.join(" ") };
-    format!("printf '%s\\n' {lines} | {{ {command}\n}}")
+/// Gives a command its input, as cron does: with a line's end after the last line, and nothing where there is nothing.
+/// What another shell is to read it is given whole, as its language may be another.
+fn with_input(command: &str, input: Option<&str>, shell: Option<&str>) -> String {
+    let Some(input) = input else { return command.into() };
+    let lines: Vec<String> = input.lines().map(quoted).collect();
+    let told = format!("printf '%s\\n' {}", lines.join(" "));
+    match shell {
+        Some(shell) => format!("{told} | {} -c {}", quoted(shell), quoted(command)),
+        None => format!("{told} | {{ {command}\n}}"),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The least and the greatest value of each field.
+const BOUNDS: [(&str, &str); 5] = [("0", "59"), ("0", "23"), ("1", "31"), ("1", "12"), ("0", "6")];
+
+/// The schedule with an `H` for every `~`, `~30`, `5~` or `5~30`, each with or without a step.
+fn drawn_by_name(schedule: &str) -> String {
+    let item = |item: &str, (first, last): (&str, &str)| {
+        let Some((from, rest)) = item.split_once('~') else { return item.to_owned() };
+        let (until, step) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let or = |text: &str, bound: &str| if text.is_empty() { bound.to_owned() } else { text.to_owned() };
+        match (from, until) {
+            ("", "") => format!("H{step}"),
+            _ => format!("H({}-{}){step}", or(from, first), or(until, last)),
+        }
+    };
+    let field = |(text, bounds): (&str, _)| {
+        text.split(',').map(|text| item(text, bounds)).collect::<Vec<_>>().join(",")
+    };
+    schedule.split(' ').zip(BOUNDS).map(field).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a comment is a line that somebody has put out of use.
+fn is_line(comment: &str, form: Form, now: Timestamp) -> bool {
+    match parse(comment.as_bytes(), form) {
+        Line::Setting { name, .. } => {
+            name.bytes().all(|b| b.is_ascii_uppercase() || matches!(b, b'_' | b'0'..=b'9'))
+        }
+        Line::Entry(Entry { schedule, .. }) => {
+            let dst = DstPolicy::default();
+            schedule == "@reboot"
+                || Schedule::parse(&Zones::bundled(), &schedule, "", dst, now, Spread::of("")).is_ok()
+        }
+        _ => false,
+    }
 }
 
 /// What stands right above a line, if it seems to be about that line.
@@ -264,6 +321,8 @@ fn description(comment: &[String]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn reading(form: Form) -> Reading {
@@ -304,11 +363,62 @@ mod tests {
     fn input_is_given_to_the_command() {
         let job = only_job("0 0 * * * cat%it's%two\n");
         assert_eq!(job["command"], "printf '%s\\n' 'it'\\''s' 'two' | { cat\n}");
+        assert_eq!(
+            only_job("0 0 * * * cat%\n")["command"],
+            "cat",
+            "cron writes nothing where there is nothing"
+        );
+        assert_eq!(only_job("0 0 * * * cat%%\n")["command"], "printf '%s\\n' '' | { cat\n}");
+        let job = only_job("SHELL=/bin/csh\n0 0 * * * foreach x (`cat`)%it's\n");
+        assert_eq!(job["command"], "printf '%s\\n' 'it'\\''s' | '/bin/csh' -c 'foreach x (`cat`)'");
+        assert!(job.get("shell").is_none(), "{job}");
+    }
+
+    #[test]
+    fn a_time_by_chance_is_one_that_the_name_chooses() {
+        for (written, read) in [
+            ("0~59 4 * * *", "H(0-59) 4 * * *"),
+            ("~ ~/6 1~ ~6 ~", "H H/6 H(1-31) H(1-6) H"),
+            ("5,30~40/2 * * * *", "5,H(30-40)/2 * * * *"),
+        ] {
+            assert_eq!(only_job(&format!("{written} x\n"))["schedule"], read);
+        }
+        let told = told("0~30 4 * * * x");
+        assert!(told[0].notes[0].contains("by chance"), "{told:?}");
+    }
+
+    #[test]
+    fn a_line_out_of_use_describes_no_other() {
+        let job = only_job("# Rotate\n#0 3 * * * rotate\n# MAILTO=joe\n0 4 * * * other\n");
+        assert_eq!(job.get("description"), None, "{job}");
+        let job = only_job("#@reboot agent\n# See a = b, at 5 * * * for more\n0 4 * * * other\n");
+        assert_eq!(job["description"], "See a = b, at 5 * * * for more");
+    }
+
+    /// Else the job of the first import would go on, and run beside the two of the second.
+    #[test]
+    fn a_line_keeps_its_name_when_another_runs_its_command_too() {
+        let jobs = |crontab: &str| -> BTreeMap<String, Value> {
+            let job = |told: Told| match told.verdict {
+                Verdict::Job { name, definition } => Some((name, definition["schedule"].clone())),
+                _ => None,
+            };
+            told(crontab).into_iter().filter_map(job).collect()
+        };
+        let (before, both) = (
+            "0 3 * * * backup\n",
+            ["0 5 * * * backup\n0 3 * * * backup\n", "0 3 * * * backup\n0 2 * * * backup\n"],
+        );
+        for after in both {
+            let (mut server, after) = (jobs(before), jobs(after));
+            server.extend(after.clone());
+            assert_eq!(server, after, "nothing else is left on the server");
+        }
     }
 
     #[test]
     fn what_has_no_equivalent_is_told() {
-        for line in ["@reboot x", "0~59 * * * * x", "61 * * * * x", "@fortnightly x", "0 0 30 2 * x"] {
+        for line in ["@reboot x", "0~99 * * * * x", "61 * * * * x", "@fortnightly x", "0 0 30 2 * x"] {
             let told = told(line);
             assert_eq!(told[0].verdict, Verdict::Attention, "{line}");
             assert!(!told[0].notes[0].is_empty());

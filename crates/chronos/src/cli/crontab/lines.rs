@@ -93,8 +93,9 @@ fn entry(text: &str, form: Form) -> Line {
     let user = (form == Form::System).then(|| next().to_owned());
     let command = rest.trim_start_matches([' ', '\t']);
     if command.is_empty() || fields.iter().any(|field| field.is_empty()) {
-        let user = if form == Form::System { " a user" } else { "" };
-        return Line::Wrong(format!("a line to run has {times} field(s) of times,{user} and a command"));
+        let times = if times == 1 { "a word such as @daily" } else { "five fields of time" };
+        let user = if form == Form::System { ", a user" } else { "" };
+        return Line::Wrong(format!("a line to run has {times}{user} and a command"));
     }
     if user.as_deref().is_some_and(|user| !is_user(user)) {
         return Line::Wrong(format!("`{}` is not the name of a user", user.unwrap_or_default()));
@@ -116,6 +117,10 @@ fn split(text: &str) -> (String, Option<String>) {
     while let Some(c) = chars.next() {
         match c {
             '\\' if chars.peek() == Some(&'%') => parts[part].extend(chars.next()),
+            // One that is escaped itself escapes nothing; in the input cron looks at the last one alone.
+            '\\' if part == 0 && chars.peek() == Some(&'\\') => {
+                parts[part].extend([Some(c), chars.next()].into_iter().flatten())
+            }
             '%' if part == 0 => part = 1,
             '%' => parts[part].push('\n'),
             c => parts[part].push(c),
@@ -176,6 +181,8 @@ mod tests {
         check(r"0 0 * * * mail -s 100\% joe%a%b\%", Form::User, &Line::Entry(entry));
         let empty = Entry { input: Some(String::new()), ..runs("0 0 * * *", "cat") };
         check("0 0 * * * cat%", Form::User, &Line::Entry(empty));
+        let escaped = Entry { input: Some(r"c\%".into()), ..runs("0 0 * * *", r"echo a\\") };
+        check(r"0 0 * * * echo a\\%c\\%", Form::User, &Line::Entry(escaped));
     }
 
     #[test]

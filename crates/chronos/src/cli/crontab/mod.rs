@@ -4,7 +4,9 @@ mod convert;
 mod lines;
 pub(super) mod naming;
 mod sources;
+mod surroundings;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::export::write_job;
 use super::failure::{Exit, Failure};
+use super::queries::pages;
 use super::table::Table;
 use super::{ClientArgs, Format};
 use convert::{Reading, Told, Verdict, convert};
@@ -65,16 +68,22 @@ pub(super) struct CrontabArgs {
 }
 
 /// A line of the report.
+#[derive(Default)]
 struct Row {
     origin: String,
     line: Option<usize>,
     result: &'static str,
     job: String,
+    /// The file that it was written into.
+    path: Option<String>,
+    /// What it came to on the server.
+    change: Option<String>,
     notes: Vec<String>,
 }
 
 pub(super) async fn run(args: &CrontabArgs) -> Result<(), Failure> {
-    let form = if args.system { Form::System } else { Form::User };
+    let of_the_machine = args.system || sources::is_of_the_machine(&args.file);
+    let form = if of_the_machine { Form::System } else { Form::User };
     let found = sources::find(&args.file, form);
     if found.is_empty() {
         let message = format!("there are no crontabs in `{}`", args.file.display());
@@ -97,11 +106,14 @@ pub(super) async fn run(args: &CrontabArgs) -> Result<(), Failure> {
         read(source, &reading, &mut rows, &mut jobs);
     }
     tell_twins(&mut jobs);
-    if !args.dry_run {
-        deliver(args, &jobs, &mut rows).await?;
-    }
+    let delivered = if args.dry_run { Ok(()) } else { deliver(args, &jobs, &mut rows).await };
     report(args, &rows)?;
-    verdict(args, &rows, jobs.len())
+    // What was done before the server fell silent has been told.
+    delivered?;
+    if args.apply && !args.dry_run {
+        tell_left(args, &found, &jobs).await?;
+    }
+    verdict(args, &rows)
 }
 
 /// A job and the row that tells of it.
@@ -114,17 +126,17 @@ fn read(source: &Source, reading: &Reading, rows: &mut Vec<Row>, jobs: &mut Vec<
         Err(unread) => {
             let (result, why) = match unread {
                 Unread::ByCron(why) => ("ignored", (*why).to_owned()),
+                Unread::BySome(why) => ("attention", (*why).to_owned()),
                 Unread::Failed(why) => ("attention", format!("it cannot be read: {why}")),
             };
-            let origin = origin.clone();
-            rows.push(Row { origin, line: None, result, job: String::new(), notes: vec![why] });
+            rows.push(Row { origin: origin.clone(), result, notes: vec![why], ..Row::default() });
             return;
         }
     };
     for Told { number, verdict, mut notes } in convert(bytes, reading, Timestamp::now()) {
         let (result, job) = match verdict {
             Verdict::Job { name, definition } => {
-                notes.extend(definition["command"].as_str().and_then(told_of_run_parts));
+                notes.extend(command(&definition).and_then(told_of_run_parts));
                 jobs.push((rows.len(), name.clone(), definition));
                 ("job", name)
             }
@@ -132,8 +144,14 @@ fn read(source: &Source, reading: &Reading, rows: &mut Vec<Row>, jobs: &mut Vec<
             Verdict::Ignored => ("ignored", String::new()),
             Verdict::Attention => ("attention", String::new()),
         };
-        rows.push(Row { origin: origin.clone(), line: Some(number), result, job, notes });
+        let line = Some(number);
+        rows.push(Row { origin: origin.clone(), line, result, job, notes, ..Row::default() });
     }
+}
+
+/// What the shell of a job is given, whichever it is.
+fn command(definition: &Value) -> Option<&str> {
+    definition["arguments"][1].as_str().or(definition["command"].as_str())
 }
 
 fn told_of_run_parts(command: &str) -> Option<String> {
@@ -141,20 +159,20 @@ fn told_of_run_parts(command: &str) -> Option<String> {
     let folder = folder.display();
     Some(match scripts.len() {
         0 => format!("runs the scripts in {folder}; there are none here"),
+        1 => format!("runs 1 script in {folder}: {}", scripts[0]),
         n => format!("runs {n} scripts in {folder}: {}", scripts.join(", ")),
     })
 }
 
 /// The same command in two files gets the same name: the second is told apart by a number.
 fn tell_twins(jobs: &mut [Made]) {
-    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    let mut given = BTreeSet::new();
     for (_, name, definition) in jobs {
-        let count = seen.entry(name.clone()).or_insert(0);
-        *count += 1;
-        if *count > 1 {
-            *name = format!("{name}-{count}");
-            definition["name"] = json!(name);
-        }
+        let numbered = (2..).map(|count| format!("{name}-{count}"));
+        let free = std::iter::once(name.clone()).chain(numbered).find(|name| !given.contains(name));
+        *name = free.unwrap_or_default();
+        definition["name"] = json!(name);
+        given.insert(name.clone());
     }
 }
 
@@ -163,7 +181,7 @@ async fn deliver(args: &CrontabArgs, jobs: &[Made], rows: &mut [Row]) -> Result<
     if let Some(folder) = &args.output_dir {
         for (row, name, definition) in jobs {
             let path = write_job(folder, name, definition)?;
-            rows[*row].job = path.display().to_string();
+            rows[*row].path = Some(path.display().to_string());
         }
     }
     if !args.apply {
@@ -174,14 +192,43 @@ async fn deliver(args: &CrontabArgs, jobs: &[Made], rows: &mut [Row]) -> Result<
         match client.change(Method::PUT, &["v1", "jobs", name], &[], Some(definition)).await {
             Ok(answer) => {
                 let word = answer.body["result"].as_str().unwrap_or("updated");
-                rows[*row].job = format!("{name} ({word})");
+                rows[*row].change = Some(word.into());
             }
             Err(failure) if failure.exit == Exit::Refused => {
-                rows[*row].result = "attention";
-                rows[*row].notes.insert(0, format!("the server refuses it: {}", failure.error));
+                let row = &mut rows[*row];
+                (row.result, row.job) = ("attention", String::new());
+                row.notes.insert(0, format!("the server refuses `{name}`: {}", failure.chain()));
             }
             Err(failure) => return Err(failure),
         }
+    }
+    Ok(())
+}
+
+/// Names of jobs that a warning shows.
+const LEFT_SHOWN: usize = 20;
+
+/// Tells of jobs that were made of lines which are there no longer: they still run.
+async fn tell_left(args: &CrontabArgs, found: &[Source], jobs: &[Made]) -> Result<(), Failure> {
+    let client = super::client(&args.client)?;
+    let made: BTreeSet<&str> = jobs.iter().map(|(_, name, _)| name.as_str()).collect();
+    // Labels that are asked for are separated by commas.
+    let paths = found.iter().filter_map(|source| source.path.as_ref()).map(|path| path.display().to_string());
+    for path in paths.filter(|path| !path.contains(',')) {
+        let mut query = vec![("label", format!("crontab={path}"))];
+        query.extend(Some(("prefix", args.prefix.clone())).filter(|(_, prefix)| !prefix.is_empty()));
+        let there = pages(&client, &["v1", "definitions"], query, "definitions", usize::MAX).await?;
+        let left: Vec<&str> =
+            there.iter().filter_map(|job| job["name"].as_str()).filter(|name| !made.contains(name)).collect();
+        if left.is_empty() {
+            continue;
+        }
+        let more = left.len().saturating_sub(LEFT_SHOWN);
+        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+        super::warn(&format!(
+            "made of a crontab of this name before, and of no line of `{path}` now: {}{rest}; `chronos delete` ends them",
+            left[..left.len() - more].join(", ")
+        ));
     }
     Ok(())
 }
@@ -191,7 +238,7 @@ fn report(args: &CrontabArgs, rows: &[Row]) -> Result<(), Failure> {
         let lines = rows.iter().map(|row| {
             json!({
                 "file": row.origin, "line": row.line, "result": row.result, "notes": row.notes,
-                "job": Some(&row.job).filter(|job| !job.is_empty()),
+                "job": Some(&row.job).filter(|job| !job.is_empty()), "path": row.path, "change": row.change,
             })
         });
         return Ok(super::out_json(&lines.collect())?);
@@ -205,13 +252,18 @@ fn report(args: &CrontabArgs, rows: &[Row]) -> Result<(), Failure> {
             (true, None) => row.origin.clone(),
             (false, _) => line,
         };
-        table.row([place, row.result.into(), row.job.clone(), row.notes.join("; ")]);
+        let job = match (&row.change, &row.path) {
+            (Some(change), _) => format!("{} ({change})", row.job),
+            (None, Some(path)) => path.clone(),
+            (None, None) => row.job.clone(),
+        };
+        table.row([place, row.result.into(), job, row.notes.join("; ")]);
     }
     Ok(table.print()?)
 }
 
 /// The sum, which is that of all lines, and what to do next.
-fn verdict(args: &CrontabArgs, rows: &[Row], jobs: usize) -> Result<(), Failure> {
+fn verdict(args: &CrontabArgs, rows: &[Row]) -> Result<(), Failure> {
     let count = |result: &str| rows.iter().filter(|row| row.result == result).count();
     let attention = count("attention");
     if args.client.output == Format::Table {
@@ -225,7 +277,7 @@ fn verdict(args: &CrontabArgs, rows: &[Row], jobs: usize) -> Result<(), Failure>
             )
             .as_bytes(),
         )?;
-        super::out(next_step(args, jobs).as_bytes())?;
+        super::out(next_step(args, count("job")).as_bytes())?;
     }
     if attention == 0 {
         return Ok(());
@@ -238,13 +290,34 @@ fn verdict(args: &CrontabArgs, rows: &[Row], jobs: usize) -> Result<(), Failure>
 fn next_step(args: &CrontabArgs, jobs: usize) -> String {
     match (&args.output_dir, args.apply && !args.dry_run) {
         _ if jobs == 0 => String::new(),
-        (_, true) => "next: look at `chronos next`, then comment these lines out of the crontab\n".into(),
+        (_, true) => {
+            "next: look at `chronos next`, then comment the lines that are jobs out of the crontab\n".into()
+        }
         (Some(folder), false) if !args.dry_run => {
             let folder: &Path = folder;
-            format!("next: chronos apply {}, then comment these lines out of the crontab\n", folder.display())
+            format!(
+                "next: chronos apply {}, then comment the lines that are jobs out of the crontab\n",
+                folder.display()
+            )
         }
         _ => {
             "nothing was changed: add --apply to create the jobs, or --output_dir to write them down\n".into()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two lines that are the same, in two files.
+    #[test]
+    fn no_two_jobs_of_all_files_have_one_name() {
+        let made = |name: &str| (0, name.to_owned(), json!({ "name": name }));
+        let mut jobs = ["a", "a-2", "a", "a-2"].map(made);
+        tell_twins(&mut jobs);
+        let names: Vec<_> = jobs.iter().map(|(_, name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "a-2", "a-3", "a-2-2"]);
+        assert!(jobs.iter().all(|(_, name, definition)| definition["name"] == **name));
     }
 }

@@ -31,7 +31,12 @@ pub(super) fn read(folder: &Path) -> Result<Vec<File>, Failure> {
             .context(format!("cannot read `{}`", folder.display()))
             .hint("name a folder with `scheduled` and `dependent` in it, or a live Chronos with --from")
     })?;
-    let laid_out = PLACES.iter().any(|place| folder.join(place).is_dir());
+    let places = PLACES.map(|place| folder.join(place));
+    let laid_out = places.iter().any(|place| place.is_dir());
+    // Chronos-sync looks into them where they are links, too.
+    for place in places.iter().filter(|place| place.is_symlink() && place.is_dir()) {
+        find_files(place, &mut paths)?;
+    }
     let mut files = Vec::new();
     for path in paths {
         let within = path.strip_prefix(folder).ok().filter(|within| !within.as_os_str().is_empty());
@@ -215,6 +220,27 @@ mod tests {
         assert_eq!(written.counts, [2, 0]);
         let written = write(folder.path(), &jobs[3..]).expect("a writable folder");
         assert_eq!(written.stale, [folder.path().join("scheduled/a_b.yaml")]);
+    }
+
+    #[test]
+    fn a_place_may_be_a_link() {
+        let (folder, elsewhere) = (tempfile::tempdir(), tempfile::tempdir());
+        let (folder, elsewhere) = (folder.expect("a folder"), elsewhere.expect("a folder"));
+        write(elsewhere.path(), &[job(json!({ "name": "a", "schedule": "R//P1D" }))]).expect("writable");
+        let link = |place: &str| {
+            std::os::unix::fs::symlink(elsewhere.path().join(place), folder.path().join(place))
+                .expect("a link");
+        };
+        PLACES.into_iter().for_each(link);
+        let files = read(folder.path()).expect("a readable folder");
+        let origins: Vec<_> = files
+            .iter()
+            .map(|file| match file {
+                File::Job { origin, notes, .. } => (origin.as_str(), notes.len()),
+                File::Ignored { origin, why } | File::Refused { origin, why } => panic!("{origin}: {why}"),
+            })
+            .collect();
+        assert_eq!(origins, [("scheduled/a.yaml", 0)]);
     }
 
     #[test]

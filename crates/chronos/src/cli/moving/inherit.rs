@@ -15,6 +15,7 @@ use super::plan::{Fate, Plan, Row, Starts};
 use super::tree;
 use crate::cli::failure::{Exit, Failure};
 use crate::node::{AskError, Heritage, Node, Role};
+use crate::wire::honour::{self, Surroundings};
 use crate::wire::job::{self, Door, Reading};
 
 /// Before it is tried again.
@@ -78,6 +79,7 @@ async fn put(node: &Node, set: &[&Value]) -> Result<Vec<Value>, Failure> {
             refused(format!("job `{}`: {}", document["name"].as_str().unwrap_or("?"), problem.message))
         })?;
         told.extend(lints.iter().map(ToString::to_string));
+        told.extend(honour::unhonoured(&definition.body, Surroundings::of(node.engine.name())));
         definitions.push(definition);
         warnings.push(told);
     }

@@ -42,11 +42,17 @@ impl OldChronos {
         };
         let answer = answer.map_err(|failure| {
             let hint = match failure.exit {
-                Exit::Refused => "is it the URL of a Chronos, and does it want NAME:PASSWORD?",
-                Exit::Unreachable => "say where the old Chronos is, as in http://chronos.example.org:8080",
-                _ => return failure,
+                Exit::Refused => Some("is it the URL of a Chronos, and does it want NAME:PASSWORD?"),
+                Exit::Unreachable => {
+                    Some("say where the old Chronos is, as in http://chronos.example.org:8080")
+                }
+                _ => None,
             };
-            failure.context("cannot list the jobs of the old Chronos").hint(hint)
+            let failure = failure.context("cannot list the jobs of the old Chronos");
+            match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
         })?;
         match answer {
             Value::Array(jobs) => Ok(jobs),

@@ -46,7 +46,14 @@ impl TreeArgs {
         jobs: &BTreeMap<String, String>,
         others: old::Others,
     ) -> Result<(), Failure> {
-        answer(old::write(self.options()?, jobs, None, others)).await.map(drop)
+        answer(old::write(self.options()?, jobs, None, others)).await.map(drop).map_err(|failure| {
+            match failure.exit {
+                Exit::Unreachable => Failure { exit: Exit::OutcomeUnknown, ..failure }.hint(
+                    "the jobs may have been written in part: do it again before an old Chronos is started",
+                ),
+                _ => failure,
+            }
+        })
     }
 
     /// How our store beside it stands to it.

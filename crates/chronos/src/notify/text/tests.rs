@@ -110,6 +110,28 @@ fn notices_read_as_ever() {
 }
 
 #[test]
+fn a_server_that_speaks_https_is_named_so() {
+    let failed = notice(vec![alert(AlertKind::Failed, "a", "exit status 1")]);
+    for (server, expected) in [
+        ("a.example.org:4400", "Server:    http://a.example.org:4400\n"),
+        ("https://a.example.org:4443", "Server:    https://a.example.org:4443\n"),
+    ] {
+        let text = body(&failed, &Facts { server: Some(server.into()), ..Facts::default() });
+        assert!(text.ends_with(expected), "{text}");
+    }
+}
+
+/// `chronos runs --from` is about due times: those of a storm are before its notice.
+#[test]
+fn what_a_storm_advises_to_look_at_has_its_runs_in_it() {
+    let early =
+        Alert { due: at("2030-06-30T23:00:00Z"), ..alert(AlertKind::Failed, "slow", "exit status 1") };
+    let storm = notice(vec![alert(AlertKind::Failed, "a", "exit status 1"), early]);
+    let text = body(&storm, &Facts::default());
+    assert!(text.contains("--from 2030-06-30T23:00:00Z\n"), "{text}");
+}
+
+#[test]
 fn a_subject_is_one_line_whatever_a_cluster_is_called() {
     let notice = notice(vec![alert(AlertKind::Failed, "a", "")]);
     assert_eq!(subject("a\r\nBcc: x", &notice), "[a  Bcc: x] [Chronos] job 'a' failed!");
