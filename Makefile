@@ -30,8 +30,8 @@ bench: ## the targets that one machine can measure, beside what the machine can 
 	@testing/prerequisites && cargo run --release -p bench -- $(ARGS)
 bench-peers: ## the same work by Chronos, mcron, APScheduler and cron, in one run, as ratios; about six minutes
 	@testing/prerequisites && cargo build --release -p chronos && testing/peers/run $(ARGS)
-soak: ## an hour of mixed load with memory and files watched, then 200,000 seeds of the simulator, 500 kills of the server, a million hostile requests, half an hour of fuzzing, 1,000 faults of a cluster and all that is deployed, as root; ARGS goes to the first
-	@testing/prerequisites && cargo build --release -p chronos && python3 testing/soak/soak.py target/release/chronos $(ARGS) && cargo run --release -p simulator -- --seeds 200000 && python3 testing/checker/crash_audit.py target/release/chronos --kills 500 && CHRONOS_HOSTILE_CASES=1000000 CHRONOS_HOSTILE_SEED=$$(date +%s) cargo test --release -p chronos --lib hostile && testing/fuzz 600 && testing/faults/run target/release/chronos --profile soak && CI= testing/deploy/run target/release/chronos
+soak: ## before a version: an hour of mixed load, then simulator, kills, hostile requests, fuzzing, faults and all that is deployed, at length; a table; needs root; ARGS names parts
+	@testing/prerequisites && cargo build --release -p chronos && testing/soak/run $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
 planted: ## show that the simulator finds every planted defect
 	@testing/prerequisites && testing/planted/run $(ARGS)
 deps: ## install from Debian what tests need; lists it first, replaces nothing (needs root: sudo make deps)

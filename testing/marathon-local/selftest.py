@@ -8,7 +8,9 @@ import datetime
 import io
 import json
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -20,7 +22,7 @@ import urllib.request
 HERE = os.path.dirname(os.path.abspath(__file__))
 CLUSTER = os.path.join(HERE, '..', 'mesos-local', 'cluster.py')
 MARATHON = os.path.join(HERE, 'marathon.py')
-IMAGE, PORT, MASTERS = 'marathon-local-selftest:1', 18080, 15050
+IMAGE = 'marathon-local-selftest:1'
 FOLDER = tempfile.mkdtemp(prefix='marathon-selftest-')
 # In place of the real program: serves its arguments at /ping and its environment at /env.
 # It ends at once when told to: if it took its time, a restart that killed too many at once
@@ -37,6 +39,24 @@ APP = json.loads('''
 "env":{"WEAVE_CIDR":"net:10.32.1.0/24"},"healthChecks":[{"protocol":"HTTP","portIndex":0,
 "path":"/ping","gracePeriodSeconds":5,"intervalSeconds":20,"maxConsecutiveFailures":3}]}
 '''.replace('IMAGE:TAG', IMAGE))
+
+
+def free_ports():
+    """A first port of masters, such that all that is started here finds its port free."""
+    while True:
+        first = random.randrange(12000, 24000)
+        try:
+            for port in [first + n for n in (0, 1, 2, 3, 100, 200, 1000, 1001)]:
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(('127.0.0.1', port))
+            return first
+        except OSError:
+            pass
+
+
+MASTERS = free_ports()
+PORT = MASTERS + 1001
 
 
 def sh(*command, **more):

@@ -1,75 +1,37 @@
-"""Chronos as an app of Marathon on a real Mesos cluster, its instances being processes of the agents, not containers."""
+"""Chronos as an app of Marathon whose instances are processes of the agents, not containers."""
 
 import json
 import os
 import subprocess
-import sys
-import urllib.parse
 
-from case import BINARY, ROOT, WORK, ask, fail, skip, until
+from case import BINARY, ROOT, ask, fail, run, told, until
+from cell import Cell
 
 INSTANCES = 2
-APP = "/v2/apps/chronos"
 ZK_PATH = "/chronos/state"
 WRAPPER = ROOT / "deploy" / "bin" / "restart_chronos.sh"
 
 
-class Cell:
-    """Masters, agents, ZooKeeper, and Marathon."""
-
+class App(Cell):
     def __init__(self):
         # Masters at one address, every agent at one of its own, so that an app can ask for a machine for each instance.
-        command = [ROOT / "testing" / "mesos-local" / "run", WORK / "mesos", "--masters", "3", "--agents", str(INSTANCES),
-                   "--agent-hostname", "127.0.0.1{}", "--resources", "cpus:4;mem:2048;disk:4096"]
-        self.mesos = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        word, _, rest = self.mesos.stdout.readline().strip().partition(" ")
-        if word != "listening":
-            skip(rest or "Mesos does not start here")
-        masters, self.zk = rest.split()
-        self.masters = masters.split(",")
-        self.servers = urllib.parse.urlsplit(self.zk).netloc
-        self.marathon_url = "http://127.0.0.1:8080"
-        self.marathon = subprocess.Popen(
-            [sys.executable, ROOT / "testing" / "marathon-local" / "marathon.py", "run", "--dir", WORK / "marathon",
-             "--master", self.zk], stderr=subprocess.DEVNULL)
-        until("Marathon is a framework of the cluster", 60, lambda: json.loads(
-            ask(f"{self.marathon_url}/v2/info")[1] or "{}").get("frameworkId") if self.is_up() else None)
-
-    def is_up(self):
-        if self.marathon.poll() is not None:
-            fail("Marathon ended")
-        return ask(f"{self.marathon_url}/ping")[0] == 200
+        super().__init__("127.0.0.1", "--agents", str(INSTANCES), "--agent-hostname", "127.0.0.1{}",
+                         "--resources", "cpus:4;mem:2048;disk:4096")
 
     # Mesos
-
-    def order(self, words):
-        self.mesos.stdin.write(f"{words}\n")
-        self.mesos.stdin.flush()
-        word, _, rest = self.mesos.stdout.readline().strip().partition(" ")
-        if word != "done":
-            fail(f"`{words}` of the cluster: {rest}")
-        return rest
-
-    def leading_master(self):
-        return self.masters[int(self.order("leader").removeprefix("master-"))]
 
     def followers(self):
         leader = self.leading_master()
         return [master for master in self.masters if master != leader]
 
-    def frameworks(self):
-        """id -> (name, active, tasks that have not ended), of all that the master knows."""
-        status, text = ask(f"http://{self.leading_master()}/master/frameworks")
-        if status != 200:
-            fail(f"the master does not tell its frameworks: {status} {text}")
-        told = json.loads(text)
-        return {one["id"]: (one["name"], one["active"] and key == "frameworks", one.get("tasks", []))
-                for key in ("completed_frameworks", "frameworks") for one in told.get(key, [])}
-
     def ours(self):
-        """Id of the framework of Chronos that is active, if it is one."""
-        found = [key for key, (name, active, _) in self.frameworks().items() if name == "chronos" and active]
+        """Id of the framework that is active, if it is one."""
+        found = [key for key, one in self.frameworks().items() if one["active"]]
         return found[0] if len(found) == 1 else None
+
+    def tasks(self, framework):
+        """What runs of it."""
+        return self.frameworks().get(framework, {"tasks": []})["tasks"]
 
     def teardown(self, framework):
         status, text = ask(f"http://{self.leading_master()}/master/teardown", f"frameworkId={framework}".encode(), "POST")
@@ -87,42 +49,37 @@ class Cell:
                 "healthChecks": [{"protocol": "HTTP", "portIndex": 0, "path": "/ping", "gracePeriodSeconds": 30,
                                   "intervalSeconds": 1, "maxConsecutiveFailures": 10}]}
 
-    def post(self):
-        status, answer = ask(f"{self.marathon_url}/v2/apps", json.dumps(self.definition()).encode(), "POST")
-        if status != 201:
-            fail(f"Marathon does not take the app: {status} {answer}")
-
-    def app(self):
-        status, text = ask(f"{self.marathon_url}{APP}")
-        return json.loads(text)["app"] if status == 200 else {"tasks": []}
+    def start(self):
+        self.post(json.dumps(self.definition()))
 
     def urls(self):
         return [f"http://{task['host']}:{task['ports'][0]}" for task in self.app()["tasks"] if task.get("ports")]
 
     def leader(self):
         """URL of the instance that leads and is ready."""
-        for url in self.urls():
-            status, text = ask(f"{url}/ready", timeout=2)
-            if status == 200 and json.loads(text)["role"] == "leading":
-                return url
-        return None
+        return next((url for url in self.urls() if (told(f"{url}/ready") or {}).get("role") == "leading"), None)
 
     def led(self):
         return until(lambda: f"an instance leads: {[ask(url + '/ready') for url in self.urls()]}, {self.app()}", 90, self.leader)
 
+    def of_leader(self, path):
+        """What whoever leads answers there; it may be another one meanwhile."""
+        [answer] = until(f"the leader tells {path}", 60, lambda: None if (found := told(self.led() + path)) is None else [found])
+        return answer
+
     def jobs(self):
         """name -> definition, of the leader."""
-        status, text = ask(f"{self.led()}/v1/scheduler/jobs")
-        if status != 200:
-            fail(f"the jobs are not told: {status} {text}")
         # What a run that ends changes is no part of a definition.
         keys = ("name", "schedule", "command", "cpus", "mem", "parents", "retries", "epsilon")
-        return {job["name"]: {key: job.get(key) for key in keys} for job in json.loads(text)}
+        return {job["name"]: {key: job.get(key) for key in keys} for job in self.of_leader("/v1/scheduler/jobs")}
 
     def create(self, job):
-        status, answer = ask(f"{self.led()}/v1/scheduler/iso8601", json.dumps(job).encode(), "POST", timeout=15)
-        if status // 100 != 2:
-            fail(f"`{job['name']}` was refused: {status} {answer}")
+        def taken():
+            status, answer = ask(f"{self.led()}/v1/scheduler/iso8601", json.dumps(job).encode(), "POST", timeout=20)
+            if status // 100 == 4:
+                fail(f"`{job['name']}` was refused: {status} {answer}")
+            return status // 100 == 2
+        until(f"`{job['name']}` is taken", 60, taken)
 
     # The command
 
@@ -132,20 +89,19 @@ class Cell:
 
     def command(self, *words, **more):
         """Exit code and what was said, of the wrapper; `more` are variables."""
-        done = subprocess.run([WRAPPER, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, env={**self.environment(), **more})
+        done = run(WRAPPER, *words, env={**self.environment(), **more})
         return done.returncode, done.stdout
 
     def does(self, *words, **more):
         status, said = self.command(*words, **more)
         if status:
-            fail(f"{' '.join(words)} ended with {status}:\n{said}")
+            fail(f"{' '.join(map(str, words))} ended with {status}:\n{said}")
         return said
 
     def refuses(self, status, why, *words, **more):
         found, said = self.command(*words, **more)
         if found != status or why not in said:
-            fail(f"{' '.join(words)} was to end with {status} and to say `{why}`; it ended with {found}:\n{said}")
+            fail(f"{' '.join(map(str, words))} was to end with {status} and to say `{why}`; it ended with {found}:\n{said}")
         return said
 
     def cut(self, when, *words, **more):
@@ -160,9 +116,3 @@ class Cell:
                 break
         rest = child.stdout.read()
         return child.wait() != 0, "".join(said) + rest
-
-    def end(self):
-        self.marathon.terminate()
-        self.marathon.wait()
-        self.mesos.stdin.close()
-        self.mesos.wait()

@@ -1,31 +1,35 @@
 """A Docker Engine of the case's own, by testing/docker-local, in the network of the case; and our image."""
 
-import subprocess
+import os
 
-from case import BINARY, ROOT, WORK, fail, sh, skip
+from case import BINARY, ROOT, WORK, Keeper, fail, run, sh
 
 IMAGE = "chronos:test"
 
 
+def lent_root(name, *folders):
+    """The root of an image whose programs are those of this machine, seen through /usr, which containers are lent."""
+    root = WORK / f"root-of-{name}"
+    for folder in ("usr", "etc", "tmp", *folders):
+        (root / folder).mkdir(parents=True)
+    for link in ("bin", "lib", "lib64", "sbin"):
+        os.symlink(f"usr/{link}", root / link)
+    os.chmod(root / "tmp", 0o1777)
+    return root
+
+
 class Engine:
     def __init__(self):
-        folder = WORK / "docker"
-        # It ends when its standard input is closed, which the end of the case does.
-        self.keeper = subprocess.Popen([ROOT / "testing" / "docker-local", folder, "here"], stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, text=True, start_new_session=True)
-        word, _, rest = self.keeper.stdout.readline().strip().partition(" ")
-        if word != "listening":
-            skip(rest or "no Docker Engine starts here")
-        self.host = rest
-        self.socket = rest.removeprefix("unix://")
+        self.keeper = Keeper("docker", ROOT / "testing" / "docker-local", WORK / "docker", "here")
+        self.host = self.keeper.holds
+        self.socket = self.host.removeprefix("unix://")
 
     def docker(self, *command):
         return sh("docker", "-H", self.host, *command)
 
     def fails(self, *command):
         """What a command says that has to fail."""
-        done = subprocess.run(["docker", "-H", self.host, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True)
+        done = run("docker", "-H", self.host, *command)
         if done.returncode == 0:
             fail(f"`docker {' '.join(command)}` was to fail, and said: {done.stdout}")
         return done.stdout
@@ -38,5 +42,4 @@ class Engine:
         return self.docker("inspect", "-f", form, name)
 
     def end(self):
-        self.keeper.stdin.close()
-        self.keeper.wait()
+        self.keeper.end()

@@ -7,10 +7,8 @@ systemd runs in there.
 
 import os
 import re
-import subprocess
-import sys
 
-from case import ROOT, WORK, fail, sh, skip, until
+from case import LOGS, ROOT, WORK, Program, fail, run, sh, skip, until
 
 NETWORK = "10.60.0"
 PYTHON = "/usr/bin/python3"
@@ -43,28 +41,16 @@ os.execvp(enter[0], [*enter, "sh", "-c", " ".join(words[1:])])
 """
 
 SYSTEMCTL = f"""#!{PYTHON}
+{(ROOT / "testing" / "deploy" / "lib" / "unit.py").read_text()}
 # In place of systemctl, where no systemd runs: starts what a unit says, as the user that it names.
-import configparser, os, pwd, shlex, signal, subprocess, sys, time
+import configparser, pwd, shlex
 words = [word for word in sys.argv[1:] if not word.startswith("-")]
 verb, name = words[0], (words[1:] or [""])[0].removesuffix(".service")
 path, pidfile = f"/etc/systemd/system/{{name}}.service", f"/run/{{name}}.pid"
 enabled = f"/etc/systemd/system/multi-user.target.wants/{{name}}.service"
 with open("/var/log/systemctl.orders", "a") as orders:
     orders.write(" ".join(words) + "\\n")
-def pid():
-    try:
-        number = int(open(pidfile).read())
-        return number if open(f"/proc/{{number}}/stat").read().rpartition(")")[2].split()[0] not in "ZX" else None
-    except (OSError, ValueError):
-        return None
-def stop():
-    if number := pid():
-        os.kill(number, signal.SIGTERM)
-        while pid():
-            time.sleep(0.05)
-def start():
-    if pid():
-        return
+def begin():
     unit = configparser.ConfigParser(strict=False, interpolation=None, comment_prefixes=("#", ";"))
     unit.optionxform = str
     unit.read(path)
@@ -73,16 +59,13 @@ def start():
     if folder := service.get("StateDirectory"):
         os.makedirs(f"/var/lib/{{folder}}", exist_ok=True)
         os.chown(f"/var/lib/{{folder}}", who.pw_uid, who.pw_gid)
-    child = subprocess.Popen(
-        shlex.split(service["ExecStart"]), start_new_session=True, stdin=subprocess.DEVNULL, user=who.pw_uid, group=who.pw_gid,
-        extra_groups=[], cwd=service.get("WorkingDirectory", "/"), stdout=open(f"/var/log/{{name}}.log", "ab"),
-        stderr=subprocess.STDOUT, env={{"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": who.pw_dir}})
-    open(pidfile, "w").write(str(child.pid))
+    start(pidfile, shlex.split(service["ExecStart"]), f"/var/log/{{name}}.log", user=who.pw_uid, group=who.pw_gid, extra_groups=[],
+          cwd=service.get("WorkingDirectory", "/"), env={{"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": who.pw_dir}})
 there = os.path.exists(path)
 if verb == "daemon-reload":
     pass
 elif verb == "show":
-    print(f"Id={{name}}.service\\nLoadState={{'loaded' if there else 'not-found'}}\\nActiveState={{'active' if pid() else 'inactive'}}")
+    print(f"Id={{name}}.service\\nLoadState={{'loaded' if there else 'not-found'}}\\nActiveState={{'active' if pid(pidfile) else 'inactive'}}")
 elif verb == "is-enabled":
     print("enabled" if os.path.lexists(enabled) else "disabled")
     sys.exit(0 if os.path.lexists(enabled) else 1)
@@ -93,13 +76,11 @@ elif verb == "enable":
     os.path.lexists(enabled) or os.symlink(path, enabled)
 elif verb == "cat":
     print(open(path).read())
-elif verb == "start":
-    start()
-elif verb == "stop":
-    stop()
-elif verb == "restart":
-    stop()
-    start()
+elif verb in ("start", "stop", "restart"):
+    if verb != "start":
+        stop(pidfile)
+    if verb != "stop":
+        begin()
 else:
     sys.exit(f"unknown order: {{verb}}")
 """
@@ -130,13 +111,14 @@ class Machines:
         for number, name in enumerate(names, 11):
             root = folder / name
             root.mkdir()
-            process = subprocess.Popen(["unshare", "--mount", "--net", "--pid", "--uts", "--fork", "--kill-child", "sh", "-c",
-                                        SET_UP, root, WORK / "systemctl", INIT], stdin=subprocess.DEVNULL)
-            pid = until(f"{name} starts", 20, lambda: self.first(process))
+            process = Program(name, "unshare", "--mount", "--net", "--pid", "--uts", "--fork", "--kill-child", "sh", "-c",
+                              SET_UP, root, WORK / "systemctl", INIT)
+            pid = until(f"{name} starts", 60, lambda: self.first(process))
             sh("ip", "link", "add", f"wire{number}", "type", "veth", "peer", "name", "eth0", "netns", pid)
             sh("ip", "link", "set", f"wire{number}", "master", "wire", "up")
             self.addresses[name], self.pids[name] = f"{NETWORK}.{number}", pid
             (folder / f"{name}.pid").write_text(pid)
+            LOGS[f"Chronos on {name}"] = lambda name=name: self.read(name, "/var/log/chronos.log")
             for words in (f"address add {self.addresses[name]}/24 dev eth0", "link set eth0 up", "link set lo up"):
                 self.sh(name, f"ip {words}")
 
@@ -144,11 +126,12 @@ class Machines:
     def first(process):
         """The first process of a machine, once it is in its own root."""
         if process.poll() is not None:
-            skip("this machine lets nobody mount a layer over its root")
+            skip(f"this machine lets nobody mount a layer over its root: {process.said().strip()}")
+        pid = process.first_child()
         try:
-            pid = open(f"/proc/{process.pid}/task/{process.pid}/children").read().split()[0]
-            return pid if b"signal" in open(f"/proc/{pid}/cmdline", "rb").read() and os.readlink(f"/proc/{pid}/exe").find("python") > 0 else None
-        except (OSError, IndexError):
+            there = pid and b"signal" in open(f"/proc/{pid}/cmdline", "rb").read() and "python" in os.readlink(f"/proc/{pid}/exe")
+            return str(pid) if there else None
+        except OSError:
             return None
 
     def sh(self, name, command):
@@ -183,10 +166,9 @@ class Play:
 
     def __init__(self, book, inventory, *words):
         folder = ROOT / "deploy" / "ansible"
-        done = subprocess.run(["ansible-playbook", "-i", inventory, folder / book, *words], stdin=subprocess.DEVNULL, cwd=folder,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCAL_TEMP": str(WORK / "ansible"),
-                                   "HOME": str(WORK), "ANSIBLE_REMOTE_TMP": "/tmp/ansible"})
+        done = run("ansible-playbook", "-i", inventory, folder / book, *words, cwd=folder,
+                   env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCAL_TEMP": str(WORK / "ansible"), "HOME": str(WORK),
+                        "ANSIBLE_REMOTE_TMP": "/tmp/ansible"})
         self.status, self.said = done.returncode, done.stdout
         self.changed = {name: int(count) for name, count in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", self.said, re.M)}
 

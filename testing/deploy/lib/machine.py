@@ -1,8 +1,8 @@
 """A machine of its own: this one as it is installed, in a layer that is gone afterwards; with systemd where it can run."""
 
 import os
-import subprocess
-import time
+
+from case import LOGS, Program, run, sh, skip, until
 
 SYSTEMD = "/lib/systemd/systemd"
 # What has no meaning without hardware and a network, or belongs to the machine outside.
@@ -19,32 +19,20 @@ AllowIsolate=yes
 """
 
 
-def sh(*words, check=True, **more):
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
-    if check and done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, words))} ended with {done.returncode}: {done.stdout.strip()[-2000:]}")
-    return done.stdout.strip() if check else done
-
-
-def until(what, holds, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"not within {seconds} s: {what}")
-        time.sleep(0.1)
-    return found
+def layered(lower, place, folder):
+    """Mounts what is at `lower` to `place`, under a layer in memory that takes what is written there."""
+    folder.mkdir()
+    sh("mount", "-t", "tmpfs", "none", folder)
+    for part in ("upper", "work"):
+        (folder / part).mkdir()
+    sh("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={lower},upperdir={folder}/upper,workdir={folder}/work", place)
 
 
 class Machine:
     def __init__(self, folder):
-        self.root = os.path.join(folder, "root")
-        layer = os.path.join(folder, "layer")
-        os.makedirs(self.root)
-        os.makedirs(layer)
-        sh("mount", "-t", "tmpfs", "none", layer)
-        for part in ("upper", "work"):
-            os.mkdir(os.path.join(layer, part))
-        sh("mount", "-t", "overlay", "overlay", "-o", f"lowerdir=/,upperdir={layer}/upper,workdir={layer}/work", self.root)
+        self.root = folder / "root"
+        self.root.mkdir(parents=True)
+        layered("/", self.root, folder / "layer")
         for kind, place in [("proc", "proc"), ("sysfs", "sys"), ("tmpfs", "dev"), ("tmpfs", "run"), ("tmpfs", "tmp")]:
             sh("mount", "-t", kind, kind, self.path(place))
         for device in DEVICES:
@@ -70,21 +58,32 @@ class Machine:
         with open(self.path(path), "w", encoding="utf-8") as file:
             file.write(text)
 
-    def run(self, *words, check=True):
-        """On this machine, whether it has booted or not."""
+    def given(self, folder, *files):
+        """Copies these files into a folder; where each is."""
+        sh("cp", *files, self.path(folder))
+        return [f"/{folder}/{file.name}" for file in files]
+
+    def run(self, *words):
+        """On this machine, whether it has booted or not; see `case.run`."""
+        return run(*self.inside(), *words, env=self.environment())
+
+    def sh(self, *words):
+        """What a command prints; the case fails if that fails."""
+        return sh(*self.inside(), *words, env=self.environment())
+
+    def inside(self):
         if self.systemd is None:
-            return sh("chroot", self.root, *words, check=check, env=self.environment())
-        inside = ["nsenter", "--target", str(self.systemd), "--mount", "--pid", "--ipc", "--cgroup", "--root", "--wd"]
-        return sh(*inside, *words, check=check, env=self.environment())
+            return ["chroot", self.root]
+        return ["nsenter", "--target", self.systemd, "--mount", "--pid", "--ipc", "--cgroup", "--root", "--wd"]
 
     @staticmethod
     def environment():
         return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
 
     def boot(self):
-        """Starts systemd as the first process of a namespace. None, or why it cannot run here."""
+        """Starts systemd as the first process of a namespace, where it can run."""
         if not os.path.exists(self.path(SYSTEMD)):
-            return "systemd is not installed here"
+            skip("systemd is not installed here")
         # Nothing of the machine outside is started.
         for folder in os.scandir(self.path("etc/systemd/system")):
             if folder.name.endswith((".wants", ".requires")):
@@ -98,21 +97,14 @@ class Machine:
         self.write("etc/fstab", "")
         # The root is changed for good: services get namespaces of their own, which a chroot would stand in the way of.
         script = f"mount -t cgroup2 none {self.path('sys/fs/cgroup')} && cd {self.root} && pivot_root . . && umount -l . && exec {SYSTEMD} --unit=case.target --log-target=journal"
-        words = ["unshare", "--mount", "--pid", "--ipc", "--cgroup", "--fork", "--kill-child", "--mount-proc=" + self.path("proc")]
-        with open(self.path("../boot.log"), "wb") as log:
-            outer = subprocess.Popen([*words, "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                     env={**self.environment(), "container": "case"})
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            children = sh("cat", f"/proc/{outer.pid}/task/{outer.pid}/children", check=False).stdout.split()
+        outer = Program("systemd", "unshare", "--mount", "--pid", "--ipc", "--cgroup", "--fork", "--kill-child", "--mount-proc=" + self.path("proc"),
+                        "sh", "-c", script, env={**self.environment(), "container": "case"})
+        LOGS["journal"] = lambda: self.run("journalctl", "-n", "60", "-o", "short-monotonic").stdout
+
+        def up():
             if outer.poll() is not None:
-                return f"systemd does not start here: {open(self.path('../boot.log')).read().strip()[-300:]}"
-            if children:
-                self.systemd = int(children[0])
-                state = self.run("systemctl", "is-system-running", check=False)
-                if state.stdout.strip() in ("running", "degraded"):
-                    return None
-            time.sleep(0.1)
-        self.systemd = None
-        outer.kill()
-        return "systemd does not come up here within 30 s"
+                skip(f"systemd does not start here: {outer.said().strip()[-300:]}")
+            self.systemd = outer.first_child()
+            return self.systemd and self.run("systemctl", "is-system-running").stdout.strip() in ("running", "degraded")
+
+        until("systemd is up", 120, up)

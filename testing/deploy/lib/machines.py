@@ -14,10 +14,9 @@ import shlex
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 
-from case import BINARY, ROOT, WORK, fail, skip, until
+import case
+from case import BINARY, ROOT, WORK, Program, fail, run, sh, skip, until
 
 MESOS = ROOT / "testing" / "mesos-local"
 ZOOKEEPER = "/usr/share/java/zookeeper.jar"
@@ -26,7 +25,6 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 # Of every container on its bridge, so that nobody can take it for an address of the cluster.
 BRIDGED = "172.17.0.2"
 HTTP_PORT = 8080
-CONNECT_S = 3
 # A change waits for a leader for 15 s.
 LED_S = 25
 
@@ -40,7 +38,6 @@ def wires():
 
 
 WIRES = wires()
-sh = WIRES.sh
 
 
 @contextlib.contextmanager
@@ -59,33 +56,27 @@ def enter(namespace):
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def ask(name, url, method="GET", body=None, patience=CONNECT_S):
-    """Status and body of an answer to whoever asks from there; none within `patience` seconds is an OSError."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+def ask(name, *words, **more):
+    """What `case.ask` answers to whoever asks from there."""
     with at(name):
-        try:
-            with urllib.request.urlopen(request, timeout=patience) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as refused:
-            return refused.code, refused.read()
+        return case.ask(*words, **more)
 
 
-def told(name, url):
-    """The JSON of an answer of 200, else None."""
-    with contextlib.suppress(OSError, ValueError):
-        status, body = ask(name, url)
-        return json.loads(body) if status == 200 else None
-    return None
+def told(name, *words, **more):
+    """What `case.told` answers to whoever asks from there."""
+    with at(name):
+        return case.told(*words, **more)
 
 
 def opens(name, url):
     """Why a page cannot be opened from there; None if it can."""
-    try:
-        status, _ = ask(name, url)
-    except OSError as problem:
-        return str(getattr(problem, "reason", problem))
-    return None if status == 200 else f"status {status}"
+    status, why = ask(name, url)
+    return None if status == 200 else f"{status} {why}"
+
+
+def reaches(place, url):
+    """Waits until whoever is there can open the page: the first packet may find nobody who knows the way yet."""
+    until(lambda: f"{place.name} opens {url}: {opens(place.name, url)}", 60, lambda: opens(place.name, url) is None)
 
 
 class Cluster:
@@ -95,7 +86,6 @@ class Cluster:
         self.programs = installed()
         self.network = WIRES.Network(str(WORK), ["a", "b", "c"])
         self.hosts = list(self.network.hosts.values())
-        self.started = []
         self.zookeepers = f"{WIRES.OWN}:2181"
         self.zk = f"zk://{self.zookeepers}/mesos"
         for host in self.hosts:
@@ -106,27 +96,20 @@ class Cluster:
         config = WORK / "zoo.cfg"
         config.write_text(f"tickTime=500\nmaxSessionTimeout=60000\nmaxClientCnxns=0\nadmin.enableServer=false\ndataDir={WORK}/zookeeper\n"
                           f"clientPort=2181\nclientPortAddress={WIRES.OWN}\n")
-        self.run("zookeeper", ["java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Dzookeeper.forceSync=no", "-cp",
-                               ZOOKEEPER, "org.apache.zookeeper.server.ZooKeeperServerMain", str(config)])
+        Program("zookeeper", "java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Dzookeeper.forceSync=no", "-cp",
+                ZOOKEEPER, "org.apache.zookeeper.server.ZooKeeperServerMain", config, cwd=WORK)
         for host in self.hosts:
-            self.run(f"master-{host.name}", host.inside(
+            Program(f"master-{host.name}", *host.inside(
                 f"{self.programs}/mesos-master", f"--ip={host.ip}", "--port=5050", "--no-hostname_lookup", f"--zk={self.zk}", "--quorum=2",
-                f"--work_dir={host.folder}/master", "--zk_session_timeout=2secs"))
+                f"--work_dir={host.folder}/master", "--zk_session_timeout=10secs"), cwd=WORK)
         agent = self.hosts[-1]
         work = f"{agent.folder}/agent"
-        self.run("agent", agent.inside(
+        Program("agent", *agent.inside(
             f"{self.programs}/mesos-agent", f"--ip={agent.ip}", "--port=5051", "--no-hostname_lookup", f"--master={self.zk}",
             f"--work_dir={work}", f"--runtime_dir={work}-run", f"--fetcher_cache_dir={work}-fetch", f"--launcher_dir={self.programs}",
             "--launcher=posix", "--isolation=posix/cpu,posix/mem,disk/du", "--no-systemd_enable_support", "--containerizers=mesos",
-            "--registration_backoff_factor=50ms", "--zk_session_timeout=2secs", "--resources=cpus:4;mem:4096;disk:8192;ports:[31000-31999]"))
+            "--registration_backoff_factor=50ms", "--zk_session_timeout=10secs", "--resources=cpus:4;mem:4096;disk:8192;ports:[31000-31999]"), cwd=WORK)
         until("a master leads and has an agent", 60, lambda: (self.master() or (None, {}))[1].get("activated_slaves"))
-
-    def run(self, name, words, environment=None):
-        log = WORK / f"{name}.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=WORK, env=environment)
-        self.started.append(process)
-        return process
 
     def master(self):
         """The machine of the leading master, and what that says of the cluster."""
@@ -137,23 +120,25 @@ class Cluster:
                 return next(host for host in self.hosts if f"@{host.ip}:" in leader), state
         return None
 
-    def framework(self):
-        """The one that is there and active; None while there is none or more than one."""
-        found = self.master()
-        frameworks = found[1]["frameworks"] if found else []
-        return frameworks[0] if len(frameworks) == 1 and frameworks[0]["active"] else None
+    def framework(self, address):
+        """The only one, waited for until it is active and leads whoever clicks on it to that address."""
+        def there():
+            state = (self.master() or (None, {"frameworks": []}))[1]
+            return [(one["active"], one["webui_url"], one) for one in state["frameworks"]]
 
-    def stop(self):
-        for process in self.started:
-            process.send_signal(signal.SIGKILL)
+        def leads_there():
+            found = there()
+            return found[0][2] if len(found) == 1 and found[0][0] and f"//{address}" in found[0][1] else None
+
+        return until(lambda: f"the framework is at the master, once, active, and leads to {address}: {[one[:2] for one in there()]}",
+                     60, leads_there)
 
 
 def installed():
     """The folder of the programs of Mesos. There is no network in here: they are installed before, by testing/deploy/run."""
-    done = subprocess.run([sys.executable, "-B", MESOS / "cluster.py", "install"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True)
+    done = run(sys.executable, "-B", MESOS / "cluster.py", "install", stderr=subprocess.PIPE)
     if done.returncode != 0:
-        skip("no Mesos can be had here")
+        skip(f"no Mesos can be had here: {done.stderr.strip()[-300:]}")
     if not os.path.exists(ZOOKEEPER):
         skip("ZooKeeper is not here")
     return done.stdout.strip()
@@ -208,9 +193,8 @@ class Instance:
         command = (f"exec {shlex.quote(BINARY)} run_jar --master {self.cluster.zk} --zk_hosts {self.cluster.zookeepers} --http_port {HTTP_PORT} "
                    f"--hostname $(hostname -i) --zk_timeout 4000 --data_dir {shlex.quote(str(folder / 'data'))} {self.flags}")
         inside = 'mount --bind "$1" /etc/hosts && echo "$2" >/proc/sys/kernel/hostname && exec sh -c "$3"'
-        self.process = self.cluster.run(self.name, [
-            "ip", "netns", "exec", self.name, "unshare", "--mount", "--uts", "sh", "-c", inside, "sh", str(folder / "hosts"), self.name, command,
-        ], self.environment)
+        self.process = Program(self.name, "ip", "netns", "exec", self.name, "unshare", "--mount", "--uts", "sh", "-c", inside, "sh",
+                               folder / "hosts", self.name, command, cwd=WORK, env=self.environment)
 
     @property
     def here(self):
@@ -229,13 +213,11 @@ class Instance:
         return self.get("/ready") or {}
 
     def post(self, path, body):
-        status, answer = ask(self.name, self.here + path, "POST", body, LED_S)
-        if status not in (200, 204):
-            fail(f"{self.name}: POST {path} answers {status}: {answer.decode(errors='replace')[:300]}")
+        """The answer to a change."""
+        return ask(self.name, self.here + path, json.dumps(body).encode(), timeout=LED_S)
 
     def kill(self):
-        self.process.kill()
-        self.process.wait()
+        self.process.end(signal.SIGKILL)
 
 
 def settled(instances):
@@ -248,7 +230,9 @@ def settled(instances):
 
 def succeed(follower, job):
     """A job that is made at a follower, by way of the leader, runs on Mesos, and the follower tells how it ended."""
-    follower.post("/v1/scheduler/iso8601", {"name": job, "command": "true", "schedule": "R1//PT1H", "epsilon": "PT10M"})
+    status, answer = follower.post("/v1/scheduler/iso8601", {"name": job, "command": "true", "schedule": "R1//PT1H", "epsilon": "PT10M"})
+    if status // 100 != 2:
+        fail(f"{follower.name} answers {status} when {job} is made there: {answer[:300]}")
 
     def ended():
         runs = (follower.get(f"/v1/runs?job={job}") or {}).get("runs", [])
@@ -261,6 +245,14 @@ def succeed(follower, job):
 
 def doctor(instance):
     """What `chronos doctor` finds wrong, asked in that container."""
-    done = subprocess.run(["ip", "netns", "exec", instance.name, BINARY, "doctor", "--server", instance.here, "--output", "json"],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = run("ip", "netns", "exec", instance.name, BINARY, "doctor", "--server", instance.here, "--output", "json", stderr=subprocess.DEVNULL)
     return [finding for finding in json.loads(done.stdout) if finding["grade"] == "wrong"]
+
+
+def published(leader, wanted):
+    """The addresses of each node, once all that are wanted are among them."""
+    def there():
+        found = [node["addresses"] for node in (leader.get("/v1/nodes") or {"nodes": []})["nodes"]]
+        return found if set(wanted) <= set(sum(found, [])) else None
+
+    return until(lambda: f"nodes publish {wanted}: {leader.get('/v1/nodes')}", 60, there)

@@ -6,6 +6,7 @@ import os
 import shutil
 
 from case import WORK, skip
+from containers import lent_root
 
 POSTGRES = """#!/bin/sh
 set -eu
@@ -52,16 +53,11 @@ def zookeeper():
 def make(engine, name, service, what):
     """The image, and the lines of a compose file that lend it this machine's /usr."""
     script, more = what
-    root = WORK / f"stand-in-{service}"
-    for folder in ("usr", "etc", "tmp", "var/run", "var/lib"):
-        (root / folder).mkdir(parents=True)
-    for link in ("bin", "lib", "lib64", "sbin"):
-        os.symlink(f"usr/{link}", root / link)
+    root = lent_root(service, "var/run", "var/lib")
     (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\npostgres:x:999:999::/:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\npostgres:x:999:\n")
     (root / "entry").write_text(script)
     os.chmod(root / "entry", 0o755)
-    os.chmod(root / "tmp", 0o1777)
     archive = WORK / f"{service}.tar"
     shutil.make_archive(str(archive.with_suffix("")), "tar", root)
     engine.docker("import", "--change", 'ENTRYPOINT ["/entry"]', archive, name)

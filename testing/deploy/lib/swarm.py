@@ -1,12 +1,12 @@
 """The overlay of Docker itself: an engine on each machine, a swarm of them, and a network that containers attach to."""
 
 import os
-import subprocess
 
 import machines
 import overlay
-from case import BINARY, WORK, fail, skip, until
-from machines import HTTP_PORT, sh
+from case import BINARY, LOGS, WORK, Program, fail, run, sh, skip, until
+from containers import lent_root
+from machines import HTTP_PORT
 
 NETWORK = "chronos"
 
@@ -14,24 +14,24 @@ NETWORK = "chronos"
 class Engine:
     """The Docker Engine of one machine. Not started by `ip netns exec`, which hides the control groups."""
 
-    def __init__(self, cluster, host):
+    def __init__(self, host):
         self.host = host
         self.folder = WORK / f"docker-{host.name}"
         self.folder.mkdir()
-        self.process = cluster.run(f"dockerd-{host.name}", [
-            "nsenter", f"--net=/run/netns/{host.name}", "dockerd", "--host", f"unix://{self.folder}/sock", "--data-root",
-            f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "--pidfile", f"{self.folder}/pid", "--bridge", "none",
-        ])
+        self.process = Program(
+            f"dockerd-{host.name}", "nsenter", f"--net=/run/netns/{host.name}", "dockerd", "--host", f"unix://{self.folder}/sock",
+            "--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "--pidfile", f"{self.folder}/pid", "--bridge", "none")
 
-    def ask(self, *words, check=True):
-        return sh("docker", "-H", f"unix://{self.folder}/sock", *words, check=check).strip()
+    def words(self, *words):
+        return ["docker", "-H", f"unix://{self.folder}/sock", *words]
+
+    def ask(self, *words):
+        return sh(*self.words(*words))
 
     def answers(self):
         if self.process.poll() is not None:
-            skip("no Docker Engine starts here")
-        return (self.folder / "sock").exists() and subprocess.run(
-            ["docker", "-H", f"unix://{self.folder}/sock", "version"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL).returncode == 0
+            skip(f"no Docker Engine starts here: {self.process.said()[-300:]}")
+        return (self.folder / "sock").exists() and run(*self.words("version")).returncode == 0
 
 
 class Swarm:
@@ -40,7 +40,7 @@ class Swarm:
     name = "Docker's overlay"
 
     def __init__(self, cluster):
-        self.engines = [Engine(cluster, host) for host in cluster.hosts]
+        self.engines = [Engine(host) for host in cluster.hosts]
         for engine in self.engines:
             until(f"the Docker Engine of {engine.host.name} answers", 60, engine.answers)
         first, *others = self.engines
@@ -49,23 +49,15 @@ class Swarm:
         for engine in others:
             engine.ask("swarm", "join", "--advertise-addr", engine.host.ip, "--token", token, f"{first.host.ip}:2377")
         first.ask("network", "create", "--driver", "overlay", "--attachable", "--subnet", f"{overlay.SUBNET}.0/24", NETWORK)
-        root = WORK / "root"
-        for folder in ("usr", "etc", "tmp", "data"):
-            (root / folder).mkdir(parents=True)
-        # What a container needs of Debian is that of this machine, seen through /usr.
-        for link in ("bin", "lib", "lib64", "sbin"):
-            os.symlink(f"usr/{link}", root / link)
-        sh("tar", "-C", str(root), "-c", "-f", str(WORK / "root.tar"), ".")
+        sh("tar", "-C", lent_root("machine", "data"), "-c", "-f", WORK / "machine.tar", ".")
         for engine in self.engines:
-            engine.ask("import", str(WORK / "root.tar"), "machine")
+            engine.ask("import", WORK / "machine.tar", "machine")
 
-    def stop(self):
+    def end(self):
         for engine in self.engines:
-            if running := engine.ask("ps", "--quiet", check=False).split():
-                engine.ask("kill", *running, check=False)
-            engine.process.terminate()
-        for engine in self.engines:
-            engine.process.wait()
+            if running := engine.ask("ps", "--quiet").split():
+                run(*engine.words("kill", *running))
+            engine.process.end()
 
 
 class Container(machines.Instance):
@@ -94,6 +86,7 @@ class Container(machines.Instance):
         self.engine.ask("run", "--detach", "--name", self.name, "--network", NETWORK, "--ip", self.address, *ports,
                         "--volume", "/usr:/usr:ro", "--volume", "/etc/ssl:/etc/ssl:ro", "--volume", f"{BINARY}:/opt/chronos:ro", "machine", "/bin/sh", "-c", command)
         pid = self.engine.ask("inspect", "--format", "{{.State.Pid}}", self.name)
+        LOGS[self.name] = lambda: run(*self.engine.words("logs", self.name)).stdout
         if pid == "0":
             fail(f"{self.name} does not run: {self.engine.ask('logs', self.name)}")
         # So that it is entered like any other namespace.

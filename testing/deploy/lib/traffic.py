@@ -7,6 +7,8 @@ import threading
 import time
 import uuid
 
+from case import fail
+
 # Longer than any answer may take: a node waits 15 s for a leader.
 ANSWER_S = 40
 FAR = "R/2035-01-01T00:00:00Z/P1D"
@@ -34,7 +36,7 @@ class Answer:
 
 async def ask(address, method, path, body=None, key=None):
     """One request on a connection of its own."""
-    reader, writer = await asyncio.wait_for(asyncio.open_connection(*address), 5)
+    reader, writer = await asyncio.wait_for(asyncio.open_connection(*address), ANSWER_S)
     try:
         data = json.dumps(body).encode() if body is not None else b""
         head = [f"{method} {path} HTTP/1.1", "Host: chronos.example.org", "Connection: close"]
@@ -75,7 +77,7 @@ class Traffic(threading.Thread):
                 job = {"name": name, "schedule": FAR, "command": "true", "concurrent": True}
                 answer = await ask(self.address, "POST", "/v1/scheduler/iso8601", job, str(uuid.uuid4()))
                 if answer.status >= 300:
-                    raise SystemExit(f"{name} was not taken before anything was killed: {answer}")
+                    fail(f"{name} was not taken before anything was killed: {answer}")
         asyncio.run(put())
 
     def run(self):
@@ -96,7 +98,7 @@ class Traffic(threading.Thread):
         self.stopping.set()
         self.join(ANSWER_S * 3)
         if self.is_alive():
-            raise SystemExit("requests are still under way long after the last was sent")
+            fail("requests are still under way long after the last was sent")
 
     async def read(self, number):
         name = PRESSED[number // 10 % len(PRESSED)]

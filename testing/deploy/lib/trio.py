@@ -1,11 +1,11 @@
 """Three nodes of Chronos on hosts of their own, and PostgreSQL on a fourth: the cluster of the fault suite, untroubled."""
 
-import os
-import subprocess
+import pathlib
 import sys
 
-ROOT = os.environ["CHRONOS_ROOT"]
-sys.path.insert(0, os.path.join(ROOT, "testing", "faults"))
+from case import BINARY, LOGS, ROOT, WORK, fail, sh, skip
+
+sys.path.insert(0, str(ROOT / "testing" / "faults"))
 
 import api  # noqa: E402,F401 (found by the line above, and used by cases)
 import cluster  # noqa: E402
@@ -24,35 +24,28 @@ FOLDER = "/mnt"
 class Trio(cluster.Cluster):
     """Started, and settled: one leads, the others stand by."""
 
-    def __init__(self, binary=os.environ["CHRONOS_BIN"]):
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", FOLDER], check=True)
-        missing = stores.Postgres.missing()
-        if missing:
-            raise SystemExit(missing)
+    def __init__(self):
+        if missing := stores.Postgres.missing():
+            skip(missing)
+        sh("mount", "-t", "tmpfs", "-o", "mode=755", "none", FOLDER)
         network = hosts.Network(FOLDER, cluster.NAMES + stores.Postgres.own_hosts)
         store = stores.Postgres(network, LEASE_S)
-        super().__init__(binary, network, store, engines.Local(network), FOLDER)
+        super().__init__(BINARY, network, store, engines.Local(network), FOLDER)
+        for server in self.servers:
+            LOGS[server.name] = lambda server=server: pathlib.Path(server.log_path).read_text(errors="replace")
         self.start()
 
     def settled(self):
-        wrong = self.wait_settled(60)
-        if wrong:
-            raise SystemExit(f"the cluster is not whole within 60 s: {wrong}\n{self.logs()}")
+        if wrong := self.wait_settled(60):
+            fail(f"the cluster is not whole within 60 s: {wrong}")
 
-    def logs(self, lines=15):
-        """The end of what each node has said."""
-        told = []
-        for server in self.servers:
-            with open(server.log_path, encoding="utf-8", errors="replace") as log:
-                told += [f"--- {server.name}", *log.read().splitlines()[-lines:]]
-        return "\n".join(told)
+    def led(self):
+        """Who leads."""
+        return self.wait_leader() or fail("nobody leads within 60 s")
 
 
-def name_hosts(cluster_of, work):
+def name_hosts(nodes):
     """Lets the names that files in deploy/ hold be those of the nodes."""
-    path = os.path.join(work, "hosts")
-    with open(path, "w", encoding="ascii") as file:
-        file.write("127.0.0.1 localhost\n")
-        for server in cluster_of.servers:
-            file.write(f"{server.host.ip} chronos-{server.name}.example.org\n")
-    subprocess.run(["mount", "--bind", path, "/etc/hosts"], check=True)
+    names = "".join(f"{server.host.ip} chronos-{server.name}.example.org\n" for server in nodes.servers)
+    (WORK / "hosts").write_text("127.0.0.1 localhost\n" + names)
+    sh("mount", "--bind", WORK / "hosts", "/etc/hosts")
