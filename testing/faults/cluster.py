@@ -11,6 +11,8 @@ import api
 
 PORT = 4400
 NAMES = ["a", "b", "c"]
+# How long servers that are left alone may take until all are there. Far more than they need; a busy machine takes its time.
+WHOLE_S = 120
 
 
 def boot_s():
@@ -99,10 +101,15 @@ class Server:
 class Witness(threading.Thread):
     """Reads what tasks write as they write it: whether anything is launched, and where."""
 
+    EVERY_S = 0.05
+    # A sleep that takes so much longer is time in which this machine did other things.
+    STALL_S = 0.2
+
     def __init__(self, files):
         super().__init__(daemon=True)
         self.files = files  # (name of the host, path)
         self.beats = []  # (boot clock in s, host)
+        self.stalls = []  # (from, to) on the boot clock
         self.changed = threading.Condition()
 
     def run(self):
@@ -120,7 +127,21 @@ class Witness(threading.Thread):
                 with self.changed:
                     self.beats.extend(sorted(new))
                     self.changed.notify_all()
-            time.sleep(0.05)
+            slept = boot_s()
+            time.sleep(self.EVERY_S)
+            late = boot_s() - slept - self.EVERY_S
+            if late > self.STALL_S:
+                self.stalls.append((boot_s() - late, boot_s()))
+
+    def stalled(self, begin, end):
+        """How much of this time even who only sleeps did not get to run."""
+        return sum(max(0.0, min(b, end) - max(a, begin)) for a, b in list(self.stalls))
+
+    def quiet_times(self, longest):
+        """The times between two beats that are longer than this."""
+        with self.changed:
+            times = sorted(at for at, _ in self.beats)
+        return [(a, b) for a, b in zip(times, times[1:]) if b - a > longest]
 
     def wait_for_beat(self, after, timeout):
         """When the first beat after this moment was; None if there was none in time."""
@@ -165,22 +186,26 @@ class Reader(threading.Thread):
 
     def run(self):
         while not self.stopping.wait(self.EVERY_S):
-            try:
-                self.read(self.dice.choice(self.servers).address)
-            except (OSError, RuntimeError):
-                pass
+            # What a store keeps for a short time only must not be missed because the first who is asked is away.
+            for server in self.dice.sample(self.servers, len(self.servers)):
+                try:
+                    if self.read(server.address):
+                        break
+                except (OSError, RuntimeError):
+                    pass
 
     def read(self, address):
-        """Pages from the newest back to what is known already."""
+        """Pages from the newest back to what is known already; whether there was an answer."""
         cursor = None
-        for _ in range(20):
+        for page in range(20):
             answer = api.ask(address, "GET", f"/v1/runs?outcome={self.ENDED}&limit=300" + (f"&cursor={cursor}" if cursor else ""), timeout=5)
             if answer.status != 200:
-                return
+                return page > 0
             news = sum(self.take(raw) for raw in answer.body["runs"])
             cursor = answer.body.get("next")
-            if not cursor or not news:
-                return
+            if not cursor or not news or self.stopping.is_set():
+                break
+        return True
 
     def take(self, raw):
         """Whether it was news."""
@@ -201,9 +226,9 @@ class Cluster:
     def start(self):
         for server in self.servers:
             server.start()
-        wrong = self.wait_settled(60)
+        wrong = self.wait_settled(WHOLE_S)
         if wrong:
-            raise RuntimeError(f"the cluster did not come up within 60 s: {wrong}; see the logs in {self.folder}")
+            raise RuntimeError(f"the cluster did not come up within {WHOLE_S} s: {wrong}; see the logs in {self.folder}")
         self.witness.start()
 
     def lines_elsewhere(self):
@@ -232,6 +257,17 @@ class Cluster:
                 return leader
             time.sleep(0.1)
         return None
+
+    def told(self, server, timeout=60):
+        """What a server says of itself, however long it takes on a busy machine."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status = server.status()
+            if status:
+                return status
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{server.name} does not say how it is")
+            time.sleep(0.1)
 
     def wait_settled(self, timeout):
         """Until one leads and the others are ready to stand in; None, or what is still wrong."""

@@ -18,8 +18,12 @@ class Local:
     # What is added to the bound of a cycle, and the place of tasks that are on none of the servers.
     extra_s = 0.0
     places = {}
-    # From the decision to the first line of a task.
-    begins_ms = 0
+    # From the decision to the first line of a task, on a busy machine: the decision is kept first.
+    begins_ms = 5_000
+    # What an engine of its own troubles takes longer, beyond `extra_s`, to be as before.
+    recovers_s = 0.0
+    # Longer than that there is no time between two beats when all is well.
+    quiet_s = 1.0
 
     @staticmethod
     def missing():
@@ -42,11 +46,13 @@ class Mesos:
     own_hosts = ["mesos"]
     # A new leader subscribes; then offers come, once a second.
     extra_s = 4.0
-    # An offer is waited for, and an executor started.
-    begins_ms = 5_000
+    # An offer is waited for, and an executor started: some ten in a second, on a busy machine fewer.
+    begins_ms = 20_000
     MASTERS, AGENTS = 3, 2
     # How long the agents have to answer the masters, and what they need to find each other again.
-    UNREACHABLE_S, BACK_S = 6.0, 10.0
+    UNREACHABLE_S, BACK_S = 6.0, 14.0
+    recovers_s = BACK_S
+    quiet_s = 2.0
 
     @staticmethod
     def missing():

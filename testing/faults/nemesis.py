@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from cluster import boot_s, faketime
+from cluster import WHOLE_S, boot_s, faketime
 
 # Shifts of one clock. The first is within what a leader may be off; with the second it must not lead.
 SOME_SECONDS, SOME_MINUTES = 3, 180
@@ -31,6 +31,8 @@ class Cycle:
         self.victims, self.note = [], ""
         self.healed = self.back = None
         self.silence = None
+        # How long of it the machine did other things.
+        self.stalled = 0.0
         self.verdict = None
         self.bound = None
 
@@ -44,6 +46,8 @@ class Nemesis:
         self.lease = store.lease_s
         self.cycles = []
         self.troubles = []
+        # (from, to) on the boot clock: nothing was launched, and no fault was there.
+        self.quiet = []
         self.down_store = self.frozen_store = False
         self.paused, self.shifted = [], []
         # Orders that set the cluster of Mesos right again.
@@ -128,11 +132,12 @@ class Nemesis:
             self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): nothing was launched for 60 s after the heal")
             cycle.back = boot_s()
         cycle.silence = self.cluster.witness.longest_silence(cycle.began, cycle.back)
+        cycle.stalled = self.cluster.witness.stalled(cycle.began, cycle.back)
         bound = self.lease + self.store.tick_s + 2 + self.engine.extra_s + cycle.extra_s
         cycle.bound = bound + (cycle.healed - cycle.began if cycle.counts_from == "heal" else 0)
-        wrong = self.cluster.wait_settled(60)
+        wrong = self.cluster.wait_settled(WHOLE_S)
         if wrong:
-            self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): not whole within 60 s after the heal: {wrong}")
+            self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): not whole within {WHOLE_S} s after the heal: {wrong}")
         left = self.cluster.left()
         if left:
             self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): the server of {', '.join(left)} ended by itself")
@@ -156,7 +161,7 @@ class Nemesis:
         self.mesos_orders = []
         # The server first: what it has decided is on its way before anybody can refuse it.
         for pid in self.paused:
-            os.kill(pid, signal.SIGCONT)
+            signalled(pid, signal.SIGCONT)
         self.paused = []
         for server, began, seconds in self.shifted:
             server.shift(0)
@@ -206,9 +211,8 @@ class Nemesis:
             # As if the machine had slept, but for the tasks.
             pids += leader.supervisors()
             self.present.note = "and of its supervisor"
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        self.paused += pids
+        # Among those that look like a supervisor may be a child of it that is about to become a task, and then is none.
+        self.paused += [pid for pid in pids if signalled(pid, signal.SIGSTOP)]
         self.wait(self.lease + 2, self.lease + 4)
 
     def rolling_restart(self, leader):
@@ -225,9 +229,9 @@ class Nemesis:
         if code != 0:
             self.troubles.append(f"after SIGTERM the server of {server.name} ended with {code}")
         server.start()
-        wrong = self.cluster.wait_settled(30)
+        wrong = self.cluster.wait_settled(WHOLE_S)
         if wrong:
-            self.troubles.append(f"rolling restart: not whole within 30 s: {wrong}")
+            self.troubles.append(f"rolling restart: not whole within {WHOLE_S} s: {wrong}")
 
     def upgrade(self, leader):
         self.victim(*self.cluster.servers)
@@ -397,6 +401,15 @@ class Nemesis:
 
     def clock_minutes(self, leader):
         self.shift(leader, SOME_MINUTES)
+
+
+def signalled(pid, number):
+    """Whether there was somebody to be told."""
+    try:
+        os.kill(pid, number)
+        return True
+    except ProcessLookupError:
+        return False
 
 
 def plan(faults, cycles, dice):
