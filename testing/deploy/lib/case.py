@@ -152,9 +152,9 @@ def sh(*command, **more):
     return done.stdout.strip()
 
 
-def ask(url, data=None, method=None, timeout=5):
+def ask(url, data=None, method=None, timeout=5, headers=()):
     """Status and text of an answer; (0, why) if there is none."""
-    request = urllib.request.Request(url, data=data, method=method)
+    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers))
     if data is not None:
         request.add_header("Content-Type", "application/json")
     try:
@@ -168,7 +168,7 @@ def ask(url, data=None, method=None, timeout=5):
         return 0, str(getattr(error, "reason", error)) or repr(error)
 
 
-def told(url, timeout=5):
+def told(url, **more):
     """The JSON of an answer of 200, else None."""
-    status, text = ask(url, timeout=timeout)
+    status, text = ask(url, **more)
     return json.loads(text) if status == 200 else None
