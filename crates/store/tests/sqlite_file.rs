@@ -54,6 +54,10 @@ fn batch_of(seq: Seq) -> Vec<Change> {
     ]
 }
 
+/// How many batches a child commits before it waits to be killed: some more than are asked of it, and not so many that
+/// followers could not be told of those of all children, should this process be slow.
+const CHILD_BATCHES: usize = 400;
+
 /// What a child does until it is killed: it leads, commits one numbered batch after the other, up to 8 at a time,
 /// and writes the number of each when it is applied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,7 +68,7 @@ async fn child() {
     let term = store.begin_term(&candidate("child")).await.expect("it may lead");
     println!("leads {}", term.seq.0);
     let mut calls = tokio::task::JoinSet::new();
-    for seq in term.seq.0 + 1.. {
+    for seq in (term.seq.0 + 1..).take(CHILD_BATCHES) {
         let (store, epoch) = (store.clone(), term.epoch);
         calls.spawn(async move {
             store.commit(epoch, Seq(seq), &batch_of(Seq(seq))).await.expect("it leads");
@@ -74,6 +78,8 @@ async fn child() {
             calls.join_next().await.expect("there are some").expect("it is applied");
         }
     }
+    calls.join_all().await;
+    std::future::pending().await
 }
 
 /// A child process that leads, and is killed when dropped.
