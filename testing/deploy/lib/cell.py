@@ -22,10 +22,16 @@ class Cell:
         self.marathon_url = f"http://{address}:8080"
         self.marathon = Program("marathon", sys.executable, ROOT / "testing" / "marathon-local" / "marathon.py", "run", "--dir",
                                 WORK / "marathon", "--ip", address, "--hostname", address, "--port", "8080", "--master", self.zk)
-        LOGS["marathon.log"] = (WORK / "marathon" / "marathon.log").read_text
+        LOGS["marathon.log"] = self.scheduled
         for age in range(INSTANCES_SHOWN, 0, -1):
             LOGS[f"instance of Chronos, the last but {age - 1}"] = lambda age=age: self.said(age)
         until("Marathon is a framework of the cluster", 60, lambda: (told(f"{self.marathon_url}/v2/info") or {}).get("frameworkId"))
+
+    @staticmethod
+    def scheduled():
+        """What Marathon has done; what it was asked is most of its log."""
+        lines = (WORK / "marathon" / "marathon.log").read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if " api " not in line)
 
     @staticmethod
     def said(age):
