@@ -283,13 +283,13 @@ def began(pid):
 
 def get(address, path):
     try:
-        with urllib.request.urlopen('http://%s%s' % (address, path), timeout=2) as answer:
+        with urllib.request.urlopen('http://%s%s' % (address, path), timeout=10) as answer:
             return json.load(answer)
     except (OSError, ValueError):
         return None
 
 
-def wait(what, condition, cluster, seconds=90):
+def wait(what, condition, cluster, seconds=180):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         result = condition()
@@ -354,11 +354,14 @@ def launch_all(cluster, options, programs, zk):
     masters = ['%s:%d' % (ip, options.port + 100 * i) for i in range(options.masters)]
     cluster.state.update(masters=masters, agents=options.agents)
     where = masters[0]
+    # A master whose session is over ends itself. One that nobody is to follow has more time: a busy machine may keep it from
+    # its ZooKeeper for a while.
+    session = '--zk_session_timeout=' + ('6secs' if options.masters > 1 else '20secs')
     if zk:
         port = options.zk_port or options.port + 1000
         config = folder + '/zookeeper.cfg'
         with open(config, 'w') as f:
-            f.write('tickTime=500\nminSessionTimeout=1000\nmaxClientCnxns=0\nadmin.enableServer=false\n'
+            f.write('tickTime=500\nminSessionTimeout=1000\nmaxSessionTimeout=30000\nmaxClientCnxns=0\nadmin.enableServer=false\n'
                     'dataDir=%s/zookeeper\nclientPort=%d\nclientPortAddress=%s\n'
                     % (folder, port, ip))
         cluster.daemons['zookeeper'] = {'command': [
@@ -376,8 +379,7 @@ def launch_all(cluster, options, programs, zk):
                    # for a master that was restarted.
                    '--agent_ping_timeout=1secs', '--max_agent_ping_timeouts=5']
         if zk:
-            command += ['--zk=' + where, '--quorum=%d' % (options.masters // 2 + 1),
-                        '--zk_session_timeout=2secs']
+            command += ['--zk=' + where, '--quorum=%d' % (options.masters // 2 + 1), session]
         cluster.daemons['master-%d' % i] = {'command': merged(command, options.master_flag)}
         cluster.launch('master-%d' % i)
     if not zk:
@@ -398,7 +400,7 @@ def launch_all(cluster, options, programs, zk):
                    '--registration_backoff_factor=50ms', '--executor_reregistration_timeout=5secs',
                    '--resources=%s;ports:[%d-%d]' % (options.resources, first, first + 999)]
         if zk:
-            command.append('--zk_session_timeout=2secs')
+            command.append(session)
         if options.agent_hostname:
             command.append('--hostname=' + options.agent_hostname.replace('{}', str(i)))
         flags = [flag.replace('{}', str(i)) for flag in options.agent_flag]

@@ -69,13 +69,13 @@ impl Cluster {
 
 /// Waits until it holds, with a bound, looking again after every change of nothing in particular.
 async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    for _ in 0..6000 {
+    for _ in 0..24_000 {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("not within 30 s: {what}");
+    panic!("not within two minutes: {what}");
 }
 
 async fn leads(node: &Node) {
@@ -103,7 +103,7 @@ async fn a_job_runs_and_its_answer_is_visible_to_reads_that_wait_for_it() {
     leads(&node).await;
     let (answer, seq) = node.ask(put("a", "R1//PT1H")).await.unwrap();
     assert!(matches!(answer, Answer::Put { version: 1, changed: true, .. }), "{answer:?}");
-    assert!(node.projection.wait_for(seq, Duration::from_secs(5)).await);
+    assert!(node.projection.wait_for(seq, Duration::from_secs(60)).await);
     assert!(node.projection.read().job(&name("a")).is_some());
     eventually("it succeeds", || async { cluster.outcomes("a").await == [Outcome::Succeeded] }).await;
     let refused = node.ask(Request::Delete(name("b"))).await;
@@ -121,7 +121,7 @@ async fn a_standby_takes_over_from_what_it_has_followed() {
     let (second, second_task) = cluster.start("n2");
     eventually("the second follows", || async { cluster.store.loads() == 2 }).await;
     let (_, seq) = first.ask(put("a", "R1//PT1H")).await.unwrap();
-    assert!(second.projection.wait_for(seq, Duration::from_secs(5)).await);
+    assert!(second.projection.wait_for(seq, Duration::from_secs(60)).await);
     first_task.shutdown().await;
     leads(&second).await;
     assert_eq!(
@@ -262,7 +262,7 @@ async fn a_scheduler_that_does_not_come_back_is_silent() {
     // A thread that is held may be the one that looks after the timers: this one waits by itself.
     let waited = std::time::Instant::now();
     while !is_silent(3) {
-        assert!(waited.elapsed() < Duration::from_secs(30), "a step that does not come back is not noticed");
+        assert!(waited.elapsed() < Duration::from_secs(120), "a step that does not come back is not noticed");
         std::thread::sleep(Duration::from_millis(5));
     }
     open.send(()).unwrap();

@@ -19,7 +19,7 @@ use crate::{Engine, EngineError, Known, Launch, Output, Readiness, Stream, TaskS
 pub use self::node::{MemoryForTests, WithNode};
 
 /// Longest wait for something that must happen: far beyond what a loaded machine needs.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A grace that no test waits for.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -98,7 +98,7 @@ pub fn order(id: &str, command: impl Into<String>) -> Launch {
 
 /// Waits for the ends of these tasks, without acknowledging them.
 /// # Panics
-/// If none comes for half a minute while some are missing.
+/// If none comes for [`PATIENCE`] while some are missing.
 pub async fn ends_of(engine: &dyn Engine, ids: &[&str]) -> Vec<AttemptEnd> {
     let mut wanted: BTreeSet<TaskId> = ids.iter().map(|id| task(id)).collect();
     let mut ends = BTreeMap::new();

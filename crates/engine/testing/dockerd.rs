@@ -47,11 +47,21 @@ impl Dockerd {
         self.host.clone()
     }
 
-    /// Kills the daemon and starts it anew.
+    /// Kills the daemon.
     #[allow(dead_code, clippy::allow_attributes, reason = "not by all who include this")]
-    pub(crate) fn restart(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut orders = self.orders.as_ref().expect("it was not ended");
-        orders.write_all(b"restart\n").expect("its keeper lives");
+        orders.write_all(b"kill\n").expect("its keeper lives");
+        let mut line = String::new();
+        self.said.read_line(&mut line).expect("its keeper speaks text");
+        assert!(line.starts_with("killed"), "{line}");
+    }
+
+    /// Starts the daemon that was killed.
+    #[allow(dead_code, clippy::allow_attributes, reason = "not by all who include this")]
+    pub(crate) fn start_again(&mut self) {
+        let mut orders = self.orders.as_ref().expect("it was not ended");
+        orders.write_all(b"start\n").expect("its keeper lives");
         self.listening().expect("it starts again");
     }
 }

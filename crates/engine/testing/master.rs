@@ -31,6 +31,9 @@ use tokio_rustls::server::TlsStream;
 const TICK: Duration = Duration::from_millis(10);
 /// A status that nobody acknowledges is sent again after so long.
 const REPEAT: Duration = Duration::from_millis(200);
+/// Between two signs of life. Whoever listens misses some before it gives up: not because a busy machine has other things
+/// to do.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 const AGENT: &str = "standin-S0";
 
 /// What runs until it is dropped, tasks too.
@@ -119,7 +122,7 @@ impl StandIn {
             masters: Vec::new(),
             leader: 0,
             folder: folder.to_owned(),
-            heartbeat: Duration::from_millis(100),
+            heartbeat: HEARTBEAT,
             login: None,
             not_ready: false,
             refusal: None,
@@ -187,6 +190,11 @@ impl StandIn {
     /// The registry is not recovered yet, or is.
     pub(crate) fn set_ready(&self, ready: bool) {
         self.world().not_ready = !ready;
+    }
+
+    /// Those who subscribe from now on may expect a sign of life that often.
+    pub(crate) fn beat_every(&self, heartbeat: Duration) {
+        self.world().heartbeat = heartbeat;
     }
 
     /// Nothing is sent any more, though connections stay; or again.
@@ -260,7 +268,7 @@ impl StandIn {
 
     /// Whether anybody listens.
     pub(crate) fn has_listener(&self) -> bool {
-        self.world().subscription.is_some()
+        self.world().subscription.as_ref().is_some_and(|subscription| !subscription.events.is_closed())
     }
 
     /// Whether the agent waits for the acknowledgement of the end of this task.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use engine::conformance::{Lab, ends_of, order, read_all, task, until};
+use engine::conformance::{Lab, PATIENCE, ends_of, order, read_all, task, until};
 use engine::docker::{DockerEngine, DockerOptions, Fetcher};
 use engine::{
     Container, Engine, EngineError, Fetch, Forgotten, Keep, Known, Launch, Limits, Network, Output,
@@ -638,7 +638,7 @@ async fn the_next_server_takes_over() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), seen).await.expect("its output is followed");
+        tokio::time::timeout(PATIENCE, seen).await.expect("its output is followed");
     }
     drop(engine);
     std::fs::write(&go, "").expect("written");
@@ -766,15 +766,17 @@ async fn docker_may_start_anew() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), followed).await.expect("its output is followed");
-    let restarted = tokio::task::spawn_blocking(move || {
-        dockerd.restart();
-        dockerd
-    });
+    tokio::time::timeout(PATIENCE, followed).await.expect("its output is followed");
+    // It stays away until it has been missed, however long that takes.
+    dockerd.kill();
     until("it is missed", || matches!(engine.readiness(), Readiness::NotReady { .. })).await;
     let refused = engine.launch(Epoch(1), within(plain(), order("late-0", "true"))).await;
     assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
     assert!(engine.notes()[0].contains("jobs with a container wait"), "{:?}", engine.notes());
+    let restarted = tokio::task::spawn_blocking(move || {
+        dockerd.start_again();
+        dockerd
+    });
     let dockerd = restarted.await.expect("restarted");
     // Whether Docker ended it or goes on with it is Docker's to say; that it is told is ours.
     until("Docker is reached", || engine.readiness() == Readiness::Ready).await;

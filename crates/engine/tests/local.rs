@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use engine::conformance::processes::{alive, pids};
-use engine::conformance::{Lab, ends_of, order, read_all, task, until};
+use engine::conformance::{Lab, PATIENCE, ends_of, order, read_all, task, until};
 use engine::local::{LocalEngine, LocalOptions};
 use engine::{Engine, EngineError, Known, Launch, Readiness, Stream, TaskSpec, since_boot};
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
+
+#[path = "../testing/settle.rs"]
+mod settle;
 
 /// Longer than any test.
 const IDLE_EXIT_MS: &str = "60000";
@@ -55,8 +58,15 @@ impl LocalLab {
         LocalEngine::open(self.options())
     }
 
-    async fn first_term(&self) -> LocalEngine {
+    /// Connected: nobody waits for ever for a supervisor to start, and on a busy machine that takes its time.
+    async fn connected(&self) -> LocalEngine {
         let engine = self.engine();
+        until("the engine is ready", || engine.readiness() == Readiness::Ready).await;
+        engine
+    }
+
+    async fn first_term(&self) -> LocalEngine {
+        let engine = self.connected().await;
         engine.begin_term(Epoch(1)).await.expect("the first term begins");
         engine
     }
@@ -83,7 +93,7 @@ impl LocalLab {
     async fn reconnected(&self, engine: &LocalEngine) {
         let since = Instant::now();
         while engine.running_tasks().await.is_err() {
-            assert!(since.elapsed() < Duration::from_secs(30), "{:?}", engine.readiness());
+            assert!(since.elapsed() < PATIENCE, "{:?}", engine.readiness());
             tokio::task::yield_now().await;
         }
     }
@@ -93,7 +103,7 @@ impl LocalLab {
             send(&pid, "-KILL");
             let since = Instant::now();
             while alive(&pid) {
-                assert!(since.elapsed() < Duration::from_secs(10), "the supervisor does not die");
+                assert!(since.elapsed() < PATIENCE, "the supervisor does not die");
                 std::thread::yield_now();
             }
         }
@@ -109,18 +119,14 @@ impl Drop for LocalLab {
     /// Ends the supervisor and, by way of a last one that settles them, its tasks.
     fn drop(&mut self) {
         self.kill_supervisor();
-        let mut last = Command::new(env!("CARGO_BIN_EXE_supervise-for-tests"));
-        last.arg(&self.dir).arg("0").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let _ = last.status();
+        settle::settle(&self.dir);
     }
 }
 
 #[async_trait]
 impl Lab for LocalLab {
     async fn open(&self) -> Box<dyn Engine> {
-        let engine = self.engine();
-        until("the engine is ready", || engine.readiness() == Readiness::Ready).await;
-        Box::new(engine)
+        Box::new(self.connected().await)
     }
 
     fn command(&self, command: &str) -> String {
@@ -223,7 +229,7 @@ async fn tasks_outlive_their_server() {
     for signal in ["-HUP", "-INT", "-TERM"] {
         lab.signal_supervisor(signal);
     }
-    let engine = lab.engine();
+    let engine = lab.connected().await;
     engine.begin_term(Epoch(2)).await.expect("the second term begins");
     assert_eq!(engine.reconcile(Epoch(2), &[task("long-0")]).await, Ok(vec![Known::Running]));
     assert_eq!(lab.supervisor(), before);
@@ -254,10 +260,11 @@ async fn without_a_lease_nothing_runs_whoever_has_died() {
     let refused = engine.launch(Epoch(1), order("after-1-i1-0", "true")).await;
     assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
     // A lease that nobody renews ends by itself, without a server.
-    engine.renew_lease(Some(since_boot() + Duration::from_secs(2))).await.expect("it is renewed");
+    engine.renew_lease(Some(since_boot() + hour)).await.expect("it is renewed");
     engine.launch(Epoch(1), order("last-1-i1-0", "sleep 600")).await.expect("it runs");
     let folder = std::fs::read_to_string(lab.dir.join("id")).expect("there");
     until("it has begun", || marked(&folder) > 0).await;
+    engine.renew_lease(Some(since_boot() + Duration::from_secs(2))).await.expect("it is renewed");
     drop(engine);
     until("it is ended", || marked(&folder) == 0).await;
 }
@@ -280,8 +287,10 @@ async fn a_supervisor_stands_alone() {
 async fn an_idle_supervisor_ends_and_forgets_nothing() {
     let lab = LocalLab::new();
     let mut options = lab.options();
-    *options.supervisor_args.last_mut().expect("the time is last") = "50".into();
+    // Longer than the engine pauses before it connects to one that it has started.
+    *options.supervisor_args.last_mut().expect("the time is last") = "3000".into();
     let engine = LocalEngine::open(options.clone());
+    until("the engine is ready", || engine.readiness() == Readiness::Ready).await;
     engine.begin_term(Epoch(4)).await.expect("the term begins");
     engine.launch(Epoch(4), order("a-0", "sleep 0.2; echo out")).await.expect("launched");
     drop(engine);

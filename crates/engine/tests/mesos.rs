@@ -221,9 +221,9 @@ async fn who_leads_no_more_leaves_the_master() {
 async fn what_stands_between_it_and_the_cluster_is_found() {
     let lab = MesosLab::new().await;
     let options = lab.options(&format!("{},127.0.0.1:1", lab.cluster.address(0)));
-    let nobody =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let engine = lab.engine(MesosOptions { webui_url: Some(format!("http://{nobody}")), ..options.clone() });
+    // Nobody listens on port 1.
+    let nobody = Some("http://127.0.0.1:1".to_owned());
+    let engine = lab.engine(MesosOptions { webui_url: nobody, ..options.clone() });
     let found = async |engine: &MesosEngine| {
         let found = engine.examine().await;
         found.iter().map(|one| format!("{} {:?} {}", one.leg, one.grade, one.what)).collect::<Vec<_>>()
@@ -242,7 +242,7 @@ async fn what_stands_between_it_and_the_cluster_is_found() {
     );
     assert_eq!(told[1], "framework Good `chronos` is active there, as standin-0001");
     assert_eq!(told[2], "offers Look no agent has made an offer to role `*` yet; nothing waits for more");
-    assert!(told[3].starts_with("webui Look the master shows http://127.0.0.1:"), "{told:#?}");
+    assert!(told[3].starts_with("webui Look the master shows http://127.0.0.1:1"), "{told:#?}");
     lab.cluster.make_offers(true);
     engine.launch(Epoch(1), order("a-0", "true")).await.expect("launched");
     let events = tokio::time::timeout(LONG, engine.events()).await.expect("told");
@@ -368,10 +368,12 @@ async fn https_is_spoken_where_it_is_trusted() {
 #[tokio::test]
 async fn a_silent_master_is_left_and_found_again() {
     let lab = MesosLab::new().await;
+    lab.cluster.beat_every(Duration::from_millis(500));
     let engine = lab.first_term().await;
     engine.launch(Epoch(1), order("run-0", "sleep 1000")).await.expect("launched");
     lab.cluster.set_silent(true);
     not_ready_because(&engine, "sign of life").await;
+    lab.cluster.beat_every(Duration::from_secs(10));
     lab.cluster.set_silent(false);
     until("it is subscribed again", || engine.readiness() == Readiness::Ready).await;
     assert_eq!(engine.reconcile(Epoch(1), &[task("run-0")]).await, Ok(vec![Known::Running]));

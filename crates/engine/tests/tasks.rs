@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +18,8 @@ use engine::{
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
 
+#[path = "../testing/settle.rs"]
+mod settle;
 #[path = "../testing/skip.rs"]
 mod skip;
 
@@ -46,8 +48,8 @@ impl Machine {
         let options =
             LocalOptions { dir: dir.clone(), supervisor_program: "/bin/sh".into(), supervisor_args };
         let engine = LocalEngine::open(options);
-        engine.begin_term(Epoch(1)).await.expect("the first term begins");
         until("the engine is ready", || engine.readiness() == Readiness::Ready).await;
+        engine.begin_term(Epoch(1)).await.expect("the first term begins");
         Self { folder, dir, engine }
     }
 
@@ -93,9 +95,7 @@ impl Drop for Machine {
                 std::thread::yield_now();
             }
         }
-        let mut last = Command::new(PROGRAM);
-        last.arg(&self.dir).arg("0").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let _ = last.status();
+        settle::settle(&self.dir);
     }
 }
 

@@ -448,7 +448,7 @@ mod tests {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), news).await.expect("it is told")
+        tokio::time::timeout(Duration::from_secs(120), news).await.expect("it is told")
     }
 
     /// Says nothing, whatever it is asked.

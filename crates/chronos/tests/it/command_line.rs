@@ -241,9 +241,7 @@ fn the_log_can_be_json() {
 
 #[test]
 fn no_server_is_told_apart_from_a_refusal() {
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let url = format!("http://127.0.0.1:{port}");
+    let url = format!("http://127.0.0.1:{}", crate::port::unused());
     let folder = Folder::new();
     let job = folder.file("job.json", &by_hand("job", "true").to_string());
     for args in [vec!["jobs"], vec!["run", "x"], vec!["logs", "x"], vec!["apply", job.to_str().unwrap()]] {

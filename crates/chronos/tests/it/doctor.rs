@@ -23,9 +23,7 @@ fn a_server_in_health() {
 
 #[test]
 fn no_server_and_something_else() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let url = format!("http://127.0.0.1:{}", crate::port::unused());
     Ended::of(client_command().args(["doctor", "--server", &url]))
         .exit(4)
         .says("✗ server")

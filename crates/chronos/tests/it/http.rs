@@ -35,7 +35,7 @@ pub(crate) fn send(
     body: &[u8],
 ) -> Option<Response> {
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    stream.set_read_timeout(Some(crate::wait::BOUND)).ok()?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     for header in headers {

@@ -1,7 +1,5 @@
 //! Much of everything.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::http;
@@ -54,7 +52,7 @@ fn a_thousand_slots_at_one_instant_all_run() {
         .collect();
     server.folder.file("herd.json", &json!(jobs).to_string());
     server.cli(["apply", "herd.json"]).success();
-    wait::within(Duration::from_secs(120), "all have run", || {
+    wait::within(3 * wait::BOUND, "all have run", || {
         let runs = server
             .cli(["runs", "--outcome", "succeeded", "--limit", "2000", "--output", "json"])
             .success()

@@ -30,6 +30,7 @@ mod moves;
 mod moving;
 mod old_chronos;
 mod old_zookeeper;
+mod port;
 mod runs;
 mod server;
 mod skip;

@@ -25,7 +25,7 @@ use mesosd::Mesos;
 /// As many as a page shows.
 const TASKS: usize = 1000;
 /// How long they may take where the machine has other things to do: here it starts some ten a second.
-const SHORT_TASKS: Duration = Duration::from_secs(300);
+const SHORT_TASKS: Duration = Duration::from_secs(900);
 /// Two agents, each a rack.
 const AGENTS: [&str; 4] = ["--agents", "2", "--agent-flag=--attributes=rack:r{}", "--zk"];
 
@@ -270,7 +270,7 @@ fn a_run_that_does_not_fit_says_why_and_holds_up_nobody() {
         let why = server.cli(["why", "nowhere"]).stdout_text();
         (why.contains("rack") && why.contains("r7")).then_some(())
     });
-    assert!(living(mesos, "picky").is_empty());
+    wait::until("the master has seen the end of all", || living(mesos, "picky").is_empty().then_some(()));
 }
 
 /// Two frameworks on one cluster: who has nothing to do holds nothing.
@@ -345,7 +345,9 @@ fn containers_and_executors_run_on_agents() {
         (server.cli(["logs", "endless"]).stdout_text() == "begun\n").then_some(())
     });
     let running = || docker::docker(&docker, &["ps", "--quiet", "--filter", "name=mesos-"]);
-    assert_eq!(running().lines().count(), 1);
+    wait::until("its container is the only one that is left", || {
+        (running().lines().count() == 1).then_some(())
+    });
     server.cli(["kill", "endless"]).success();
     server.wait_for("endless", "killed");
     wait::until("its container is gone", || running().is_empty().then_some(()));
@@ -575,19 +577,17 @@ fn a_leader_that_wakes_too_late_is_silent() {
         let mine = second.runs("often").iter().filter(|run| run["outcome"] == "succeeded").count();
         (mine > 3 && count > 6).then_some(())
     });
-    // The master's log tells of every call, and which process made it; and of every subscription.
+    // The master's log tells of every call, subscriptions too, and which process made it.
     let calls = |pid: u32| {
         let (log, by) = (mesos.log(), format!("(pid {pid})"));
         log.lines().filter(|line| line.contains("/api/v1/scheduler") && line.contains(&by)).count()
     };
-    let subscriptions = || {
-        let words = "Received subscription request for HTTP framework";
-        mesos.log().lines().filter(|line| line.contains(words)).count()
-    };
-    let before = (calls(first.pid()), subscriptions());
+    let words = "Received subscription request for HTTP framework";
+    let subscriptions = mesos.log().lines().filter(|line| line.contains(words)).count();
+    let before = calls(first.pid());
     assert!(
-        before.0 > 3 && before.1 == 2,
-        "the log tells of its calls and of both subscriptions: {before:?}"
+        before > 3 && subscriptions >= 2,
+        "the log tells of its {before} calls and of both subscriptions: {subscriptions}"
     );
     let of_the_other = calls(second.pid());
     // What it is to do first, when it wakes.
@@ -606,7 +606,7 @@ fn a_leader_that_wakes_too_late_is_silent() {
     // It hands that on, or refuses it; what is killed is killed by the other.
     let mut answer = String::new();
     asked.read_to_string(&mut answer).expect("it is answered, or refused");
-    assert_eq!((calls(first.pid()), subscriptions()), before, "it neither subscribed nor spoke");
+    assert_eq!(calls(first.pid()), before, "it neither subscribed nor spoke");
     assert!(calls(second.pid()) > of_the_other, "the other's calls are counted");
     common.file("long.go", "");
     let long = second.wait_for_run("long", "it is over", |run| run["state"] == "ended");
@@ -663,7 +663,9 @@ fn a_framework_that_was_torn_down_comes_again() {
 /// Masters and agents die, fall silent and come again, while a task runs that nobody may lose or double.
 #[test]
 fn masters_and_agents_come_and_go() {
-    let Some(mesos) = begin(&["--masters", "3", "--agents", "2"]) else { return };
+    // An executor that an agent does not hear of in time when it is back is ended: a busy machine takes its time.
+    let patience = "--agent-flag=--executor_reregistration_timeout=15secs";
+    let Some(mesos) = begin(&["--masters", "3", "--agents", "2", patience]) else { return };
     let server = server(&mesos, "steady");
     let common = Folder::new();
     let after = |what: &str, count: usize| {
@@ -674,8 +676,15 @@ fn masters_and_agents_come_and_go() {
             (runs.iter().filter(|run| run["outcome"] == "succeeded").count() == count).then_some(())
         });
     };
+    // The task of a job's only run, and the agent that has it, once the master knows of it.
+    let place = |job: &str| {
+        let task = only_attempt(&server.runs(job)[0])["task"].as_str().unwrap().to_owned();
+        wait::until("the master knows that it runs", || {
+            living(&mesos, "steady").into_iter().find(|(id, _)| *id == task)
+        })
+    };
     start_gated(&server, &common, "long");
-    let (task, agent) = living(&mesos, "steady").pop().expect("it runs");
+    let (task, agent) = place("long");
 
     // The leading master is killed: another leads.
     let (leader, _) = mesos.leader().expect("one leads");
@@ -732,7 +741,7 @@ fn masters_and_agents_come_and_go() {
 
     // The agent comes again without its disk: what it ran is lost, and said to be.
     start_gated(&server, &common, "forgotten");
-    let (_, agent) = living(&mesos, "steady").pop().expect("it runs");
+    let (_, agent) = place("forgotten");
     let mine = slaves.iter().find(|slave| slave["id"] == agent).expect("it is there");
     mesos.order(&format!("unclean agent-{}", port(mine) - first));
     server.wait_for("forgotten", "lost");

@@ -95,15 +95,18 @@ async fn whoever_guesses_is_slowed() {
         let server = &server;
         async move { server.ask(Method::GET, "/v1/jobs", &[("authorization", &login(&both))], Value::Null).await }
     };
+    let begun = std::time::Instant::now();
     let guesses = futures_util::future::join_all((0..40).map(|n| ask(format!("ops:wrong{n}")))).await;
     let told = |status| guesses.iter().filter(|answer| answer.status == status).count();
     assert_eq!(told(StatusCode::UNAUTHORIZED) + told(StatusCode::TOO_MANY_REQUESTS), 40);
-    assert!(told(StatusCode::UNAUTHORIZED) <= 17, "{} were answered", told(StatusCode::UNAUTHORIZED));
+    // Some at once, and then one in a second: more only where the machine let that much time pass between two of them.
+    let answered = told(StatusCode::UNAUTHORIZED);
+    assert!(answered as u64 <= 12 + begun.elapsed().as_secs(), "{answered} were answered");
     let refused = guesses.iter().find(|answer| answer.status == StatusCode::TOO_MANY_REQUESTS).expect("one");
     assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|wait| wait <= 10));
     // The waits of those that were answered are over, so whoever knows the password waits no more than they did.
     let mut right = ask(USER.into()).await;
-    for _ in 0..20 {
+    for _ in 0..120 {
         if right.status == StatusCode::OK {
             break;
         }
