@@ -16,8 +16,9 @@ from workload import iso
 LATE_MS = 5_000
 # Two marks of /proc/uptime in hundredths, each cut off.
 GRAIN_S = 0.03
-# What an agent of Mesos that was killed says of tasks whose executor it does not find again, or not in time.
-CUT_SHORT = re.compile("REASON_EXECUTOR_(TERMINATED|UNREGISTERED|REGISTRATION_TIMEOUT|REREGISTRATION_TIMEOUT)")
+# What an agent of Mesos that was killed says of tasks whose executor it does not find again, or not in time; and the master,
+# where it took the agent for lost before it heard that.
+CUT_SHORT = re.compile("REASON_(EXECUTOR_(TERMINATED|UNREGISTERED|REGISTRATION_TIMEOUT|REREGISTRATION_TIMEOUT)|AGENT_REREGISTERED)")
 
 
 def millis(text):
@@ -288,9 +289,11 @@ class Checker:
             if attempt.get("outcome") == "lost":
                 if task and task.finishes:
                     self.counts["ended, called lost"] += 1
-                # The place was recorded, and whoever was to send it there was gone, or cut off, before it could.
-                if self.e.engine.places and not (task and task.starts) and self.met_outage(entry, attempt):
-                    self.counts["never sent, called lost"] += 1
+                # The place was recorded, and whoever was to send it there was gone, or cut off, before it could; or the agent
+                # there was killed, and did not find again what ran it.
+                begun, said = bool(task and task.starts), attempt.get("message") or entry.reason
+                if self.e.engine.places and self.met_outage(entry, attempt) and (not begun or CUT_SHORT.search(said)):
+                    self.counts["never sent, called lost"] += not begun
                 elif not cut:
                     self.fail("without cause", f"{what}, was called lost although {host} was not cut off: {entry}")
 
