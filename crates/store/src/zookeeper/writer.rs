@@ -6,26 +6,27 @@
 //! delivered over the next connection.
 //!
 //! After anything but a server's verdict the term record is read, behind a `sync`: what it has seen is applied, and the
-//! rest is sent again, the same operations.
+//! rest is sent again, the same operations: `doubt`. What no multi has room for goes in `parts`.
+
+mod doubt;
+mod parts;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use scheduler::ids::{Epoch, JobUid, Seq};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use zookeeper_client::{Client, Error, MultiWriteError, MultiWriteResult, MultiWriter};
 
 use super::Shared;
 use super::batch::Batch;
 use super::latch::Member;
-use super::ledger::{Before, Ledger, Names, Op};
-use super::reader::Reader;
+use super::ledger::{Before, Ledger, Op};
 use super::record::{Entry, TermRecord, json};
-use super::session::{Pause, all, is_doubt, patiently};
+use super::session::{Pause, all, patiently};
 use super::tree::{Ended, Kind, Noted, Paths, Revised, Tree};
 use crate::memory::MemoryCore;
 use crate::{BATCH_BYTES_MAX, Deposed, StoreError};
@@ -49,13 +50,6 @@ const LOG_BYTES_MAX: usize = 32 * 1024 * 1024;
 const LOG_REMOVED_MAX: usize = 100;
 /// A version of the term record from which on it is made anew, with version 0: versions are 31 bits wide.
 const VERSION_MAX: i32 = 1 << 30;
-/// Operations in one multi of retention or of a restore.
-const HOUSEKEEPING_MAX: usize = 500;
-/// How often operations may be refused one by one before somebody else must be writing in our tree.
-const CONFLICTS_MAX: u32 = 3;
-
-/// Between two looks at what has been applied, where the first did not help.
-const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the leader is asked to do.
 pub(super) enum Command {
@@ -470,22 +464,6 @@ impl<'c> Writer<'c> {
         }
     }
 
-    /// Takes the answer to the group that was sent first.
-    async fn answered(&mut self, answer: Answer) -> Result<(), Over> {
-        match answer {
-            Ok(_) => {
-                self.acknowledge();
-                Ok(())
-            }
-            Err(error) => {
-                // Those behind it have failed with it, or their answers do not matter now.
-                while self.answers.next().await.is_some() {}
-                let verdict = self.verdict(&error);
-                self.settle(verdict).await
-            }
-        }
-    }
-
     /// The group that was sent first is applied.
     fn acknowledge(&mut self) {
         let Some(flight) = self.sent.pop_front() else { return };
@@ -498,147 +476,6 @@ impl<'c> Writer<'c> {
             // Whoever sent it may have stopped waiting.
             let _ = reply.send(Ok(()));
         }
-    }
-
-    fn verdict(&self, error: &MultiWriteError) -> Verdict {
-        match error {
-            MultiWriteError::OperationFailed { index: 0, source: Error::NoNode } => {
-                Verdict::Over(Over("our place in the latch is gone".into()))
-            }
-            MultiWriteError::OperationFailed { index: 1, source: Error::NoNode } => {
-                Verdict::Over(Over("another epoch has begun".into()))
-            }
-            MultiWriteError::OperationFailed { index: 2, source } => {
-                Verdict::Doubt(format!("term: {source}"))
-            }
-            MultiWriteError::OperationFailed {
-                source: source @ (Error::NoNode | Error::NodeExists | Error::NotEmpty | Error::BadVersion),
-                index,
-            } => Verdict::Conflict(format!("operation {index}: {source}")),
-            MultiWriteError::OperationFailed { source, .. } | MultiWriteError::RequestFailed { source } => {
-                if is_doubt(source) {
-                    Verdict::Doubt(source.to_string())
-                } else {
-                    Verdict::Refused(self.shared.sessions.meaning(source))
-                }
-            }
-        }
-    }
-
-    /// Finds out what has been applied of what was sent, and sends the rest again.
-    async fn settle(&mut self, verdict: Verdict) -> Result<(), Over> {
-        let conflict = match verdict {
-            Verdict::Over(over) => return Err(over),
-            Verdict::Doubt(why) => {
-                // What was looked at a moment ago has changed again: not faster than somebody can read of it.
-                if std::mem::replace(&mut self.in_doubt, true) {
-                    self.pause(DOUBT_PAUSE).await?;
-                }
-                let why = format!(
-                    "an answer of ZooKeeper is missing ({why}); it is being found out what is applied"
-                );
-                self.shared.trouble(&StoreError::Unavailable(why));
-                None
-            }
-            Verdict::Refused(error) => {
-                self.shared.trouble(&error);
-                self.pause(Duration::from_secs(1)).await?;
-                None
-            }
-            Verdict::Conflict(what) => {
-                self.conflicts += 1;
-                Some(what)
-            }
-        };
-        let (record, version) = self.look().await?;
-        if record.epoch != self.record.epoch {
-            return Err(Over(format!("epoch {} has begun", record.epoch)));
-        }
-        if record.seq < self.applied {
-            return Err(gone_back(record.seq, self.applied));
-        }
-        while self.sent.front().is_some_and(|flight| flight.last <= record.seq) {
-            self.acknowledge();
-        }
-        if let Some(what) = conflict
-            && self.sent.front().is_some_and(|flight| flight.first == record.seq + 1)
-        {
-            let replaces = self.sent.iter().any(|flight| flight.generation != record.generation);
-            if self.conflicts > CONFLICTS_MAX || replaces {
-                return Err(Over(format!("somebody else writes below `{}`: {what}", self.paths.base())));
-            }
-            warn!(what, "the records in ZooKeeper are not those that were expected; they are listed anew");
-            return self.compose_anew(record, version).await;
-        }
-        self.send_again(record, version);
-        Ok(())
-    }
-
-    fn send_again(&mut self, record: TermRecord, version: i32) {
-        (self.record, self.version) = (record, version);
-        for flight in std::mem::take(&mut self.sent) {
-            self.send(flight);
-        }
-    }
-
-    /// Looks at what is there, and makes operations of the batches once more.
-    async fn compose_anew(&mut self, record: TermRecord, version: i32) -> Result<(), Over> {
-        let per_job = self.shared.sessions.options.history_per_job;
-        let mut pause = Pause::new();
-        let (ledger, log) = loop {
-            let tree = self.paths.tree(record.generation);
-            let listed = async {
-                let names = Names::list(self.client, &tree).await?;
-                let mut ledger = Ledger::new(self.client, tree.clone(), names, per_job).await?;
-                ledger.learn(Before::list(self.client, &tree).await?);
-                Ok::<_, Error>((ledger, log_sizes(self.client, &self.paths).await?))
-            };
-            match listed.await {
-                Ok(listed) => break listed,
-                Err(_) if self.client.state().is_terminated() => return Err(expired()),
-                Err(_) => pause.wait().await,
-            }
-        };
-        (self.ledger, self.log) = (ledger, log);
-        self.log_bytes = self.log.iter().map(|(_, bytes)| bytes).sum();
-        let flights = std::mem::take(&mut self.sent);
-        let composed: Vec<Flight> =
-            flights.into_iter().map(|flight| self.compose(flight.first, flight.batches)).collect();
-        self.sent = composed.into();
-        self.send_again(record, version);
-        Ok(())
-    }
-
-    /// The term record, however long it takes to read it.
-    async fn look(&mut self) -> Result<(TermRecord, i32), Over> {
-        let mut pause = Pause::new();
-        loop {
-            let reader = Reader { sessions: &self.shared.sessions, paths: &self.paths, client: self.client };
-            match reader.term().await {
-                Ok((record, stat)) => return Ok((record, stat.version)),
-                Err(error @ StoreError::Damaged(_)) => return Err(Over(error.to_string())),
-                Err(error) => {
-                    if self.client.state().is_terminated() {
-                        return Err(expired());
-                    }
-                    self.shared.trouble(&error);
-                }
-            }
-            if self.ending {
-                return Err(Over("the term ended before it was known what is applied".into()));
-            }
-            pause.wait().await;
-            self.peek();
-        }
-    }
-
-    async fn pause(&mut self, time: Duration) -> Result<(), Over> {
-        tokio::time::sleep(time).await;
-        self.peek();
-        if self.ending {
-            return Err(Over("the term ended before the batch could be written".into()));
-        }
-        Ok(())
     }
 
     /// Takes what has come without doing it, to see whether the term is to end.
@@ -693,238 +530,6 @@ impl<'c> Writer<'c> {
         }
         resigned
     }
-
-    /// A batch whose operations are more than a request may be: it is put into the log, which makes it durable, and
-    /// then into its records, part by part. Until that is done the term record says so, and whoever loads, or leads
-    /// next, takes it from the log.
-    async fn send_in_parts(&mut self, mut flight: Flight) -> Result<(), Over> {
-        let entry = self.paths.entry(flight.first);
-        let is_entry = |op: &Op| matches!(op, Op::Create(path, _) if *path == entry);
-        let (log, ops): (Vec<Op>, Vec<Op>) = std::mem::take(&mut flight.ops).into_iter().partition(is_entry);
-        self.settle_sent().await?;
-        let unfinished = Some(flight.first);
-        self.send(Flight { ops: log, unfinished, ..flight });
-        self.settle_sent().await?;
-        self.write_parts(ops).await?;
-        self.record.unfinished = None;
-        self.move_record().await
-    }
-
-    /// Waits for what is on its way.
-    async fn settle_sent(&mut self) -> Result<(), Over> {
-        while let Some(answer) = self.answers.next().await {
-            self.answered(answer).await?;
-        }
-        Ok(())
-    }
-
-    /// Moves the term record to what it should be, without a batch.
-    async fn move_record(&mut self) -> Result<(), Over> {
-        loop {
-            let record = self.record.clone();
-            let answer = self.send_multi(Some(&record), &[]).await;
-            let Err(error) = answer else { return Ok(()) };
-            match self.verdict(&error) {
-                Verdict::Over(over) => return Err(over),
-                Verdict::Doubt(_) | Verdict::Conflict(_) => {}
-                Verdict::Refused(error) => {
-                    self.shared.trouble(&error);
-                    self.pause(Duration::from_secs(1)).await?;
-                }
-            }
-            let (found, version) = self.look().await?;
-            if found.epoch != record.epoch {
-                return Err(Over(format!("epoch {} has begun", found.epoch)));
-            }
-            self.version = version;
-            if found == record {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Writes operations in as many multis as it takes. Those that are done already are left out.
-    async fn write_parts(&mut self, ops: Vec<Op>) -> Result<(), Over> {
-        let mut rest: VecDeque<Op> = ops.into();
-        while !rest.is_empty() {
-            let mut part: Vec<Op> = Vec::new();
-            let mut bytes = 0;
-            while part.len() < HOUSEKEEPING_MAX
-                && let Some(op) = rest.front()
-                && (part.is_empty() || bytes + op.bytes() < MULTI_BYTES_MAX / 2)
-            {
-                bytes += op.bytes();
-                part.extend(rest.pop_front());
-            }
-            while !part.is_empty() {
-                let answer = self.send_multi(None, &part).await;
-                let Err(error) = answer else { break };
-                match self.verdict(&error) {
-                    Verdict::Over(over) => return Err(over),
-                    Verdict::Refused(error) => {
-                        self.shared.trouble(&error);
-                        self.pause(Duration::from_secs(1)).await?;
-                    }
-                    Verdict::Doubt(_) | Verdict::Conflict(_) => part = self.left_of(part).await?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Which of these operations are still to be done; what is there decides.
-    async fn left_of(&mut self, part: Vec<Op>) -> Result<Vec<Op>, Over> {
-        let mut pause = Pause::new();
-        loop {
-            let client = self.client;
-            let look = all(&part, async |op| {
-                let path = match op {
-                    Op::Create(path, _) | Op::Set(path, _) | Op::Delete(path) => path,
-                };
-                patiently(client, || client.check_stat(path)).await
-            });
-            match look.await {
-                Ok(found) => {
-                    let left = part.into_iter().zip(found).filter_map(|(op, found)| match (op, found) {
-                        (Op::Create(path, data), Some(_)) | (Op::Set(path, data), Some(_)) => {
-                            Some(Op::Set(path, data))
-                        }
-                        (Op::Create(path, data), None) | (Op::Set(path, data), None) => {
-                            Some(Op::Create(path, data))
-                        }
-                        (Op::Delete(path), Some(_)) => Some(Op::Delete(path)),
-                        (Op::Delete(_), None) => None,
-                    });
-                    return Ok(left.collect());
-                }
-                Err(_) if self.client.state().is_terminated() => return Err(expired()),
-                Err(_) => pause.wait().await,
-            }
-        }
-    }
-
-    /// Finishes a batch that an earlier leader has put into the log but not into all of its records.
-    async fn finish(&mut self) -> Result<(), Over> {
-        let Some(first) = self.record.unfinished else { return Ok(()) };
-        let reader = Reader { sessions: &self.shared.sessions, paths: &self.paths, client: self.client };
-        let last = self.record.began - 1;
-        let batches = reader.between(first - 1, last).await.map_err(|error| Over(error.to_string()))?;
-        let batches = batches.ok_or_else(|| Over(format!("batch {first} is not in the log any more")))?;
-        let encoded: Vec<(u64, Batch)> =
-            batches.iter().map(|batch| (batch.seq.0, Batch::encode(&batch.changes))).collect();
-        self.ledger.doubt(encoded.iter().map(|(_, batch)| batch));
-        let ops = self.ledger.compose(encoded.iter().map(|(seq, batch)| (*seq, batch)));
-        let ops = self.left_of(ops).await?;
-        self.write_parts(ops).await?;
-        self.record.unfinished = None;
-        self.move_record().await
-    }
-
-    /// Removes what retention does not keep. Returns how many records of the history went.
-    async fn remove(&mut self, surplus: &Surplus) -> Result<Result<u64, StoreError>, Over> {
-        let Surplus { records, revisions, audit, forget } = surplus;
-        let mut ops = self.ledger.remove(records);
-        let tree = self.ledger.tree.clone();
-        for revised in revisions {
-            ops.push(Op::Delete(tree.record(Kind::Revisions, revised.dir(), &revised.name)));
-            self.ledger.forget_revisions(revised.job);
-        }
-        ops.extend(audit.iter().map(|noted| Op::Delete(tree.record(Kind::Audit, noted.dir(), &noted.name))));
-        for job in forget {
-            if !self.ledger.names().has(Kind::Jobs, &job.to_string()) {
-                ops.push(self.ledger.forget_kept(*job));
-            }
-        }
-        if ops.is_empty() {
-            // It says whether this node leads.
-            let Err(error) = self.send_multi(None, &[]).await else { return Ok(Ok(0)) };
-            return match self.verdict(&error) {
-                Verdict::Over(over) => Err(over),
-                Verdict::Refused(error) => Ok(Err(error)),
-                Verdict::Doubt(why) | Verdict::Conflict(why) => Ok(Err(StoreError::Unavailable(why))),
-            };
-        }
-        self.write_parts(ops).await?;
-        self.shared.measure(&self.ledger);
-        Ok(Ok(records.len() as u64))
-    }
-
-    /// Writes content as another generation, and makes it the present one with a batch.
-    async fn restore(&mut self, order: Restore) -> Result<(), Over> {
-        let Restore { epoch, seq, content, batch, reply } = order;
-        let TermRecord { epoch: present, began, seq: last, .. } = self.record;
-        let refused = |reason: String| StoreError::from(Deposed { reason });
-        if epoch.0 != present || seq.0 <= began || seq.0 > last + 1 {
-            let reason = format!("batch {} of epoch {} is not the next one", seq.0, epoch.0);
-            // Whoever asked may have gone; likewise below.
-            let _ = reply.send(Err(refused(reason)));
-            return Ok(());
-        }
-        if seq.0 <= last {
-            let _ = reply.send(Ok(()));
-            return Ok(());
-        }
-        match self.replace(seq, &content, batch).await {
-            Ok(()) => drop(reply.send(Ok(()))),
-            Err(Over(reason)) => {
-                let _ = reply.send(Err(refused(reason.clone())));
-                return Err(Over(reason));
-            }
-        }
-        Ok(())
-    }
-
-    async fn replace(&mut self, seq: Seq, content: &MemoryCore, batch: Batch) -> Result<(), Over> {
-        let unavailable = |error: Error| Over(error.to_string());
-        let base = self.paths.base();
-        let there = patiently(self.client, || self.client.list_children(&base)).await.map_err(unavailable)?;
-        let latest = there.iter().filter_map(|name| Paths::generation(name)).max().unwrap_or(0);
-        let old = self.ledger.tree.clone();
-        let tree = self.paths.tree(latest.max(old.generation) + 1);
-        let per_job = self.shared.sessions.options.history_per_job;
-        let mut ledger = Ledger::empty(tree.clone(), per_job);
-        let begin = empty_generation(&tree);
-        self.write_parts(begin).await?;
-        for (seq, part) in super::backup::parts(content, seq.0 - 1) {
-            let mut ops = ledger.compose([(seq, &part.batch)].into_iter());
-            for kept in &part.kept {
-                ledger.keep(JobUid(kept.job), kept, &mut ops);
-            }
-            self.write_parts(ops).await?;
-        }
-        let mut ops = ledger.compose([(seq.0, &batch)].into_iter());
-        // Followers cannot go on: what they know is no past of this.
-        let old_log: Vec<u64> = self.log.drain(..).map(|(first, _)| first).collect();
-        ops.extend(old_log.into_iter().map(|first| Op::Delete(self.paths.entry(first))));
-        let entry = Entry::restored(seq.0);
-        (self.log, self.log_bytes) = (VecDeque::from([(seq.0, entry.len())]), entry.len());
-        ops.push(Op::Create(self.paths.entry(seq.0), entry));
-        self.ledger = ledger;
-        let batches = vec![(batch, Vec::new())];
-        let generation = tree.generation;
-        self.send(Flight { first: seq.0, last: seq.0, ops, batches, generation, unfinished: None });
-        self.settle_sent().await?;
-        tokio::spawn(sweep(self.client.clone(), vec![old]));
-        Ok(())
-    }
-}
-
-/// The ensemble does not have what it has acknowledged: no fault of this node, and nothing that it could mend.
-fn gone_back(there: u64, acknowledged: u64) -> Over {
-    let lost = acknowledged - there;
-    error!(
-        there,
-        acknowledged,
-        "ZooKeeper has lost what it had acknowledged: {lost} batches are gone; versions before 3.8.4 are known for it, \
-         see docs/guides/zookeeper.md"
-    );
-    Over(format!(
-        "ZooKeeper has lost what it had acknowledged: batch {there} is the last there, {acknowledged} was applied"
-    ))
-}
-
-fn expired() -> Over {
-    Over("the session with ZooKeeper has ended".into())
 }
 
 /// The nodes that a generation has before it has records.
