@@ -1,6 +1,7 @@
 //! The stored format: pinned by a golden file, and total.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use scheduler::state::Change;
@@ -59,6 +60,24 @@ fn owner_and_labels_are_found_in_an_old_body() {
     };
     assert_eq!((&*job.rules.owner(), &*job.body), ("o", r#"{"command":"x"}"#));
     assert_eq!(job.rules.labels(), [("team".into(), "etl".into())]);
+}
+
+/// Nodes of the first versions of this format may lead after ours, and need one; some versions after them wrote none.
+#[test]
+fn a_delay_that_a_job_does_not_say_is_written_for_older_versions() {
+    const UNSAID: &str = r#""delay":60000,"delay_unsaid":true,"#;
+    let mut jobs = every_change().into_iter().filter_map(|(_, change)| match change {
+        Change::PutJob(job) => Some((*job).clone()),
+        _ => None,
+    });
+    let mut job = jobs.find(|job| job.rules.retry.delay.is_some()).expect("one says it");
+    Arc::make_mut(&mut job.rules).retry.delay = None;
+    let change = Change::PutJob(Arc::new(job));
+    let line = line(&change);
+    assert!(line.contains(UNSAID), "{line}");
+    for line in [line.replace(UNSAID, ""), line] {
+        assert_eq!(read_change(line.as_bytes()).expect("a line"), change, "{line}");
+    }
 }
 
 #[test]

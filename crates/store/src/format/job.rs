@@ -141,12 +141,17 @@ enum StoredOverlap {
 #[derive(PartialEq, Serialize, Deserialize)]
 struct StoredRetry {
     max: u32,
-    /// Absent where the job does not say; earlier versions wrote a minute there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Always written, as the first versions of this format need it. Some later ones left it out where the job does not say.
     delay: Option<Span>,
+    /// The job does not say; the delay is what those first versions take for that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    delay_unsaid: bool,
     factor_percent: u32,
     delay_max: Span,
 }
+
+/// What the first versions of this format had in jobs that do not say.
+const DELAY_UNSAID: Duration = Duration::from_secs(60);
 
 /// See [`Guarantee`].
 #[derive(Default, PartialEq, Serialize, Deserialize)]
@@ -242,7 +247,8 @@ impl Default for StoredRules {
 
 impl Default for StoredRetry {
     fn default() -> Self {
-        Self { max: 2, delay: None, factor_percent: 100, delay_max: Span(Duration::from_secs(3600)) }
+        let delay_max = Span(Duration::from_secs(3600));
+        Self { max: 2, delay: Some(Span(DELAY_UNSAID)), delay_unsaid: true, factor_percent: 100, delay_max }
     }
 }
 
@@ -413,7 +419,13 @@ impl From<&Rules> for StoredRules {
                 Overlap::Replace => StoredOverlap::Replace,
                 Overlap::Allow { max } => StoredOverlap::Allow { max },
             },
-            retry: StoredRetry { max, delay: delay.map(Span), factor_percent, delay_max: Span(delay_max) },
+            retry: StoredRetry {
+                max,
+                delay: Some(Span(delay.unwrap_or(DELAY_UNSAID))),
+                delay_unsaid: delay.is_none(),
+                factor_percent,
+                delay_max: Span(delay_max),
+            },
             guarantee: match guarantee {
                 Guarantee::AtMostOnce => StoredGuarantee::AtMostOnce,
                 Guarantee::AtLeastOnce => StoredGuarantee::AtLeastOnce,
@@ -431,7 +443,8 @@ impl From<&Rules> for StoredRules {
 
 impl From<StoredRules> for Rules {
     fn from(stored: StoredRules) -> Self {
-        let StoredRetry { max, delay, factor_percent, delay_max } = stored.retry;
+        let StoredRetry { max, delay, delay_unsaid, factor_percent, delay_max } = stored.retry;
+        let delay = delay.filter(|_| !delay_unsaid);
         Self {
             disabled: stored.disabled,
             high_priority: stored.high_priority,
