@@ -35,9 +35,13 @@ impl Cluster {
     }
 
     fn start_with(&self, name: &str, engine: Arc<dyn Engine>) -> (Node, NodeTask) {
+        Self::start_on(self.store.another(), name, engine)
+    }
+
+    fn start_on(store: MemoryStore, name: &str, engine: Arc<dyn Engine>) -> (Node, NodeTask) {
         start(NodeOptions {
             identity: Candidate { node: name.into(), ..Candidate::default() },
-            store: Arc::new(self.store.another()),
+            store: Arc::new(store),
             acquaintance: chronos::node::Acquaintance::default(),
             heritage: None,
             engine,
@@ -134,6 +138,23 @@ async fn a_standby_takes_over_from_what_it_has_followed() {
     let (answer, _) = second.ask(put("a", "R1//PT2H")).await.unwrap();
     assert!(matches!(answer, Answer::Put { version: 2, .. }), "{answer:?}");
     second_task.shutdown().await;
+}
+
+/// As in the middle of an upgrade, if a format has changed: who cannot read does not hold up those who can.
+#[tokio::test]
+async fn who_cannot_read_the_store_leaves_it_to_others() {
+    let cluster = Cluster::new();
+    let engine = Arc::new(cluster.machine.engine());
+    let (old, old_task) = Cluster::start_on(cluster.store.another_version(), "old", engine);
+    eventually("it says why it does not lead", || async {
+        old.status().troubles.iter().any(|why| why.contains("a record of another version"))
+    })
+    .await;
+    let (new, new_task) = cluster.start("new");
+    leads(&new).await;
+    new.ask(put("a", "R1//PT1H")).await.unwrap();
+    new_task.shutdown().await;
+    old_task.shutdown().await;
 }
 
 #[tokio::test]

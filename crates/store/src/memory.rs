@@ -448,6 +448,8 @@ pub(crate) fn changes_of(state: &State) -> Vec<Change> {
 pub struct MemoryStore {
     node: u64,
     shared: Arc<Shared>,
+    /// This node cannot read what others write.
+    foreign: bool,
 }
 
 #[derive(Debug)]
@@ -481,7 +483,7 @@ impl MemoryStore {
             loads: 0,
             members: BTreeMap::new(),
         });
-        Self { node: 0, shared: Arc::new(Shared { inner, changed: watch::Sender::new(0) }) }
+        Self { node: 0, shared: Arc::new(Shared { inner, changed: watch::Sender::new(0) }), foreign: false }
     }
 
     /// Another node's handle on the same store.
@@ -489,7 +491,14 @@ impl MemoryStore {
         let mut inner = self.inner();
         let node = inner.nodes;
         inner.nodes += 1;
-        Self { node, shared: self.shared.clone() }
+        Self { node, shared: self.shared.clone(), foreign: false }
+    }
+
+    /// Another node's handle, whose version cannot read what is there.
+    pub fn another_version(&self) -> Self {
+        let mut other = self.another();
+        other.foreign = true;
+        other
     }
 
     /// Takes the right to lead from whoever has it, without telling: what an expired lease does.
@@ -599,6 +608,9 @@ impl Store for MemoryStore {
     async fn load(&self) -> Result<(State, Term), StoreError> {
         let mut inner = self.inner();
         inner.loads += 1;
+        if self.foreign {
+            return Err(StoreError::Damaged("a record of another version".into()));
+        }
         Ok(inner.core.load())
     }
 

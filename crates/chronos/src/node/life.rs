@@ -152,15 +152,18 @@ impl Life {
             info!(epoch = term.epoch.0, "elected");
             self.say(Role::Preparing(term.epoch), Vec::new());
             let loaded = pulse.during(self.load(term)).await;
-            if let Some((state, _)) = &loaded
-                && let Err(strange) = pulse.during(self.may_lead(!state.jobs.is_empty())).await
-            {
+            let fit = match &loaded {
+                Ok(Some((state, _))) => pulse.during(self.may_lead(!state.jobs.is_empty())).await,
+                Ok(None) => Ok(()),
+                Err(unreadable) => Err(unreadable.clone()),
+            };
+            if let Err(strange) = fit {
                 error!(reason = strange, "does not lead");
                 pulse.during(store.resign()).await;
                 pulse.during(self.stand_aside(strange)).await;
                 continue;
             }
-            let ended = match loaded {
+            let ended = match loaded.unwrap_or_default() {
                 Some((state, term)) => {
                     let pruning = tokio::spawn(prune(
                         self.options.store.clone(),
@@ -306,11 +309,13 @@ impl Life {
     }
 
     /// The state that the term begins with, shown to readers: what this node has followed so far and the batches since,
-    /// or all of it from the store.
-    async fn load(&mut self, term: Term) -> Option<(State, Term)> {
+    /// or all of it from the store; `None` where another term or the end of this node came first.
+    /// # Errors
+    /// Why trying again is of no use here. Another node, of another version, may be able to read it.
+    async fn load(&mut self, term: Term) -> Result<Option<(State, Term)>, String> {
         if self.warm.load(Ordering::Relaxed) && self.catch_up(term).await {
             let projection = self.projection.read();
-            return Some((projection.state().clone(), projection.term()));
+            return Ok(Some((projection.state().clone(), projection.term())));
         }
         self.warm.store(false, Ordering::Relaxed);
         while !*self.stop.borrow() {
@@ -325,7 +330,7 @@ impl Life {
                             Err(problem) => warn!(%problem, "cannot read the last outcomes"),
                         }
                     });
-                    return Some((state, loaded));
+                    return Ok(Some((state, loaded)));
                 }
                 Ok((_, loaded)) => {
                     warn!(
@@ -333,7 +338,10 @@ impl Life {
                         theirs = loaded.epoch.0,
                         "a later term has begun before ours could"
                     );
-                    return None;
+                    return Ok(None);
+                }
+                Err(problem @ (StoreError::Damaged(_) | StoreError::Newer { .. })) => {
+                    return Err(problem.to_string());
                 }
                 Err(problem) => {
                     warn!(%problem, "cannot load the state; trying again");
@@ -342,7 +350,7 @@ impl Life {
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     /// Goes from what this node has followed to the first batch of the term; whether it came there.
