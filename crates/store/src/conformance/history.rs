@@ -111,6 +111,19 @@ pub async fn retention_removes_what_it_says(backing: &impl Backing) {
         assert_eq!(since, leader.model.kept_since(job));
         assert_eq!(since.is_none(), job == JobUid(1));
     }
+    // However many were deleted since the last time.
+    let passing: Vec<u64> = (1001..=1600).collect();
+    for some in passing.chunks(300) {
+        leader.commit(&some.iter().map(|uid| put(*uid)).collect::<Vec<_>>()).await;
+        leader.append(some.iter().map(|uid| ended(*uid, 1, Outcome::Succeeded))).await;
+        leader.commit(&some.iter().map(|uid| Change::RemoveJob(JobUid(*uid))).collect::<Vec<_>>()).await;
+    }
+    within(leader.store.prune(retention, at(0))).await.expect("this node leads");
+    leader.model.prune(retention, at(0));
+    for job in passing.into_iter().map(JobUid) {
+        let since = within(leader.store.kept_since(job)).await.expect("it can be read");
+        assert_eq!((since, leader.model.kept_since(job)), (None, None), "{job}");
+    }
 }
 
 /// The newest of each job are there, whole, by job, by name and by version.

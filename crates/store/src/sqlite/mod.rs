@@ -350,10 +350,16 @@ impl Store for SqliteStore {
             let surplus = Surplus { audit_to, ..Surplus::default() };
             self.ask(|reply| Command::Remove { surplus, reply }).await??;
         }
-        let forget = self.read(|connection| Ok(history::forgotten(connection, REMOVE_MAX)?)).await?;
-        // Also with nothing to do: it says whether this node leads.
-        let surplus = Surplus { forget, ..Surplus::default() };
-        self.ask(|reply| Command::Remove { surplus, reply }).await??;
+        loop {
+            let forget = self.read(|connection| Ok(history::forgotten(connection, REMOVE_MAX)?)).await?;
+            let all = forget.len() < REMOVE_MAX;
+            // Also with nothing to do: it says whether this node leads.
+            let surplus = Surplus { forget, ..Surplus::default() };
+            self.ask(|reply| Command::Remove { surplus, reply }).await??;
+            if all {
+                break;
+            }
+        }
         Ok(removed)
     }
 
