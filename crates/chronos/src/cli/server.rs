@@ -151,6 +151,8 @@ async fn serve(
     let listening = Listening::begin(config, identity).await?;
     let first_start = is_new(&config.data_dir);
     let heritage = heritage(config);
+    // Before there is anything to count: a node may be elected at once.
+    let metrics = metrics()?;
     let (node, task, spread) = start_node(config, mesos, &listening, zones.clone(), heritage.clone())?;
     let tls = crate::tls::of_neighbours(listening.https.as_ref().map(|(_, identity)| identity.clone()));
     let leased =
@@ -162,7 +164,7 @@ async fn serve(
     let app = crate::api::router(ApiContext {
         node: node.clone(),
         cluster,
-        metrics: metrics()?,
+        metrics,
         settings: Arc::new(Settings {
             access: access.map_err(failed)?,
             loopback: listening.addresses.iter().all(|address| address.ip().is_loopback()),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::http;
 use crate::server::{Ended, Folder, TestServer, by_hand};
 use crate::wait;
 
@@ -69,6 +70,7 @@ fn tasks_of_a_dead_supervisor_are_lost_and_the_server_goes_on() {
 #[test]
 fn a_second_server_waits_and_takes_over_when_the_first_is_killed() {
     let first = TestServer::start();
+    counts_as_leader(&first, 1);
     let go = gated(&first);
     let second = TestServer::launch(first.folder.clone(), &[]);
     let log = wait::until("it says who leads", || {
@@ -78,11 +80,22 @@ fn a_second_server_waits_and_takes_over_when_the_first_is_killed() {
     assert!(log.contains(&first.address), "{log}");
     assert_eq!(second.get("/ping").map(|response| response.status), Some(200));
     wait::until("it answers reads", || second.cli(["jobs"]).stdout_text().contains("gated").then_some(()));
+    counts_as_leader(&second, 0);
     first.kill();
     second.wait_ready();
+    counts_as_leader(&second, 1);
     std::fs::write(go, "").unwrap();
     second.wait_for("gated", "succeeded");
     second.cli(["run", "gated"]).success();
+}
+
+/// By what alerts are built on.
+fn counts_as_leader(server: &TestServer, leads: u8) {
+    wait::until("the metrics say whether it leads", || {
+        let metrics = http::send(&server.address, "GET", "/metrics", &["Accept: text/plain"], b"")?;
+        let told = String::from_utf8(metrics.body).expect("text");
+        told.lines().any(|line| line == format!("chronos_leader {leads}")).then_some(())
+    });
 }
 
 #[test]
