@@ -35,6 +35,7 @@ pub mod yardstick;
 
 pub use clock::since_boot;
 pub use container::{Container, ContainerKind, NO_MESOS, NO_MESOS_HINT, Network, Port, Volume, VolumeSource};
+pub use secrets::is_setting;
 pub use share::{Constraint, Operator, Share, Thousandths};
 
 use std::sync::Arc;

@@ -8,6 +8,12 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use crate::{Secret, SecretSource};
 
+/// Whether an environment variable sets up the server, under its own name or that of an old Chronos, and may hold a
+/// password of its: no task gets it. Those named `CHRONOS_SECRET_...` are for tasks that ask for them.
+pub fn is_setting(name: &[u8]) -> bool {
+    name.starts_with(b"MESOSPHERE_") || name.starts_with(b"CHRONOS_") && !name.starts_with(b"CHRONOS_SECRET_")
+}
+
 /// Longest value: a key or a certificate with its chain; not much more fits into an environment.
 const VALUE_MAX: u64 = 64 * 1024;
 

@@ -41,8 +41,10 @@ impl Machine {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).expect("ours");
         let dir = folder.path().join("engine");
-        // A secret in the supervisor's environment, as the server leaves it there.
-        let script = r#"CHRONOS_SECRET_TOKEN=token-4711 exec "$0" "$@""#;
+        // A secret in the supervisor's environment, as the server leaves it there; a login, as one of before left it; and
+        // what the user has whose server it is.
+        let script = r#"CHRONOS_SECRET_TOKEN=token-4711 MESOSPHERE_HTTP_CREDENTIALS=joe:open \
+            HOME=/of-the-server SHELL=/of-the-server USER=of-the-server LOGNAME=of-the-server exec "$0" "$@""#;
         let supervisor_args =
             vec!["-c".into(), script.into(), PROGRAM.into(), dir.clone().into(), "60000".into()];
         let options =
@@ -124,6 +126,10 @@ async fn who_exceeds_its_memory_is_ended_and_the_end_says_so() {
     }
     let limit = |spec: &mut TaskSpec| spec.limits.memory_max = Some(64 << 20);
     let (end, ..) = machine.run(with("greedy-0", "head -c 200000000 /dev/zero | tail", limit)).await;
+    assert_eq!(failed(&end), "out of memory: exceeded 64 MiB");
+    // A shell that goes on makes no success of it.
+    let survivor = "head -c 200000000 /dev/zero | tail; true";
+    let (end, ..) = machine.run(with("survivor-0", survivor, limit)).await;
     assert_eq!(failed(&end), "out of memory: exceeded 64 MiB");
     let (end, out, _) = machine.run(with("modest-0", "echo fine", limit)).await;
     assert_eq!((end, out.as_str()), (AttemptEnd::Succeeded, "fine\n"));
@@ -207,7 +213,7 @@ async fn a_task_can_be_another_user() {
     }
     let machine = Machine::start().await;
     let nobody = |spec: &mut TaskSpec| spec.user = Some("nobody".into());
-    let command = "id -un; echo $USER $LOGNAME; umask; test -O . && touch made && cat \"$PWD/made\" && \
+    let command = "id -un; echo $USER $LOGNAME; case $HOME$SHELL in *of-the-server*) echo wrong;; esac; umask; test -O . && touch made && cat \"$PWD/made\" && \
                    stat -c %U made; cat ../end ../../../../journal 2>/dev/null; ls ../.. 2>/dev/null; \
                    grep -c . /proc/self/status > /dev/null; id -G | wc -w";
     let (end, out, err) = machine.run(with("nobody-0", command, nobody)).await;
@@ -216,12 +222,32 @@ async fn a_task_can_be_another_user() {
         (&AttemptEnd::Succeeded, "nobody\nnobody nobody\n0022\nnobody\n1\n"),
         "{err}"
     );
+    let own_home = |spec: &mut TaskSpec| {
+        spec.user = Some("nobody".into());
+        spec.environment = vec![("HOME".into(), "/of-the-job".into())];
+    };
+    assert_eq!(machine.run(with("home-0", "echo $HOME", own_home)).await.1, "/of-the-job\n");
     let unknown = |spec: &mut TaskSpec| spec.user = Some("no-such-user".into());
     let (end, ..) = machine.run(with("unknown-0", "true", unknown)).await;
     assert_eq!(failed(&end), "it cannot run as user `no-such-user`: there is no such user on this machine");
     // What every exported job says.
     let root = |spec: &mut TaskSpec| spec.user = Some("root".into());
     assert_eq!(machine.run(with("root-0", "true", root)).await.0, AttemptEnd::Succeeded);
+}
+
+/// With it, a task could ask the server for whatever its owner may.
+#[tokio::test]
+async fn what_sets_up_the_server_is_for_no_task() {
+    let machine = Machine::start().await;
+    let (_, out, _) = machine.run(with("env-0", "env", |_| ())).await;
+    assert!(out.contains("HOME=/of-the-server\n") && !out.contains("joe:open"), "{out}");
+    let asks = |spec: &mut TaskSpec| {
+        let source = SecretSource::Env("CHRONOS_SECRET_TOKEN".into());
+        spec.secrets = vec![Secret { name: "TOKEN".into(), source }];
+        spec.user = is_root().then(|| "nobody".into());
+    };
+    let (_, out, _) = machine.run(with("env-1", "env", asks)).await;
+    assert!(out.contains("TOKEN=token-4711\n") && !out.contains("joe:open"), "{out}");
 }
 
 #[tokio::test]

@@ -511,7 +511,7 @@ fn variable(variable: &Value, path: &str) -> Result<(), Problem> {
         (None, Some(env)) if env.is_empty() || env.contains('=') => {
             ("env", Some("a variable's name must not be empty and must not contain `=`"))
         }
-        (None, Some(env)) if env.starts_with("CHRONOS_") && !env.starts_with("CHRONOS_SECRET_") => {
+        (None, Some(env)) if engine::is_setting(env.as_bytes()) => {
             ("env", Some("variables that set up the server are not for jobs; name it `CHRONOS_SECRET_...`"))
         }
         (None, Some(_)) => ("env", None),

@@ -20,6 +20,7 @@ use super::LocalOptions;
 use super::formats::{Answer, FromServer, FromSupervisor, Request};
 use super::layout::SOCKET;
 use super::wire::{self, FrameReader, PROTOCOL};
+use crate::secrets::is_setting;
 use crate::{EVENTS_MAX, EngineError, Known, TaskEvent};
 
 /// How long a request waits for a connection. A supervisor starts within some milliseconds.
@@ -328,10 +329,9 @@ impl Starter {
 /// What a service manager says to the server alone: a task that finds it would speak as if it were the server.
 const OF_THE_MANAGER: [&[u8]; 3] = [b"NOTIFY_SOCKET", b"WATCHDOG_PID", b"WATCHDOG_USEC"];
 
-/// Whether a variable is configuration of the server. Those named `CHRONOS_SECRET_...` are for tasks that ask for them.
+/// Whether a variable is for the server, and not for the supervisor.
 fn is_ours(name: &[u8]) -> bool {
-    let configures = name.starts_with(b"CHRONOS_") && !name.starts_with(b"CHRONOS_SECRET_");
-    configures || OF_THE_MANAGER.contains(&name)
+    is_setting(name) || OF_THE_MANAGER.contains(&name)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,7 +4,7 @@
 //! ever. [`supervisor::run`] is the other side, a process of its own: see there for what a task is given and how it ends.
 //!
 //! **A task** runs in `work/` of its folder, in a process group of its own, with an empty standard input, and has the
-//! environment of the supervisor without `CHRONOS_*`, over it that of its spec (the first of a name wins), over it
+//! environment of the supervisor without `CHRONOS_*` and `MESOSPHERE_*`, over it that of its spec (the first of a name wins), over it
 //! `CHRONOS_TASK_ID` and `CHRONOS_TASK_MARK`.
 //! **Its end** is the end of its main process. What it left behind in the background gets TERM, a second later KILL, and
 //! only then is the end told. A kill also takes processes that left the group, as far as they can be found

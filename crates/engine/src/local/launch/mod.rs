@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::formats::Fetch;
 
-pub(super) use user::{Choice, choose};
+pub(super) use user::{Choice, LOGIN, choose};
 
 /// What the first stage is told. Never written to disk: variables may be secret, and URIs may bear passwords.
 #[derive(Debug, Serialize, Deserialize)]

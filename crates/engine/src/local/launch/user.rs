@@ -9,6 +9,9 @@ use nix::unistd::{Gid, Uid, User, getgrouplist, setgid, setgroups, setuid};
 /// The mode of new files of the task: what a login gives.
 const UMASK: u32 = 0o022;
 
+/// The variables that a login sets.
+pub(crate) const LOGIN: [&str; 4] = ["HOME", "SHELL", "USER", "LOGNAME"];
+
 /// Whether a task has to become another user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
@@ -54,12 +57,8 @@ pub(super) fn become_user(name: &str) -> Result<Vec<(&'static str, std::ffi::OsS
     setgid(user.gid).map_err(|error| failed("its group", error))?;
     setuid(user.uid).map_err(|error| failed("becoming it", error))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(UMASK));
-    Ok(vec![
-        ("HOME", user.dir.into_os_string()),
-        ("SHELL", user.shell.into_os_string()),
-        ("USER", name.into()),
-        ("LOGNAME", name.into()),
-    ])
+    let values = [user.dir.into_os_string(), user.shell.into_os_string(), name.into(), name.into()];
+    Ok(LOGIN.into_iter().zip(values).collect())
 }
 
 #[cfg(test)]

@@ -24,9 +24,10 @@ use super::journal::SpawnRecord;
 use super::processes::MARK;
 
 use crate::local::formats::Spec;
-use crate::local::launch::{self, Choice, Instructions};
+use crate::local::launch::{self, Choice, Instructions, LOGIN};
 use crate::local::layout::task_folder;
-use crate::{secrets, since_boot};
+use crate::secrets::{self, is_setting};
+use crate::since_boot;
 
 /// One process to start.
 pub(super) struct SpawnOrder {
@@ -79,9 +80,10 @@ struct Prepared {
 }
 
 impl Spawner {
-    /// The environment for tasks: ours without `CHRONOS_*`.
+    /// The environment for tasks: ours without what sets up the server, and without secrets, which are asked for.
     pub(super) fn inherited() -> Vec<(OsString, OsString)> {
-        std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"CHRONOS_")).collect()
+        let for_tasks = |name: &[u8]| !name.starts_with(b"CHRONOS_") && !is_setting(name);
+        std::env::vars_os().filter(|(name, _)| for_tasks(name.as_encoded_bytes())).collect()
     }
 
     /// Makes the task's folder, exclusively, and starts its process.
@@ -153,7 +155,10 @@ impl Spawner {
         ];
         let own = spec.variables().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let secrets = secrets.into_iter().map(|(name, value)| (name.into(), value));
-        let environment = self.inherited.iter().cloned().chain(own).chain(secrets).chain(ours.clone());
+        // Who becomes another user has that user's home, not ours.
+        let of_ours = |name: &OsString| user.is_some() && LOGIN.iter().any(|of_login| name == of_login);
+        let inherited = self.inherited.iter().filter(|(name, _)| !of_ours(name)).cloned();
+        let environment = inherited.chain(own).chain(secrets).chain(ours.clone());
         let (program, name, mut arguments): (OsString, OsString, Vec<OsString>) = if spec.shell {
             ("/bin/sh".into(), "/bin/sh".into(), vec!["-c".into(), (&spec.command).into(), "sh".into()])
         } else {

@@ -277,18 +277,19 @@ fn signal(group: Pid, signal: Signal) {
     let _ = kill_process_group(group, signal);
 }
 
-/// A task whose first stage failed never began its program; one that has lost processes for want of memory and did not
-/// succeed failed for that.
+/// A task whose first stage failed never began its program; one that has lost a process for want of memory failed for
+/// that, whatever the others made of it.
 fn end_of(status: WaitStatus, running: &Running) -> End {
     if let Some(reason) = running.first_stage.as_ref().and_then(launch::failure) {
         return End::failed(reason);
     }
     let (exit, signal) = (status.exit_status(), status.terminating_signal());
     let message = match (exit, signal) {
-        (Some(0), _) => return End::Succeeded,
+        // Also where its shell went on after it and ended well.
         _ if let Some(limit) = running.cgroup.exceeded() => {
             format!("out of memory: exceeded {} MiB", limit >> 20)
         }
+        (Some(0), _) => return End::Succeeded,
         (Some(exit), _) => format!("exit status {exit}"),
         (None, Some(signal)) => format!("ended by signal {signal}"),
         (None, None) => "ended in an unknown way".into(),
