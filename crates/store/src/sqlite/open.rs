@@ -38,6 +38,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKPOINT_PAGES: u32 = 65_536;
 /// Of a file of the log that begins anew, so much is kept, to be written over.
 const LOG_KEPT: u32 = 32 * 1024 * 1024;
+/// What the writer keeps of the database in memory, KiB. Commits touch the end of a few tables and the rows of jobs that
+/// are due; the kernel has the rest. SQLite fills a larger one with pages that nobody asks for again, as long as the file grows.
+const WRITER_CACHE_KIB: i64 = 16 * 1024;
 
 /// Where the file is, and which file it was when it was opened.
 #[derive(Clone, Debug)]
@@ -112,8 +115,8 @@ impl Place {
             connection.pragma_update(None, "synchronous", "full")?;
             connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
             connection.pragma_update(None, "journal_size_limit", LOG_KEPT)?;
-            // At most 64 MiB; given back when there is nothing to do.
-            connection.pragma_update(None, "cache_size", -65536)?;
+            // Given back when there is nothing to do.
+            connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
             connection.set_prepared_statement_cache_capacity(64);
             Ok(connection)
         };
