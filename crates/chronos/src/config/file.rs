@@ -321,7 +321,7 @@ pub struct ConfigFile {
     pub raven_dsn: Option<Secret>,
     /// URL that every notice is posted to, as JSON
     #[arg(long = "http_notification_url", env = "CHRONOS_HTTP_NOTIFICATION_URL", value_name = "URL")]
-    pub http_notification_url: Option<String>,
+    pub http_notification_url: Option<Secret>,
     /// Name and password for that URL
     #[arg(
         long = "http_notification_credentials",

@@ -24,7 +24,8 @@ pub(super) struct NotifyTexts {
     slack: Secret,
     mattermost: Secret,
     sentry: Secret,
-    url: String,
+    /// May bear a password or a token.
+    url: Secret,
     credentials: Secret,
     secret_file: PathBuf,
 }
@@ -117,18 +118,27 @@ impl NotifyTexts {
             (true, MailTls::Auto | MailTls::Tls) => MailTls::Tls,
             (true, tls) => return bounds("mail_tls", tls.to_string(), "mail_ssl says that it is tls"),
         };
+        file("mail_ca_file", &self.mail_ca_file)?;
         let ca_file = Some(self.mail_ca_file.clone()).filter(|path| !path.as_os_str().is_empty());
         Ok(Some(MailSettings { host, port, from, login, tls, ca_file }))
     }
 
     fn webhook(&self) -> Result<Option<WebhookSettings>, ConfigError> {
-        if self.url.is_empty() {
-            return Ok(None);
+        if self.url.0.is_empty() {
+            let without = "there is no http_notification_url for it";
+            return match (self.credentials.0.is_empty(), self.secret_file.as_os_str().is_empty()) {
+                (true, true) => Ok(None),
+                (false, _) => bounds("http_notification_credentials", "***".into(), without),
+                (true, false) => {
+                    let file = format!("`{}`", self.secret_file.display());
+                    bounds("http_notification_secret_file", file, without)
+                }
+            };
         }
-        let url = Url::parse(&self.url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let url = Url::parse(&self.url.0).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let Some(url) = url else {
-            let value = format!("`{}`", self.url);
-            return bounds("http_notification_url", value, "a URL with http:// or https:// is wanted");
+            let rule = "a URL with http:// or https:// is wanted";
+            return bounds("http_notification_url", "***".into(), rule);
         };
         let login = match self.credentials.0.split_once(':') {
             _ if self.credentials.0.is_empty() => None,
@@ -215,7 +225,13 @@ mod tests {
         refused("mail_server: mail.example.org", "a host and a port");
         refused("mail_server: 'mail:25'", "`mail_from` is empty");
         refused("{mail_server: 'mail:25', mail_from: nobody}", "a mail address");
+        refused(
+            "{mail_server: 'mail:25', mail_from: c@example.org, mail_ca_file: /nonexistent}",
+            "cannot read",
+        );
         refused("http_notification_url: 'ftp://example.org'", "http:// or https://");
+        refused("http_notification_credentials: 'u:p'", "no http_notification_url");
+        refused("http_notification_secret_file: /nonexistent", "no http_notification_url");
         refused("{http_notification_url: 'http://h', http_notification_credentials: x}", "user:password");
         refused(
             "{http_notification_url: 'http://h', http_notification_secret_file: /nonexistent}",
@@ -229,7 +245,7 @@ mod tests {
     #[test]
     fn secrets_are_not_told() {
         let file: ConfigFile = serde_norway::from_str(
-            "{mail_password: hunter2, http_notification_credentials: 'u:hunter2', http_notification_url: 'http://h'}",
+            "{mail_password: hunter2, http_notification_credentials: 'u:hunter2', http_notification_url: 'http://u:hunter2@h/?t=hunter2'}",
         )
         .expect("known keys");
         let config =
