@@ -146,6 +146,7 @@ impl Scheduler {
 
     /// The engine is certain that the attempt did not begin: it is launched again, under the same name.
     fn never_began(&mut self, run: &Run, live: Live) {
+        self.kills.remove(&live.task);
         if let Some(reason) = live.kill {
             return self.finish(run, Outcome::Killed(reason));
         }
@@ -276,6 +277,7 @@ impl Scheduler {
 
     /// Nobody has been able to tell for so long that the attempt is given up.
     fn lose(&mut self, run: &Run, live: &Live, guarantee: Guarantee) {
+        self.kills.remove(&live.task);
         let mut run = run.clone();
         let message = "nobody could tell how it ended within `lostAfter`".into();
         run.attempts.push(Attempt {

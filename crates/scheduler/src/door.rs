@@ -12,6 +12,7 @@ use crate::revision::{Deed, Revision};
 use crate::run::{EndedRun, KillReason, Live, Outcome, Record, Run, RunState, Skipped};
 use crate::scheduler::Scheduler;
 use crate::spawn::NewRun;
+use crate::state::Fanout;
 
 /// Manual runs of one job that may wait. Each is wanted, but nobody wants more.
 pub const WAITING_MAX: usize = 16;
@@ -477,7 +478,8 @@ impl Scheduler {
         self.book.put_progress(job.uid, progress);
         let _ = self.count(&job, true);
         // Of a cycle that is marked nobody asks when it began: its joins are open, or not to be opened again.
-        self.fan_out(key, (cycle, self.graph_now()), true, failed.is_some());
+        let (graph, again) = (self.graph_now(), failed.is_some());
+        self.fan_out(Fanout { run: key, cycle, graph, succeeded: true, again, after: None });
         self.note_of(job.uid, Act::Marked { run: key });
         Ok(Answer::Marked(key))
     }

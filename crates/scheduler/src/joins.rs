@@ -76,7 +76,7 @@ impl Scheduler {
                 let key = RunKey { job: child, cause: Cause::Join { cycle: news.cycle, round: 0 } };
                 // Its parents may have changed since, and a former one may have had it tell them already.
                 let again = news.again || news.graph < job.joins_from;
-                self.fan_out(key, (news.cycle, news.graph), false, again);
+                self.fan_out(Fanout { run: key, succeeded: false, again, after: None, ..news.clone() });
             }
             return;
         }

@@ -143,7 +143,8 @@ impl Scheduler {
         }));
         // The children of a skipped slot never hear of its cycle. Within a cycle that has begun, they must.
         if matches!(new.cause, Cause::Join { .. }) {
-            self.fan_out(key, (new.cycle, new.graph), false, new.again);
+            let NewRun { cycle, graph, again, .. } = *new;
+            self.fan_out(Fanout { run: key, cycle, graph, succeeded: false, again, after: None });
         }
     }
 
@@ -175,12 +176,9 @@ impl Scheduler {
         if children == Children::Stay {
             return;
         }
-        self.fan_out(
-            run.key,
-            (run.cycle, run.graph),
-            succeeded || (failed && job.rules.soft_error),
-            run.again,
-        );
+        let Run { key, cycle, graph, again, .. } = *run;
+        let succeeded = succeeded || (failed && job.rules.soft_error);
+        self.fan_out(Fanout { run: key, cycle, graph, succeeded, again, after: None });
     }
 
     /// Counts a success or an error, and disables a job that has failed too often.
@@ -236,15 +234,9 @@ impl Scheduler {
     }
 
     /// Lets the children of an ended run know, now or in the steps to come.
-    pub(crate) fn fan_out(
-        &mut self,
-        run: RunKey,
-        (cycle, graph): (Cycle, GraphVersion),
-        succeeded: bool,
-        again: bool,
-    ) {
-        if self.book.graph().has_children(run.job) {
-            self.fanouts.push_back(Fanout { run, cycle, graph, succeeded, again, after: None });
+    pub(crate) fn fan_out(&mut self, news: Fanout) {
+        if self.book.graph().has_children(news.run.job) {
+            self.fanouts.push_back(news);
         }
     }
 }
