@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::Shared;
 use super::backup::{self, StagedFile};
 use super::checkpoints::Checkpoints;
+use super::damage::Reach;
 use super::lock::LeaderLock;
 use super::open::{Schema, migrate};
 use super::rows::{Ledger, RowWriter, forget_jobs, remove_entries, remove_records, remove_revisions};
@@ -207,12 +208,12 @@ impl Writer {
                 }
                 Err(error) => {
                     self.ledger = None;
-                    let meaning = self.shared.place.meaning(&error);
-                    self.shared.trouble(&meaning);
+                    let meaning = self.shared.met(Reach::Present, self.shared.place.meaning(&error));
                     if matches!(meaning, StoreError::Damaged(_)) {
                         self.depose(&meaning.to_string());
                         return;
                     }
+                    self.shared.trouble(&meaning);
                     if self.shared.inbox.is_ending_within(pause) {
                         self.depose(&format!("the term ended before the batch could be written: {meaning}"));
                         return;
@@ -319,7 +320,7 @@ impl Writer {
                     return;
                 }
                 Err(error @ (StoreError::Newer { .. } | StoreError::Damaged(_))) => {
-                    let _ = reply.send(Err(error));
+                    let _ = reply.send(Err(self.shared.met(Reach::Present, error)));
                     return;
                 }
                 Err(error) => self.shared.trouble(&error),
@@ -375,7 +376,9 @@ impl Writer {
             transaction.commit()?;
             Ok(Some(removed))
         };
-        let removed = work().map_err(|error: rusqlite::Error| place.meaning(&error))?;
+        // What cannot be removed stays; no commit is kept from anything.
+        let removed =
+            work().map_err(|error: rusqlite::Error| self.shared.met(Reach::Past, place.meaning(&error)))?;
         if !forget.is_empty() {
             // A forgotten job may come back, and would have to be written down again.
             self.ledger = None;
@@ -406,6 +409,7 @@ impl Writer {
             Ok(Ok(()))
         });
         done.map_err(|error: rusqlite::Error| place.meaning(&error))??;
+        self.shared.damage.past_is_replaced();
         self.shared.applied.send_replace(order.seq.0);
         Ok(())
     }
