@@ -358,7 +358,7 @@ pub trait Store: Send + Sync + 'static {
     /// Waits until this node may lead, then begins a term: raises the epoch with an empty batch, before anything
     /// is loaded. Tries for ever. Cancel-safe: when dropped, this node does not lead.
     /// # Errors
-    /// Only what trying again cannot mend: [`StoreError::Newer`], [`StoreError::Damaged`].
+    /// Only what trying again cannot mend: [`StoreError::Newer`], [`StoreError::Damaged`]; and a defect of ours.
     async fn begin_term(&self, candidate: &Candidate) -> Result<Term, StoreError>;
 
     /// Gives up the right to lead, so that another may begin at once. In-flight commits are waited for.

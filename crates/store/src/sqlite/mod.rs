@@ -41,7 +41,7 @@ use self::examine::Examiner;
 use self::history::ReadError;
 use self::lock::LeaderLock;
 use self::open::{Place, Schema};
-use self::writer::{Command, Commit, Inbox, Restore, Surplus};
+use self::writer::{Command, Commit, Inbox, Restore, Surplus, WRITER_GONE};
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::rows::Batch;
 use crate::{
@@ -185,7 +185,7 @@ impl SqliteStore {
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.shared.inbox.put(command(reply));
-        answer.await.map_err(|_| StoreError::Unavailable("the store is being closed".into()))
+        answer.await.map_err(|_| StoreError::Unavailable(WRITER_GONE.into()))
     }
 
     /// Answers a question about so much on a thread for blocking work.
