@@ -38,7 +38,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use self::checkpoints::Checkpoints;
 use self::damage::{Damage, Reach};
 use self::examine::Examiner;
-use self::history::ReadError;
+use self::history::{ReadError, Search};
 use self::lock::LeaderLock;
 use self::open::{Place, Schema};
 use self::writer::{Command, Commit, Inbox, Restore, Surplus, WRITER_GONE};
@@ -391,11 +391,13 @@ impl Store for SqliteStore {
     }
 
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {
-        let mut removed = 0;
+        let (mut removed, mut search) = (0, Search::Old);
         loop {
-            let find =
-                move |connection: &Connection| Ok(history::surplus(connection, retention, now, REMOVE_MAX)?);
-            let ids = self.read(Reach::Past, find).await?;
+            let find = move |connection: &Connection| {
+                Ok(history::surplus(connection, retention, now, REMOVE_MAX, search)?)
+            };
+            let (ids, next) = self.read(Reach::Past, find).await?;
+            search = next;
             if ids.is_empty() {
                 break;
             }
