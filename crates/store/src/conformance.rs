@@ -73,6 +73,7 @@ macro_rules! conformance_tests {
             the_state_is_what_the_changes_make_it followers_see_every_batch_in_order
             a_follower_waits_for_the_next_batch a_follower_far_behind_is_told history_is_found
             pages_are_stable_while_history_grows retention_removes_what_it_says only_the_leader_removes_history
+            late_records_of_forgotten_jobs_are_found
             a_backup_is_a_state_that_was a_restored_backup_is_equal a_backup_may_leave_the_history_out
             a_damaged_backup_is_refused only_the_leader_restores followers_of_another_past_load_again
             revisions_are_found_and_bounded revisions_of_deleted_jobs_go_with_retention

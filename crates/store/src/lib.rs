@@ -120,7 +120,7 @@ pub enum StoreError {
         /// What we can read.
         ours: u32,
     },
-    /// Its content cannot be read; nothing was touched.
+    /// Its content cannot be read. Where it is refused at the start, nothing was touched.
     #[error("the store is damaged: {0}")]
     Damaged(String),
     /// A batch or record beyond the stated bounds.
@@ -358,7 +358,7 @@ pub trait Store: Send + Sync + 'static {
     /// Waits until this node may lead, then begins a term: raises the epoch with an empty batch, before anything
     /// is loaded. Tries for ever. Cancel-safe: when dropped, this node does not lead.
     /// # Errors
-    /// Only what trying again cannot mend: [`StoreError::Newer`], [`StoreError::Damaged`].
+    /// Only what trying again cannot mend: [`StoreError::Newer`], [`StoreError::Damaged`]; and a defect of ours.
     async fn begin_term(&self, candidate: &Candidate) -> Result<Term, StoreError>;
 
     /// Gives up the right to lead, so that another may begin at once. In-flight commits are waited for.
@@ -513,6 +513,11 @@ pub trait Store: Send + Sync + 'static {
     /// Why no more jobs may be made, with advice: the store has reached a stated limit. For the door, as a batch that is
     /// decided is applied. `None`: there is room.
     fn full(&self) -> Option<String> {
+        None
+    }
+
+    /// What of the past is broken while jobs go on, with advice. `None`: nothing that anybody has met.
+    fn damage(&self) -> Option<String> {
         None
     }
 

@@ -270,16 +270,12 @@ async fn a_database_of_another_program_is_refused() {
     assert_eq!(fs::read(&file).expect("it can be read"), before);
 }
 
-/// Opens a broken file, which must be refused at the door or when it is read, and left as it is.
+/// Opens a broken file, which must be refused at the door, and left as it is.
 #[track_caller]
 fn check_damaged(dir: &Path, what: &str) {
     let file = dir.join("chronos.db");
     let before = fs::read(&file).ok();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let error = match SqliteStore::open(&options(dir)) {
-        Err(error) => error,
-        Ok(store) => runtime.block_on(store.load()).expect_err(what),
-    };
+    let error = SqliteStore::open(&options(dir)).expect_err(what);
     let text = error.to_string();
     assert!(matches!(error, StoreError::Damaged(_)), "{what}: {text}");
     assert!(text.contains("chronos.db") && text.contains("restore a backup"), "{what}: {text}");
@@ -326,6 +322,140 @@ fn a_damaged_file_is_named_and_left_as_it_is() {
         make_broken(&file);
         check_damaged(dir.path(), what);
     }
+}
+
+/// Leaf pages of a table or an index, in the order of its rows.
+fn leaves(file: &Path, name: &str) -> Vec<u64> {
+    let connection = rusqlite::Connection::open(file).expect("it can be opened");
+    let sql = "SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' ORDER BY path";
+    let mut pages = connection.prepare(sql).expect("it counts pages");
+    let pages = pages.query_map([name], |row| row.get::<_, i64>(0)).expect("it counts pages");
+    let pages: Vec<u64> = pages.map(|page| page.expect("a number").cast_unsigned()).collect();
+    assert!(!pages.is_empty(), "{name} has no pages");
+    pages
+}
+
+fn break_page(file: &Path, page: u64) {
+    overwrite(file, (page - 1) * 4096, &[0xa5; 4096]);
+}
+
+/// One page that a term lives of is enough to refuse the start, before anything is written.
+#[tokio::test]
+async fn a_broken_page_of_what_a_term_lives_of_is_refused() {
+    for table in ["jobs", "progress", "runs", "joins", "receipts", "meta", "term", "applied"] {
+        let (dir, file) = filled().await;
+        let pages = leaves(&file, table);
+        break_page(&file, pages[pages.len() / 2]);
+        let before = fs::read(&file).expect("it can be read");
+        let error = refusal(dir.path());
+        assert!(matches!(error, StoreError::Damaged(_)), "{table}: {error}");
+        assert_eq!(fs::read(&file).expect("it can be read"), before, "{table}: the file was changed");
+        assert!(!file.with_extension("db-wal").exists(), "{table}");
+    }
+}
+
+/// A server that was killed leaves its log; what is missing in the file and is not in the log is missed.
+#[tokio::test]
+async fn a_file_that_is_cut_off_is_refused_and_one_whose_pages_are_in_the_log_is_not() {
+    let (dir, _) = filled().await;
+    let store = open(dir.path());
+    let term = store.begin_term(&candidate("a")).await.expect("nobody leads");
+    for seq in term.seq.0 + 1..term.seq.0 + 50 {
+        store.commit(term.epoch, Seq(seq), &large_batch_of(Seq(seq))).await.expect("it leads");
+    }
+    let killed = || {
+        let copy = tempfile::tempdir().expect("a temporary folder");
+        for name in ["chronos.db", "chronos.db-wal"] {
+            fs::copy(dir.path().join(name), copy.path().join(name)).expect("it can be copied");
+        }
+        copy
+    };
+    let (whole, cut) = (killed(), killed());
+    assert_eq!(load_again(whole.path()).await.0, store.load().await.expect("it can be loaded").0);
+    let file = cut.path().join("chronos.db");
+    fs::OpenOptions::new().write(true).open(&file).expect("open").set_len(5000).expect("cut");
+    let before = fs::read(&file).expect("it can be read");
+    let error = refusal(cut.path());
+    assert!(matches!(&error, StoreError::Damaged(why) if why.contains("cut off")), "{error}");
+    assert_eq!(fs::read(&file).expect("it can be read"), before);
+}
+
+/// Waits until the store says that its past is broken.
+async fn past_is_broken(store: &SqliteStore) -> String {
+    let told = async {
+        loop {
+            if let Some(damage) = store.damage() {
+                return damage;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("it reads everything")
+}
+
+/// Jobs do without their past: it is told, found by nobody's asking too, and they go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_page_of_the_past_stops_no_job() {
+    let (dir, file) = filled().await;
+    // New records are written to the end.
+    break_page(&file, leaves(&file, "history")[1]);
+    let store = open(dir.path());
+    let term = store.begin_term(&candidate("a")).await.expect("jobs do without their past");
+    let damage = past_is_broken(&store).await;
+    assert!(damage.contains("chronos.db") && damage.contains("restore a backup"), "{damage}");
+    for seq in term.seq.0 + 1..term.seq.0 + 20 {
+        assert_eq!(store.commit(term.epoch, Seq(seq), &batch_of(Seq(seq))).await, Ok(()));
+    }
+    assert_eq!(store.trouble(), None);
+    let all = HistoryQuery { limit: 1000, ..HistoryQuery::default() };
+    assert!(matches!(store.history(&all).await, Err(StoreError::Damaged(_))));
+    let last = HistoryQuery { limit: 5, ..HistoryQuery::default() };
+    assert_eq!(store.history(&last).await.expect("what is whole can be read").records.len(), 5);
+}
+
+/// Where a batch would be written to what is broken, nothing is written any more, by no later term either.
+#[tokio::test]
+async fn damage_under_a_batch_ends_the_lead_for_good() {
+    let (dir, file) = filled().await;
+    let store = open(dir.path());
+    let term = store.begin_term(&candidate("a")).await.expect("nobody leads");
+    let size = file.metadata().expect("it is there").len();
+    overwrite(&file, 4096, &vec![0xa5; usize::try_from(size - 4096).expect("a small file")]);
+    let next = Seq(term.seq.0 + 1);
+    let refused = store.commit(term.epoch, next, &batch_of(next)).await.expect_err("it cannot be written");
+    assert!(refused.reason.contains("damaged"), "{refused}");
+    assert!(store.trouble().is_some_and(|trouble| trouble.contains("restore a backup")));
+    assert_eq!(store.leader().await, None);
+    let (before, log) =
+        (fs::read(&file).expect("read"), fs::read(file.with_extension("db-wal")).expect("read"));
+    for _ in 0..3 {
+        let error =
+            timeout(PATIENCE, store.begin_term(&candidate("a"))).await.expect("it does not try for ever");
+        assert!(matches!(error, Err(StoreError::Damaged(_))), "{error:?}");
+    }
+    assert_eq!(fs::read(&file).expect("read"), before);
+    assert_eq!(fs::read(file.with_extension("db-wal")).expect("read"), log);
+}
+
+/// Who has waited for long looks again before it leads.
+#[tokio::test]
+async fn a_standby_does_not_begin_a_term_on_a_file_that_broke_meanwhile() {
+    let (dir, file) = filled().await;
+    let (first, second) = (open(dir.path()), open(dir.path()));
+    let term = first.begin_term(&candidate("a")).await.expect("nobody leads");
+    let next = Seq(term.seq.0 + 1);
+    first.commit(term.epoch, next, &batch_of(next)).await.expect("it leads");
+    drop(first);
+    let other = rusqlite::Connection::open(&file).expect("it can be opened");
+    other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("nobody reads");
+    drop(other);
+    for page in leaves(&file, "progress") {
+        break_page(&file, page);
+    }
+    let log = fs::read(file.with_extension("db-wal")).expect("the second has it open");
+    let error = second.begin_term(&candidate("b")).await;
+    assert!(matches!(error, Err(StoreError::Damaged(_))), "{error:?}");
+    assert_eq!(fs::read(file.with_extension("db-wal")).expect("read"), log, "a term was begun");
 }
 
 /// Large tables are decoded by several threads, which must neither mix them up nor hide what they cannot read.

@@ -100,6 +100,9 @@ async fn readiness(ctx: &ApiContext) -> Ready {
     }
     let leader = leader.and_then(|leader| cluster::address::first(&leader.addresses));
     let mut notes = ctx.node.engine.notes();
+    notes.extend(
+        ctx.node.store.damage().map(|damage| format!("part of the history cannot be read: {damage}")),
+    );
     notes.extend(untold(ctx.node.projection.read().state()));
     Ready { ready: serves || reasons.is_empty(), role: status.role.word(), reasons, notes, leader }
 }
@@ -197,6 +200,9 @@ pub(super) struct StatusView {
     /// Its id, as in --expect_store; not there while the store does not answer.
     #[serde(rename = "storeId", skip_serializing_if = "Option::is_none")]
     store_id: Option<String>,
+    /// What of its history cannot be read, with advice; jobs go on without it. Not there while nobody has met such a thing.
+    #[serde(rename = "storeDamage", skip_serializing_if = "Option::is_none")]
+    store_damage: Option<String>,
     /// Kind of the engine.
     engine: &'static str,
     /// What its clock says.
@@ -237,6 +243,7 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
         runs: Live::of(&ctx),
         store: node.store.kind(),
         store_id,
+        store_damage: node.store.damage(),
         engine: node.engine.name(),
         time: instant(Timestamp::now()),
         zone_data: node.zones.data().name(),

@@ -190,7 +190,10 @@ fn of_status(server: &str, status: &Value, asked: Timestamp, answered: Timestamp
     let reasons: Vec<&str> =
         status["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let (store, engine) = (text("store"), text("engine"));
-    findings.push(if reasons.is_empty() {
+    let damage = status["storeDamage"].as_str();
+    findings.push(if reasons.is_empty() && damage.is_some() {
+        good("ready", format!("engine {engine} works, and commits of store {store} are applied"))
+    } else if reasons.is_empty() {
         let id = status["storeId"].as_str().map(|id| format!(" (id {id})")).unwrap_or_default();
         good("ready", format!("store {store}{id} and engine {engine} work"))
     } else {
@@ -200,8 +203,14 @@ fn of_status(server: &str, status: &Value, asked: Timestamp, answered: Timestamp
             "until that is mended, runs wait; `chronos why JOB` says so of each",
         )
     });
+    if let Some(damage) = damage {
+        let what = format!("part of the history cannot be read: {damage}");
+        let advice = "jobs go on; what they need can still be saved: `chronos backup --no_history`";
+        findings.push(wrong("history", what, advice));
+    }
     // What it says it does without, each with what to do about it.
     let notes = status["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let notes = notes.filter(|note| damage.is_none_or(|damage| !note.ends_with(damage)));
     findings.extend(notes.map(|note| look("note", note, "the server is ready nevertheless: jobs run")));
     if let (Some(used), Some(free)) = (status["storeBytes"].as_u64(), status["diskFree"].as_u64()) {
         findings.push(room(Disk { used, free }));
@@ -435,6 +444,8 @@ mod tests {
         check(&[("role", json!("preparing"))], "leader", Grade::Look, "preparing");
         check(&[("reasons", json!(["disk full"]))], "ready", Grade::Wrong, "disk full");
         check(&[("notes", json!(["no memory limits here"]))], "note", Grade::Look, "no memory limits");
+        let told = [("storeDamage", json!("page 7")), ("notes", json!(["cannot be read: page 7"]))];
+        check(&told, "history", Grade::Wrong, "page 7");
         check(&[("diskFree", json!(1u64 << 29))], "disk", Grade::Look, "512.00 MiB are free");
         check(&[("diskFree", json!(1u64 << 20))], "disk", Grade::Wrong, "1.00 MiB are free");
         check(&[("time", json!("2030-01-01T00:01:00Z"))], "clock", Grade::Look, "60 s ahead of");

@@ -257,7 +257,7 @@ impl Life {
         let store = self.options.store.clone();
         let candidate = self.options.identity.clone();
         let following = tokio::spawn(follow(store.clone(), self.projection.clone(), self.warm.clone()));
-        let mut told = None;
+        let (mut told, mut refused) = (None, None);
         let mut stop = self.stop.clone();
         let mut outlook = self.outlook.clone();
         let elected = 'attempts: loop {
@@ -296,8 +296,12 @@ impl Life {
             match result {
                 Ok(term) => break Some(term),
                 Err(problem) => {
-                    error!(%problem, "cannot lead");
                     self.say(Role::Standby, vec![problem.to_string()]);
+                    // Once: it is looked at again, and mostly the same is found.
+                    if refused.as_ref() != Some(&problem) {
+                        error!(%problem, "cannot lead");
+                        refused = Some(problem);
+                    }
                     tokio::time::sleep(STORE_RETRY).await;
                 }
             }

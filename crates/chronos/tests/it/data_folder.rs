@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use store::sqlite::{SqliteOptions, SqliteStore};
+
 use crate::server::{Ended, Folder, TestServer, by_hand, server_command};
 use crate::skip::skip;
 use crate::wait;
@@ -19,7 +21,15 @@ fn refused(folder: &Folder) -> Ended {
 fn used() -> Arc<Folder> {
     let server = TestServer::start();
     server.put(by_hand("kept", "true"));
-    server.terminate().0
+    ended(server)
+}
+
+/// Ends a server in good order, and leaves nothing in the log of its database.
+fn ended(server: TestServer) -> Arc<Folder> {
+    let folder = server.terminate().0;
+    let options = SqliteOptions { dir: folder.data(), force_network_fs: false };
+    drop(SqliteStore::open(&options).unwrap());
+    folder
 }
 
 #[test]
@@ -33,8 +43,93 @@ fn a_database_that_is_no_database_is_left_alone() {
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
+const PAGE: usize = 4096;
+
+/// Where the first leaf page of a table begins. A table with one page has no other.
+fn first_leaf(bytes: &[u8], table: &str) -> usize {
+    let page = |number: u32| (number as usize - 1) * PAGE;
+    // An entry of the schema: type, name, name of the table, number of the root page.
+    let entry = format!("table{table}{table}");
+    let mut entries = (0..bytes.len() - entry.len()).filter(|at| bytes[*at..].starts_with(entry.as_bytes()));
+    let root = bytes[entries.next().expect("the schema names it") + entry.len()];
+    let root = page(root.into());
+    match bytes[root] {
+        5 => {
+            let first = root + usize::from(u16::from_be_bytes([bytes[root + 12], bytes[root + 13]]));
+            page(u32::from_be_bytes(bytes[first..first + 4].try_into().unwrap()))
+        }
+        10 | 13 => root,
+        kind => panic!("`{table}` begins with a page of kind {kind}"),
+    }
+}
+
+fn break_first_leaf(folder: &Folder, table: &str) -> Vec<u8> {
+    let path = folder.data().join("chronos.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = first_leaf(&bytes, table);
+    bytes[at..at + PAGE].fill(0xA5);
+    std::fs::write(&path, &bytes).unwrap();
+    bytes
+}
+
 #[test]
-fn a_database_with_a_broken_page_is_left_alone() {
+fn a_database_with_one_broken_page_of_what_it_runs_by_is_left_alone() {
+    for table in ["jobs", "progress"] {
+        let folder = used();
+        let bytes = break_first_leaf(&folder, table);
+        refused(&folder).says("damaged").says("restore a backup").says("nothing was changed");
+        assert_eq!(std::fs::read(folder.data().join("chronos.db")).unwrap(), bytes, "{table}");
+    }
+}
+
+#[test]
+fn a_database_that_is_cut_off_is_left_alone() {
+    let server = TestServer::start();
+    server.put(by_hand("kept", "true"));
+    // With its log, as a machine that went down leaves it.
+    let folder = server.kill();
+    let path = folder.data().join("chronos.db");
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(5000).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    refused(&folder).says("damaged").says("restore a backup");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn jobs_go_on_where_only_the_past_is_broken_and_everybody_says_so() {
+    let server = TestServer::start();
+    server.put(by_hand("kept", "true"));
+    for n in 1..=30 {
+        server.cli(["run", "kept"]).success();
+        wait::until("it has run", || {
+            let ended = server.runs("kept").iter().filter(|run| run["outcome"] == "succeeded").count();
+            (ended >= n).then_some(())
+        });
+    }
+    let folder = ended(server);
+    break_first_leaf(&folder, "history");
+    let server = TestServer::start_in(folder.clone());
+    let told = wait::until("it is found by nobody's asking", || {
+        let ready = server.get("/ready")?.json();
+        ready["notes"].to_string().contains("history cannot be read").then_some(ready)
+    });
+    assert_eq!((&told["ready"], &told["role"]), (&true.into(), &"leading".into()), "{told:#}");
+    server.cli(["doctor"]).exit(1).says("history cannot be read").says("--no_history");
+    server.put(by_hand("after", "true"));
+    server.cli(["run", "after"]).success();
+    server.wait_for("after", "succeeded");
+    // What jobs need is saved without what is broken.
+    let saved = folder.path().join("saved");
+    server.cli(["backup", "--no_history", saved.to_str().unwrap()]).success();
+    assert_eq!(server.log().matches("part of the history cannot be read").count(), 1);
+    drop(server);
+    let fresh = TestServer::start();
+    fresh.cli(["restore", saved.to_str().unwrap(), "--yes"]).success();
+    fresh.cli(["show", "kept"]).success();
+}
+
+#[test]
+fn a_database_with_broken_pages_is_left_alone() {
     let folder = used();
     let path = folder.data().join("chronos.db");
     let mut bytes = std::fs::read(&path).unwrap();

@@ -126,6 +126,29 @@ pub async fn retention_removes_what_it_says(backing: &impl Backing) {
     }
 }
 
+/// A task may outlive its job and everything that was kept of it: what comes late is found as ever.
+pub async fn late_records_of_forgotten_jobs_are_found(backing: &impl Backing) {
+    let mut leader = Leader::of(backing).await;
+    leader.commit(&[put(1), put(2)]).await;
+    leader.append((0..4).map(|n| ended(n % 2 + 1, n, Outcome::Succeeded))).await;
+    leader.commit(&[Change::RemoveJob(JobUid(1))]).await;
+    let retention = Retention { age_max: Duration::ZERO, count_max: 0, ..Retention::UNBOUNDED };
+    within(leader.store.prune(retention, at(0))).await.expect("this node leads");
+    leader.model.prune(retention, at(0));
+    leader.append([ended(1, 9, Outcome::Failed), ended(2, 9, Outcome::Succeeded)]).await;
+    for uid in [1, 2] {
+        let (job, name) = (Some(JobUid(uid)), Some(crate::samples::name(uid).to_string()));
+        let all = HistoryQuery::default();
+        leader.check_history(&HistoryQuery { job, ..all.clone() }).await;
+        leader.check_history(&HistoryQuery { name: name.clone(), ..all.clone() }).await;
+        leader.check_history(&HistoryQuery { job, name, ..all }).await;
+        let since = within(leader.store.kept_since(JobUid(uid))).await.expect("it can be read");
+        assert_eq!(since, leader.model.kept_since(JobUid(uid)), "job {uid}");
+    }
+    let last = within(leader.store.last_runs()).await.expect("they can be read");
+    assert!(last.iter().any(|last| last.key.job == JobUid(1)), "{last:?}");
+}
+
 /// The newest of each job are there, whole, by job, by name and by version.
 pub async fn revisions_are_found_and_bounded(backing: &impl Backing) {
     let mut leader = Leader::of(backing).await;

@@ -3,11 +3,12 @@
 //! Staged content is a database like ours, filled aside, without a log and without waiting for the disk: if the machine
 //! goes down it is only garbage. It becomes current in one transaction of our own database, which copies it.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use scheduler::ids::{JobUid, RunKey};
 use scheduler::state::{Change, State};
 use tokio::sync::mpsc;
@@ -20,7 +21,7 @@ use crate::rows::Batch;
 use crate::{StoreError, format};
 
 /// Hot state: the tables whose rows are a backup's lines, and the tag of each. A test compares the list with the schema.
-const HOT: &[(&str, &str)] = &[
+pub(super) const HOT: &[(&str, &str)] = &[
     ("SELECT value FROM meta WHERE name = 'counters'", "meta"),
     ("SELECT value FROM jobs ORDER BY uid", "job"),
     ("SELECT value FROM progress ORDER BY uid", "progress"),
@@ -44,6 +45,10 @@ const KEPT: &str = "SELECT job, name, kept_since FROM history_jobs WHERE kept_si
 const KEPT_WITHOUT: &str = "SELECT j.job, j.name, max(coalesce(j.kept_since, h.last + 1), coalesce(h.last + 1, j.kept_since)) \
      FROM history_jobs j LEFT JOIN (SELECT job, max(last_due) AS last FROM history GROUP BY job) h USING (job) \
      WHERE j.job IN (SELECT uid FROM jobs) AND coalesce(j.kept_since, h.last) IS NOT NULL ORDER BY j.job";
+/// The same where the history cannot be read: what is left out is all until now.
+fn kept_since(now: Timestamp) -> String {
+    format!("SELECT uid, value ->> 'name', {} FROM jobs ORDER BY uid", now.as_millisecond())
+}
 /// What belongs to this store and this moment, and is neither in a backup nor replaced by one.
 const OURS: &[&str] = &["term", "meta", "applied"];
 
@@ -62,12 +67,23 @@ pub(super) fn write(
 ) -> Result<(), ReadError> {
     let snapshot = connection.unchecked_transaction()?;
     let past = if extent == Extent::Everything { PAST } else { &[] };
-    let kept = if extent == Extent::Everything { KEPT } else { KEPT_WITHOUT };
+    let taken = Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default();
     let count = |sql: &str| {
         let sql = format!("SELECT count(*) FROM ({sql})");
         snapshot.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
     };
-    let mut lines = count(kept)?;
+    let mut kept = Cow::Borrowed(if extent == Extent::Everything { KEPT } else { KEPT_WITHOUT });
+    let mut lines = match count(&kept) {
+        // Of a damaged store, the part that jobs need can be saved.
+        Err(error)
+            if extent != Extent::Everything
+                && error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) =>
+        {
+            kept = Cow::Owned(kept_since(taken));
+            count(&kept)?
+        }
+        counted => counted?,
+    };
     for (sql, _) in HOT.iter().chain(past) {
         lines += count(sql)?;
     }
@@ -75,7 +91,7 @@ pub(super) fn write(
         format: format::VERSION,
         kind: "sqlite".into(),
         term: history::term(&snapshot)?,
-        taken: Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default(),
+        taken,
         program: env!("CARGO_PKG_VERSION").into(),
         lines,
         extent,
@@ -89,7 +105,7 @@ pub(super) fn write(
             writer.value(tag, history::bytes(row, 0)?).map_err(gone)?;
         }
     }
-    let mut statement = snapshot.prepare(kept)?;
+    let mut statement = snapshot.prepare(&kept)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let job = JobUid(row.get::<_, i64>(0)?.cast_unsigned());

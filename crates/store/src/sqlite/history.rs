@@ -389,8 +389,38 @@ pub(super) fn kept_since(connection: &Connection, job: JobUid) -> Result<Option<
     Ok(since.map_err(|error| StoreError::Damaged(error.to_string()))?)
 }
 
-/// What retention removes, oldest first, at most `limit` ids.
+/// Where a search for what retention removes goes on: to count the records of all jobs takes seconds where there are
+/// millions, and is not done again for each few that are removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// Records that are too old.
+    Old,
+    /// Records that are too many: of this job so many more, and of the jobs after it.
+    Many { job: i64, left: i64 },
+}
+
+/// What retention removes, oldest first, at most `limit` ids, and where to go on; nothing at the end.
 pub(super) fn surplus(
+    connection: &Connection,
+    keep: Retention,
+    now: Timestamp,
+    limit: usize,
+    search: Search,
+) -> rusqlite::Result<(Vec<i64>, Search)> {
+    let (job, left) = match search {
+        Search::Old => {
+            let found = too_old(connection, keep, now, limit)?;
+            if !found.is_empty() {
+                return Ok((found, Search::Old));
+            }
+            (i64::MIN, 0)
+        }
+        Search::Many { job, left } => (job, left),
+    };
+    too_many(connection, keep, limit, job, left)
+}
+
+fn too_old(
     connection: &Connection,
     keep: Retention,
     now: Timestamp,
@@ -408,29 +438,42 @@ pub(super) fn surplus(
         let first = row.get::<_, i64>(0)? * BLOCK;
         found.extend(ids(&mut old, params![first, first + BLOCK, oldest, small(limit - found.len())])?);
         if found.len() == limit {
-            return Ok(found);
-        }
-    }
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    let count_max = i64::try_from(keep.count_max).unwrap_or(i64::MAX);
-    let mut many =
-        connection.prepare_cached("SELECT job, count(*) FROM history GROUP BY job HAVING count(*) > ?1")?;
-    let mut of_job =
-        connection.prepare_cached("SELECT id FROM history WHERE job = ?1 ORDER BY id LIMIT ?2")?;
-    let mut rows = many.query([count_max])?;
-    while let Some(row) = rows.next()? {
-        let too_many = usize::try_from(row.get::<_, i64>(1)? - count_max).unwrap_or(0);
-        found.extend(ids(
-            &mut of_job,
-            params![row.get::<_, i64>(0)?, small(too_many.min(limit - found.len()))],
-        )?);
-        if found.len() == limit {
             break;
         }
     }
     Ok(found)
+}
+
+/// What came while records were removed is left for the next time.
+fn too_many(
+    connection: &Connection,
+    keep: Retention,
+    limit: usize,
+    mut job: i64,
+    mut left: i64,
+) -> rusqlite::Result<(Vec<i64>, Search)> {
+    let count_max = i64::try_from(keep.count_max).unwrap_or(i64::MAX);
+    let mut of_job =
+        connection.prepare_cached("SELECT id FROM history WHERE job = ?1 ORDER BY id LIMIT ?2")?;
+    let mut found = ids(&mut of_job, params![job, left.min(small(limit))])?;
+    left -= small(found.len());
+    if found.len() < limit {
+        let mut many = connection.prepare_cached(
+            "SELECT job, count(*) FROM history WHERE job > ?1 GROUP BY job HAVING count(*) > ?2",
+        )?;
+        let mut rows = many.query([job, count_max])?;
+        while let Some(row) = rows.next()? {
+            job = row.get(0)?;
+            left = row.get::<_, i64>(1)? - count_max;
+            let some = ids(&mut of_job, params![job, left.min(small(limit - found.len()))])?;
+            left -= small(some.len());
+            found.extend(some);
+            if found.len() == limit {
+                break;
+            }
+        }
+    }
+    Ok((found, Search::Many { job, left }))
 }
 
 /// Deleted jobs of which the history has no record left.
@@ -440,4 +483,40 @@ pub(super) fn forgotten(connection: &Connection, limit: usize) -> rusqlite::Resu
          AND NOT EXISTS (SELECT 1 FROM history WHERE job = j.job) LIMIT ?1",
     )?;
     ids(&mut statement, params![small(limit)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::open::Place;
+
+    /// Each look goes on where the one before it ended, also within a job.
+    #[test]
+    fn a_search_for_what_is_too_many_goes_on() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let place = Place::prepare(dir.path(), false).expect("a local folder");
+        let writer = place.writer().expect("a local folder");
+        let add = |job: i64, records: i64| {
+            let sql = "INSERT INTO history (job, outcome, first_due, last_due, recorded, value) VALUES (?1, 0, 0, 0, 0, '')";
+            (0..records).for_each(|_| drop(writer.execute(sql, [job])));
+        };
+        (1..=4).for_each(|job| add(job, if job == 3 { 2 } else { 7 }));
+        let keep = Retention { count_max: 2, ..Retention::UNBOUNDED };
+        let mut search = Search::Old;
+        let mut removed = Vec::new();
+        loop {
+            let (ids, next) = surplus(&writer, keep, Timestamp::UNIX_EPOCH, 3, search).expect("it is found");
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids {
+                let sql = "DELETE FROM history WHERE id = ?1 RETURNING job";
+                removed.push(writer.query_row(sql, [id], |row| row.get::<_, i64>(0)).expect("it is there"));
+            }
+            // Of jobs that were counted nobody counts again what comes.
+            add(1, 1);
+            search = next;
+        }
+        assert_eq!(removed, [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4]);
+    }
 }

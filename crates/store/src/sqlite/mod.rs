@@ -6,7 +6,9 @@
 mod audit;
 mod backup;
 mod checkpoints;
+mod damage;
 mod disk;
+mod examine;
 mod history;
 mod inspect;
 mod lock;
@@ -34,10 +36,12 @@ use scheduler::state::{Change, State};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::checkpoints::Checkpoints;
-use self::history::ReadError;
+use self::damage::{Damage, Reach};
+use self::examine::Examiner;
+use self::history::{ReadError, Search};
 use self::lock::LeaderLock;
 use self::open::{Place, Schema};
-use self::writer::{Command, Commit, Inbox, Restore, Surplus};
+use self::writer::{Command, Commit, Inbox, Restore, Surplus, WRITER_GONE};
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::rows::Batch;
 use crate::{
@@ -69,6 +73,10 @@ pub struct SqliteOptions {
 #[derive(Debug)]
 pub struct SqliteStore {
     shared: Arc<Shared>,
+    /// What was read when the file was opened, for whoever loads first.
+    opened: Mutex<Option<(State, Term)>>,
+    /// Since this handle first led.
+    examiner: Mutex<Option<Examiner>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -81,6 +89,7 @@ struct Shared {
     /// The last batch that this handle has written.
     applied: watch::Sender<u64>,
     trouble: Mutex<Option<String>>,
+    damage: Damage,
     idle_readers: Mutex<Vec<Connection>>,
     readers: Semaphore,
     /// Backups that are being taken. Each keeps the log from being copied into the database for as long.
@@ -95,12 +104,15 @@ struct Leading {
 }
 
 impl SqliteStore {
-    /// Opens the store in a folder, or makes an empty one.
+    /// Opens the store in a folder, or makes an empty one. All that a term lives of is read before anything is written.
     /// # Errors
     /// [`StoreError::Newer`], [`StoreError::Damaged`] (also for a database of another program), with nothing touched;
     /// [`StoreError::Unavailable`] where the folder cannot be used.
     pub fn open(options: &SqliteOptions) -> Result<Self, StoreError> {
         let place = Place::prepare(&options.dir, options.force_network_fs)?;
+        let opened = place.reader().and_then(|reader| {
+            examine::whole(&place, &reader).map_err(|error| place.meaning_of_reading(error))
+        })?;
         let connection = place.writer()?;
         let id = connection
             .query_row("SELECT value FROM meta WHERE name = 'store'", [], |row| row.get(0))
@@ -112,6 +124,7 @@ impl SqliteStore {
             leading: Mutex::new(None),
             applied: watch::Sender::new(0),
             trouble: Mutex::new(None),
+            damage: Damage::default(),
             idle_readers: Mutex::new(Vec::new()),
             readers: Semaphore::new(READERS_MAX),
             backups: Semaphore::new(BACKUPS_MAX),
@@ -119,7 +132,8 @@ impl SqliteStore {
         let checkpoints = Checkpoints::start(&shared.place)?;
         let writer = writer::start(shared.clone(), connection, checkpoints)
             .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
-        Ok(Self { shared, writer: Some(writer) })
+        let (opened, examiner) = (Mutex::new(opened), Mutex::new(None));
+        Ok(Self { shared, opened, examiner, writer: Some(writer) })
     }
 
     /// The random id of the store: another id means another store, whatever its path.
@@ -136,26 +150,61 @@ impl SqliteStore {
             StoreError::Unavailable(format!("cannot lock `{}`: {error}; make it writable", path.display()))
         })?;
         let Some(lock) = taken else { return Ok(None) };
+        self.examine().await?;
         let (term, lock) = self.ask(|reply| Command::Raise { lock, reply }).await??;
         *self.shared.leading() = Some(Leading { epoch: term.epoch, candidate: candidate.clone(), lock });
+        let mut examiner = self.examiner.lock().unwrap_or_else(PoisonError::into_inner);
+        if examiner.is_none() {
+            // Without it damage is found by whoever meets it.
+            *examiner = Examiner::start(self.shared.clone()).ok();
+        }
         Ok(Some(term))
+    }
+
+    /// Before a term is begun, and with it the file changed: reads what the term will live of, unless it was read when
+    /// the file was opened and nobody has written since.
+    async fn examine(&self) -> Result<(), StoreError> {
+        let present = self.present().await;
+        let seen = self.opened().as_ref().map(|(_, term)| *term);
+        if present.is_ok() && present.ok() == seen {
+            return Ok(());
+        }
+        // Of an older format too, which the new leader converts.
+        self.on_thread(move |shared| {
+            let connection = shared.place.reader()?;
+            let read = examine::present(&shared.place, &connection);
+            read.map_err(|error| shared.met(Reach::Present, shared.place.meaning_of_reading(error)))
+        })
+        .await
+    }
+
+    fn opened(&self) -> std::sync::MutexGuard<'_, Option<(State, Term)>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.shared.inbox.put(command(reply));
-        answer.await.map_err(|_| StoreError::Unavailable("the store is being closed".into()))
+        answer.await.map_err(|_| StoreError::Unavailable(WRITER_GONE.into()))
     }
 
-    /// Answers a question on a thread for blocking work.
-    async fn read<T, F>(&self, question: F) -> Result<T, StoreError>
+    /// Answers a question about so much on a thread for blocking work.
+    async fn read<T, F>(&self, about: Reach, question: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
     {
+        self.on_thread(move |shared| shared.read(about, question)).await
+    }
+
+    async fn on_thread<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    {
         let shared = self.shared.clone();
         let _permit = self.shared.readers.acquire().await.expect("the semaphore is never closed");
-        let work = tokio::task::spawn_blocking(move || shared.read(question));
+        let work = tokio::task::spawn_blocking(move || work(&shared));
         work.await.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("reading stopped: {error}"))))
     }
 }
@@ -180,10 +229,14 @@ impl Shared {
         self.leading().take()
     }
 
-    fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, StoreError> {
+    fn read<T>(
+        &self,
+        about: Reach,
+        question: impl FnOnce(&Connection) -> Result<T, ReadError>,
+    ) -> Result<T, StoreError> {
         let idle = self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = idle.map_or_else(|| self.place.reader(), Ok)?;
-        let (answer, connection) = self.read_with(connection, question)?;
+        let (answer, connection) = self.read_with(connection, about, question)?;
         let mut idle = self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < READERS_IDLE {
             idle.push(connection);
@@ -194,18 +247,16 @@ impl Shared {
     fn read_with<T>(
         &self,
         connection: Connection,
+        about: Reach,
         question: impl FnOnce(&Connection) -> Result<T, ReadError>,
     ) -> Result<(T, Connection), StoreError> {
-        if self.place.check(&connection)? == Schema::Older {
+        let schema = self.place.check(&connection).map_err(|error| self.met(Reach::Present, error))?;
+        if schema == Schema::Older {
             let why = "the store has an older format; it is converted when a node of this version leads";
             return Err(StoreError::Unavailable(why.into()));
         }
-        let answer = question(&connection).map_err(|error| match error {
-            ReadError::Sqlite(error) => self.place.meaning(&error),
-            ReadError::Format(error) => self.place.damaged(&error.to_string()),
-            ReadError::Store(StoreError::Damaged(why)) => self.place.damaged(&why),
-            ReadError::Store(error) => error,
-        })?;
+        let answer = question(&connection);
+        let answer = answer.map_err(|error| self.met(about, self.place.meaning_of_reading(error)))?;
         Ok((answer, connection))
     }
 }
@@ -218,6 +269,9 @@ impl std::fmt::Debug for Shared {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        self.examiner.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // The last connection that may write is the last of all, and leaves no log behind.
+        self.shared.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.shared.inbox.put(Command::Stop);
         if let Some(writer) = self.writer.take() {
             // Its panic was printed when it happened.
@@ -237,6 +291,9 @@ impl Store for SqliteStore {
         // A new term ends the old one, and gives others their chance.
         self.shared.end_term();
         loop {
+            if let Some(why) = self.shared.damage.present() {
+                return Err(why.clone());
+            }
             match self.try_begin(candidate).await {
                 Ok(Some(term)) => return Ok(term),
                 Err(error @ (StoreError::Newer { .. } | StoreError::Damaged(_))) => return Err(error),
@@ -260,16 +317,27 @@ impl Store for SqliteStore {
     }
 
     async fn present(&self) -> Result<Term, StoreError> {
-        self.read(|connection| Ok(history::term(connection)?)).await
+        self.read(Reach::Present, |connection| Ok(history::term(connection)?)).await
     }
 
     async fn load(&self) -> Result<(State, Term), StoreError> {
-        self.read(history::load).await
+        let opened = self.opened().take();
+        if let Some((state, seen)) = opened {
+            let present = self.present().await?;
+            // A term begins with an empty batch.
+            let begun = Term { epoch: Epoch(seen.epoch.0 + 1), seq: Seq(seen.seq.0 + 1) };
+            if present == seen || present == begun {
+                return Ok((state, present));
+            }
+        }
+        self.read(Reach::Present, history::load).await
     }
 
     async fn commit(&self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Deposed> {
         if self.shared.leading().as_ref().is_none_or(|leading| leading.epoch != epoch) {
-            return Err(Deposed { reason: format!("this node does not lead epoch {}", epoch.0) });
+            let ended = self.shared.damage.present().map(ToString::to_string);
+            let reason = ended.unwrap_or_else(|| format!("this node does not lead epoch {}", epoch.0));
+            return Err(Deposed { reason });
         }
         let batch = Batch::encode(changes);
         let answer = self.ask(|reply| Command::Commit(Commit { epoch, seq, batch, reply })).await;
@@ -280,7 +348,9 @@ impl Store for SqliteStore {
         let mut applied = self.shared.applied.subscribe();
         loop {
             applied.mark_unchanged();
-            let batches = self.read(move |connection| history::applied_after(connection, after)).await?;
+            let batches = self
+                .read(Reach::Present, move |connection| history::applied_after(connection, after))
+                .await?;
             if !batches.is_empty() {
                 return Ok(batches);
             }
@@ -291,41 +361,43 @@ impl Store for SqliteStore {
 
     async fn history(&self, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
         let query = query.clone();
-        self.read(move |connection| history::page(connection, &query)).await
+        self.read(Reach::Past, move |connection| history::page(connection, &query)).await
     }
 
     async fn ended_run(&self, key: RunKey) -> Result<Option<Record>, StoreError> {
-        self.read(move |connection| history::ended_run(connection, key)).await
+        self.read(Reach::Past, move |connection| history::ended_run(connection, key)).await
     }
 
     async fn revisions(&self, query: &RevisionQuery) -> Result<RevisionPage, StoreError> {
         let query = query.clone();
-        self.read(move |connection| revisions::page(connection, &query)).await
+        self.read(Reach::Past, move |connection| revisions::page(connection, &query)).await
     }
 
     async fn revision(&self, job: JobUid, version: u32) -> Result<Option<Revision>, StoreError> {
-        self.read(move |connection| revisions::one(connection, job, version)).await
+        self.read(Reach::Past, move |connection| revisions::one(connection, job, version)).await
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
         let query = query.clone();
-        self.read(move |connection| audit::page(connection, &query)).await
+        self.read(Reach::Past, move |connection| audit::page(connection, &query)).await
     }
 
     async fn last_runs(&self) -> Result<Vec<LastRun>, StoreError> {
-        self.read(history::last_runs).await
+        self.read(Reach::Past, history::last_runs).await
     }
 
     async fn kept_since(&self, job: JobUid) -> Result<Option<Timestamp>, StoreError> {
-        self.read(move |connection| history::kept_since(connection, job)).await
+        self.read(Reach::Past, move |connection| history::kept_since(connection, job)).await
     }
 
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {
-        let mut removed = 0;
+        let (mut removed, mut search) = (0, Search::Old);
         loop {
-            let find =
-                move |connection: &Connection| Ok(history::surplus(connection, retention, now, REMOVE_MAX)?);
-            let ids = self.read(find).await?;
+            let find = move |connection: &Connection| {
+                Ok(history::surplus(connection, retention, now, REMOVE_MAX, search)?)
+            };
+            let (ids, next) = self.read(Reach::Past, find).await?;
+            search = next;
             if ids.is_empty() {
                 break;
             }
@@ -334,7 +406,7 @@ impl Store for SqliteStore {
         }
         loop {
             let find = move |connection: &Connection| Ok(revisions::surplus(connection, retention, now)?);
-            let revisions_of = self.read(find).await?;
+            let revisions_of = self.read(Reach::Past, find).await?;
             if revisions_of.is_empty() {
                 break;
             }
@@ -343,7 +415,7 @@ impl Store for SqliteStore {
         }
         loop {
             let find = move |connection: &Connection| Ok(audit::surplus(connection, retention, now)?);
-            let audit_to = self.read(find).await?;
+            let audit_to = self.read(Reach::Past, find).await?;
             if audit_to.is_none() {
                 break;
             }
@@ -351,7 +423,8 @@ impl Store for SqliteStore {
             self.ask(|reply| Command::Remove { surplus, reply }).await??;
         }
         loop {
-            let forget = self.read(|connection| Ok(history::forgotten(connection, REMOVE_MAX)?)).await?;
+            let forget =
+                self.read(Reach::Past, |connection| Ok(history::forgotten(connection, REMOVE_MAX)?)).await?;
             let all = forget.len() < REMOVE_MAX;
             // Also with nothing to do: it says whether this node leads.
             let surplus = Surplus { forget, ..Surplus::default() };
@@ -368,7 +441,9 @@ impl Store for SqliteStore {
         let shared = self.shared.clone();
         let work = tokio::task::spawn_blocking(move || {
             // A connection of its own: the others answer questions meanwhile.
-            shared.read_with(shared.place.reader()?, |connection| backup::write(connection, extent, &to))?;
+            let write = |connection: &Connection| backup::write(connection, extent, &to);
+            // Of what is broken, it could not tell what it is.
+            shared.read_with(shared.place.reader()?, Reach::Past, write)?;
             Ok(())
         });
         work.await.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("reading stopped: {error}"))))
@@ -399,7 +474,14 @@ impl Store for SqliteStore {
         disk::of(&self.shared.place.dir)
     }
 
+    fn damage(&self) -> Option<String> {
+        self.shared.damage.past()
+    }
+
     fn trouble(&self) -> Option<String> {
+        if let Some(why) = self.shared.damage.present() {
+            return Some(why.to_string());
+        }
         self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

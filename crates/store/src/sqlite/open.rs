@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use scheduler::state::{Change, Meta};
 
+use super::history::ReadError;
 use super::mounts::network_kind;
 use crate::StoreError;
 use crate::facts::first_uid;
@@ -170,6 +171,16 @@ impl Place {
         }
     }
 
+    /// What it means that a question could not be answered.
+    pub(super) fn meaning_of_reading(&self, error: ReadError) -> StoreError {
+        match error {
+            ReadError::Sqlite(error) => self.meaning(&error),
+            ReadError::Format(error) => self.damaged(&error.to_string()),
+            ReadError::Store(StoreError::Damaged(why)) => self.damaged(&why),
+            ReadError::Store(error) => error,
+        }
+    }
+
     /// The file cannot be read.
     pub(super) fn damaged(&self, why: &str) -> StoreError {
         damaged(&self.path, why)
@@ -280,7 +291,8 @@ fn check_header(path: &Path) -> Result<(), StoreError> {
 
 fn damaged(path: &Path, why: &str) -> StoreError {
     StoreError::Damaged(format!(
-        "`{}`: {why}; it was left as it is: move it away and restore a backup, or try `sqlite3 {} .recover` on a copy",
+        "`{}`: {why}; stop the server, keep a copy of the folder, and restore a backup into an empty one, or try \
+         `sqlite3 {} .recover` on the copy",
         path.display(),
         path.display()
     ))

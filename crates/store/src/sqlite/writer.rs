@@ -4,7 +4,7 @@
 //! look that fences: a batch that is there already is answered, one of a deposed term is refused.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::Shared;
 use super::backup::{self, StagedFile};
 use super::checkpoints::Checkpoints;
+use super::damage::Reach;
 use super::lock::LeaderLock;
 use super::open::{Schema, migrate};
 use super::rows::{Ledger, RowWriter, forget_jobs, remove_entries, remove_records, remove_revisions};
@@ -46,6 +47,9 @@ pub(super) enum Command {
     Resign { reply: oneshot::Sender<()> },
     /// The store is being dropped.
     Stop,
+    /// A defect.
+    #[cfg(test)]
+    Panic,
 }
 
 /// What retention removes in one transaction.
@@ -81,41 +85,80 @@ pub(super) struct Restore {
 /// What waits for the writer.
 #[derive(Default)]
 pub(super) struct Inbox {
-    commands: Mutex<VecDeque<Command>>,
+    waiting: Mutex<Waiting>,
     came: Condvar,
 }
 
+#[derive(Default)]
+struct Waiting {
+    commands: VecDeque<Command>,
+    /// Nobody will take any more.
+    closed: bool,
+}
+
 impl Inbox {
+    /// Nothing is kept once the writer has ended: whoever waits for an answer learns that there will be none.
     pub(super) fn put(&self, command: Command) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
-        self.came.notify_one();
+        let mut waiting = self.waiting();
+        if !waiting.closed {
+            waiting.commands.push_back(command);
+            self.came.notify_one();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that has come; waits for something, at most so long.
     fn take(&self, at_most: Option<Duration>) -> VecDeque<Command> {
-        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        let empty = |commands: &mut VecDeque<Command>| commands.is_empty();
-        let mut commands = match at_most {
-            None => self.came.wait_while(commands, empty).unwrap_or_else(PoisonError::into_inner),
+        let empty = |waiting: &mut Waiting| waiting.commands.is_empty();
+        let mut waiting = match at_most {
+            None => self.came.wait_while(self.waiting(), empty).unwrap_or_else(PoisonError::into_inner),
             Some(time) => {
-                self.came.wait_timeout_while(commands, time, empty).unwrap_or_else(PoisonError::into_inner).0
+                let waited = self.came.wait_timeout_while(self.waiting(), time, empty);
+                waited.unwrap_or_else(PoisonError::into_inner).0
             }
         };
-        std::mem::take(&mut *commands)
+        std::mem::take(&mut waiting.commands)
     }
 
     /// Waits so long, or until someone wants the term to end. Returns whether someone does.
     fn is_ending_within(&self, time: Duration) -> bool {
-        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        let going_on = |commands: &mut VecDeque<Command>| {
-            !commands
-                .iter()
-                .any(|c| matches!(c, Command::Resign { .. } | Command::Stop | Command::Raise { .. }))
+        let going_on = |waiting: &mut Waiting| {
+            let ends =
+                |c: &Command| matches!(c, Command::Resign { .. } | Command::Stop | Command::Raise { .. });
+            !waiting.commands.iter().any(ends)
         };
-        let waited = self.came.wait_timeout_while(commands, time, going_on);
+        let waited = self.came.wait_timeout_while(self.waiting(), time, going_on);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
+
+    /// Drops what waits, and all that comes.
+    fn close(&self) {
+        let left = {
+            let mut waiting = self.waiting();
+            waiting.closed = true;
+            std::mem::take(&mut waiting.commands)
+        };
+        drop(left);
+    }
 }
+
+/// Goes with the thread, however that ends: nobody waits for one that is gone.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lead_no_more(&StoreError::Unavailable(WRITER_GONE.into()));
+        }
+        self.0.inbox.close();
+    }
+}
+
+/// What is said of a writer that has ended without being told to.
+pub(super) const WRITER_GONE: &str = "the thread that writes it has ended by a defect, which its log names: start the server again, and report it";
 
 /// Starts the thread.
 pub(super) fn start(
@@ -123,8 +166,12 @@ pub(super) fn start(
     connection: Connection,
     checkpoints: Checkpoints,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let ending = Ending(shared.clone());
     let writer = Writer { shared, connection, checkpoints, waiting: BTreeMap::new(), ledger: None };
-    std::thread::Builder::new().name("store-writer".into()).spawn(|| writer.run())
+    std::thread::Builder::new().name("store-writer".into()).spawn(move || {
+        let _ending = ending;
+        writer.run();
+    })
 }
 
 struct Writer {
@@ -174,6 +221,8 @@ impl Writer {
                         self.depose("the store was closed");
                         return;
                     }
+                    #[cfg(test)]
+                    Command::Panic => panic!("planted"),
                 }
             }
             self.flush();
@@ -207,12 +256,12 @@ impl Writer {
                 }
                 Err(error) => {
                     self.ledger = None;
-                    let meaning = self.shared.place.meaning(&error);
-                    self.shared.trouble(&meaning);
+                    let meaning = self.shared.met(Reach::Present, self.shared.place.meaning(&error));
                     if matches!(meaning, StoreError::Damaged(_)) {
                         self.depose(&meaning.to_string());
                         return;
                     }
+                    self.shared.trouble(&meaning);
                     if self.shared.inbox.is_ending_within(pause) {
                         self.depose(&format!("the term ended before the batch could be written: {meaning}"));
                         return;
@@ -319,7 +368,7 @@ impl Writer {
                     return;
                 }
                 Err(error @ (StoreError::Newer { .. } | StoreError::Damaged(_))) => {
-                    let _ = reply.send(Err(error));
+                    let _ = reply.send(Err(self.shared.met(Reach::Present, error)));
                     return;
                 }
                 Err(error) => self.shared.trouble(&error),
@@ -375,7 +424,9 @@ impl Writer {
             transaction.commit()?;
             Ok(Some(removed))
         };
-        let removed = work().map_err(|error: rusqlite::Error| place.meaning(&error))?;
+        // What cannot be removed stays; no commit is kept from anything.
+        let removed =
+            work().map_err(|error: rusqlite::Error| self.shared.met(Reach::Past, place.meaning(&error)))?;
         if !forget.is_empty() {
             // A forgotten job may come back, and would have to be written down again.
             self.ledger = None;
@@ -406,6 +457,7 @@ impl Writer {
             Ok(Ok(()))
         });
         done.map_err(|error: rusqlite::Error| place.meaning(&error))??;
+        self.shared.damage.past_is_replaced();
         self.shared.applied.send_replace(order.seq.0);
         Ok(())
     }
@@ -473,5 +525,46 @@ impl Shared {
         if trouble.take().is_some() {
             info!("the store can be written again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scheduler::ids::Seq;
+
+    use super::super::{SqliteOptions, SqliteStore};
+    use super::*;
+    use crate::{Candidate, Store};
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_writer_that_has_ended() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let options = SqliteOptions { dir: dir.path().into(), force_network_fs: false };
+        let store = SqliteStore::open(&options).expect("a local folder");
+        let term = store.begin_term(&Candidate::default()).await.expect("nobody leads");
+        // It waits for a batch that never comes.
+        let waits = store.commit(term.epoch, Seq(term.seq.0 + 2), &[]);
+        let panics = async { store.shared.inbox.put(Command::Panic) };
+        let both = async { tokio::join!(waits, panics) };
+        let (refused, ()) =
+            tokio::time::timeout(Duration::from_secs(60), both).await.expect("it is answered");
+        assert!(refused.expect_err("nobody has written it").reason.contains(WRITER_GONE));
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while store.trouble().is_none() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("it is said");
+        assert!(store.trouble().is_some_and(|trouble| trouble.contains(WRITER_GONE)));
+        let later = tokio::time::timeout(Duration::from_secs(60), async {
+            let commit = store.commit(term.epoch, Seq(term.seq.0 + 1), &[]).await;
+            store.resign().await;
+            (commit, store.begin_term(&Candidate::default()).await)
+        });
+        let (commit, begun) = later.await.expect("nobody waits");
+        assert!(commit.expect_err("nobody writes").reason.contains(WRITER_GONE));
+        assert!(begun.is_err_and(|error| error.to_string().contains(WRITER_GONE)));
+        assert_eq!(store.leader().await, None, "another may lead");
     }
 }
