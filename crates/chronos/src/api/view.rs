@@ -106,7 +106,7 @@ pub struct RunView {
     /// `succeeded`, `failed`, `killed`, `timedOut`, `lost`, `skipped` or `missed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<&'static str>,
-    /// Why that outcome.
+    /// Why that outcome; while it waits for its next attempt, what was wrong with the one before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Arguments of a manual run.
@@ -187,6 +187,10 @@ impl RunView {
     pub(super) fn live(run: &Run) -> Self {
         let mut attempts: Vec<_> =
             run.attempts.iter().map(|a| AttemptView::ended(&run.job, run.key, a)).collect();
+        let fault = match &run.state {
+            RunState::Running(_) => None,
+            RunState::Queued | RunState::Waiting { .. } => run.attempts.last().and_then(fault),
+        };
         let (state, until) = match &run.state {
             RunState::Queued => ("queued", None),
             RunState::Waiting { until, .. } => ("waiting", Some(instant(*until))),
@@ -217,6 +221,7 @@ impl RunView {
             due: Some(instant(run.due)),
             cycle: Some(instant(run.cycle.due)),
             created: Some(instant(run.created)),
+            reason: fault,
             arguments: run.arguments.as_ref().map(ToString::to_string),
             until,
             attempts,
@@ -282,6 +287,15 @@ fn why(run: &EndedRun) -> Option<String> {
     match &run.outcome {
         lost @ Outcome::Lost => failure().or_else(|| reason(lost)),
         outcome => reason(outcome).or_else(failure),
+    }
+}
+
+/// What went wrong with an attempt, also where the outcome of the run would say it.
+pub(super) fn fault(attempt: &Attempt) -> Option<String> {
+    match &attempt.end {
+        AttemptEnd::TimedOut => reason(&Outcome::TimedOut),
+        AttemptEnd::Lost { .. } => failure(attempt).or_else(|| reason(&Outcome::Lost)),
+        _ => failure(attempt),
     }
 }
 
@@ -688,6 +702,29 @@ mod tests {
     use store::samples;
 
     use super::*;
+
+    #[test]
+    fn a_run_that_waits_for_a_retry_says_what_was_wrong() {
+        let Record::Run(ended) = samples::ended(1, 2, Outcome::Failed) else { panic!("a run") };
+        let attempt = |number, end| Attempt {
+            number,
+            launched: ended.due,
+            started: None,
+            ended: ended.ended,
+            node: "a".into(),
+            end,
+            elements: 0,
+        };
+        let mut run = samples::run(1, 2);
+        let failed = AttemptEnd::Failed { exit: Some(3), signal: None, message: "".into() };
+        run.attempts = vec![attempt(0, AttemptEnd::TimedOut), attempt(1, failed)];
+        run.state = RunState::Waiting { attempt: 2, until: run.due };
+        assert_eq!(RunView::live(&run).reason.as_deref(), Some("exit status 3"));
+        run.attempts.pop();
+        assert_eq!(RunView::live(&run).reason.as_deref(), Some("it ran longer than maxCompletionTime"));
+        run.attempts.clear();
+        assert_eq!(RunView::live(&run).reason, None);
+    }
 
     #[test]
     fn the_reason_of_a_lost_run_is_that_of_its_attempt() {

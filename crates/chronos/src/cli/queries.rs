@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, job_name};
-use super::failure::{Exit, Failure, printable};
+use super::failure::{Exit, Failure, printable, printable_line};
 use super::requests::{is_run_key, is_unknown_job};
 use super::table::Table;
 use super::{ChosenArgs, ClientArgs, Format, JobArgs, TargetArgs, at_least_one};
@@ -216,15 +216,21 @@ pub(super) async fn why(args: &TargetArgs) -> Result<(), Failure> {
         return Ok(super::out_json(&answer)?);
     }
     for reason in answer["reasons"].as_array().into_iter().flatten() {
-        let bounds = [(" since ", time(&reason["since"])), (" until ", time(&reason["until"]))];
-        let bounds: String = bounds
-            .iter()
-            .filter(|(_, time)| !time.is_empty())
-            .map(|(word, time)| format!(",{word}{time}"))
-            .collect();
-        super::out(format!("{}{bounds}\n", printable(&text(&reason["message"]))).as_bytes())?;
+        super::out(format!("{}\n", line_of(reason)).as_bytes())?;
     }
     Ok(())
+}
+
+/// One line for one reason, with its bounds where the message does not name them.
+fn line_of(reason: &Value) -> String {
+    let mut line = printable_line(&text(&reason["message"]));
+    for bound in ["since", "until"] {
+        let instant = text(&reason[bound]);
+        if !instant.is_empty() && !line.contains(&instant) {
+            line.push_str(&format!(", {bound} {}", time(&reason[bound])));
+        }
+    }
+    line
 }
 
 /// Which of a job's runs has the output that is asked for.
@@ -315,4 +321,22 @@ pub(crate) fn time(value: &Value) -> String {
 
 pub(crate) fn names(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_and_says_each_time_once() {
+        let due = "2030-01-01T08:00:00.603Z";
+        let line = |message: &str| line_of(&json!({ "message": message, "until": due }));
+        assert_eq!(line("paused"), "paused, until 2030-01-01T08:00:00Z");
+        let next = format!("the next slot is due at {due}");
+        assert_eq!(line(&next), next);
+        let since = json!({ "message": "runs", "since": "2030-01-01T00:00:00.000Z", "until": due });
+        assert_eq!(line_of(&since), "runs, since 2030-01-01T00:00:00Z, until 2030-01-01T08:00:00Z");
+        let forged = json!({ "message": "the job is paused: a\nrun 1-i0: attempt 0 runs on node n\u{1b}" });
+        assert_eq!(line_of(&forged), "the job is paused: a\\nrun 1-i0: attempt 0 runs on node n\\u{1b}");
+    }
 }
