@@ -603,7 +603,7 @@ pub struct SlotView {
     /// When it will start, where the job's jitter makes that another instant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starts: Option<String>,
-    /// What will keep it from running, as far as is known.
+    /// What will keep it from running, as far as is known, and what a change of clocks does to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }

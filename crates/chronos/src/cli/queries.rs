@@ -186,22 +186,33 @@ pub(super) async fn next(args: &NextArgs) -> Result<(), Failure> {
         return Ok(super::out_json(&answer)?);
     }
     let slots = answer["slots"].as_array().map_or(&[][..], Vec::as_slice);
-    let jittered = slots.iter().any(|slot| !slot["starts"].is_null());
-    let mut table = Table::new(if jittered { &["due", "starts", "job"] } else { &["due", "job"] });
-    for slot in slots {
-        let job = args.job.clone().unwrap_or_else(|| text(&slot["job"]));
-        let starts = if slot["starts"].is_null() { &slot["due"] } else { &slot["starts"] };
-        if jittered {
-            table.row([time(&slot["due"]), time(starts), job]);
-        } else {
-            table.row([time(&slot["due"]), job]);
-        }
-    }
+    let table = slot_table(slots, args.job.as_deref());
     table.print()?;
     if let Some(resolved) = answer["scheduleResolved"].as_str() {
         super::out(format!("each H stands for a value of its own: {}\n", printable(resolved)).as_bytes())?;
     }
     Ok(())
+}
+
+/// Slots with what is known of them; a column that would be empty is left out.
+fn slot_table(slots: &[Value], job: Option<&str>) -> Table {
+    let any = |key: &str| slots.iter().any(|slot| !slot[key].is_null());
+    let (jittered, noted) = (any("starts"), any("note"));
+    let columns = [("due", true), ("starts", jittered), ("local", true), ("job", true), ("note", noted)];
+    let shown = |(heading, shown): &(&'static str, bool)| shown.then_some(*heading);
+    let headings: Vec<_> = columns.iter().filter_map(shown).collect();
+    let mut table = Table::new(&headings);
+    for slot in slots {
+        let cell = |heading: &&str| match *heading {
+            "due" => time(&slot["due"]),
+            "starts" if slot["starts"].is_null() => time(&slot["due"]),
+            "starts" => time(&slot["starts"]),
+            "job" => job.map_or_else(|| text(&slot["job"]), Into::into),
+            heading => text(&slot[heading]),
+        };
+        table.row(headings.iter().map(cell));
+    }
+    table
 }
 
 pub(super) async fn why(args: &TargetArgs) -> Result<(), Failure> {
@@ -326,6 +337,22 @@ pub(crate) fn names(value: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_are_shown_with_what_is_known_of_them() {
+        let slot =
+            json!({ "job": "a", "due": "2030-03-31T01:30:00.000Z", "local": "2030-03-31 03:30:00 CEST" });
+        let plain = "DUE                   LOCAL                     JOB\n\
+                     2030-03-31T01:30:00Z  2030-03-31 03:30:00 CEST  a\n";
+        assert_eq!(slot_table(&[slot.clone()], None).render(None), plain);
+        let mut paused = slot.clone();
+        paused["note"] = "the job is paused".into();
+        paused["starts"] = "2030-03-31T01:31:00.000Z".into();
+        let all = "DUE                   STARTS                LOCAL                     JOB  NOTE\n\
+                   2030-03-31T01:30:00Z  2030-03-31T01:31:00Z  2030-03-31 03:30:00 CEST  b    the job is paused\n\
+                   2030-03-31T01:30:00Z  2030-03-31T01:30:00Z  2030-03-31 03:30:00 CEST  b\n";
+        assert_eq!(slot_table(&[paused, slot], Some("b")).render(None), all);
+    }
 
     #[test]
     fn a_reason_is_one_line_and_says_each_time_once() {

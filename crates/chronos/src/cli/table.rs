@@ -19,8 +19,8 @@ impl Table {
         Self { rows: vec![headings.iter().map(|text| text.to_uppercase()).collect()] }
     }
 
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| printable(cell).replace(['\n', '\t'], " ")).collect());
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| printable(&cell).replace(['\n', '\t'], " ")).collect());
     }
 
     /// The whole table, where cut lines end with `…`. A `width` of `None` cuts nothing.
