@@ -23,6 +23,7 @@ use super::{ApiContext, Found};
 
 /// Which slots.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Coming {
     /// At most so many; 1 to 1000, 10 if absent.
     limit: Option<usize>,

@@ -322,7 +322,8 @@ fn found(value: &Value) -> String {
     }
 }
 
-fn clip(text: &str) -> String {
+/// As much of a text as a message has room for.
+pub fn clip(text: &str) -> String {
     let clipped: String = text.chars().take(60).collect();
     if clipped.len() < text.len() { format!("{clipped}...") } else { clipped }
 }
