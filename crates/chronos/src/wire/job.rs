@@ -57,6 +57,13 @@ const ONCE: &str = "R1//PT24H";
 const SECOND: Duration = Duration::from_secs(1);
 /// `catchUp: all` without an age.
 const AGE: Duration = Duration::from_secs(7 * 86_400);
+/// No machine has a million processors: whoever asks for more has erred, and no sum of what is asked for overflows.
+const CPUS_MAX: f64 = 1e6;
+/// In MiB, about a pebibyte; the largest machines have some 64 TiB.
+const MEM_MAX: f64 = 1e9;
+/// In MiB, a thousand times that.
+const DISK_MAX: f64 = 1e12;
+
 const SPAN: Shape = Shape::Span(SECOND, SPAN_MAX);
 
 const FETCH: Shape = Shape::Object(&[
@@ -101,9 +108,9 @@ const FIELDS: &[Field] = &[
     optional("owner", Shape::Text),
     optional("ownerName", Shape::Text),
     optional("description", Shape::Text),
-    optional("cpus", Shape::Real(0.0, f64::MAX)),
-    optional("disk", Shape::Real(0.0, f64::MAX)),
-    optional("mem", Shape::Real(0.0, f64::MAX)),
+    optional("cpus", Shape::Real(0.0, CPUS_MAX)),
+    optional("disk", Shape::Real(0.0, DISK_MAX)),
+    optional("mem", Shape::Real(0.0, MEM_MAX)),
     optional("disabled", Shape::Bool),
     optional("softError", Shape::Bool),
     optional("dataProcessingJobType", Shape::Bool),

@@ -102,7 +102,6 @@ impl Shape {
             Self::Bool => "true or false".into(),
             Self::Whole(min, max) if *max == i64::MAX => format!("a whole number, at least {min}"),
             Self::Whole(min, max) => format!("a whole number from {min} to {max}"),
-            Self::Real(min, max) if *max == f64::MAX => format!("a number, at least {min}"),
             Self::Real(min, max) => format!("a number from {min} to {max}"),
             Self::Word(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or "),
             Self::Span(min, max) => {

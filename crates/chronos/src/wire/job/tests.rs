@@ -449,7 +449,11 @@ fn wrong_types_name_the_field_and_what_was_expected() {
     refused(r#""retries":-1"#, "retries", "from 0 to 100");
     refused(r#""command":["a"]"#, "command", "expected text, found a list of 1");
     refused(r#""disabled":"yes""#, "disabled", "expected true or false");
-    refused(r#""cpus":"lots""#, "cpus", "expected a number, at least 0");
+    refused(r#""cpus":"lots""#, "cpus", "expected a number from 0 to 1000000");
+    refused(r#""cpus":1e308"#, "cpus", "expected a number from 0 to 1000000, found the number 1e");
+    refused(r#""mem":1e300"#, "mem", "expected a number from 0 to 1000000000, found");
+    refused(r#""disk":"1e13""#, "disk", "expected a number from 0 to 1000000000000, found");
+    refused(r#""cpus":-1"#, "cpus", "from 0");
     refused(r#""arguments":"-v""#, "arguments", "expected a list");
     refused(r#""arguments":["a",{}]"#, "arguments[1]", "expected text, found an object");
     refused(r#""environmentVariables":[{"name":"A"}]"#, "environmentVariables[0].value", "is missing");
