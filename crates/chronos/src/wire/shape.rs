@@ -131,6 +131,8 @@ impl Shape {
 pub struct Reader {
     /// One sentence each.
     pub warnings: Vec<String>,
+    /// Unknown fields beyond those that are named.
+    unnamed: usize,
 }
 
 impl Reader {
@@ -250,7 +252,15 @@ impl Reader {
         for key in
             object.keys().filter(|k| !ignored.contains(&k.as_str()) && !fields.iter().any(|f| f.name == **k))
         {
-            if self.warnings.len() < WARNINGS_MAX {
+            if self.warnings.len() >= WARNINGS_MAX {
+                // They share the last warning.
+                self.warnings.truncate(WARNINGS_MAX);
+                self.unnamed += 1;
+                self.warnings.push(match self.unnamed {
+                    1 => "1 more unknown field was ignored".into(),
+                    n => format!("{n} more unknown fields were ignored"),
+                });
+            } else {
                 let at = join(path, &clip(key));
                 self.warnings.push(match nearest(key, fields.iter().map(|f| f.name)) {
                     Some(name) => format!("unknown field `{at}` was ignored; did you mean `{name}`?"),
@@ -272,7 +282,7 @@ pub fn stray(object: &Map<String, Value>, known: &[&str]) -> Option<Problem> {
     Some(Problem::invalid(&clip(key), format!("unknown field `{}`", clip(key)), hint))
 }
 
-/// Warnings travel in a header, which has room for so many.
+/// Warnings travel in a header, which has room for so many and one that counts the others.
 const WARNINGS_MAX: usize = 16;
 
 fn join(path: &str, key: &str) -> String {
