@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::backfill::instant;
 use super::client::{Client, job_name};
 use super::failure::{Exit, Failure, printable, printable_line};
 use super::requests::{is_run_key, is_unknown_job};
@@ -52,10 +53,10 @@ pub(super) struct RunsArgs {
     #[arg(long, value_name = "CAUSE")]
     cause: Vec<String>,
     /// Only with a due time at or after this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     from: Option<jiff::Timestamp>,
     /// Only with a due time before this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     to: Option<jiff::Timestamp>,
     /// `-time`, the newest first, or `time`
     #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
@@ -81,10 +82,10 @@ pub(super) struct NextArgs {
     #[command(flatten)]
     chosen: ChosenArgs,
     /// Only those due at or after this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     from: Option<jiff::Timestamp>,
     /// Only those due at or before this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<jiff::Timestamp>,
     /// At most so many
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 10, value_parser = at_least_one)]
@@ -153,6 +154,13 @@ pub(super) async fn runs(args: &RunsArgs) -> Result<(), Failure> {
     query.extend(args.from.iter().map(|time| ("from", time.to_string())));
     query.extend(args.to.iter().map(|time| ("to", time.to_string())));
     let runs = pages(client, &["v1", "runs"], query, "runs", args.limit).await?;
+    if let Some(job) = args.job.as_deref().filter(|_| runs.is_empty())
+        && !is_known(client, job).await?
+    {
+        let hint =
+            format!("neither a job nor a run of `{job}` is known; `chronos jobs TEXT` looks for names");
+        super::warn(&hint);
+    }
     if args.client.output == Format::Json {
         return Ok(super::out_json(&Value::Array(runs))?);
     }
@@ -161,6 +169,17 @@ pub(super) async fn runs(args: &RunsArgs) -> Result<(), Failure> {
         table.row(row_of(run));
     }
     Ok(table.print()?)
+}
+
+/// Whether there is a job of that name, or a run of one that was deleted.
+async fn is_known(client: &Client, job: &str) -> Result<bool, Failure> {
+    match client.get(&["v1", "jobs", job_name(job)?], &[]).await {
+        Err(failure) if is_unknown_job(&failure) => {
+            let query = vec![("job", job.to_owned())];
+            Ok(!pages(client, &["v1", "runs"], query, "runs", 1).await?.is_empty())
+        }
+        answer => answer.map(|_| true),
+    }
 }
 
 pub(super) async fn next(args: &NextArgs) -> Result<(), Failure> {
