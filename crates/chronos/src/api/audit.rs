@@ -24,6 +24,7 @@ use crate::wire::patch::diff;
 
 /// Which entries.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Only of jobs of this name, deleted ones too.
     job: Option<String>,

@@ -458,6 +458,7 @@ pub(super) struct Backfills {
 
 /// Which backfills.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Only of this job.
     job: Option<String>,
@@ -563,6 +564,7 @@ pub(super) async fn show(
 
 /// What becomes of the runs that have begun.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Running {
     /// `goOn` (default) to their end, or `kill`.
     running: Option<String>,

@@ -26,6 +26,7 @@ const PIECES: usize = 8;
 
 /// What a backup holds.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// `false` leaves out the history of ended runs.
     #[serde(default = "yes")]
@@ -77,7 +78,7 @@ pub(super) async fn take(
 /// How a backup is taken back.
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
-#[into_params(rename_all = "camelCase")]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub(super) struct How {
     /// `true` allows that jobs which are there are replaced.
     #[serde(default)]

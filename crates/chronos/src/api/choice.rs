@@ -18,6 +18,7 @@ use scheduler::moment::Moment;
 
 /// Which jobs: all conditions hold.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Chosen {
     /// Occurs in name, command, owner or labels, without regard to case.
     #[serde(default)]

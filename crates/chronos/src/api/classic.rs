@@ -29,6 +29,7 @@ use super::{ApiContext, mention, seq_header, view};
 
 /// How a write is answered.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Manner {
     /// `true`: answer 200 with what was done instead of 204.
     #[serde(default)]
@@ -113,7 +114,7 @@ async fn put(
     let (uid, body) = Written::of(&name, &answer, seq, warnings.clone());
     let mut headers = HeaderMap::from_iter(conditions::etag(uid, body.version));
     if !warnings.is_empty() {
-        headers.insert(HeaderName::from_static("x-chronos-warnings"), ascii(&json!(warnings)));
+        headers.insert(WARNINGS, ascii(&json!(warnings)));
     }
     Ok((headers, done(manner, seq, body)).into_response())
 }
@@ -127,8 +128,11 @@ fn done(manner: Manner, seq: Seq, body: impl Serialize) -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
+/// Where what a client should know is said, as a JSON list.
+pub(super) const WARNINGS: HeaderName = HeaderName::from_static("x-chronos-warnings");
+
 /// JSON as a header can carry it.
-fn ascii(value: &Value) -> HeaderValue {
+pub(super) fn ascii(value: &Value) -> HeaderValue {
     let mut text = String::new();
     for c in value.to_string().chars() {
         if (' '..='~').contains(&c) {
@@ -144,6 +148,7 @@ fn ascii(value: &Value) -> HeaderValue {
 
 /// Which jobs of a list.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Page {
     /// At most so many; all if absent.
     limit: Option<usize>,
@@ -210,6 +215,7 @@ pub(super) async fn jobs(
 
 /// What to search for.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Search {
     /// Occurs in the name, without regard to case.
     #[serde(default)]
@@ -322,6 +328,7 @@ pub(super) async fn job(
 
 /// How a job is started by hand.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Trigger {
     /// Words that replace the job's own arguments.
     arguments: Option<String>,

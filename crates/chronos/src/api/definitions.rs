@@ -19,6 +19,7 @@ use crate::wire::job::as_written;
 
 /// Which definitions, beside the conditions on jobs.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Only {
     /// Only of this job; the other conditions do not count then.
     job: Option<String>,

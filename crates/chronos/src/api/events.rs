@@ -29,6 +29,7 @@ use crate::wire::job::instant;
 
 /// Which events.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Only of the job of this name.
     job: Option<String>,

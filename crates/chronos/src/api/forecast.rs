@@ -46,6 +46,7 @@ const BUSIEST: usize = 5;
 
 /// How far and how fine.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// How many hours; 1 to 168, 24 if absent.
     hours: Option<u32>,

@@ -23,6 +23,7 @@ const NODES_MAX: usize = 100_000;
 
 /// Which part of the graph.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Only this job and what it is connected with; the conditions on jobs do not count then.
     job: Option<String>,

@@ -11,9 +11,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use scheduler::ids::Seq;
+use serde_json::json;
 
+use super::classic::{WARNINGS, ascii};
 use super::error::{ApiError, defect};
-use super::methods::Methods;
+use super::methods::{Methods, Stray};
 use super::{ApiContext, extract, forward};
 
 /// How long a read waits for the batch it wants to see: longer than any commit in health.
@@ -34,10 +36,24 @@ pub(super) async fn admit(
     }
     let checked =
         host(&ctx, &request).and_then(|()| form(&ctx, &request)).and_then(|()| acceptable(&request));
-    match checked {
-        Ok(()) => next.run(request).await,
-        Err(refused) => refused.into_response(),
+    if let Err(refused) = checked {
+        return refused.into_response();
     }
+    let stray = methods.stray(request.extensions().get(), request.method(), request.uri());
+    match stray {
+        Some(stray) if Stray::is_refused(request.uri().path()) => stray.refusal().into_response(),
+        Some(stray) => warned(next.run(request).await, stray.warning()),
+        None => next.run(request).await,
+    }
+}
+
+/// The answer with one more warning.
+fn warned(mut answer: Response, warning: String) -> Response {
+    let said = answer.headers().get(WARNINGS).and_then(|said| said.to_str().ok());
+    let mut warnings: Vec<String> = said.and_then(|said| serde_json::from_str(said).ok()).unwrap_or_default();
+    warnings.push(warning);
+    answer.headers_mut().insert(WARNINGS, ascii(&json!(warnings)));
+    answer
 }
 
 /// On loopback only names of this machine are answered, so that a page whose own name was made to point here

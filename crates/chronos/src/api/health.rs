@@ -254,6 +254,7 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
 
 /// How metrics are written.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Form {
     /// `true`: JSON with line breaks, for people.
     #[serde(default)]

@@ -27,6 +27,7 @@ use super::{ApiContext, Changed, changed};
 
 /// Which page of a list of jobs.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// By which field, with a `-` before it for the other way round: `name` (if absent), `state` (running ones first),
     /// `lastOutcome` (the worst first), `lastEnded`, `lastSuccess`, `lastError`, `next`, `owner`, `errors` (since the

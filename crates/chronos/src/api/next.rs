@@ -5,10 +5,11 @@ use std::collections::BinaryHeap;
 
 use axum::Json;
 use axum::extract::State;
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 use scheduler::ids::JobName;
 use scheduler::job::{Job, Plan, Progress};
-use scheduler::schedule::{Schedule, Slot, Zones};
+use scheduler::schedule::{Nominal, Schedule, Slot, Zones};
 use serde::{Deserialize, Serialize};
 use store::projection::ProjectionHandle;
 use utoipa::{IntoParams, ToSchema};
@@ -22,6 +23,7 @@ use super::{ApiContext, Found};
 
 /// Which slots.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Coming {
     /// At most so many; 1 to 1000, 10 if absent.
     limit: Option<usize>,
@@ -187,7 +189,8 @@ fn merged(zones: &Zones, jobs: &[Found], stretch: &Stretch) -> (Vec<SlotView>, O
             return (slots, next);
         }
         let (job, progress, slot, row) = &mut rows[i];
-        slots.push(view::slot(job, &view::zone(zones, job), slot, note(progress, slot, now)));
+        let zone = view::zone(zones, job);
+        slots.push(view::slot(job, &zone, slot, note(&zone, progress, slot, now)));
         last = Some((due, name));
         let following = row.get_or_insert_with(|| {
             let mut slots = slots_from(zones, job, progress, due);
@@ -219,7 +222,7 @@ pub(super) fn upcoming(
 ) -> impl Iterator<Item = SlotView> {
     let zone = view::zone(zones, job);
     slots_from(zones, job, progress, Timestamp::MIN)
-        .map(move |slot| view::slot(job, &zone, &slot, note(progress, &slot, now)))
+        .map(move |slot| view::slot(job, &zone, &slot, note(&zone, progress, &slot, now)))
 }
 
 /// The slots of a job that are due at or after an instant, without a walk through those before it.
@@ -244,11 +247,69 @@ fn slots_from(
         .take(usize::try_from(left).unwrap_or(usize::MAX))
 }
 
-fn note(progress: &Progress, slot: &Slot, now: Timestamp) -> Option<String> {
+fn note(zone: &TimeZone, progress: &Progress, slot: &Slot, now: Timestamp) -> Option<String> {
     let paused =
         progress.paused.as_ref().is_some_and(|p| p.until.is_none_or(|until| until > slot.due && until > now));
-    match paused {
+    let kept = match paused {
         true => Some("the job is paused".into()),
         false => (slot.due <= now).then(|| "due now".into()),
+    };
+    let notes: Vec<String> = kept.into_iter().chain(moved(zone, slot)).collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// What the clock of the zone does to a slot of a cron expression: it leaves its time out, or shows it twice. Slots of
+/// intervals are known by number, not by what the clock shows.
+fn moved(zone: &TimeZone, slot: &Slot) -> Option<String> {
+    let Nominal::Civil { second, .. } = slot.nominal else { return None };
+    let civil = Offset::UTC.to_datetime(Timestamp::from_second(second).ok()?);
+    let shown = civil.strftime("%H:%M");
+    match zone.to_ambiguous_timestamp(civil).offset() {
+        AmbiguousOffset::Unambiguous { .. } => None,
+        AmbiguousOffset::Gap { .. } => Some(format!("moved: the clock leaves out {shown} on this day")),
+        AmbiguousOffset::Fold { before, .. } => {
+            let first = before.to_timestamp(civil).is_ok_and(|first| first == slot.due);
+            let which = if first { "first" } else { "second" };
+            Some(format!("the clock shows {shown} twice on this day: this is the {which} time"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scheduler::job::Pause;
+    use scheduler::schedule::{DstPolicy, Spread};
+
+    use super::*;
+
+    #[test]
+    fn a_slot_that_a_change_of_clocks_touches_says_so() {
+        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+        let zones = Zones::bundled();
+        let notes = |cron: &str, after: &str, count: usize| -> Vec<_> {
+            let dst = DstPolicy::default();
+            let schedule = Schedule::parse(&zones, cron, "Europe/Berlin", dst, at(after), Spread::of("a"));
+            let schedule = schedule.expect("a schedule");
+            let zone = schedule.zone().time_zone();
+            let progress = Progress::new(at(after));
+            let slots = schedule.upcoming(at(after)).take(count);
+            slots.map(|slot| note(zone, &progress, &slot, at(after)).unwrap_or_default()).collect()
+        };
+        let daily = notes("30 2 * * *", "2030-03-29T12:00:00Z", 3);
+        assert_eq!(daily, ["", "moved: the clock leaves out 02:30 on this day", ""]);
+        let twice = |which| format!("the clock shows 02:30 twice on this day: this is the {which} time");
+        let half_past = notes("30 * * * *", "2030-10-26T23:31:00Z", 3);
+        assert_eq!(half_past, [twice("first"), twice("second"), String::new()]);
+    }
+
+    #[test]
+    fn a_note_says_all_there_is_to_say() {
+        let zone = TimeZone::UTC;
+        let slot = Slot { nominal: Nominal::Index(0), due: Timestamp::UNIX_EPOCH };
+        let mut progress = Progress::new(slot.due);
+        assert_eq!(note(&zone, &progress, &slot, slot.due).as_deref(), Some("due now"));
+        let pause = Pause { since: slot.due, reason: "".into(), until: None };
+        progress.paused = Some(Box::new(pause));
+        assert_eq!(note(&zone, &progress, &slot, slot.due).as_deref(), Some("the job is paused"));
     }
 }

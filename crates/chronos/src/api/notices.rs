@@ -21,6 +21,7 @@ use crate::wire::shape::{Shape, optional};
 
 /// Which notices of a list.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Only in one of these states, separated by commas: `waiting`, `sending`, `delivered`, `givenUp`.
     state: Option<String>,

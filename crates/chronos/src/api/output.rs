@@ -26,6 +26,7 @@ use super::view;
 
 /// Which output.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Of which attempt, counted from 0; the last one if absent.
     attempt: Option<u32>,

@@ -31,6 +31,7 @@ use super::{ApiContext, Changed, changed, seq_header};
 
 /// Which runs of a list.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Only of the job of this name, deleted ones too.
     job: Option<String>,

@@ -80,6 +80,7 @@ pub(super) struct Versions {
 
 /// Which versions of a list.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// How they came about, separated by commas: `created`, `replaced`, `patched`, `applied`, `rolledBack`, `restored`,
     /// `deleted`, `inherited`, `disabled`.
@@ -206,6 +207,7 @@ fn named(name: &str, version: &str) -> Result<(JobName, u32), ApiError> {
 
 /// The other side of a comparison.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct With {
     /// A version; the newest if absent.
     with: Option<u32>,

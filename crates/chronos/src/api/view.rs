@@ -6,9 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use scheduler::ids::{Cause, JobName, JobUid, RunKey, TaskId};
 use scheduler::job::{CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Rules};
-use scheduler::run::{
-    Attempt, AttemptEnd, EndedRun, KillReason, Missed, Outcome, Record, Run, RunState, Skipped, SlotRange,
-};
+use scheduler::run::{Attempt, AttemptEnd, EndedRun, KillReason, Record, Run, RunState, SlotRange};
 use scheduler::schedule::{Slot, Zones};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -18,65 +16,8 @@ use utoipa::ToSchema;
 
 use crate::wire::duration;
 use crate::wire::job::{instant, is_exhausted};
-
-/// The word for an outcome in URLs, events and pages.
-pub(super) fn word(kind: OutcomeKind) -> &'static str {
-    match kind {
-        OutcomeKind::Succeeded => "succeeded",
-        OutcomeKind::Failed => "failed",
-        OutcomeKind::Killed => "killed",
-        OutcomeKind::TimedOut => "timedOut",
-        OutcomeKind::Lost => "lost",
-        OutcomeKind::Skipped => "skipped",
-        OutcomeKind::Missed => "missed",
-    }
-}
-
-/// All outcomes.
-pub(super) const KINDS: [OutcomeKind; 7] = [
-    OutcomeKind::Succeeded,
-    OutcomeKind::Failed,
-    OutcomeKind::Killed,
-    OutcomeKind::TimedOut,
-    OutcomeKind::Lost,
-    OutcomeKind::Skipped,
-    OutcomeKind::Missed,
-];
-
-/// The reason of an outcome, where it has one.
-pub(super) fn reason(outcome: &Outcome) -> Option<String> {
-    Some(match outcome {
-        Outcome::Succeeded | Outcome::Failed => return None,
-        Outcome::TimedOut => "it ran longer than maxCompletionTime".into(),
-        Outcome::Lost => "nobody could tell how it ended".into(),
-        Outcome::Killed(reason) => match reason {
-            KillReason::Asked => "a user asked for it".into(),
-            KillReason::TimedOut => "it ran longer than maxCompletionTime".into(),
-            KillReason::Replaced => "a newer run took its place".into(),
-            KillReason::Deleted => "its job was deleted".into(),
-            KillReason::Restored => "a backup was restored that does not know it".into(),
-        },
-        Outcome::Skipped(rule) => match rule {
-            Skipped::Overlaps(run) => format!("run {run} was still busy"),
-            Skipped::Superseded(run) => format!("run {run} was waiting already"),
-            Skipped::Replaced(run) => format!("run {run} took its place"),
-            Skipped::Upstream { parent } => format!("upstream {parent} failed"),
-            Skipped::JoinSuperseded => {
-                "too many joins were open, or its parents succeeded again before it fired".into()
-            }
-            Skipped::Paused { reason } if reason.is_empty() => "the job was paused".into(),
-            Skipped::Paused { reason } => format!("the job was paused: {reason}"),
-            Skipped::Withdrawn => "the job was deleted, disabled or given another schedule".into(),
-            Skipped::Cancelled => "a user killed it while it was waiting".into(),
-        },
-        Outcome::Missed(why) => match why {
-            Missed::Epsilon => "nobody could start it within epsilon".into(),
-            Missed::GaveWay => "a later slot came first (catchUp: latest)".into(),
-            Missed::NoCatchUp => "nobody was there at its due time (catchUp: none)".into(),
-            Missed::CatchUpBound => "it was beyond the bounds of catchUp: all".into(),
-        },
-    })
-}
+pub(super) use crate::wire::outcome::{KINDS, fault, word};
+use crate::wire::outcome::{reason, why};
 
 /// A run, or a row of slots that never became runs.
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -106,7 +47,7 @@ pub struct RunView {
     /// `succeeded`, `failed`, `killed`, `timedOut`, `lost`, `skipped` or `missed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<&'static str>,
-    /// Why that outcome.
+    /// Why that outcome; while it waits for its next attempt, what was wrong with the one before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Arguments of a manual run.
@@ -187,6 +128,10 @@ impl RunView {
     pub(super) fn live(run: &Run) -> Self {
         let mut attempts: Vec<_> =
             run.attempts.iter().map(|a| AttemptView::ended(&run.job, run.key, a)).collect();
+        let fault = match &run.state {
+            RunState::Running(_) => None,
+            RunState::Queued | RunState::Waiting { .. } => run.attempts.last().and_then(fault),
+        };
         let (state, until) = match &run.state {
             RunState::Queued => ("queued", None),
             RunState::Waiting { until, .. } => ("waiting", Some(instant(*until))),
@@ -217,6 +162,7 @@ impl RunView {
             due: Some(instant(run.due)),
             cycle: Some(instant(run.cycle.due)),
             created: Some(instant(run.created)),
+            reason: fault,
             arguments: run.arguments.as_ref().map(ToString::to_string),
             until,
             attempts,
@@ -273,29 +219,6 @@ fn killing(reason: &KillReason) -> &'static str {
         KillReason::Replaced => "replaced",
         KillReason::Deleted => "deleted",
         KillReason::Restored => "restored",
-    }
-}
-
-/// Why a run ended as it did. Whoever gave up an attempt knows more of it than the outcome says.
-fn why(run: &EndedRun) -> Option<String> {
-    let failure = || run.attempts.last().and_then(failure);
-    match &run.outcome {
-        lost @ Outcome::Lost => failure().or_else(|| reason(lost)),
-        outcome => reason(outcome).or_else(failure),
-    }
-}
-
-/// How the last attempt failed, in one line.
-fn failure(attempt: &Attempt) -> Option<String> {
-    match &attempt.end {
-        AttemptEnd::Failed { exit, signal, message } => Some(match (exit, signal) {
-            _ if !message.is_empty() => message.to_string(),
-            (Some(exit), _) => format!("exit status {exit}"),
-            (None, Some(signal)) => format!("signal {signal}"),
-            (None, None) => return None,
-        }),
-        AttemptEnd::Lost { message } if !message.is_empty() => Some(message.to_string()),
-        _ => None,
     }
 }
 
@@ -589,7 +512,7 @@ pub struct SlotView {
     /// When it will start, where the job's jitter makes that another instant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starts: Option<String>,
-    /// What will keep it from running, as far as is known.
+    /// What will keep it from running, as far as is known, and what a change of clocks does to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -685,9 +608,33 @@ pub(super) fn slot(job: &Job, zone: &jiff::tz::TimeZone, slot: &Slot, note: Opti
 
 #[cfg(test)]
 mod tests {
+    use scheduler::run::Outcome;
     use store::samples;
 
     use super::*;
+
+    #[test]
+    fn a_run_that_waits_for_a_retry_says_what_was_wrong() {
+        let Record::Run(ended) = samples::ended(1, 2, Outcome::Failed) else { panic!("a run") };
+        let attempt = |number, end| Attempt {
+            number,
+            launched: ended.due,
+            started: None,
+            ended: ended.ended,
+            node: "a".into(),
+            end,
+            elements: 0,
+        };
+        let mut run = samples::run(1, 2);
+        let failed = AttemptEnd::Failed { exit: Some(3), signal: None, message: "".into() };
+        run.attempts = vec![attempt(0, AttemptEnd::TimedOut), attempt(1, failed)];
+        run.state = RunState::Waiting { attempt: 2, until: run.due };
+        assert_eq!(RunView::live(&run).reason.as_deref(), Some("exit status 3"));
+        run.attempts.pop();
+        assert_eq!(RunView::live(&run).reason.as_deref(), Some("it ran longer than maxCompletionTime"));
+        run.attempts.clear();
+        assert_eq!(RunView::live(&run).reason, None);
+    }
 
     #[test]
     fn the_reason_of_a_lost_run_is_that_of_its_attempt() {

@@ -149,11 +149,16 @@ impl Facts<'_> {
                 reasons.extend(self.engine(run));
             }
             RunState::Waiting { attempt, until } => {
-                let message = format!(
-                    "run {}: an attempt failed; attempt {attempt} may start at {}",
-                    run.key,
-                    instant(*until)
+                let last = run.attempts.last();
+                let before = last.map_or_else(
+                    || "an attempt failed".into(),
+                    |last| {
+                        let how = view::fault(last).map(|how| format!(": {how}")).unwrap_or_default();
+                        format!("attempt {} failed{how}", last.number)
+                    },
                 );
+                let message =
+                    format!("run {}: {before}; attempt {attempt} may start at {}", run.key, instant(*until));
                 reasons.push(Reason::new("retry", message).until(*until));
                 if *until <= self.now {
                     reasons.extend(self.held(run, job));
@@ -297,7 +302,11 @@ impl Facts<'_> {
                 "the job is disabled: it has no slots, and its parents do not start it",
             ));
         } else if is_exhausted(job, progress) {
-            reasons.push(Reason::new("exhausted", "the schedule is over: all its slots have been"));
+            let message = match self.state.runs_of(job.uid).next() {
+                Some(_) => "no slot follows: the last one of the schedule has been taken up",
+                None => "the schedule is over: all its slots have been",
+            };
+            reasons.push(Reason::new("exhausted", message));
         }
         if let Some(pause) = view::pause(progress, self.now) {
             let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
@@ -325,6 +334,12 @@ impl Facts<'_> {
 
     fn slots(&self, job: &Job, progress: &Progress) -> Vec<Reason> {
         let Some(next) = progress.next.filter(|_| !job.rules.disabled) else { return Vec::new() };
+        if let Some(pause) = view::pause(progress, self.now)
+            && pause.until.is_none_or(|until| until > next.due)
+        {
+            let message = format!("the slot due at {} will be skipped, for the pause", instant(next.due));
+            return vec![Reason::new("not_due", message)];
+        }
         if next.due > self.now {
             let message = format!("the next slot is due at {}", instant(next.due));
             return vec![Reason::new("not_due", message).until(next.due)];
@@ -354,7 +369,10 @@ impl Facts<'_> {
             else {
                 continue;
             };
-            for reason in self.rules(parent, progress) {
+            // What it does, before what will keep it from doing so again.
+            let live = self.state.runs_of(parent.uid).next();
+            let live = live.and_then(|run| self.of_live(run, Some(parent)).into_iter().next());
+            for reason in live.into_iter().chain(self.rules(parent, progress)) {
                 let message = format!("parent {}: {}", parent.name, reason.message);
                 reasons.push(Reason { code: "parent", message, ..reason });
             }
@@ -407,7 +425,7 @@ mod tests {
     use scheduler::ids::{Cycle, Epoch, GraphVersion, RunKey};
     use scheduler::job::{Pause, Rules, Tags, Timetable};
     use scheduler::limits::LabelLimit;
-    use scheduler::run::{KillReason, Live};
+    use scheduler::run::{Attempt, AttemptEnd, KillReason, Live};
     use scheduler::schedule::{Nominal, Slot};
 
     use super::*;
@@ -486,6 +504,11 @@ mod tests {
         run(job, number, RunState::Running(live))
     }
 
+    fn attempt(end: AttemptEnd) -> Attempt {
+        let node = "n".into();
+        Attempt { number: 0, launched: at(0), started: None, ended: at(1), node, end, elements: 0 }
+    }
+
     const WELL: Status = Status { role: Role::Leading(Epoch(1)), troubles: Vec::new() };
 
     /// The codes of the reasons, and that one of the messages says so.
@@ -560,6 +583,10 @@ mod tests {
             p.paused = Some(Box::new(Pause { since: at(1), reason: "move".into(), until: Some(at(99)) }))
         });
         check(&s, &WELL, 1, &["paused", "not_due"], "the job is paused: move");
+        check(&s, &WELL, 1, &["paused", "not_due"], "the next slot is due at");
+        with_progress(&mut s, 1, |p| p.paused.as_mut().expect("a pause").until = None);
+        let says = "the slot due at 2030-03-17T18:46:40.000Z will be skipped, for the pause";
+        check(&s, &WELL, 1, &["paused", "not_due"], says);
         with_progress(&mut s, 1, |p| {
             p.paused = Some(Box::new(Pause { since: at(1), reason: "move".into(), until: Some(at(9)) }))
         });
@@ -596,9 +623,21 @@ mod tests {
         let codes = ["queued", "deadline", "running", "queued", "not_due"];
         check(&s, &WELL, 1, &codes, "is missed unless it starts by");
         s.runs.remove(&slot);
-        let waiting = run(1, 2, RunState::Waiting { attempt: 1, until: at(70) });
-        s.runs.insert(waiting.key, waiting);
+        let mut waiting = Run::clone(&run(1, 2, RunState::Waiting { attempt: 1, until: at(70) }));
+        s.runs.insert(waiting.key, Arc::new(waiting.clone()));
         check(&s, &WELL, 1, &["running", "retry", "not_due"], "attempt 1 may start at");
+        waiting.attempts = vec![attempt(AttemptEnd::TimedOut), attempt(AttemptEnd::failed("disk is full"))];
+        waiting.attempts[1].number = 1;
+        waiting.state = RunState::Waiting { attempt: 2, until: at(70) };
+        s.runs.insert(waiting.key, Arc::new(waiting.clone()));
+        let says =
+            "run 1-t2: attempt 1 failed: disk is full; attempt 2 may start at 2030-03-17T17:47:50.000Z";
+        check(&s, &WELL, 1, &["running", "retry", "not_due"], says);
+        waiting.attempts.pop();
+        waiting.state = RunState::Waiting { attempt: 1, until: at(70) };
+        s.runs.insert(waiting.key, Arc::new(waiting));
+        let says = "attempt 0 failed: it ran longer than maxCompletionTime; attempt 1 may";
+        check(&s, &WELL, 1, &["running", "retry", "not_due"], says);
         let unknown = live(1, 1, Some(at(5)), Some(KillReason::Asked));
         s.runs.insert(unknown.key, unknown);
         check(&s, &WELL, 1, &["running", "unknown_fate", "killing", "retry", "not_due"], "nobody can tell");
@@ -704,5 +743,18 @@ mod tests {
             "cycle 2030-03-17T17:46:40.000Z: waits until a has succeeded (arrived: b)",
         );
         check(&s, &WELL, 3, &["waiting_for_parents", "parent"], "parent a: the job is disabled");
+    }
+
+    /// Whoever reads that the schedule is over must not think that the child will never run.
+    #[test]
+    fn a_parent_that_runs_its_last_slot_is_said_to_run() {
+        let mut s = state();
+        with_progress(&mut s, 1, |p| (p.next, p.remaining) = (None, Some(0)));
+        check(&s, &WELL, 3, &["waiting_for_parents", "parent"], "parent a: the schedule is over");
+        s.runs.insert(live(1, 1, None, None).key, live(1, 1, None, None));
+        let codes = ["waiting_for_parents", "parent", "parent"];
+        check(&s, &WELL, 3, &codes, "parent a: run 1-t1: attempt 0 runs on node n");
+        check(&s, &WELL, 3, &codes, "parent a: no slot follows");
+        check(&s, &WELL, 1, &["running", "exhausted"], "no slot follows");
     }
 }

@@ -240,8 +240,11 @@ pub(crate) async fn apply_all(
     }
     bar.clear();
     let Some(exit) = worst else { return Ok(()) };
-    let count = failures.len() + refused.len();
-    Err(Failure::new(exit, anyhow::anyhow!("not everything was applied: {count} errors")))
+    let errors = match failures.len() + refused.len() {
+        1 => "1 error".into(),
+        count => format!("{count} errors"),
+    };
+    Err(Failure::new(exit, anyhow::anyhow!("not everything was applied: {errors}")))
 }
 
 async fn put(client: &Client, job: &Written, refused: &BTreeSet<String>) -> Applied {

@@ -30,10 +30,10 @@ pub(super) struct AuditArgs {
     #[arg(long, value_name = "ACT", value_delimiter = ',')]
     act: Vec<String>,
     /// Only at or after this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     from: Option<jiff::Timestamp>,
     /// Only before this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     to: Option<jiff::Timestamp>,
     /// At most so many
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 100, value_parser = at_least_one)]

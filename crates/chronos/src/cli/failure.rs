@@ -105,3 +105,8 @@ pub(crate) fn printable(text: &str) -> String {
     }
     shown
 }
+
+/// The same where each text is a line of its own: one with a line end in it must not look like two.
+pub(crate) fn printable_line(text: &str) -> String {
+    printable(text).replace('\n', "\\n").replace('\t', " ")
+}

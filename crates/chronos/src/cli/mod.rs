@@ -265,7 +265,12 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 /// Parses the command line, does what it says, and tells how that went.
 pub fn main() -> ExitCode {
     completions::answer();
-    let matches = command().get_matches_from(old::plain(std::env::args_os().collect()));
+    let said = old::plain(std::env::args_os().collect());
+    let matches =
+        command().try_get_matches_from(said.clone()).unwrap_or_else(|error| match error.use_stderr() {
+            true => with_plain_usage(command()).get_matches_from(said),
+            false => error.exit(),
+        });
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match cli.command {
         Command::Server(args) => server::run(*args, matches.subcommand_matches("server"), Manner::Server),
@@ -311,6 +316,18 @@ fn command() -> clap::Command {
             import.mut_subcommand("crontab", |crontab| crontab.mut_arg("login", |login| login.long("login")))
         });
     completions::with_names(cli.mut_subcommands(alike))
+}
+
+/// The commands as they are when one was used wrongly. The usage that clap shows then has all that was said, also by
+/// variables, as if it were required: `chronos runs --server <URL>`.
+fn with_plain_usage(mut command: clap::Command) -> clap::Command {
+    fn own(mut command: clap::Command) -> clap::Command {
+        let usage = command.render_usage().to_string();
+        let usage = usage.trim_start_matches("Usage:").trim().to_owned();
+        command.override_usage(usage).mut_subcommands(own)
+    }
+    command.build();
+    own(command)
 }
 
 /// A client waits for one answer at a time.
@@ -385,4 +402,25 @@ fn is_broken_pipe(failure: &Failure) -> bool {
             .error
             .downcast_ref::<std::io::Error>()
             .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As with CHRONOS_SERVER in the environment, which clap takes for said.
+    #[test]
+    fn what_is_said_is_not_shown_as_required() {
+        let wrong = ["chronos", "pause", "a", "--server", "http://h", "--untill", "soon"];
+        let told = |command: clap::Command| {
+            let error = command.try_get_matches_from(wrong).expect_err("there is no such flag");
+            error.to_string()
+        };
+        assert!(told(command()).contains("Usage: chronos pause --server <URL>"), "clap does so no more");
+        let plain = told(with_plain_usage(command()));
+        assert!(
+            plain.contains("Usage: chronos pause [OPTIONS] <JOB>") && plain.contains("--until"),
+            "{plain}"
+        );
+    }
 }

@@ -3,8 +3,9 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::backfill::instant;
 use super::client::{Client, job_name};
-use super::failure::{Exit, Failure, printable};
+use super::failure::{Exit, Failure, printable, printable_line};
 use super::requests::{is_run_key, is_unknown_job};
 use super::table::Table;
 use super::{ChosenArgs, ClientArgs, Format, JobArgs, TargetArgs, at_least_one};
@@ -52,10 +53,10 @@ pub(super) struct RunsArgs {
     #[arg(long, value_name = "CAUSE")]
     cause: Vec<String>,
     /// Only with a due time at or after this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     from: Option<jiff::Timestamp>,
     /// Only with a due time before this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     to: Option<jiff::Timestamp>,
     /// `-time`, the newest first, or `time`
     #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
@@ -81,10 +82,10 @@ pub(super) struct NextArgs {
     #[command(flatten)]
     chosen: ChosenArgs,
     /// Only those due at or after this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     from: Option<jiff::Timestamp>,
     /// Only those due at or before this
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<jiff::Timestamp>,
     /// At most so many
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 10, value_parser = at_least_one)]
@@ -153,6 +154,13 @@ pub(super) async fn runs(args: &RunsArgs) -> Result<(), Failure> {
     query.extend(args.from.iter().map(|time| ("from", time.to_string())));
     query.extend(args.to.iter().map(|time| ("to", time.to_string())));
     let runs = pages(client, &["v1", "runs"], query, "runs", args.limit).await?;
+    if let Some(job) = args.job.as_deref().filter(|_| runs.is_empty())
+        && !is_known(client, job).await?
+    {
+        let hint =
+            format!("neither a job nor a run of `{job}` is known; `chronos jobs TEXT` looks for names");
+        super::warn(&hint);
+    }
     if args.client.output == Format::Json {
         return Ok(super::out_json(&Value::Array(runs))?);
     }
@@ -161,6 +169,17 @@ pub(super) async fn runs(args: &RunsArgs) -> Result<(), Failure> {
         table.row(row_of(run));
     }
     Ok(table.print()?)
+}
+
+/// Whether there is a job of that name, or a run of one that was deleted.
+async fn is_known(client: &Client, job: &str) -> Result<bool, Failure> {
+    match client.get(&["v1", "jobs", job_name(job)?], &[]).await {
+        Err(failure) if is_unknown_job(&failure) => {
+            let query = vec![("job", job.to_owned())];
+            Ok(!pages(client, &["v1", "runs"], query, "runs", 1).await?.is_empty())
+        }
+        answer => answer.map(|_| true),
+    }
 }
 
 pub(super) async fn next(args: &NextArgs) -> Result<(), Failure> {
@@ -186,22 +205,33 @@ pub(super) async fn next(args: &NextArgs) -> Result<(), Failure> {
         return Ok(super::out_json(&answer)?);
     }
     let slots = answer["slots"].as_array().map_or(&[][..], Vec::as_slice);
-    let jittered = slots.iter().any(|slot| !slot["starts"].is_null());
-    let mut table = Table::new(if jittered { &["due", "starts", "job"] } else { &["due", "job"] });
-    for slot in slots {
-        let job = args.job.clone().unwrap_or_else(|| text(&slot["job"]));
-        let starts = if slot["starts"].is_null() { &slot["due"] } else { &slot["starts"] };
-        if jittered {
-            table.row([time(&slot["due"]), time(starts), job]);
-        } else {
-            table.row([time(&slot["due"]), job]);
-        }
-    }
+    let table = slot_table(slots, args.job.as_deref());
     table.print()?;
     if let Some(resolved) = answer["scheduleResolved"].as_str() {
         super::out(format!("each H stands for a value of its own: {}\n", printable(resolved)).as_bytes())?;
     }
     Ok(())
+}
+
+/// Slots with what is known of them; a column that would be empty is left out.
+fn slot_table(slots: &[Value], job: Option<&str>) -> Table {
+    let any = |key: &str| slots.iter().any(|slot| !slot[key].is_null());
+    let (jittered, noted) = (any("starts"), any("note"));
+    let columns = [("due", true), ("starts", jittered), ("local", true), ("job", true), ("note", noted)];
+    let shown = |(heading, shown): &(&'static str, bool)| shown.then_some(*heading);
+    let headings: Vec<_> = columns.iter().filter_map(shown).collect();
+    let mut table = Table::new(&headings);
+    for slot in slots {
+        let cell = |heading: &&str| match *heading {
+            "due" => time(&slot["due"]),
+            "starts" if slot["starts"].is_null() => time(&slot["due"]),
+            "starts" => time(&slot["starts"]),
+            "job" => job.map_or_else(|| text(&slot["job"]), Into::into),
+            heading => text(&slot[heading]),
+        };
+        table.row(headings.iter().map(cell));
+    }
+    table
 }
 
 pub(super) async fn why(args: &TargetArgs) -> Result<(), Failure> {
@@ -216,15 +246,21 @@ pub(super) async fn why(args: &TargetArgs) -> Result<(), Failure> {
         return Ok(super::out_json(&answer)?);
     }
     for reason in answer["reasons"].as_array().into_iter().flatten() {
-        let bounds = [(" since ", time(&reason["since"])), (" until ", time(&reason["until"]))];
-        let bounds: String = bounds
-            .iter()
-            .filter(|(_, time)| !time.is_empty())
-            .map(|(word, time)| format!(",{word}{time}"))
-            .collect();
-        super::out(format!("{}{bounds}\n", printable(&text(&reason["message"]))).as_bytes())?;
+        super::out(format!("{}\n", line_of(reason)).as_bytes())?;
     }
     Ok(())
+}
+
+/// One line for one reason, with its bounds where the message does not name them.
+fn line_of(reason: &Value) -> String {
+    let mut line = printable_line(&text(&reason["message"]));
+    for bound in ["since", "until"] {
+        let instant = text(&reason[bound]);
+        if !instant.is_empty() && !line.contains(&instant) {
+            line.push_str(&format!(", {bound} {}", time(&reason[bound])));
+        }
+    }
+    line
 }
 
 /// Which of a job's runs has the output that is asked for.
@@ -315,4 +351,38 @@ pub(crate) fn time(value: &Value) -> String {
 
 pub(crate) fn names(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_shown_with_what_is_known_of_them() {
+        let slot =
+            json!({ "job": "a", "due": "2030-03-31T01:30:00.000Z", "local": "2030-03-31 03:30:00 CEST" });
+        let plain = "DUE                   LOCAL                     JOB\n\
+                     2030-03-31T01:30:00Z  2030-03-31 03:30:00 CEST  a\n";
+        assert_eq!(slot_table(&[slot.clone()], None).render(None), plain);
+        let mut paused = slot.clone();
+        paused["note"] = "the job is paused".into();
+        paused["starts"] = "2030-03-31T01:31:00.000Z".into();
+        let all = "DUE                   STARTS                LOCAL                     JOB  NOTE\n\
+                   2030-03-31T01:30:00Z  2030-03-31T01:31:00Z  2030-03-31 03:30:00 CEST  b    the job is paused\n\
+                   2030-03-31T01:30:00Z  2030-03-31T01:30:00Z  2030-03-31 03:30:00 CEST  b\n";
+        assert_eq!(slot_table(&[paused, slot], Some("b")).render(None), all);
+    }
+
+    #[test]
+    fn a_reason_is_one_line_and_says_each_time_once() {
+        let due = "2030-01-01T08:00:00.603Z";
+        let line = |message: &str| line_of(&json!({ "message": message, "until": due }));
+        assert_eq!(line("paused"), "paused, until 2030-01-01T08:00:00Z");
+        let next = format!("the next slot is due at {due}");
+        assert_eq!(line(&next), next);
+        let since = json!({ "message": "runs", "since": "2030-01-01T00:00:00.000Z", "until": due });
+        assert_eq!(line_of(&since), "runs, since 2030-01-01T00:00:00Z, until 2030-01-01T08:00:00Z");
+        let forged = json!({ "message": "the job is paused: a\nrun 1-i0: attempt 0 runs on node n\u{1b}" });
+        assert_eq!(line_of(&forged), "the job is paused: a\\nrun 1-i0: attempt 0 runs on node n\\u{1b}");
+    }
 }

@@ -1,10 +1,11 @@
 //! Commands that change something: one request each, one line of answer.
 
 use clap::Args;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Unit};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::backfill::instant;
 use super::client::{Answer, job_name};
 use super::failure::{Exit, Failure};
 use super::{ClientArgs, Format, JobArgs, TargetArgs};
@@ -43,7 +44,7 @@ pub(super) struct PauseArgs {
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     /// When it resumes by itself, such as 2030-01-01T08:00:00Z
-    #[arg(long, value_name = "TIME", conflicts_with = "length")]
+    #[arg(long, value_name = "TIME", value_parser = instant, conflicts_with = "length")]
     until: Option<jiff::Timestamp>,
     /// After how long it resumes by itself, such as 2h
     #[arg(long = "for", value_name = "DURATION")]
@@ -98,12 +99,7 @@ pub(super) async fn delete(args: &DeleteArgs) -> Result<(), Failure> {
 
 pub(super) async fn pause(args: &PauseArgs) -> Result<(), Failure> {
     let client = &super::client(&args.client)?;
-    let after = |length: &Length| {
-        let span = SignedDuration::try_from(length.0).map_err(|e| Failure::new(Exit::Usage, e))?;
-        Timestamp::now()
-            .checked_add(span)
-            .map_err(|e| Failure::new(Exit::Usage, e).context("--for is too long"))
-    };
+    let after = |length: &Length| end_of(length, Timestamp::now());
     let until = args.length.as_ref().map(after).transpose()?.or(args.until);
     let mut body = json!({ "reason": args.reason });
     if let Some(until) = until {
@@ -113,6 +109,13 @@ pub(super) async fn pause(args: &PauseArgs) -> Result<(), Failure> {
     let answer = client.change(Method::POST, &path, &[], Some(&body)).await?;
     let until = until.map_or(String::new(), |until| format!(" until {until}"));
     tell(&answer, args.client.output, &format!("paused job `{}`{until}", args.job))
+}
+
+/// When a pause of some length ends: to the second, which is what people read.
+fn end_of(length: &Length, now: Timestamp) -> Result<Timestamp, Failure> {
+    let span = SignedDuration::try_from(length.0).map_err(|e| Failure::new(Exit::Usage, e))?;
+    let end = now.checked_add(span).and_then(|end| end.round(Unit::Second));
+    end.map_err(|e| Failure::new(Exit::Usage, e).context("--for is too long"))
 }
 
 pub(super) async fn resume(args: &JobArgs) -> Result<(), Failure> {
@@ -153,4 +156,17 @@ pub(crate) fn is_unknown_job(failure: &Failure) -> bool {
 
 pub(crate) fn is_run_key(text: &str) -> bool {
     text.parse::<scheduler::ids::RunKey>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_ends_at_a_whole_second() {
+        let now: Timestamp = "2030-01-01T08:00:00.123456789Z".parse().expect("a time");
+        let end = end_of(&Length(std::time::Duration::from_secs(7200)), now).expect("an end");
+        assert_eq!(end.to_string(), "2030-01-01T10:00:00Z");
+        assert!(end_of(&Length(std::time::Duration::from_secs(u64::MAX)), now).is_err());
+    }
 }

@@ -108,7 +108,8 @@ pub(super) fn run(
     let zones = zones(config.tzdata)?;
     let identity = identity(&config)?;
     if args.check_config {
-        return Ok(tell_config(&config, &zones)?);
+        tell_config(&config, &zones)?;
+        return parts::possible(&config.data_dir);
     }
     start_log(&config);
     for notice in matches.map(old::notices).unwrap_or_default() {

@@ -1,10 +1,10 @@
-//! Columns for people: aligned, and cut to the width of the terminal.
+//! Columns for people: aligned, and cut to the width of the terminal as far as sentences can be cut.
 
 use std::io::IsTerminal;
 
 use super::failure::printable;
 
-/// Rows under headings. The last column takes what room is left.
+/// Rows under headings.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -13,14 +13,18 @@ pub(crate) struct Table {
 const GAP: usize = 2;
 /// No column is cut below this: enough to tell rows apart.
 const WIDTH_MIN: usize = 8;
+/// Columns that give way: what people wrote, and sentences. The others hold names, keys and times, which are of no use in
+/// part: a table of those alone may be wider than the terminal.
+const GIVE_WAY: [&str; 12] =
+    ["COMMAND", "WHY", "WHEN", "NOTE", "NOTES", "WHAT", "SAYS", "ABOUT", "CHANGED", "VALUE", "BOUNDS", "TO"];
 
 impl Table {
     pub(crate) fn new(headings: &[&str]) -> Self {
         Self { rows: vec![headings.iter().map(|text| text.to_uppercase()).collect()] }
     }
 
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| printable(cell).replace(['\n', '\t'], " ")).collect());
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| printable(&cell).replace(['\n', '\t'], " ")).collect());
     }
 
     /// The whole table, where cut lines end with `…`. A `width` of `None` cuts nothing.
@@ -39,7 +43,7 @@ impl Table {
         text
     }
 
-    /// Widths of the columns: the widest gives way first, until the table fits.
+    /// Widths of the columns: of those that give way the widest does first, until the table fits.
     fn fit(&self, width: Option<usize>) -> Vec<usize> {
         let columns = self.rows[0].len();
         let mut widths: Vec<usize> = (0..columns)
@@ -48,8 +52,11 @@ impl Table {
         let Some(room) = width.map(|w| w.saturating_sub(GAP * columns.saturating_sub(1))) else {
             return widths;
         };
+        let gives_way: Vec<bool> = self.rows[0].iter().map(|cell| GIVE_WAY.contains(&&**cell)).collect();
         while widths.iter().sum::<usize>() > room {
-            let Some(widest) = widths.iter_mut().max().filter(|w| **w > WIDTH_MIN) else { break };
+            let may =
+                widths.iter_mut().zip(&gives_way).filter(|(w, gives_way)| **gives_way && **w > WIDTH_MIN);
+            let Some((widest, _)) = may.max() else { break };
             *widest -= 1;
         }
         widths
@@ -91,11 +98,32 @@ mod tests {
     }
 
     #[test]
-    fn the_widest_column_gives_way() {
+    fn what_can_be_read_in_part_gives_way() {
         let text = "JOB          COMMAND\n\
                     a            echo a rather …\n\
                     longer-name  true\n";
         assert_eq!(table().render(Some(28)), text);
-        assert!(table().render(Some(1)).lines().all(|line| line.chars().count() <= 2 * WIDTH_MIN + GAP));
+        let least = "longer-name".len() + GAP + WIDTH_MIN;
+        assert!(table().render(Some(1)).lines().all(|line| line.chars().count() <= least));
+    }
+
+    #[test]
+    fn keys_and_times_are_never_cut() {
+        let mut table = Table::new(&["run", "job", "due", "ended", "outcome", "attempts", "why"]);
+        let due = "2030-01-01T02:30:00Z";
+        let (key, job) = ("1204-s1-1893465000-0", "nightly-report-of-sales-by-region");
+        let why = "exit status 3, and then a sentence of the engine about it";
+        table.row([key, job, due, due, "failed", "3", why].map(Into::into));
+        let text = table.render(Some(80));
+        let line = text.lines().nth(1).expect("a row");
+        assert!([key, job, due].iter().all(|whole| line.contains(whole)), "{text}");
+        assert!(line.ends_with("exit st…"), "{text}");
+        let mut table = Table::new(&["job", "when", "command"]);
+        table.row(
+            ["a-name-of-some-length", "after all of these parents", "a command with words"].map(Into::into),
+        );
+        let text = table.render(Some(60));
+        assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+        assert!(text.contains("a-name-of-some-length  after all of thes…  a command with w…"), "{text}");
     }
 }

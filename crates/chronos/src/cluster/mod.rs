@@ -182,7 +182,11 @@ async fn seek(node: Node, http: Client, way: watch::Sender<Way>, passwords: bool
                 };
                 match reach::reach(&http, &leader, last.as_ref(), passwords).await {
                     Ok(at) => Way::Found(leader, at),
-                    Err(why) => Way::Lost(leader, why),
+                    // While its addresses were tried it may have resigned, and this node may have been elected.
+                    Err(why) => match tokio::time::timeout(TOLD_WITHIN, node.store.leader()).await {
+                        Ok(now) if !is_missed(&node.status().role, &leader, now.as_ref()) => Way::None,
+                        _ => Way::Lost(leader, why),
+                    },
                 }
             }
         };
@@ -193,13 +197,20 @@ async fn seek(node: Node, http: Client, way: watch::Sender<Way>, passwords: bool
                 Way::Lost(leader, why) => {
                     warn!(
                         leader = leader.node,
-                        why, "the leader does not answer this node; what changes something is refused here"
+                        why,
+                        "the leader does not answer this node; changes that come here wait for it or the next"
                     )
                 }
             }
             way.send_replace(now);
         }
     }
+}
+
+/// Whether one that does not answer is still the leader, and another node than this one.
+fn is_missed(role: &Role, asked: &Candidate, leader: Option<&Candidate>) -> bool {
+    let leads_here = matches!(role, Role::Preparing(_) | Role::Leading(_));
+    !leads_here && leader.is_some_and(|leader| leader.instance() == asked.instance())
 }
 
 /// Tells the others how this node is, for ever; and the engine, that they have heard it.
@@ -286,7 +297,26 @@ fn is_over(member: &Member, places: &BTreeSet<Arc<str>>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use scheduler::ids::Epoch;
+
     use super::*;
+
+    /// At each take-over the one that led before answers nobody, and that is no news.
+    #[test]
+    fn a_leader_that_has_resigned_or_was_followed_is_not_missed() {
+        let of = |node: &str| Candidate {
+            node: node.into(),
+            addresses: Vec::new(),
+            pid: 1,
+            version: String::new(),
+        };
+        let (a, b) = (of("a"), of("b"));
+        assert!(is_missed(&Role::Standby, &a, Some(&a)));
+        assert!(!is_missed(&Role::Standby, &a, None), "it has resigned");
+        assert!(!is_missed(&Role::Standby, &a, Some(&b)), "another one leads");
+        assert!(!is_missed(&Role::Preparing(Epoch(2)), &a, Some(&a)), "this node was elected");
+        assert!(!is_missed(&Role::Leading(Epoch(2)), &a, Some(&a)), "this node leads");
+    }
 
     #[test]
     fn only_silent_nodes_without_tasks_that_were_replaced_are_over() {

@@ -20,7 +20,7 @@ use scheduler::request::RequestId;
 use scheduler::run::{Outcome, Record, RunState, Skipped};
 use scheduler::state::{Change, State};
 use scheduler::{Effect, Event, QuickFailures, Scheduler, Settings, TaskNews};
-use store::{Applied, Deposed, StoreError, Term};
+use store::{Applied, Deposed, OutcomeKind, StoreError, Term};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
@@ -29,6 +29,7 @@ use super::effects::{Effects, Report, news_of};
 use super::life::{Life, stopped};
 use super::restore::{self, Place};
 use super::{Ask, AskError, Restore, RestoreError, Role, pulse};
+use crate::wire::outcome;
 
 /// Batches that may be on their way to the store while further ones are decided.
 const IN_FLIGHT_MAX: usize = 8;
@@ -538,17 +539,24 @@ fn tell(record: &Record) {
     match record {
         Record::Run(run) => {
             counter!("chronos_runs_total", "outcome" => word(&run.outcome)).increment(1);
-            if matches!(run.outcome, Outcome::Succeeded) {
-                debug!(job = %run.job, run = %run.key, due = %run.due, "run succeeded");
-            } else {
-                info!(job = %run.job, run = %run.key, due = %run.due, outcome = ?run.outcome, "run ended without success");
+            let (job, key, due) = (&run.job, run.key, run.due);
+            let ended = outcome::word(OutcomeKind::of(&run.outcome));
+            let reason = outcome::why(run);
+            match run.outcome {
+                Outcome::Succeeded => debug!(%job, run = %key, %due, "run succeeded"),
+                // Not an error of anybody's.
+                Outcome::Skipped(_) | Outcome::Missed(_) => {
+                    info!(%job, run = %key, %due, outcome = ended, reason, "run did not begin");
+                }
+                _ => info!(%job, run = %key, %due, outcome = ended, reason, "run ended without success"),
             }
         }
         Record::Range(range) => {
             counter!("chronos_runs_total", "outcome" => word(&range.outcome)).increment(range.count);
             info!(
                 job = %range.name, first = %range.first_due, last = %range.last_due, count = range.count,
-                outcome = ?range.outcome, "slots did not run"
+                outcome = outcome::word(OutcomeKind::of(&range.outcome)), reason = outcome::reason(&range.outcome),
+                "slots did not run"
             );
         }
     }
@@ -573,6 +581,63 @@ fn word(outcome: &Outcome) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a record is to the log, one line, in JSON without its time.
+    fn told(record: &Record) -> serde_json::Value {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().expect("no panic").write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (lines, log) = (Lines::default(), tracing_subscriber::fmt().json().with_target(false));
+        let writer = lines.clone();
+        let log = log.without_time().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || tell(record));
+        let lines = lines.0.lock().expect("no panic");
+        serde_json::from_slice(&lines).expect("one line of JSON")
+    }
+
+    #[test]
+    fn the_log_says_what_became_of_a_run_in_the_words_of_the_api() {
+        use scheduler::run::Skipped;
+        use store::samples;
+
+        let due = samples::ended(1, 2, Outcome::Failed);
+        let Record::Run(due) = due else { panic!("a run") };
+        let (job, due) = (due.job.to_string(), due.due.to_string());
+        let superseded = Outcome::Skipped(Skipped::Superseded(samples::slot(1, 1)));
+        let line = told(&samples::ended(1, 2, superseded));
+        let fields = serde_json::json!({
+            "job": job, "run": samples::slot(1, 2).to_string(), "due": due, "outcome": "skipped",
+            "reason": format!("run {} was waiting already", samples::slot(1, 1)), "message": "run did not begin",
+        });
+        assert_eq!(line["fields"], fields);
+        let line = told(&samples::ended(1, 2, Outcome::TimedOut));
+        assert_eq!(line["fields"]["outcome"], "timedOut");
+        assert_eq!(line["fields"]["message"], "run ended without success");
+        let range = scheduler::run::SlotRange {
+            job: scheduler::ids::JobUid(1),
+            name: samples::name(1),
+            first: scheduler::schedule::Nominal::Index(1),
+            first_due: samples::at(0),
+            last: scheduler::schedule::Nominal::Index(3),
+            last_due: samples::at(2000),
+            count: 3,
+            recorded: samples::at(3000),
+            outcome: Outcome::Skipped(Skipped::Paused { reason: "move".into() }),
+        };
+        let line = told(&Record::Range(range));
+        let fields = serde_json::json!({
+            "job": job, "first": samples::at(0).to_string(), "last": samples::at(2000).to_string(), "count": 3,
+            "outcome": "skipped", "reason": "the job was paused: move", "message": "slots did not run",
+        });
+        assert_eq!(line["fields"], fields);
+    }
 
     #[test]
     fn that_a_task_never_began_is_heard_once() {

@@ -57,6 +57,13 @@ const ONCE: &str = "R1//PT24H";
 const SECOND: Duration = Duration::from_secs(1);
 /// `catchUp: all` without an age.
 const AGE: Duration = Duration::from_secs(7 * 86_400);
+/// No machine has a million processors: whoever asks for more has erred, and no sum of what is asked for overflows.
+const CPUS_MAX: f64 = 1e6;
+/// In MiB, about a pebibyte; the largest machines have some 64 TiB.
+const MEM_MAX: f64 = 1e9;
+/// In MiB, a thousand times that.
+const DISK_MAX: f64 = 1e12;
+
 const SPAN: Shape = Shape::Span(SECOND, SPAN_MAX);
 
 const FETCH: Shape = Shape::Object(&[
@@ -101,9 +108,9 @@ const FIELDS: &[Field] = &[
     optional("owner", Shape::Text),
     optional("ownerName", Shape::Text),
     optional("description", Shape::Text),
-    optional("cpus", Shape::Real(0.0, f64::MAX)),
-    optional("disk", Shape::Real(0.0, f64::MAX)),
-    optional("mem", Shape::Real(0.0, f64::MAX)),
+    optional("cpus", Shape::Real(0.0, CPUS_MAX)),
+    optional("disk", Shape::Real(0.0, DISK_MAX)),
+    optional("mem", Shape::Real(0.0, MEM_MAX)),
     optional("disabled", Shape::Bool),
     optional("softError", Shape::Bool),
     optional("dataProcessingJobType", Shape::Bool),
@@ -240,11 +247,20 @@ pub fn read_value(document: &Value, door: Door, zones: &Zones, now: Timestamp) -
             let schedule = Schedule::parse(zones, &text, &zone, dst, now, Spread::of(name.as_str()))
                 .map_err(|e| wrong_schedule(&e, &zone))?;
             warnings.extend(classic::zone_lint(&zone).filter(|_| !door.is_classic()));
+            // With a start it is how Chronos wrote a schedule that is over.
+            if schedule.repeats() == Some(0) && text.contains("//") {
+                let never =
+                    "`schedule`: R0 has no slots, so the job never runs by itself; R repeats for ever";
+                warnings.push(never.into());
+            }
             (PlanText::Schedule { text, zone, dst }, schedule.lints())
         }
     };
     let rules = rules(&mut fields, &mut warnings)?;
     normalise(&mut fields)?;
+    if does_nothing(&fields) {
+        warnings.push("`command` is missing: the job does nothing, and succeeds".into());
+    }
     if let Some(zone) = zone_as_written.filter(|_| matches!(plan, PlanText::Schedule { .. })) {
         fields.insert(ZONE_AS_WRITTEN.into(), json!(zone));
     }
@@ -257,6 +273,13 @@ pub fn read_value(document: &Value, door: Door, zones: &Zones, now: Timestamp) -
         return Err(Problem { kind: Kind::TooLarge, field: String::new(), message, hint });
     }
     Ok(Reading { definition: Definition { name, plan, rules, body: body.into() }, warnings, lints })
+}
+
+/// Whether there is nothing to run, and nobody else who knows what: an image or an executor does.
+fn does_nothing(fields: &Map<String, Value>) -> bool {
+    let blank = |key: &str| fields.get(key).and_then(Value::as_str).is_none_or(|text| text.trim().is_empty());
+    let given = |key: &str| !list(fields, key).is_empty();
+    blank("command") && blank("executor") && !given("arguments") && !fields.contains_key("container")
 }
 
 fn name(text: &str, path: &str) -> Result<JobName, Problem> {
@@ -333,6 +356,7 @@ pub fn wrong_schedule(error: &ScheduleError, zone: &str) -> Problem {
 
 fn rules(fields: &mut Map<String, Value>, warnings: &mut Vec<String>) -> Result<Rules, Problem> {
     let default = Rules::default();
+    let alone = fields.get("concurrent") == Some(&json!(false));
     let concurrent = take_bool(fields, "concurrent");
     let overlap = fields.get("overlap").and_then(Value::as_str);
     let most = fields.get("maxConcurrent").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
@@ -351,6 +375,10 @@ fn rules(fields: &mut Map<String, Value>, warnings: &mut Vec<String>) -> Result<
         None if concurrent => Overlap::Allow { max: most.unwrap_or(Overlap::CONCURRENT_MAX) },
         _ => Overlap::Queue,
     };
+    if alone && matches!(overlap, Overlap::Allow { .. }) {
+        warnings
+            .push("`concurrent` is false, but `overlap` is \"allow\", which counts: runs may overlap".into());
+    }
     if most.is_some() && !matches!(overlap, Overlap::Allow { .. }) {
         warnings.push("`maxConcurrent` has no effect without `overlap: allow`".into());
     }

@@ -9,6 +9,7 @@ pub mod container;
 pub mod duration;
 pub mod honour;
 pub mod job;
+pub mod outcome;
 pub mod patch;
 pub mod rate;
 pub mod shape;

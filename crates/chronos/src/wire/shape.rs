@@ -102,7 +102,6 @@ impl Shape {
             Self::Bool => "true or false".into(),
             Self::Whole(min, max) if *max == i64::MAX => format!("a whole number, at least {min}"),
             Self::Whole(min, max) => format!("a whole number from {min} to {max}"),
-            Self::Real(min, max) if *max == f64::MAX => format!("a number, at least {min}"),
             Self::Real(min, max) => format!("a number from {min} to {max}"),
             Self::Word(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or "),
             Self::Span(min, max) => {
@@ -132,6 +131,8 @@ impl Shape {
 pub struct Reader {
     /// One sentence each.
     pub warnings: Vec<String>,
+    /// Unknown fields beyond those that are named.
+    unnamed: usize,
 }
 
 impl Reader {
@@ -251,7 +252,15 @@ impl Reader {
         for key in
             object.keys().filter(|k| !ignored.contains(&k.as_str()) && !fields.iter().any(|f| f.name == **k))
         {
-            if self.warnings.len() < WARNINGS_MAX {
+            if self.warnings.len() >= WARNINGS_MAX {
+                // They share the last warning.
+                self.warnings.truncate(WARNINGS_MAX);
+                self.unnamed += 1;
+                self.warnings.push(match self.unnamed {
+                    1 => "1 more unknown field was ignored".into(),
+                    n => format!("{n} more unknown fields were ignored"),
+                });
+            } else {
                 let at = join(path, &clip(key));
                 self.warnings.push(match nearest(key, fields.iter().map(|f| f.name)) {
                     Some(name) => format!("unknown field `{at}` was ignored; did you mean `{name}`?"),
@@ -273,7 +282,7 @@ pub fn stray(object: &Map<String, Value>, known: &[&str]) -> Option<Problem> {
     Some(Problem::invalid(&clip(key), format!("unknown field `{}`", clip(key)), hint))
 }
 
-/// Warnings travel in a header, which has room for so many.
+/// Warnings travel in a header, which has room for so many and one that counts the others.
 const WARNINGS_MAX: usize = 16;
 
 fn join(path: &str, key: &str) -> String {
@@ -322,7 +331,8 @@ fn found(value: &Value) -> String {
     }
 }
 
-fn clip(text: &str) -> String {
+/// As much of a text as a message has room for.
+pub fn clip(text: &str) -> String {
     let clipped: String = text.chars().take(60).collect();
     if clipped.len() < text.len() { format!("{clipped}...") } else { clipped }
 }

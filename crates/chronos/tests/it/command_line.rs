@@ -270,6 +270,9 @@ fn a_job_that_is_not_there() {
         let ended = server.cli(args).exit(3).says("there is no job `none`");
         assert!(ended.stderr_text().starts_with("error: "), "{}", ended.stderr_text());
     }
+    // Whoever reads a list of nothing should know that the name is at fault.
+    server.cli(["runs", "none"]).success().says("neither a job nor a run of `none` is known");
+    server.cli(["pause", "none", "--until", "1999-13-01"]).exit(2).says("such as 2030-01-01");
     for name in ["..", "a/b", "", "a b"] {
         server.cli(["show", name]).exit(2).says("error: ");
     }

@@ -197,6 +197,7 @@ fn operations() -> Vec<(Method, String, Vec<String>)> {
         }
     }
     assert!(found.len() > 40, "{found:?}");
+    assert!(found.iter().any(|(_, path, names)| path == "/v1/runs" && names.contains(&"outcome".into())));
     found
 }
 

@@ -124,6 +124,33 @@ async fn jobs_by_what_they_are() {
 }
 
 #[tokio::test]
+async fn a_parameter_that_is_not_known_is_refused_where_it_was_never_overlooked() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "job", "command": "c", "schedule": FAR})).await;
+    for (path, field, hint) in [
+        ("/v1/runs?jobs=zzz&outcom=failed", "jobs", "did you mean `job`?"),
+        ("/v1/runs?job=zzz&outcom=failed", "outcom", "did you mean `outcome`?"),
+        ("/v1/jobs?colour=red", "colour", "known are "),
+        ("/v1/jobs/job?limit=1", "limit", "this endpoint knows none"),
+        ("/v1/next?label=a%3Db&untill=2030-01-01T00:00:00Z", "untill", "did you mean `until`?"),
+    ] {
+        let answer = server.get(path).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}: {}", answer.text);
+        let error = answer.json();
+        assert_eq!((&error["code"], &error["field"]), (&json!("invalid"), &json!(field)), "{path}");
+        assert!(error["hint"].as_str().is_some_and(|said| said.starts_with(hint)), "{path}: {error}");
+    }
+    for prefix in ["/v1/scheduler", "/scheduler"] {
+        let answer = server.get(&format!("{prefix}/jobs?limt=1")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        let told = json!(["unknown parameter `limt` was ignored; did you mean `limit`?"]);
+        assert_eq!(answer.header("x-chronos-warnings"), told.to_string());
+    }
+    // Whoever probes may add what keeps it from being cached.
+    assert_eq!(server.get("/ping?_=1").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn what_a_list_does_not_know_is_refused_with_what_it_does() {
     let server = Server::start(succeed).await;
     server.create(json!({"name": "job", "command": "c", "schedule": FAR})).await;

@@ -1,6 +1,6 @@
 //! What a node is made of: its store, its engine, who is told of things, and its id.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -161,11 +161,27 @@ fn logins(said: &Path) -> Option<PathBuf> {
 
 /// What belongs to this node alone: its id, its tasks and their output.
 fn own_folder(folder: &Path) -> Result<(), Failure> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|cause| {
-        Failure::new(Exit::Data, cause)
-            .context(format!("cannot use the data folder `{}`", folder.display()))
-            .hint("choose another folder with --data_dir, or see to it that this user may write there")
-    })
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|cause| unusable(folder, cause))
+}
+
+fn unusable(folder: &Path, cause: io::Error) -> Failure {
+    Failure::new(Exit::Data, cause)
+        .context(format!("cannot use the data folder `{}`", folder.display()))
+        .hint("choose another folder with --data_dir, or see to it that this user may write there")
+}
+
+/// Looks whether any server could use a data folder, by making another one beside or in it, which is removed again. That
+/// this user may not says nothing of the one that will run the server.
+pub(super) fn possible(folder: &Path) -> Result<(), Failure> {
+    let there = folder.ancestors().find(|at| at.as_os_str().is_empty() || at.exists());
+    let there = there.filter(|at| !at.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let probe = there.join(format!(".chronos-check-{}", std::process::id()));
+    match std::fs::create_dir(&probe) {
+        Ok(()) => std::fs::remove_dir(&probe).map_err(|cause| unusable(folder, cause)),
+        Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(cause) => Err(unusable(folder, cause)),
+    }
 }
 
 /// What runs tasks: processes of this machine, and containers.
@@ -254,6 +270,22 @@ fn node_id(data_dir: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_is_told_from_one_that_is_not_there_yet() {
+        let above = tempfile::tempdir().expect("a temporary folder");
+        let file = above.path().join("file");
+        std::fs::write(&file, "").expect("a writable folder");
+        for fine in [above.path().to_owned(), above.path().join("a/b"), "not-there-yet".into()] {
+            assert!(possible(&fine).is_ok(), "{}", fine.display());
+        }
+        for wrong in [file.clone(), file.join("a"), "/proc/nope".into()] {
+            let told = possible(&wrong).expect_err("nobody can use it").to_text();
+            assert!(told.starts_with("error: cannot use the data folder `"), "{told}");
+        }
+        let left: Vec<_> = std::fs::read_dir(above.path()).expect("a readable folder").collect();
+        assert_eq!(left.len(), 1, "nothing stays: {left:?}");
+    }
 
     #[test]
     fn an_id_that_was_lost_with_the_power_is_made_anew() {

@@ -423,6 +423,46 @@ fn unknown_fields_are_named_with_a_suggestion() {
     assert_eq!(reading(document).expect("valid").warnings, expected);
 }
 
+#[test]
+fn of_many_unknown_fields_the_others_are_counted() {
+    let warnings = |count: usize| {
+        let fields: String = (0..count).map(|i| format!(r#","x-{i:02}":1"#)).collect();
+        let document = format!(r#"{{"name":"a","command":"true","schedule":"R//PT1H"{fields}}}"#);
+        reading(&document).expect("valid").warnings
+    };
+    assert_eq!(warnings(16).last().map(String::as_str), Some("unknown field `x-15` was ignored"));
+    assert_eq!(warnings(17).last().map(String::as_str), Some("1 more unknown field was ignored"));
+    let many = warnings(100);
+    assert_eq!((many.len(), &*many[16]), (17, "84 more unknown fields were ignored"));
+}
+
+#[test]
+fn a_job_that_can_do_nothing_is_warned_of() {
+    let warnings = |fields: &str| {
+        let document = format!(r#"{{"name":"a","schedule":"R//PT1H"{fields}}}"#);
+        reading(&document).expect("valid").warnings
+    };
+    let nothing = ["`command` is missing: the job does nothing, and succeeds"];
+    assert_eq!(warnings(""), nothing);
+    assert_eq!(warnings(r#","command":" ","arguments":[],"executor":"""#), nothing);
+    for enough in [
+        r#","command":"true""#,
+        r#","arguments":["x"]"#,
+        r#","executor":"/bin/x""#,
+        r#","container":{"image":"i"}"#,
+    ] {
+        assert_eq!(warnings(enough), [] as [&str; 0], "{enough}");
+    }
+    let both = r#","command":"true","overlap":"allow","concurrent":false"#;
+    assert_eq!(warnings(both).len(), 1, "{both}");
+    assert!(warnings(both)[0].starts_with("`concurrent` is false, but `overlap` is \"allow\""));
+    assert_eq!(warnings(r#","command":"true","overlap":"skip","concurrent":false"#), [] as [&str; 0]);
+    let repeats = |n: &str| format!(r#"{{"name":"a","command":"true","schedule":"R{n}//PT1M"}}"#);
+    let never = reading(&repeats("0")).expect("valid").warnings;
+    assert!(never.len() == 1 && never[0].contains("never runs by itself"), "{never:?}");
+    assert_eq!(reading(&repeats("1")).expect("valid").warnings, [] as [&str; 0]);
+}
+
 /// The field that is named and a part of the message and the hint.
 #[track_caller]
 fn refused(fields: &str, field: &str, says: &str) {
@@ -449,7 +489,11 @@ fn wrong_types_name_the_field_and_what_was_expected() {
     refused(r#""retries":-1"#, "retries", "from 0 to 100");
     refused(r#""command":["a"]"#, "command", "expected text, found a list of 1");
     refused(r#""disabled":"yes""#, "disabled", "expected true or false");
-    refused(r#""cpus":"lots""#, "cpus", "expected a number, at least 0");
+    refused(r#""cpus":"lots""#, "cpus", "expected a number from 0 to 1000000");
+    refused(r#""cpus":1e308"#, "cpus", "expected a number from 0 to 1000000, found the number 1e");
+    refused(r#""mem":1e300"#, "mem", "expected a number from 0 to 1000000000, found");
+    refused(r#""disk":"1e13""#, "disk", "expected a number from 0 to 1000000000000, found");
+    refused(r#""cpus":-1"#, "cpus", "from 0");
     refused(r#""arguments":"-v""#, "arguments", "expected a list");
     refused(r#""arguments":["a",{}]"#, "arguments[1]", "expected text, found an object");
     refused(r#""environmentVariables":[{"name":"A"}]"#, "environmentVariables[0].value", "is missing");
