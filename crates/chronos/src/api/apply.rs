@@ -15,9 +15,9 @@ use crate::wire::job::{self, Door, Reading, whole_definition};
 use crate::wire::patch::{FieldChange, diff};
 use crate::wire::shape::{Problem, stray};
 
-use super::editing;
+use super::editing::{self, Trial};
 use super::error::{ApiError, ErrorBody, defect};
-use super::extract::Document;
+use super::extract::{Document, Params};
 use super::{ApiContext, seq_header, view};
 
 /// A set of jobs.
@@ -26,7 +26,7 @@ use super::{ApiContext, seq_header, view};
 pub(super) struct SetBody {
     /// Definitions, in any order: at most 10,000, of at most 8 MiB together.
     jobs: Vec<Object>,
-    /// Only tell what would change.
+    /// Only tell what would change; `dryRun=true` in the query says the same.
     #[schema(rename = "dryRun")]
     dry_run: Option<bool>,
 }
@@ -63,17 +63,18 @@ pub(super) struct AppliedSet {
 
 /// Creates or replaces all these jobs, or none. Parents may come after their children.
 #[utoipa::path(
-    post, path = "/v1/apply", tag = "jobs", request_body = SetBody,
+    post, path = "/v1/apply", tag = "jobs", params(Trial), request_body = SetBody,
     responses((status = 200, body = AppliedSet), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 413, body = ErrorBody))
 )]
 pub(super) async fn apply(
     State(ctx): State<ApiContext>,
+    Params(trial): Params<Trial>,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     // Ten thousand definitions take a while.
     let context = ctx.clone();
-    let read = tokio::task::spawn_blocking(move || Set::read(&context, &body));
+    let read = tokio::task::spawn_blocking(move || Set::read(&context, &body, trial));
     let Set { definitions, manner, notes } = read.await.map_err(|_| defect())??;
     let names: Vec<JobName> = definitions.iter().map(|definition| definition.name.clone()).collect();
     let (answer, seq) = ctx.ask(Request::Apply { definitions, manner }).await?;
@@ -101,8 +102,9 @@ struct Set {
 }
 
 impl Set {
-    fn read(ctx: &ApiContext, body: &[u8]) -> Result<Self, ApiError> {
-        let (documents, manner) = set_of(body)?;
+    fn read(ctx: &ApiContext, body: &[u8], trial: Trial) -> Result<Self, ApiError> {
+        let (documents, within) = set_of(body)?;
+        let manner = trial.or(within).manner();
         if documents.len() > SET_MAX {
             return Err(Refusal::SetTooLarge { jobs: documents.len(), bytes: body.len() }.into());
         }
@@ -133,12 +135,12 @@ fn present(ctx: &ApiContext, names: Vec<JobName>) -> Vec<Verdict> {
     names.into_iter().map(verdict).collect()
 }
 
-/// The definitions of a body, `{"jobs": [..]}` or a bare list, and what to do with them.
-fn set_of(body: &[u8]) -> Result<(Vec<Value>, Manner), ApiError> {
+/// The definitions of a body, `{"jobs": [..]}` or a bare list, and whether it asks for a dry run.
+fn set_of(body: &[u8]) -> Result<(Vec<Value>, Option<bool>), ApiError> {
     // A list is known by how it begins, so that no body is read twice.
     if body.trim_ascii_start().starts_with(b"[") {
         return match serde_json::from_slice(body) {
-            Ok(jobs) => Ok((jobs, Manner::Do)),
+            Ok(jobs) => Ok((jobs, None)),
             Err(e) => Err(editing::malformed(format!("the body is not valid JSON: {e}"))),
         };
     }
@@ -146,9 +148,9 @@ fn set_of(body: &[u8]) -> Result<(Vec<Value>, Manner), ApiError> {
     if let Some(problem) = stray(&fields, &["jobs", "dryRun"]) {
         return Err(problem.into());
     }
-    let manner = match fields.get("dryRun") {
-        None | Some(Value::Bool(false)) => Manner::Do,
-        Some(Value::Bool(true)) => Manner::DryRun,
+    let dry_run = match fields.get("dryRun") {
+        None => None,
+        Some(Value::Bool(dry_run)) => Some(*dry_run),
         Some(_) => return Err(ApiError::invalid("dryRun", "`dryRun`: expected true or false")),
     };
     let wrong = || {
@@ -156,7 +158,7 @@ fn set_of(body: &[u8]) -> Result<(Vec<Value>, Manner), ApiError> {
             .hint("send {\"jobs\": [{..}, {..}]}")
     };
     match fields.swap_remove("jobs") {
-        Some(Value::Array(jobs)) => Ok((jobs, manner)),
+        Some(Value::Array(jobs)) => Ok((jobs, dry_run)),
         _ => Err(wrong()),
     }
 }
@@ -171,7 +173,7 @@ fn within(i: usize, document: &Value, mut problem: Problem) -> Problem {
 }
 
 /// In what a definition differs from the job that is there.
-fn changes(ctx: &ApiContext, definition: &Definition) -> Vec<FieldChange> {
+pub(super) fn changes(ctx: &ApiContext, definition: &Definition) -> Vec<FieldChange> {
     let projection = ctx.node.projection.read();
     let Some(job) = projection.job(&definition.name) else { return Vec::new() };
     let (new, new_parents) = definition.draft();

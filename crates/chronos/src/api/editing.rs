@@ -6,30 +6,53 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use scheduler::ids::{JobName, JobUid, Seq};
-use scheduler::request::{Answer, Edit, Expect, Refusal, Request};
+use scheduler::request::{Answer, Definition, Edit, Expect, Manner, Refusal, Request, Verdict};
 use scheduler::schedule::Zones;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::node::AskError;
 use crate::wire::job::{self, Door, Reading};
-use crate::wire::patch;
+use crate::wire::patch::{self, FieldChange};
 
+use super::apply::changes;
 use super::conditions::{self, Conditions};
-use super::error::{ApiError, ErrorBody, no_such_job};
-use super::extract::{self, Document};
+use super::error::{ApiError, ErrorBody, defect, no_such_job};
+use super::extract::{self, Document, Params};
 use super::{ApiContext, seq_header, view};
 
 /// How often a patch without a condition is tried again when others edit the same job at the same time.
 const TRIES: usize = 8;
 
-/// What a definition came to.
+/// Whether anything is done.
+#[derive(Clone, Copy, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(rename_all = "camelCase")]
+pub(super) struct Trial {
+    /// `true`: only tell what would change.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl Trial {
+    pub(super) fn manner(self) -> Manner {
+        if self.dry_run { Manner::DryRun } else { Manner::Do }
+    }
+
+    /// What the query and the body say together: nothing is done if either of them says so.
+    pub(super) fn or(self, within: Option<bool>) -> Self {
+        Self { dry_run: self.dry_run || within == Some(true) }
+    }
+}
+
+/// What a definition came to, or would come to.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Written {
     /// Name of the job.
     pub(super) job: String,
-    /// New with each creation.
+    /// New with each creation; empty where a dry run would create the job.
     pub(super) uid: String,
     /// `created`, `updated` or `unchanged`.
     pub(super) result: &'static str,
@@ -39,6 +62,12 @@ pub(super) struct Written {
     pub(super) warnings: Vec<String>,
     /// Number of the change.
     pub(super) seq: u64,
+    /// True where it was a dry run, and nothing was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dry_run: Option<bool>,
+    /// Of a dry run: what would change, field by field; empty for a new job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) changes: Option<Vec<FieldChange>>,
 }
 
 impl Written {
@@ -49,8 +78,66 @@ impl Written {
         };
         let result = result(version, changed);
         let job = name.to_string();
-        (uid, Self { job, uid: uid.to_string(), result, version, warnings, seq: seq.0 })
+        let (seq, uid_text) = (seq.0, uid.to_string());
+        let told = Self { job, uid: uid_text, result, version, warnings, seq, dry_run: None, changes: None };
+        (uid, told)
     }
+
+    /// What a dry run found.
+    fn foretold(verdict: Verdict, seq: Seq, changes: Vec<FieldChange>, warnings: Vec<String>) -> Self {
+        let Verdict { job, uid, version, changed } = verdict;
+        let result = result(version, changed);
+        Self {
+            job: job.to_string(),
+            uid: uid.map(|uid| uid.to_string()).unwrap_or_default(),
+            result,
+            version,
+            warnings,
+            seq: seq.0,
+            dry_run: Some(true),
+            changes: Some(if result == "updated" { changes } else { Vec::new() }),
+        }
+    }
+}
+
+/// How a definition is put.
+#[derive(Clone, Copy)]
+pub(super) enum Put {
+    /// As a whole, by its author.
+    Whole,
+    /// As what an edit makes of what is there.
+    Edited(Edit),
+}
+
+/// Puts a definition, or tells what that would come to. Says of a refusal what it was.
+pub(super) async fn write(
+    ctx: &ApiContext,
+    trial: Trial,
+    put: Put,
+    definition: Definition,
+    expect: Option<Expect>,
+    warnings: Vec<String>,
+) -> Result<Result<Response, AskError>, ApiError> {
+    let name = definition.name.clone();
+    let conditions = Conditions(expect);
+    if trial.manner() == Manner::DryRun {
+        let changes = changes(ctx, &definition);
+        let set = Request::Apply { definitions: vec![definition], manner: Manner::DryRun };
+        return Ok(match ctx.foretell(conditions.on(&name, set)).await? {
+            Ok((mut verdicts, seq)) => {
+                let verdict = verdicts.pop().ok_or_else(defect)?;
+                let told = Written::foretold(verdict, seq, changes, warnings);
+                Ok(([seq_header(seq)], Json(told)).into_response())
+            }
+            Err(refused) => Err(refused),
+        });
+    }
+    let request = match put {
+        Put::Whole => Request::Put(definition),
+        Put::Edited(edit) => Request::Edit { definition, edit },
+    };
+    let answer = ctx.try_ask(conditions.on(&name, request)).await?;
+    Ok(answer.map(|(answer, seq)| written(&name, &answer, seq, warnings)))
 }
 
 /// `created`, `updated` or `unchanged`.
@@ -83,27 +170,27 @@ pub(super) fn written(name: &JobName, answer: &Answer, seq: Seq, warnings: Vec<S
 
 /// Creates or replaces a job; with `If-None-Match: *` only creates, with `If-Match` only replaces that version.
 #[utoipa::path(
-    put, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path)), request_body = Object,
+    put, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path), Trial), request_body = Object,
     responses((status = 200, body = Written), (status = 201, body = Written), (status = 400, body = ErrorBody),
         (status = 412, body = ErrorBody))
 )]
 pub(super) async fn put(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
-    conditions: Conditions,
+    Params(trial): Params<Trial>,
+    Conditions(expect): Conditions,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
-    let mut document = object(&body)?;
+    let mut document = definition_fields(&body)?;
     document.entry("name").or_insert_with(|| json!(name.as_str()));
     let Reading { definition, mut warnings, .. } = read(Value::Object(document), &name, &ctx.node.zones)?;
     warnings.extend(ctx.unhonoured(&definition.body));
-    let (answer, seq) = ctx.ask(conditions.on(&name, Request::Put(definition))).await?;
-    Ok(written(&name, &answer, seq, warnings))
+    Ok(write(&ctx, trial, Put::Whole, definition, expect, warnings).await??)
 }
 
 /// Changes the fields that the body names, and no others: a JSON merge patch (RFC 7396), where null takes a field away.
 #[utoipa::path(
-    patch, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path)),
+    patch, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path), Trial),
     request_body(content((Object = "application/merge-patch+json"), (Object = "application/json"))),
     responses((status = 200, body = Written), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 412, body = ErrorBody))
@@ -111,10 +198,11 @@ pub(super) async fn put(
 pub(super) async fn patch(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
+    Params(trial): Params<Trial>,
     Conditions(expect): Conditions,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
-    let fields = object(&body)?;
+    let fields = definition_fields(&body)?;
     let mut tries = 0;
     loop {
         tries += 1;
@@ -134,17 +222,15 @@ pub(super) async fn patch(
             read(patch::patched(definition, &fields), &name, &ctx.node.zones)?;
         warnings.extend(ctx.unhonoured(&definition.body));
         // What was patched is what is there, or nothing is done.
-        let then = Box::new(Request::Edit { definition, edit: Edit::Patch });
-        let seen = Expect::OneOf(vec![(uid, version)]);
-        match ctx.try_ask(Request::When { job: name.clone(), expect: seen, then }).await? {
-            Ok((answer, seq)) => return Ok(written(&name, &answer, seq, warnings)),
+        let seen = Some(Expect::OneOf(vec![(uid, version)]));
+        match write(&ctx, trial, Put::Edited(Edit::Patch), definition, seen, warnings).await? {
             Err(AskError::Refused(Refusal::VersionMismatch { .. }))
                 if !matches!(expect, Some(Expect::OneOf(_))) && tries < TRIES =>
             {
                 // This node may not have heard yet of what came between.
                 tokio::task::yield_now().await;
             }
-            Err(error) => return Err(error.into()),
+            answer => return Ok(answer?),
         }
     }
 }
@@ -178,6 +264,18 @@ fn read(document: Value, name: &JobName, zones: &Zones) -> Result<Reading, ApiEr
     }
     reading.warnings.extend(reading.lints.iter().map(ToString::to_string));
     Ok(reading)
+}
+
+/// The fields of a definition. Those that are not known are left out with a warning, but whoever asks for a dry run at the
+/// wrong place does not want it done.
+fn definition_fields(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let fields = object(body)?;
+    let is_dry_run = |key: &&String| key.replace(['_', '-'], "").eq_ignore_ascii_case("dryrun");
+    match fields.keys().find(is_dry_run) {
+        None => Ok(fields),
+        Some(key) => Err(ApiError::invalid(key, format!("`{key}` is not a field of a job"))
+            .hint("to be told what would change, ask in the query: `?dryRun=true`")),
+    }
 }
 
 /// The fields of a body.

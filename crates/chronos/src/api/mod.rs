@@ -61,7 +61,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::ids::{JobName, Seq};
 use scheduler::job::{Job, Progress, Retry};
 use scheduler::limits::Limits;
-use scheduler::request::{Answer, Definition, Request};
+use scheduler::request::{Answer, Definition, Request, Verdict};
 use serde::Serialize;
 use store::projection::Projection;
 use tower_http::CompressionLevel;
@@ -164,21 +164,36 @@ impl ApiContext {
             let hint = "delete jobs, or move to PostgreSQL: a backup of this server can be restored there";
             return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", why).hint(hint));
         }
-        let authored = Request::By { author: access::author(), request: Box::new(once::keyed(request)) };
-        let answer = match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(authored)).await {
-            Err(_) => {
-                let message = format!("the change was not confirmed within {} s", ANSWER_WITHIN.as_secs());
-                return Err(error::outcome_unknown(message));
-            }
-            Ok(Err(AskError::NotLeading)) => {
-                return Err(ApiError::from(AskError::NotLeading).leader(self.leader().await));
-            }
-            Ok(answer) => answer,
-        };
+        let answer = self.hear(once::keyed(request)).await?;
         if let Ok((_, seq)) = &answer {
             self.node.projection.wait_for(*seq, SHOWN_WITHIN).await;
         }
         Ok(answer.map(|(answer, seq)| (once::opened(answer), seq)))
+    }
+
+    /// Asks for a dry run. Not under the key of the request: what is not done need not be done once, and a key
+    /// that it took would keep the change itself from being made.
+    async fn foretell(&self, request: Request) -> Result<Result<(Vec<Verdict>, Seq), AskError>, ApiError> {
+        Ok(match self.hear(request).await? {
+            Ok((Answer::Applied(verdicts), seq)) => Ok((verdicts, seq)),
+            Ok(_) => return Err(error::defect()),
+            Err(refused) => Err(refused),
+        })
+    }
+
+    /// What the node answers, within the time that a client waits.
+    async fn hear(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
+        let authored = Request::By { author: access::author(), request: Box::new(request) };
+        match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(authored)).await {
+            Err(_) => {
+                let message = format!("the change was not confirmed within {} s", ANSWER_WITHIN.as_secs());
+                Err(error::outcome_unknown(message))
+            }
+            Ok(Err(AskError::NotLeading)) => {
+                Err(ApiError::from(AskError::NotLeading).leader(self.leader().await))
+            }
+            Ok(answer) => Ok(answer),
+        }
     }
 }
 

@@ -243,3 +243,103 @@ async fn a_store_at_its_limit_takes_no_more_jobs_and_lets_the_others_be_changed(
     limits.set_full(None);
     server.create(job("b", "true")).await;
 }
+
+/// Whoever asks what would happen does not want it to happen, wherever and however it is asked.
+#[tokio::test]
+async fn a_dry_run_changes_nothing_and_tells_what_would_be_done() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "p", "command": "x", "schedule": FAR})).await;
+    server.put("a", &[], json!({"command": "1", "parents": ["p"]})).await;
+    server.put("a", &[], json!({"command": "2", "schedule": FAR})).await;
+    let before = server.definition("a").await;
+    let back = json!([
+        {"field": "command", "from": "2", "to": "1"},
+        {"field": "parents", "from": null, "to": ["p"]},
+        {"field": "schedule", "from": FAR, "to": null},
+    ]);
+    let by = |method: Method, path: &'static str, body: Value| server.edit(method, path, &[], body);
+    let new_command = json!({"command": "3"});
+    for (n, (answer, changed)) in [
+        (by(Method::PATCH, "/v1/jobs/a?dryRun=true", new_command.clone()).await, json!(["command"])),
+        (
+            by(Method::PUT, "/v1/jobs/a?dryRun=true", json!({"command": "2", "schedule": FAR, "owner": "o"}))
+                .await,
+            json!(["owner"]),
+        ),
+        (
+            by(Method::POST, "/v1/jobs/a/rollback?dryRun=true", json!({"version": 1})).await,
+            json!(["command", "parents", "schedule"]),
+        ),
+        (
+            by(Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dryRun": true})).await,
+            json!(["command", "parents", "schedule"]),
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let told = answer.json();
+        let said = (answer.status, &told["dryRun"], &told["result"], &told["version"]);
+        assert_eq!(said, (StatusCode::OK, &json!(true), &json!("updated"), &json!(3)), "{n}: {told}");
+        let mut fields: Vec<_> = told["changes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|change| change["field"].clone())
+            .collect();
+        fields.sort_by_key(ToString::to_string);
+        assert_eq!(json!(fields), changed, "{n}: {told}");
+        assert_eq!(answer.header("etag"), "", "{n}: there is no such version");
+    }
+    let by_field =
+        by(Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dryRun": true})).await.json();
+    let named = |field: &str| {
+        let changes = by_field["changes"].as_array().expect("a list");
+        let change = changes.iter().find(|change| change["field"] == field).cloned().unwrap_or_default();
+        json!({"field": field, "from": change["from"], "to": change["to"]})
+    };
+    assert_eq!(json!(["command", "parents", "schedule"].map(named)), back);
+    let set = json!([{"name": "a", "command": "3", "schedule": FAR}]);
+    let applied = by(Method::POST, "/v1/apply?dryRun=true", set.clone()).await.json();
+    assert_eq!((&applied["dryRun"], &applied["jobs"][0]["result"]), (&json!(true), &json!("updated")));
+    let created = by(Method::PUT, "/v1/jobs/new?dryRun=true", json!({"command": "1", "schedule": FAR})).await;
+    assert_eq!((created.status, &created.json()["result"]), (StatusCode::OK, &json!("created")));
+    assert_eq!(server.get("/v1/jobs/new").await.status, StatusCode::NOT_FOUND);
+
+    // What is not understood is not done.
+    for (method, path, body, field) in [
+        (Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dry_run": true}), "dry_run"),
+        (Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dryrun": true}), "dryrun"),
+        (Method::PATCH, "/v1/jobs/a", json!({"command": "3", "dryRun": true}), "dryRun"),
+        (Method::PUT, "/v1/jobs/a", json!({"command": "3", "schedule": FAR, "dry_run": true}), "dry_run"),
+        (Method::POST, "/v1/apply", json!({"jobs": set, "dry-run": true}), "dry-run"),
+    ] {
+        let refused = by(method, path, body).await;
+        assert_eq!(
+            (refused.status, &refused.json()["field"]),
+            (StatusCode::BAD_REQUEST, &json!(field)),
+            "{path}"
+        );
+        assert!(
+            refused.json()["hint"].as_str().is_some_and(|hint| hint.contains("dryRun")),
+            "{}",
+            refused.text
+        );
+    }
+    assert_eq!(server.definition("a").await, before);
+
+    // It says what the change itself would say.
+    let stale = [("if-match", "\"1-1\"")];
+    let stale = server.edit(Method::PATCH, "/v1/jobs/a?dryRun=true", &stale, new_command).await;
+    assert_eq!(stale.status, StatusCode::PRECONDITION_FAILED);
+    server.edit(Method::DELETE, "/v1/jobs/p", &[], Value::Null).await;
+    let refused = by(Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dryRun": true})).await;
+    assert_eq!(refused.json()["code"], json!("missing_parents"));
+
+    // A key is for what is done.
+    let keyed = [("idempotency-key", "k")];
+    let body = json!({"version": 1, "dryRun": true});
+    server.edit(Method::POST, "/v1/jobs/a/rollback", &keyed, body).await;
+    let done = server.edit(Method::PATCH, "/v1/jobs/a", &keyed, json!({"command": "4"})).await;
+    assert_eq!(done.status, StatusCode::OK, "{}", done.text);
+}
