@@ -1,5 +1,9 @@
 //! One job by its name: put, patched, deleted, each on a condition where the client has one.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -10,6 +14,7 @@ use scheduler::request::{Answer, Definition, Edit, Expect, Manner, Refusal, Requ
 use scheduler::schedule::Zones;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::node::AskError;
@@ -22,8 +27,43 @@ use super::error::{ApiError, ErrorBody, defect, no_such_job};
 use super::extract::{self, Document, Params};
 use super::{ApiContext, seq_header, view};
 
-/// How often a patch without a condition is tried again when others edit the same job at the same time.
+/// How often a patch without a condition is made again when the job is edited otherwise at the same time.
 const TRIES: usize = 8;
+/// How long a patch waits for its turn: with the time that its change may take, no longer than a node waits that has
+/// handed it on.
+const TURN_WITHIN: Duration = Duration::from_secs(8);
+
+/// Patches of one job take turns: each is made of what the one before it has left, so that however many come at once
+/// none is made in vain. Names share turns, so that there need not be one for each.
+#[derive(Clone, Debug)]
+pub struct Turns(Arc<[Mutex<()>]>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self((0..Self::COUNT).map(|_| Mutex::default()).collect())
+    }
+}
+
+impl Turns {
+    /// More than are patched at once, most of the time.
+    const COUNT: usize = 64;
+
+    async fn of(&self, name: &JobName) -> Result<MutexGuard<'_, ()>, ApiError> {
+        let mut hasher = DefaultHasher::new();
+        name.as_str().hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % Self::COUNT as u64).unwrap_or(0);
+        let turn = tokio::time::timeout(TURN_WITHIN, self.0[place].lock()).await;
+        turn.map_err(|_| contended(name))
+    }
+}
+
+/// Nobody's fault: the same again may well be done.
+fn contended(name: &JobName) -> ApiError {
+    let message = format!("job `{name}` is edited by many at once");
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "contended", message)
+        .retry_after(Duration::ZERO)
+        .hint("nothing has changed; send it again in a moment")
+}
 
 /// Whether anything is done.
 #[derive(Clone, Copy, Deserialize, IntoParams)]
@@ -203,9 +243,8 @@ pub(super) async fn patch(
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     let fields = definition_fields(&body)?;
-    let mut tries = 0;
-    loop {
-        tries += 1;
+    let _turn = ctx.turns.of(&name).await?;
+    for _ in 0..TRIES {
         let (uid, version, definition) = {
             let projection = ctx.node.projection.read();
             let job = projection.job(&name).ok_or_else(|| no_such_job(&name))?;
@@ -218,14 +257,15 @@ pub(super) async fn patch(
             Some(Expect::OneOf(versions)) if !versions.contains(&(uid, version)) => return Err(refuse(name)),
             _ => {}
         }
-        let Reading { definition, mut warnings, .. } =
-            read(patch::patched(definition, &fields), &name, &ctx.node.zones)?;
+        let patched = patch::patched(definition, &fields);
+        refuse_aimless(&name, &fields, &patched)?;
+        let Reading { definition, mut warnings, .. } = read(patched, &name, &ctx.node.zones)?;
         warnings.extend(ctx.unhonoured(&definition.body));
         // What was patched is what is there, or nothing is done.
         let seen = Some(Expect::OneOf(vec![(uid, version)]));
         match write(&ctx, trial, Put::Edited(Edit::Patch), definition, seen, warnings).await? {
             Err(AskError::Refused(Refusal::VersionMismatch { .. }))
-                if !matches!(expect, Some(Expect::OneOf(_))) && tries < TRIES =>
+                if !matches!(expect, Some(Expect::OneOf(_))) =>
             {
                 // This node may not have heard yet of what came between.
                 tokio::task::yield_now().await;
@@ -233,6 +273,7 @@ pub(super) async fn patch(
             answer => return Ok(answer?),
         }
     }
+    Err(contended(&name))
 }
 
 /// Deletes a job and kills its runs. Its children inherit its parents or its schedule.
@@ -264,6 +305,23 @@ fn read(document: Value, name: &JobName, zones: &Zones) -> Result<Reading, ApiEr
     }
     reading.warnings.extend(reading.lints.iter().map(ToString::to_string));
     Ok(reading)
+}
+
+/// Refuses a patch that takes away what makes a job run. A definition that comes without it runs once, now, which nobody
+/// means who takes it away.
+fn refuse_aimless(name: &JobName, fields: &Map<String, Value>, patched: &Value) -> Result<(), ApiError> {
+    let has_schedule = patched.get("schedule").is_some();
+    let is_none = |parents: &Value| parents.as_array().is_some_and(Vec::is_empty);
+    let has_parents = patched.get("parents").is_some_and(|parents| !is_none(parents));
+    if has_schedule || has_parents {
+        return Ok(());
+    }
+    let field = if fields.contains_key("schedule") { "schedule" } else { "parents" };
+    let message = format!("without `{field}` nothing would make job `{name}` run");
+    Err(ApiError::invalid(field, message).hint(format!(
+        "to keep it from running, patch `disabled` to true or POST /v1/jobs/{name}/pause; \
+         to run it once, PUT /v1/scheduler/job/{name}"
+    )))
 }
 
 /// The fields of a definition. Those that are not known are left out with a warning, but whoever asks for a dry run at the

@@ -15,7 +15,7 @@ mod classic;
 mod conditions;
 mod definitions;
 mod dropwizard;
-mod editing;
+pub mod editing;
 pub mod error;
 mod events;
 mod extract;
@@ -88,6 +88,8 @@ pub struct ApiContext {
     pub metrics: PrometheusHandle,
     /// How the API behaves.
     pub settings: Arc<Settings>,
+    /// Whose turn it is to patch a job.
+    pub turns: editing::Turns,
 }
 
 /// How the API behaves.

@@ -131,13 +131,42 @@ async fn a_patch_of_a_job_whose_schedule_is_over_does_not_disable_it() {
 async fn patches_at_the_same_time_all_count() {
     let server = Server::start(succeed).await;
     server.create(json!({"name": "a", "command": "x", "schedule": FAR})).await;
-    let names: Vec<String> = (0..6).map(|n| format!("l{n}")).collect();
+    let names: Vec<String> = (0..50).map(|n| format!("l{n}")).collect();
     let patches = names.iter().map(|name| server.patch("a", &[], json!({"labels": {name: "1"}})));
     for answer in futures_util::future::join_all(patches).await {
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     }
     let labels = server.definition("a").await["labels"].clone();
-    assert_eq!(labels.as_object().map(serde_json::Map::len), Some(6), "{labels}");
+    assert_eq!(labels.as_object().map(serde_json::Map::len), Some(50), "{labels}");
+}
+
+/// Without schedule and parents a definition runs once, now: nobody means that who takes them away.
+#[tokio::test]
+async fn a_patch_that_takes_away_what_makes_a_job_run_is_refused() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "p", "command": "x", "schedule": FAR})).await;
+    server.create(json!({"name": "a", "command": "x", "parents": ["p"]})).await;
+    for (job, patch, field) in [
+        ("p", json!({"schedule": null}), "schedule"),
+        ("p", json!({"schedule": null, "parents": []}), "schedule"),
+        ("p", json!({"schedule": ""}), "schedule"),
+        ("a", json!({"parents": null}), "parents"),
+        ("a", json!({"parents": []}), "parents"),
+    ] {
+        let before = server.definition(job).await;
+        let refused = server.patch(job, &[], patch.clone()).await;
+        let told = refused.json();
+        assert_eq!((refused.status, &told["field"]), (StatusCode::BAD_REQUEST, &json!(field)), "{patch}: {told}");
+        assert!(told["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{told}");
+        assert_eq!(server.definition(job).await, before, "{patch}");
+    }
+    let hint = server.patch("a", &[], json!({"parents": null})).await.json()["hint"].clone();
+    assert!(hint.as_str().is_some_and(|hint| hint.contains("/v1/jobs/a/pause")), "{hint}");
+    // One for the other is a change like any.
+    let other = server.patch("a", &[], json!({"parents": null, "schedule": FAR})).await;
+    assert_eq!(other.status, StatusCode::OK, "{}", other.text);
+    let back = server.patch("a", &[], json!({"parents": ["p"], "schedule": null})).await;
+    assert_eq!(back.status, StatusCode::OK, "{}", back.text);
 }
 
 #[tokio::test]
