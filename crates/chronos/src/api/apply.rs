@@ -15,6 +15,7 @@ use crate::wire::job::{self, Door, Reading, whole_definition};
 use crate::wire::patch::{FieldChange, diff};
 use crate::wire::shape::{Problem, stray};
 
+use super::conditions::Unconditional;
 use super::editing::{self, Trial};
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{Document, Params};
@@ -70,6 +71,7 @@ pub(super) struct AppliedSet {
 pub(super) async fn apply(
     State(ctx): State<ApiContext>,
     Params(trial): Params<Trial>,
+    _: Unconditional,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     // Ten thousand definitions take a while.

@@ -17,7 +17,7 @@ use crate::wire::patch::{FieldChange, diff};
 use crate::wire::shape::{Field, Shape, optional, required};
 
 use super::ApiContext;
-use super::conditions::Conditions;
+use super::conditions::{Conditions, Unconditional};
 use super::editing::{self, Put, Trial};
 use super::error::{ApiError, ErrorBody, defect, no_such_job};
 use super::extract::{self, Document, Params, Segments, instant_of, limit};
@@ -305,6 +305,7 @@ pub(super) async fn rollback(
 pub(super) async fn restore(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
+    _: Unconditional,
 ) -> Result<Response, ApiError> {
     let definition = last_of(&ctx, &name).await?.definition();
     let edit = Request::Edit { definition, edit: Edit::Restore };

@@ -78,6 +78,51 @@ async fn of_two_who_edit_one_job_the_second_is_told() {
     }
 }
 
+/// Who sends a condition believes that it holds.
+#[tokio::test]
+async fn no_condition_is_left_aside() {
+    let server = Server::start(succeed).await;
+    let first =
+        server.put("a", &[], json!({"command": "1", "schedule": FAR})).await.header("etag").to_owned();
+    let second =
+        server.put("a", &[], json!({"command": "2", "schedule": FAR})).await.header("etag").to_owned();
+    let (stale, fresh) = ([("if-match", first.as_str())], [("if-match", second.as_str())]);
+    let held = [
+        (Method::POST, "/v1/jobs/a/pause", json!({})),
+        (Method::POST, "/v1/jobs/a/resume", Value::Null),
+        (Method::PUT, "/v1/scheduler/job/a", Value::Null),
+        (Method::PUT, "/scheduler/job/success/a", Value::Null),
+        (Method::DELETE, "/v1/scheduler/task/kill/a", Value::Null),
+    ];
+    for (method, path, body) in held {
+        let refused = server.edit(method.clone(), path, &stale, body.clone()).await;
+        assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{path}: {}", refused.text);
+        let done = server.edit(method, path, &fresh, body).await;
+        assert!(done.status.is_success(), "{path}: {}", done.text);
+    }
+    let set = json!([{"name": "a", "command": "3", "schedule": FAR}]);
+    let range = json!({"from": "2020-01-01T00:00:00Z", "to": "2020-01-02T00:00:00Z"});
+    for (method, path, body) in [
+        (Method::POST, "/v1/apply", set),
+        (Method::POST, "/v1/jobs/a/backfills", range),
+        (Method::POST, "/v1/jobs/a/restore", json!({})),
+        (Method::POST, "/v1/runs/1-i0/rerun", json!({})),
+        (Method::DELETE, "/v1/runs/1-i0", Value::Null),
+    ] {
+        for condition in [("if-match", second.as_str()), ("if-none-match", "*")] {
+            let refused = server.edit(method.clone(), path, &[condition], body.clone()).await;
+            let told = refused.json();
+            assert_eq!(
+                (refused.status, &told["code"]),
+                (StatusCode::BAD_REQUEST, &json!("invalid")),
+                "{path}: {told}"
+            );
+            assert!(told["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{told}");
+        }
+    }
+    assert_eq!(server.definition("a").await["command"], json!("2"));
+}
+
 #[tokio::test]
 async fn a_patch_changes_what_it_names_and_nothing_else() {
     let server = Server::start(succeed).await;
@@ -156,7 +201,11 @@ async fn a_patch_that_takes_away_what_makes_a_job_run_is_refused() {
         let before = server.definition(job).await;
         let refused = server.patch(job, &[], patch.clone()).await;
         let told = refused.json();
-        assert_eq!((refused.status, &told["field"]), (StatusCode::BAD_REQUEST, &json!(field)), "{patch}: {told}");
+        assert_eq!(
+            (refused.status, &told["field"]),
+            (StatusCode::BAD_REQUEST, &json!(field)),
+            "{patch}: {told}"
+        );
         assert!(told["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{told}");
         assert_eq!(server.definition(job).await, before, "{patch}");
     }
