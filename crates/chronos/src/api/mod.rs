@@ -160,12 +160,6 @@ impl ApiContext {
 
     /// The same, for those who know what to do about a refusal.
     async fn try_ask(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
-        if let Some(why) = self.node.store.full()
-            && makes_jobs(&self.node.projection.read(), &request)
-        {
-            let hint = "delete jobs, or move to PostgreSQL: a backup of this server can be restored there";
-            return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", why).hint(hint));
-        }
         let answer = self.hear(once::keyed(request)).await?;
         if let Ok((_, seq)) = &answer {
             self.node.projection.wait_for(*seq, SHOWN_WITHIN).await;
@@ -185,6 +179,12 @@ impl ApiContext {
 
     /// What the node answers, within the time that a client waits.
     async fn hear(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
+        if let Some(why) = self.node.store.full()
+            && makes_jobs(&self.node.projection.read(), &request)
+        {
+            let hint = "delete jobs, or move to PostgreSQL: a backup of this server can be restored there";
+            return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", why).hint(hint));
+        }
         let authored = Request::By { author: access::author(), request: Box::new(request) };
         match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(authored)).await {
             Err(_) => {

@@ -2,7 +2,7 @@
 //! reports each job.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{IsTerminal, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, Client};
 use super::failure::{Exit, Failure};
+use super::progress::{Progress, Show, Unit};
 use super::{ClientArgs, Format};
 
 pub(super) const HELP: &str = "\
@@ -40,6 +41,9 @@ pub(super) struct ApplyArgs {
     /// All jobs or none: if one is refused, nothing is applied
     #[arg(long)]
     atomic: bool,
+    /// Show no progress
+    #[arg(long, short)]
+    quiet: bool,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -73,8 +77,6 @@ enum Applied {
 
 /// Jobs on their way at once: enough for the server to commit them together, few enough to leave it to others.
 const IN_FLIGHT: usize = 32;
-/// Fewer jobs are done before a bar could be read.
-const PROGRESS_MIN: usize = 50;
 /// Largest file: far more than the largest useful set of jobs.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -110,25 +112,53 @@ pub(crate) async fn run(args: &ApplyArgs) -> Result<(), Failure> {
         }
         Ok(())
     };
-    let done = apply_all(client, &args.paths, otherwise, &mut tell).await;
+    let show = Show::unless(args.quiet);
+    let done = apply_all(client, &args.paths, otherwise, show, &mut tell).await;
     if format == Format::Json {
         super::out_json(&Value::Array(lines))?;
     }
     done
 }
 
-/// Tells what would change.
+/// Tells what would become of each job.
 async fn dry_run(args: &ApplyArgs) -> Result<(), Failure> {
     let client = &super::client(&args.client)?;
     let (jobs, failures) = read_all(&args.paths);
-    let jobs = whole(jobs, failures)?;
-    let answer = put_set(client, &jobs, Manner::DryRun).await?;
-    if args.client.output == Format::Json {
-        return Ok(super::out_json(&answer.body)?);
+    failures.iter().for_each(Failure::print);
+    let mut worst = failures.first().map(|failure| failure.exit);
+    let mut errors = failures.len();
+    if jobs.len() > scheduler::SET_MAX {
+        let message = format!("a dry run takes at most 10,000 jobs, and these are {}", jobs.len());
+        return Err(Failure::usage(message)
+            .hint("ask for parts of them, parents first; without --dry-run they are applied job by job"));
     }
-    for job in answer.body["jobs"].as_array().into_iter().flatten() {
+    if !jobs.is_empty() {
+        let refused = foretell(client, &jobs, args.client.output).await?;
+        errors += refused;
+        worst = worst.or((refused > 0).then_some(Exit::Refused));
+    }
+    let Some(exit) = worst else { return Ok(()) };
+    let would = if args.atomic { "nothing would be applied" } else { "not everything would be applied" };
+    Err(Failure::new(exit, anyhow::anyhow!("{would}: {errors} errors")))
+}
+
+/// Asks the server what would become of each job, and says how many it would refuse.
+async fn foretell(client: &Client, jobs: &[Written], format: Format) -> Result<usize, Failure> {
+    let answer = put_set(client, jobs, Manner::DryRun).await?;
+    let told = answer.body["jobs"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_refused = |job: &&Value| job["result"] == "refused";
+    let refused = told.iter().filter(is_refused).count();
+    if format == Format::Json {
+        super::out_json(&answer.body)?;
+        return Ok(refused);
+    }
+    for (written, job) in jobs.iter().zip(told) {
         let name = job["job"].as_str().unwrap_or_default();
         let would = match job["result"].as_str() {
+            Some("refused") => {
+                super::client::refusal(&job["error"]).context(written.origin.clone()).print();
+                continue;
+            }
             Some("created") => "would be created",
             Some("unchanged") => "would stay as it is",
             _ => "would be updated",
@@ -139,7 +169,7 @@ async fn dry_run(args: &ApplyArgs) -> Result<(), Failure> {
         let told = format!("job `{name}` {would}\n{}", super::versions::lines(&job["changes"]));
         super::out(told.as_bytes())?;
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// The jobs, if all of them could be read.
@@ -151,15 +181,26 @@ fn whole(jobs: Vec<Written>, mut failures: Vec<Failure>) -> Result<Vec<Written>,
 
 /// Sends all jobs as one set.
 async fn put_set(client: &Client, jobs: &[Written], manner: Manner) -> Result<Answer, Failure> {
-    put_definitions(client, &jobs.iter().map(|job| &job.definition).collect::<Vec<_>>(), manner).await
+    send_set(client, &jobs.iter().map(|job| &job.definition).collect::<Vec<_>>(), manner).await
 }
 
-/// Sends definitions as one set.
+/// Sends definitions as one set. A dry run fails as the set itself would.
 pub(super) async fn put_definitions(
     client: &Client,
     jobs: &[&Value],
     manner: Manner,
 ) -> Result<Answer, Failure> {
+    let answer = send_set(client, jobs, manner).await?;
+    let told = answer.body["jobs"].as_array().into_iter().flatten();
+    let mut refused = told.map(|job| &job["error"]).filter(|error| error.is_object());
+    // Those that come after one that is refused are not the reason.
+    match refused.find(|error| error["code"] != "parent_refused") {
+        None => Ok(answer),
+        Some(error) => Err(super::client::refusal(error)),
+    }
+}
+
+async fn send_set(client: &Client, jobs: &[&Value], manner: Manner) -> Result<Answer, Failure> {
     let body = json!({ "jobs": jobs, "dryRun": manner == Manner::DryRun });
     client.change(Method::POST, &["v1", "apply"], &[], Some(&body)).await
 }
@@ -195,6 +236,7 @@ pub(crate) async fn apply_all(
     client: &Client,
     paths: &[PathBuf],
     otherwise: Otherwise,
+    show: Show,
     tell: Tell<'_>,
 ) -> Result<(), Failure> {
     let (mut jobs, mut failures) = read_all(paths);
@@ -213,32 +255,35 @@ pub(crate) async fn apply_all(
     }
     let mut worst = failures.first().map(|failure| failure.exit);
     let mut refused = BTreeSet::new();
-    let mut bar = Progress::new(waves.iter().map(Vec::len).sum());
+    let total = waves.iter().map(Vec::len).sum::<usize>() as u64;
+    let mut progress = Progress::new("apply", Unit::Things("jobs"), Some(total), show);
     for wave in waves {
         let mut refused_now = Vec::new();
         let tries = futures_util::stream::iter(wave.iter().map(|job| put(client, job, &refused)));
         let mut tries = tries.buffered(IN_FLIGHT);
         for job in &wave {
             let Some(applied) = tries.next().await else { break };
-            bar.clear();
             match applied {
                 Applied::Done { word, warnings } => {
-                    tell(News::Applied { job: &job.name, origin: &job.origin, word, warnings: &warnings })?;
+                    let (job, origin) = (&job.name, &job.origin);
+                    let news = News::Applied { job, origin, word, warnings: &warnings };
+                    progress.aside(|| tell(news))?;
                 }
                 // Without a server there is no use in going on.
                 Applied::Failed(failure) if failure.exit == Exit::Unreachable => return Err(failure),
                 Applied::Failed(failure) => {
                     worst = worst.or(Some(failure.exit));
-                    tell(News::Refused(&failure.context(job.origin.clone())))?;
+                    let failure = failure.context(job.origin.clone());
+                    progress.aside(|| tell(News::Refused(&failure)))?;
                     refused_now.push(job.name.clone());
                 }
             }
-            bar.step();
+            progress.add(1);
         }
         drop(tries);
         refused.extend(refused_now);
     }
-    bar.clear();
+    drop(progress);
     let Some(exit) = worst else { return Ok(()) };
     let count = failures.len() + refused.len();
     Err(Failure::new(exit, anyhow::anyhow!("not everything was applied: {count} errors")))
@@ -461,36 +506,6 @@ pub(super) fn cycle(stuck: &[Written]) -> Failure {
     let path: Vec<&str> = path[start..].iter().rev().copied().collect();
     Failure::usage(format!("job `{}` waits for itself: {}", path[0], path.join(" -> ")))
         .hint("remove one of these jobs from the `parents` of the next")
-}
-
-/// A bar on stderr, if that is a terminal and there is enough to do.
-struct Progress {
-    total: usize,
-    done: usize,
-    shown: bool,
-}
-
-impl Progress {
-    const WIDTH: usize = 30;
-
-    fn new(total: usize) -> Self {
-        Self { total, done: 0, shown: total >= PROGRESS_MIN && std::io::stderr().is_terminal() }
-    }
-
-    fn step(&mut self) {
-        self.done += 1;
-        if self.shown {
-            let filled = Self::WIDTH * self.done / self.total;
-            let (bar, rest) = ("#".repeat(filled), " ".repeat(Self::WIDTH - filled));
-            let _ = write!(std::io::stderr(), "[{bar}{rest}] {}/{}", self.done, self.total);
-        }
-    }
-
-    fn clear(&self) {
-        if self.shown {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
-    }
 }
 
 #[cfg(test)]
