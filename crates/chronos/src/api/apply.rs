@@ -18,6 +18,7 @@ use crate::node::AskError;
 use crate::wire::job::{self, Door, Reading, whole_definition};
 use crate::wire::patch::{FieldChange, diff};
 use crate::wire::shape::{Problem, stray};
+use crate::wire::twice;
 
 use super::conditions::Unconditional;
 use super::editing::{self, Trial};
@@ -364,11 +365,17 @@ fn present(ctx: &ApiContext, names: Vec<JobName>) -> Vec<Verdict> {
 
 /// The definitions of a body, `{"jobs": [..]}` or a bare list, and whether it asks for a dry run.
 fn set_of(body: &[u8]) -> Result<(Vec<Value>, Option<bool>), ApiError> {
+    let wrong = || {
+        ApiError::invalid("jobs", "`jobs`: expected a list of definitions")
+            .hint("send {\"jobs\": [{..}, {..}]}")
+    };
     // A list is known by how it begins, so that no body is read twice.
     if body.trim_ascii_start().starts_with(b"[") {
-        return match serde_json::from_slice(body) {
-            Ok(jobs) => Ok((jobs, None)),
-            Err(e) => Err(editing::malformed(format!("the body is not valid JSON: {e}"))),
+        let document = twice::Document::of_json(body)
+            .map_err(|e| editing::malformed(format!("the body is not valid JSON: {e}")))?;
+        return match document.once()? {
+            Value::Array(jobs) => Ok((jobs, None)),
+            _ => Err(wrong()),
         };
     }
     let mut fields = editing::object(body)?;
@@ -379,10 +386,6 @@ fn set_of(body: &[u8]) -> Result<(Vec<Value>, Option<bool>), ApiError> {
         None => None,
         Some(Value::Bool(dry_run)) => Some(*dry_run),
         Some(_) => return Err(ApiError::invalid("dryRun", "`dryRun`: expected true or false")),
-    };
-    let wrong = || {
-        ApiError::invalid("jobs", "`jobs`: expected a list of definitions")
-            .hint("send {\"jobs\": [{..}, {..}]}")
     };
     match fields.swap_remove("jobs") {
         Some(Value::Array(jobs)) => Ok((jobs, dry_run)),

@@ -20,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::node::AskError;
 use crate::wire::job::{self, Door, Reading};
 use crate::wire::patch::{self, FieldChange};
+use crate::wire::twice;
 
 use super::apply::changes;
 use super::conditions::{self, Conditions};
@@ -339,9 +340,10 @@ fn definition_fields(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
 /// The fields of a body.
 pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let malformed = |message| malformed(message).hint("send one JSON object");
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(malformed("the body is not a JSON object".into())),
-        Err(e) => Err(malformed(format!("the body is not valid JSON: {e}"))),
+    let document =
+        twice::Document::of_json(body).map_err(|e| malformed(format!("the body is not valid JSON: {e}")))?;
+    match document.once()? {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(malformed("the body is not a JSON object".into())),
     }
 }

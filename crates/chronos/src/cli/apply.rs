@@ -9,13 +9,13 @@ use clap::Args;
 use futures_util::StreamExt;
 use reqwest::Method;
 use scheduler::request::Manner;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client};
 use super::failure::{Exit, Failure};
 use super::progress::{Progress, Show, Unit};
 use super::{ClientArgs, Format};
+use crate::wire::twice::Document;
 
 pub(super) const HELP: &str = "\
 A file holds one job, an array of jobs, or, in YAML, several documents. A folder means all files in it and
@@ -408,15 +408,32 @@ pub(super) fn read_each(path: &Path) -> Result<Vec<Result<Written, Failure>>, Fa
     Ok(jobs.into_iter().enumerate().map(|(i, job)| written(job, place(i))).collect())
 }
 
-/// JSON is YAML, but its own reader is faster and tells faults better.
+/// What the documents of a file say, each of them once. JSON is YAML, but its own reader is faster and tells faults better.
 fn parse(text: &str, path: &Path) -> anyhow::Result<Vec<Value>> {
     let json =
         path.extension().is_some_and(|ending| ending == "json") || text.trim_start().starts_with(['{', '[']);
     if json {
-        return Ok(serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>()?);
+        let mut source = serde_json::Deserializer::from_str(text);
+        let mut documents = Vec::new();
+        // Until nothing is left but space.
+        while source.end().is_err() {
+            documents.push(once(Document::read(&mut source)?)?);
+        }
+        return Ok(documents);
     }
-    let documents = serde_norway::Deserializer::from_str(text);
-    Ok(documents.map(Value::deserialize).collect::<Result<_, _>>()?)
+    serde_norway::Deserializer::from_str(text).map(|source| once(Document::read(source)?)).collect()
+}
+
+/// Of two jobs in one object only the second would be left.
+fn once(document: Document) -> anyhow::Result<Value> {
+    match document.twice.first() {
+        None => Ok(document.value),
+        Some(key) => {
+            anyhow::bail!(
+                "`{key}` is written twice: keep one of them; in YAML a line `---` is between two jobs"
+            )
+        }
+    }
 }
 
 fn written(definition: Value, origin: String) -> Result<Written, Failure> {
@@ -552,6 +569,15 @@ mod tests {
         };
         assert_eq!(names("name: a\n---\nname: b\n", "x.yaml"), ["a", "b"]);
         assert_eq!(names("{\"name\":\"a\"}\n{\"name\":\"b\"}", "-"), ["a", "b"]);
+        for (text, path) in [
+            ("name: first\ncommand: a\nname: second\ncommand: b\n", "x.yaml"),
+            ("name: ok\n---\nname: a\ncontainer:\n  image: x\n  image: y\n", "x.yaml"),
+            ("{\"name\":\"b\",\"name\":\"c\"}", "x.json"),
+            ("{\"name\":\"a\"}[{\"name\":\"b\",\"cpus\":1,\"cpus\":2}]", "-"),
+        ] {
+            let refused = parse(text, Path::new(path)).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(refused.contains("is written twice"), "{text}: {refused}");
+        }
         assert!(parse("name: [", Path::new("x.yaml")).is_err());
         let deep = "[".repeat(2000);
         assert!(parse(&deep, Path::new("x.json")).is_err());

@@ -421,3 +421,39 @@ async fn a_dry_run_changes_nothing_and_tells_what_would_be_done() {
     let done = server.edit(Method::PATCH, "/v1/jobs/a", &keyed, json!({"command": "4"})).await;
     assert_eq!(done.status, StatusCode::OK, "{}", done.text);
 }
+
+/// Of two jobs that were written into one object only the second would be left.
+#[tokio::test]
+async fn what_is_written_twice_is_refused_and_where_chronos_took_it_told() {
+    let server = Server::start(succeed).await;
+    let raw = |method: Method, path: &str, body: &'static str| {
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        server.send(request.body(Body::from(body)).expect("a request"))
+    };
+    let twice = r#"{"schedule": "R/2099-01-01T00:00:00Z/P1D", "command": "1", "command": "2"}"#;
+    let nested =
+        r#"[{"name": "x", "schedule": "R/2099-01-01T00:00:00Z/P1D", "labels": {"a": "1", "a": "2"}}]"#;
+    for (method, path, body, field) in [
+        (Method::PUT, "/v1/jobs/x", twice, "command"),
+        (Method::PATCH, "/v1/jobs/x", twice, "command"),
+        (Method::POST, "/v1/apply", nested, "[0].labels.a"),
+        (Method::POST, "/v1/apply", r#"{"jobs": [{"name": "b", "name": "c"}]}"#, "jobs[0].name"),
+        (Method::POST, "/v1/jobs/x/rollback", r#"{"version": 1, "version": 2}"#, "version"),
+        (Method::POST, "/v1/jobs/x/pause", r#"{"for": "1h", "for": "2h"}"#, "for"),
+    ] {
+        let refused = raw(method, path, body).await;
+        let told = refused.json();
+        assert_eq!(
+            (refused.status, &told["field"]),
+            (StatusCode::BAD_REQUEST, &json!(field)),
+            "{path}: {told}"
+        );
+        assert!(told["message"].as_str().is_some_and(|message| message.contains("twice")), "{told}");
+    }
+    assert_eq!(server.get("/v1/jobs").await.json()["total"], json!(0));
+    let body = r#"{"name": "b", "name": "c", "schedule": "R/2099-01-01T00:00:00Z/P1D", "command": "1"}"#;
+    let taken = raw(Method::POST, "/v1/scheduler/iso8601", body).await;
+    assert_eq!(taken.status, StatusCode::NO_CONTENT, "{}", taken.text);
+    assert_eq!(taken.header("x-chronos-warnings"), r#"["`name` is written twice; the last one counts"]"#);
+    assert_eq!(server.definition("c").await["command"], json!("1"));
+}
