@@ -24,6 +24,7 @@ use crate::wire::job::instant;
 use crate::wire::shape::{Field, Shape, optional, required};
 use crate::wire::{duration, rate};
 
+use super::conditions::Unconditional;
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{self, Document, Params, limit};
 use super::lists::{self, Page, Way, words};
@@ -158,6 +159,7 @@ pub(super) struct Begun {
 pub(super) async fn begin(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
+    _: Unconditional,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     let (mut order, again, mode) = read(name.clone(), &body)?;
@@ -579,6 +581,7 @@ pub(super) async fn cancel(
     State(ctx): State<ApiContext>,
     extract::Backfill(id): extract::Backfill,
     Params(running): Params<Running>,
+    _: Unconditional,
 ) -> Result<Response, ApiError> {
     let remains = match running.running.as_deref() {
         None | Some("goOn") => Remains::GoOn,

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::ApiContext;
+use super::conditions::Unconditional;
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::Params;
 use crate::node::{AskError, RestoreError, Role};
@@ -119,6 +120,7 @@ pub(super) struct RestoredView {
 pub(super) async fn restore(
     State(ctx): State<ApiContext>,
     Params(how): Params<How>,
+    _: Unconditional,
     body: Body,
 ) -> Result<Json<RestoredView>, ApiError> {
     if !how.dry_run

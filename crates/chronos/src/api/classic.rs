@@ -343,12 +343,14 @@ const ARGUMENTS_MAX: usize = 8192;
 /// Runs a job now. The key of the run comes in the header `X-Chronos-Run`.
 #[utoipa::path(
     put, path = "/job/{name}", tag = "chronos", params(("name" = String, Path), Trigger),
-    responses((status = 204), (status = 200), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody))
+    responses((status = 204), (status = 200), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 412, body = ErrorBody))
 )]
 pub(super) async fn trigger(
     State(ctx): State<ApiContext>,
     extract::Job(job): extract::Job,
     Params(how): Params<Trigger>,
+    conditions: Conditions,
 ) -> Result<Response, ApiError> {
     let arguments = how.arguments.filter(|text| !text.trim().is_empty());
     if let Some(text) = &arguments {
@@ -365,7 +367,8 @@ pub(super) async fn trigger(
             ));
         }
     }
-    let (answer, seq) = ctx.ask(Request::Trigger { job, arguments: arguments.map(Into::into) }).await?;
+    let trigger = Request::Trigger { job: job.clone(), arguments: arguments.map(Into::into) };
+    let (answer, seq) = ctx.ask(conditions.on(&job, trigger)).await?;
     let Answer::Triggered(key) = answer else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     let key = key.to_string();
     let headers = [("x-chronos-run", key.clone()), ("location", format!("/v1/runs/{key}"))];
@@ -376,7 +379,8 @@ pub(super) async fn trigger(
 /// Deletes a job and kills its runs. Its children inherit its parents or its schedule.
 #[utoipa::path(
     delete, path = "/job/{name}", tag = "chronos", params(("name" = String, Path), Manner),
-    responses((status = 204), (status = 200), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody))
+    responses((status = 204), (status = 200), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 412, body = ErrorBody))
 )]
 pub(super) async fn delete(
     State(ctx): State<ApiContext>,
@@ -392,14 +396,15 @@ pub(super) async fn delete(
 /// Kills all runs of a job, waiting ones too.
 #[utoipa::path(
     delete, path = "/task/kill/{name}", tag = "chronos", params(("name" = String, Path), Manner),
-    responses((status = 204), (status = 200), (status = 404, body = ErrorBody))
+    responses((status = 204), (status = 200), (status = 404, body = ErrorBody), (status = 412, body = ErrorBody))
 )]
 pub(super) async fn kill(
     State(ctx): State<ApiContext>,
     extract::Job(job): extract::Job,
     Params(manner): Params<Manner>,
+    conditions: Conditions,
 ) -> Result<Response, ApiError> {
-    let (answer, seq) = ctx.ask(Request::KillJob(job)).await?;
+    let (answer, seq) = ctx.ask(conditions.on(&job, Request::KillJob(job.clone()))).await?;
     let runs = if let Answer::Killed { runs } = answer { runs } else { 0 };
     Ok(done(manner, seq, json!({ "runs": runs, "seq": seq.0 })))
 }
@@ -407,12 +412,13 @@ pub(super) async fn kill(
 /// Lets the children of a job go on as if it had succeeded.
 #[utoipa::path(
     put, path = "/job/success/{name}", tag = "chronos", params(("name" = String, Path), Manner),
-    responses((status = 200, body = String), (status = 404, body = ErrorBody))
+    responses((status = 200, body = String), (status = 404, body = ErrorBody), (status = 412, body = ErrorBody))
 )]
 pub(super) async fn mark_success(
     State(ctx): State<ApiContext>,
     extract::Job(job): extract::Job,
     Params(manner): Params<Manner>,
+    conditions: Conditions,
 ) -> Result<Response, ApiError> {
     let uid = ctx.node.projection.read().job(&job).map(|job| job.uid).ok_or_else(|| no_such_job(&job))?;
     let last =
@@ -422,7 +428,8 @@ pub(super) async fn mark_success(
         _ => None,
     });
     let told = format!("marked job {job} as successful: true");
-    let (answer, seq) = ctx.ask(Request::MarkSuccess { job, failed }).await?;
+    let mark = Request::MarkSuccess { job: job.clone(), failed };
+    let (answer, seq) = ctx.ask(conditions.on(&job, mark)).await?;
     match answer {
         Answer::Marked(run) if manner.verbose => {
             Ok(done(manner, seq, json!({ "run": run.to_string(), "seq": seq.0 })))

@@ -46,6 +46,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Conditions {
     }
 }
 
+/// A change that is not about one job, so that there is no version it could wait for. A condition that it does not hold
+/// is not left aside: who sends it would believe that it held.
+pub(super) struct Unconditional;
+
+impl<S: Send + Sync> FromRequestParts<S> for Unconditional {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        for (name, shown) in [(header::IF_MATCH, "If-Match"), (header::IF_NONE_MATCH, "If-None-Match")] {
+            if parts.headers.contains_key(name) {
+                return Err(ApiError::invalid(shown, format!("`{shown}` has no meaning here")).hint(
+                    "leave it out; to change a job on a condition, PUT or PATCH /v1/jobs/{name} with it",
+                ));
+            }
+        }
+        Ok(Self)
+    }
+}
+
 fn given(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, ApiError> {
     let lines: Result<Vec<_>, _> = headers.get_all(name).iter().map(HeaderValue::to_str).collect();
     let lines = lines.map_err(|_| malformed())?;

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::wire::shape::{Field, Problem, Reader, stray};
+use crate::wire::twice;
 
 use super::error::ApiError;
 
@@ -146,7 +147,7 @@ pub(super) async fn whole(body: Body, max: usize) -> Result<Bytes, ApiError> {
 /// The object that a body holds, in its normal form; an empty body is an empty object. A key that is not known is
 /// refused: whoever misspells `dryRun` does not want it done.
 pub(super) fn object(body: &[u8], fields: &[Field]) -> Result<Map<String, Value>, ApiError> {
-    let object = plain_object(body)?;
+    let object = plain_object(document(body)?.once()?)?;
     let known: Vec<&str> = fields.iter().map(|field| field.name).collect();
     if let Some(problem) = stray(&object, &known) {
         return Err(problem.into());
@@ -156,16 +157,17 @@ pub(super) fn object(body: &[u8], fields: &[Field]) -> Result<Map<String, Value>
 
 /// The same where Chronos answered, which did not look at what it did not know.
 pub(super) fn lenient_object(body: &[u8], fields: &[Field]) -> Result<Map<String, Value>, ApiError> {
-    Ok(Reader::default().read_object(&plain_object(body)?, fields, &[], "")?)
+    Ok(Reader::default().read_object(&plain_object(document(body)?.value)?, fields, &[], "")?)
 }
 
-fn plain_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    let value = match body {
-        [] => Value::Object(Map::new()),
-        body => serde_json::from_slice(body).map_err(|e| {
-            ApiError::new(StatusCode::BAD_REQUEST, "malformed", format!("the body is not valid JSON: {e}"))
-        })?,
-    };
+fn document(body: &[u8]) -> Result<twice::Document, ApiError> {
+    let body = if body.is_empty() { &b"{}"[..] } else { body };
+    twice::Document::of_json(body).map_err(|e| {
+        ApiError::new(StatusCode::BAD_REQUEST, "malformed", format!("the body is not valid JSON: {e}"))
+    })
+}
+
+fn plain_object(value: Value) -> Result<Map<String, Value>, ApiError> {
     match value {
         Value::Object(object) => Ok(object),
         _ => Err(Problem::invalid("", "the body is not a JSON object", "send {\"key\": \"value\"}").into()),

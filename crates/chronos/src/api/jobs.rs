@@ -16,7 +16,7 @@ use crate::wire::duration;
 use crate::wire::shape::{SPAN_MAX, Shape, optional};
 
 use super::choice::{self, Choice, Chosen, JobField, Selected};
-use super::conditions;
+use super::conditions::{self, Conditions};
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{self, Document, Params, limit};
 use super::lists::{Order, Way};
@@ -185,15 +185,18 @@ pub(super) struct PauseBody {
 /// Stops slots and parents from starting a job; running tasks go on.
 #[utoipa::path(
     post, path = "/v1/jobs/{name}/pause", tag = "jobs", params(("name" = String, Path)), request_body = PauseBody,
-    responses((status = 200, body = Changed), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody))
+    responses((status = 200, body = Changed), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 412, body = ErrorBody))
 )]
 pub(super) async fn pause(
     State(ctx): State<ApiContext>,
     extract::Job(job): extract::Job,
+    conditions: Conditions,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     let (reason, until) = pause_of(&body, Timestamp::now())?;
-    let (_, seq) = ctx.ask(Request::Pause { job, reason: reason.into(), until }).await?;
+    let pause = Request::Pause { job: job.clone(), reason: reason.into(), until };
+    let (_, seq) = ctx.ask(conditions.on(&job, pause)).await?;
     Ok(changed(seq))
 }
 
@@ -230,12 +233,13 @@ fn pause_of(body: &[u8], now: Timestamp) -> Result<(String, Option<Timestamp>), 
 /// Ends a pause.
 #[utoipa::path(
     post, path = "/v1/jobs/{name}/resume", tag = "jobs", params(("name" = String, Path)),
-    responses((status = 200, body = Changed), (status = 404, body = ErrorBody))
+    responses((status = 200, body = Changed), (status = 404, body = ErrorBody), (status = 412, body = ErrorBody))
 )]
 pub(super) async fn resume(
     State(ctx): State<ApiContext>,
     extract::Job(job): extract::Job,
+    conditions: Conditions,
 ) -> Result<Response, ApiError> {
-    let (_, seq) = ctx.ask(Request::Resume(job)).await?;
+    let (_, seq) = ctx.ask(conditions.on(&job, Request::Resume(job.clone()))).await?;
     Ok(changed(seq))
 }

@@ -15,7 +15,7 @@ mod classic;
 mod conditions;
 mod definitions;
 mod dropwizard;
-mod editing;
+pub mod editing;
 pub mod error;
 mod events;
 mod extract;
@@ -61,7 +61,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::ids::{JobName, Seq};
 use scheduler::job::{Job, Progress, Retry};
 use scheduler::limits::Limits;
-use scheduler::request::{Answer, Definition, Request};
+use scheduler::request::{Answer, Definition, Request, Verdict};
 use serde::Serialize;
 use store::projection::Projection;
 use tower_http::CompressionLevel;
@@ -88,6 +88,8 @@ pub struct ApiContext {
     pub metrics: PrometheusHandle,
     /// How the API behaves.
     pub settings: Arc<Settings>,
+    /// Whose turn it is to patch a job.
+    pub turns: editing::Turns,
 }
 
 /// How the API behaves.
@@ -158,27 +160,42 @@ impl ApiContext {
 
     /// The same, for those who know what to do about a refusal.
     async fn try_ask(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
+        let answer = self.hear(once::keyed(request)).await?;
+        if let Ok((_, seq)) = &answer {
+            self.node.projection.wait_for(*seq, SHOWN_WITHIN).await;
+        }
+        Ok(answer.map(|(answer, seq)| (once::opened(answer), seq)))
+    }
+
+    /// Asks for a dry run. Not under the key of the request: what is not done need not be done once, and a key
+    /// that it took would keep the change itself from being made.
+    async fn foretell(&self, request: Request) -> Result<Result<(Vec<Verdict>, Seq), AskError>, ApiError> {
+        Ok(match self.hear(request).await? {
+            Ok((Answer::Applied(verdicts), seq)) => Ok((verdicts, seq)),
+            Ok(_) => return Err(error::defect()),
+            Err(refused) => Err(refused),
+        })
+    }
+
+    /// What the node answers, within the time that a client waits.
+    async fn hear(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
         if let Some(why) = self.node.store.full()
             && makes_jobs(&self.node.projection.read(), &request)
         {
             let hint = "delete jobs, or move to PostgreSQL: a backup of this server can be restored there";
             return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", why).hint(hint));
         }
-        let authored = Request::By { author: access::author(), request: Box::new(once::keyed(request)) };
-        let answer = match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(authored)).await {
+        let authored = Request::By { author: access::author(), request: Box::new(request) };
+        match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(authored)).await {
             Err(_) => {
                 let message = format!("the change was not confirmed within {} s", ANSWER_WITHIN.as_secs());
-                return Err(error::outcome_unknown(message));
+                Err(error::outcome_unknown(message))
             }
             Ok(Err(AskError::NotLeading)) => {
-                return Err(ApiError::from(AskError::NotLeading).leader(self.leader().await));
+                Err(ApiError::from(AskError::NotLeading).leader(self.leader().await))
             }
-            Ok(answer) => answer,
-        };
-        if let Ok((_, seq)) = &answer {
-            self.node.projection.wait_for(*seq, SHOWN_WITHIN).await;
+            Ok(answer) => Ok(answer),
         }
-        Ok(answer.map(|(answer, seq)| (once::opened(answer), seq)))
     }
 }
 

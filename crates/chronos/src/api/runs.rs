@@ -21,6 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::shape::{Shape, optional};
 
+use super::conditions::Unconditional;
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::{self, Document, Params, instant_of, job_of, limit};
 use super::jobs::Why;
@@ -338,6 +339,7 @@ pub(super) async fn show(
 pub(super) async fn kill(
     State(ctx): State<ApiContext>,
     extract::Run(key): extract::Run,
+    _: Unconditional,
 ) -> Result<Response, ApiError> {
     let (_, seq) = ctx.ask(Request::KillRun(key)).await?;
     Ok(changed(seq))
@@ -370,6 +372,7 @@ pub(super) struct Made {
 pub(super) async fn rerun(
     State(ctx): State<ApiContext>,
     extract::Run(key): extract::Run,
+    _: Unconditional,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
     let read = extract::object(&body, &[optional("downwards", Shape::Bool)])?;

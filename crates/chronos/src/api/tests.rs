@@ -109,7 +109,8 @@ impl Server {
             access,
         });
         let cluster = Cluster::alone(&node).expect("a client");
-        let app = router(ApiContext { node: node.clone(), cluster, metrics: metrics::detached(), settings });
+        let (metrics, turns) = (metrics::detached(), crate::api::editing::Turns::default());
+        let app = router(ApiContext { node: node.clone(), cluster, metrics, settings, turns });
         Self { app, node, machine, _task: task }
     }
 

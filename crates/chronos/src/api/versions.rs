@@ -14,13 +14,14 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::job::{instant, whole_definition};
 use crate::wire::patch::{FieldChange, diff};
+use crate::wire::shape::{Field, Shape, optional, required};
 
 use super::ApiContext;
-use super::conditions::Conditions;
-use super::editing;
-use super::error::{ApiError, ErrorBody, no_such_job};
+use super::conditions::{Conditions, Unconditional};
+use super::editing::{self, Put, Trial};
+use super::error::{ApiError, ErrorBody, defect, no_such_job};
 use super::extract::{self, Document, Params, Segments, instant_of, limit};
-use super::lists::{Field, Order, Page, Way, words};
+use super::lists::{self, Order, Page, Way, words};
 
 /// A version of a definition.
 #[derive(Serialize, ToSchema)]
@@ -105,7 +106,7 @@ enum VersionField {
     Version,
 }
 
-impl Field for VersionField {
+impl lists::Field for VersionField {
     const ALL: &'static [(&'static str, Self)] = &[("version", Self::Version)];
 }
 
@@ -251,15 +252,21 @@ pub(super) async fn compare(
 
 /// What to bring back.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "says in the document what the body looks like; it is read by its fields")]
+#[expect(dead_code, reason = "says in the document what the body looks like; it is read by its shape")]
 pub(super) struct RollbackBody {
     /// Which version.
     version: u32,
+    /// Only tell what would change; `dryRun=true` in the query says the same.
+    #[schema(rename = "dryRun")]
+    dry_run: Option<bool>,
 }
+
+const ROLLBACK: [Field; 2] =
+    [required("version", Shape::Whole(1, u32::MAX as i64)), optional("dryRun", Shape::Bool)];
 
 /// Brings an earlier version of a job back, as a new version. Its parents must exist.
 #[utoipa::path(
-    post, path = "/v1/jobs/{name}/rollback", tag = "jobs", params(("name" = String, Path)),
+    post, path = "/v1/jobs/{name}/rollback", tag = "jobs", params(("name" = String, Path), Trial),
     request_body = RollbackBody,
     responses((status = 200, body = editing::Written), (status = 400, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 412, body = ErrorBody))
@@ -267,15 +274,17 @@ pub(super) struct RollbackBody {
 pub(super) async fn rollback(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
+    Params(trial): Params<Trial>,
     Conditions(expect): Conditions,
     Document(body): Document,
 ) -> Result<Response, ApiError> {
-    let version = editing::object(&body)?.get("version").and_then(Value::as_u64);
-    let version = version.and_then(|version| u32::try_from(version).ok());
-    let to = version.ok_or_else(|| {
-        ApiError::invalid("version", "`version`: expected a number")
-            .hint(format!("GET /v1/jobs/{name}/versions lists them"))
+    let read = extract::object(&body, &ROLLBACK).map_err(|wrong| match wrong.body.field.as_str() {
+        "version" => wrong.hint(format!("GET /v1/jobs/{name}/versions lists them")),
+        _ => wrong,
     })?;
+    let to = read.get("version").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    let to = to.ok_or_else(defect)?;
+    let trial = trial.or(read.get("dryRun").and_then(Value::as_bool));
     if ctx.node.projection.read().job(&name).is_none() {
         let deleted = last_of(&ctx, &name).await?;
         let message = format!("job `{name}` is deleted");
@@ -283,11 +292,10 @@ pub(super) async fn rollback(
             .hint(format!("restore it first: POST /v1/jobs/{}/restore", deleted.job.name)));
     }
     let definition = revision(&ctx, &name, to).await?.definition();
-    let edit = Request::Edit { definition, edit: Edit::RollBack { to } };
     // Without a condition: at least not created anew, if it is deleted just now.
     let expect = Some(expect.unwrap_or(Expect::Present));
-    let (answer, seq) = ctx.ask(Conditions(expect).on(&name, edit)).await?;
-    Ok(editing::written(&name, &answer, seq, Vec::new()))
+    let put = Put::Edited(Edit::RollBack { to });
+    Ok(editing::write(&ctx, trial, put, definition, expect, Vec::new()).await??)
 }
 
 /// Brings a deleted job back as it was last, as a new job: it has the old definition, and begins to count anew.
@@ -299,6 +307,7 @@ pub(super) async fn rollback(
 pub(super) async fn restore(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
+    _: Unconditional,
 ) -> Result<Response, ApiError> {
     let definition = last_of(&ctx, &name).await?.definition();
     let edit = Request::Edit { definition, edit: Edit::Restore };

@@ -2,19 +2,20 @@
 //! reports each job.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{IsTerminal, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use futures_util::StreamExt;
 use reqwest::Method;
 use scheduler::request::Manner;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client};
 use super::failure::{Exit, Failure};
+use super::progress::{Progress, Show, Unit};
 use super::{ClientArgs, Format};
+use crate::wire::twice::Document;
 
 pub(super) const HELP: &str = "\
 A file holds one job, an array of jobs, or, in YAML, several documents. A folder means all files in it and
@@ -40,6 +41,9 @@ pub(super) struct ApplyArgs {
     /// All jobs or none: if one is refused, nothing is applied
     #[arg(long)]
     atomic: bool,
+    /// Show no progress
+    #[arg(long, short)]
+    quiet: bool,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -73,8 +77,6 @@ enum Applied {
 
 /// Jobs on their way at once: enough for the server to commit them together, few enough to leave it to others.
 const IN_FLIGHT: usize = 32;
-/// Fewer jobs are done before a bar could be read.
-const PROGRESS_MIN: usize = 50;
 /// Largest file: far more than the largest useful set of jobs.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -110,25 +112,53 @@ pub(crate) async fn run(args: &ApplyArgs) -> Result<(), Failure> {
         }
         Ok(())
     };
-    let done = apply_all(client, &args.paths, otherwise, &mut tell).await;
+    let show = Show::unless(args.quiet);
+    let done = apply_all(client, &args.paths, otherwise, show, &mut tell).await;
     if format == Format::Json {
         super::out_json(&Value::Array(lines))?;
     }
     done
 }
 
-/// Tells what would change.
+/// Tells what would become of each job.
 async fn dry_run(args: &ApplyArgs) -> Result<(), Failure> {
     let client = &super::client(&args.client)?;
     let (jobs, failures) = read_all(&args.paths);
-    let jobs = whole(jobs, failures)?;
-    let answer = put_set(client, &jobs, Manner::DryRun).await?;
-    if args.client.output == Format::Json {
-        return Ok(super::out_json(&answer.body)?);
+    failures.iter().for_each(Failure::print);
+    let mut worst = failures.first().map(|failure| failure.exit);
+    let mut errors = failures.len();
+    if jobs.len() > scheduler::SET_MAX {
+        let message = format!("a dry run takes at most 10,000 jobs, and these are {}", jobs.len());
+        return Err(Failure::usage(message)
+            .hint("ask for parts of them, parents first; without --dry-run they are applied job by job"));
     }
-    for job in answer.body["jobs"].as_array().into_iter().flatten() {
+    if !jobs.is_empty() {
+        let refused = foretell(client, &jobs, args.client.output).await?;
+        errors += refused;
+        worst = worst.or((refused > 0).then_some(Exit::Refused));
+    }
+    let Some(exit) = worst else { return Ok(()) };
+    let would = if args.atomic { "nothing would be applied" } else { "not everything would be applied" };
+    Err(Failure::new(exit, anyhow::anyhow!("{would}: {errors} errors")))
+}
+
+/// Asks the server what would become of each job, and says how many it would refuse.
+async fn foretell(client: &Client, jobs: &[Written], format: Format) -> Result<usize, Failure> {
+    let answer = put_set(client, jobs, Manner::DryRun).await?;
+    let told = answer.body["jobs"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_refused = |job: &&Value| job["result"] == "refused";
+    let refused = told.iter().filter(is_refused).count();
+    if format == Format::Json {
+        super::out_json(&answer.body)?;
+        return Ok(refused);
+    }
+    for (written, job) in jobs.iter().zip(told) {
         let name = job["job"].as_str().unwrap_or_default();
         let would = match job["result"].as_str() {
+            Some("refused") => {
+                super::client::refusal(&job["error"]).context(written.origin.clone()).print();
+                continue;
+            }
             Some("created") => "would be created",
             Some("unchanged") => "would stay as it is",
             _ => "would be updated",
@@ -139,7 +169,7 @@ async fn dry_run(args: &ApplyArgs) -> Result<(), Failure> {
         let told = format!("job `{name}` {would}\n{}", super::versions::lines(&job["changes"]));
         super::out(told.as_bytes())?;
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// The jobs, if all of them could be read.
@@ -151,15 +181,26 @@ fn whole(jobs: Vec<Written>, mut failures: Vec<Failure>) -> Result<Vec<Written>,
 
 /// Sends all jobs as one set.
 async fn put_set(client: &Client, jobs: &[Written], manner: Manner) -> Result<Answer, Failure> {
-    put_definitions(client, &jobs.iter().map(|job| &job.definition).collect::<Vec<_>>(), manner).await
+    send_set(client, &jobs.iter().map(|job| &job.definition).collect::<Vec<_>>(), manner).await
 }
 
-/// Sends definitions as one set.
+/// Sends definitions as one set. A dry run fails as the set itself would.
 pub(super) async fn put_definitions(
     client: &Client,
     jobs: &[&Value],
     manner: Manner,
 ) -> Result<Answer, Failure> {
+    let answer = send_set(client, jobs, manner).await?;
+    let told = answer.body["jobs"].as_array().into_iter().flatten();
+    let mut refused = told.map(|job| &job["error"]).filter(|error| error.is_object());
+    // Those that come after one that is refused are not the reason.
+    match refused.find(|error| error["code"] != "parent_refused") {
+        None => Ok(answer),
+        Some(error) => Err(super::client::refusal(error)),
+    }
+}
+
+async fn send_set(client: &Client, jobs: &[&Value], manner: Manner) -> Result<Answer, Failure> {
     let body = json!({ "jobs": jobs, "dryRun": manner == Manner::DryRun });
     client.change(Method::POST, &["v1", "apply"], &[], Some(&body)).await
 }
@@ -195,6 +236,7 @@ pub(crate) async fn apply_all(
     client: &Client,
     paths: &[PathBuf],
     otherwise: Otherwise,
+    show: Show,
     tell: Tell<'_>,
 ) -> Result<(), Failure> {
     let (mut jobs, mut failures) = read_all(paths);
@@ -213,32 +255,35 @@ pub(crate) async fn apply_all(
     }
     let mut worst = failures.first().map(|failure| failure.exit);
     let mut refused = BTreeSet::new();
-    let mut bar = Progress::new(waves.iter().map(Vec::len).sum());
+    let total = waves.iter().map(Vec::len).sum::<usize>() as u64;
+    let mut progress = Progress::new("apply", Unit::Things("jobs"), Some(total), show);
     for wave in waves {
         let mut refused_now = Vec::new();
         let tries = futures_util::stream::iter(wave.iter().map(|job| put(client, job, &refused)));
         let mut tries = tries.buffered(IN_FLIGHT);
         for job in &wave {
             let Some(applied) = tries.next().await else { break };
-            bar.clear();
             match applied {
                 Applied::Done { word, warnings } => {
-                    tell(News::Applied { job: &job.name, origin: &job.origin, word, warnings: &warnings })?;
+                    let (job, origin) = (&job.name, &job.origin);
+                    let news = News::Applied { job, origin, word, warnings: &warnings };
+                    progress.aside(|| tell(news))?;
                 }
                 // Without a server there is no use in going on.
                 Applied::Failed(failure) if failure.exit == Exit::Unreachable => return Err(failure),
                 Applied::Failed(failure) => {
                     worst = worst.or(Some(failure.exit));
-                    tell(News::Refused(&failure.context(job.origin.clone())))?;
+                    let failure = failure.context(job.origin.clone());
+                    progress.aside(|| tell(News::Refused(&failure)))?;
                     refused_now.push(job.name.clone());
                 }
             }
-            bar.step();
+            progress.add(1);
         }
         drop(tries);
         refused.extend(refused_now);
     }
-    bar.clear();
+    drop(progress);
     let Some(exit) = worst else { return Ok(()) };
     let errors = match failures.len() + refused.len() {
         1 => "1 error".into(),
@@ -366,15 +411,32 @@ pub(super) fn read_each(path: &Path) -> Result<Vec<Result<Written, Failure>>, Fa
     Ok(jobs.into_iter().enumerate().map(|(i, job)| written(job, place(i))).collect())
 }
 
-/// JSON is YAML, but its own reader is faster and tells faults better.
+/// What the documents of a file say, each of them once. JSON is YAML, but its own reader is faster and tells faults better.
 fn parse(text: &str, path: &Path) -> anyhow::Result<Vec<Value>> {
     let json =
         path.extension().is_some_and(|ending| ending == "json") || text.trim_start().starts_with(['{', '[']);
     if json {
-        return Ok(serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>()?);
+        let mut source = serde_json::Deserializer::from_str(text);
+        let mut documents = Vec::new();
+        // Until nothing is left but space.
+        while source.end().is_err() {
+            documents.push(once(Document::read(&mut source)?)?);
+        }
+        return Ok(documents);
     }
-    let documents = serde_norway::Deserializer::from_str(text);
-    Ok(documents.map(Value::deserialize).collect::<Result<_, _>>()?)
+    serde_norway::Deserializer::from_str(text).map(|source| once(Document::read(source)?)).collect()
+}
+
+/// Of two jobs in one object only the second would be left.
+fn once(document: Document) -> anyhow::Result<Value> {
+    match document.twice.first() {
+        None => Ok(document.value),
+        Some(key) => {
+            anyhow::bail!(
+                "`{key}` is written twice: keep one of them; in YAML a line `---` is between two jobs"
+            )
+        }
+    }
 }
 
 fn written(definition: Value, origin: String) -> Result<Written, Failure> {
@@ -466,36 +528,6 @@ pub(super) fn cycle(stuck: &[Written]) -> Failure {
         .hint("remove one of these jobs from the `parents` of the next")
 }
 
-/// A bar on stderr, if that is a terminal and there is enough to do.
-struct Progress {
-    total: usize,
-    done: usize,
-    shown: bool,
-}
-
-impl Progress {
-    const WIDTH: usize = 30;
-
-    fn new(total: usize) -> Self {
-        Self { total, done: 0, shown: total >= PROGRESS_MIN && std::io::stderr().is_terminal() }
-    }
-
-    fn step(&mut self) {
-        self.done += 1;
-        if self.shown {
-            let filled = Self::WIDTH * self.done / self.total;
-            let (bar, rest) = ("#".repeat(filled), " ".repeat(Self::WIDTH - filled));
-            let _ = write!(std::io::stderr(), "[{bar}{rest}] {}/{}", self.done, self.total);
-        }
-    }
-
-    fn clear(&self) {
-        if self.shown {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -540,6 +572,15 @@ mod tests {
         };
         assert_eq!(names("name: a\n---\nname: b\n", "x.yaml"), ["a", "b"]);
         assert_eq!(names("{\"name\":\"a\"}\n{\"name\":\"b\"}", "-"), ["a", "b"]);
+        for (text, path) in [
+            ("name: first\ncommand: a\nname: second\ncommand: b\n", "x.yaml"),
+            ("name: ok\n---\nname: a\ncontainer:\n  image: x\n  image: y\n", "x.yaml"),
+            ("{\"name\":\"b\",\"name\":\"c\"}", "x.json"),
+            ("{\"name\":\"a\"}[{\"name\":\"b\",\"cpus\":1,\"cpus\":2}]", "-"),
+        ] {
+            let refused = parse(text, Path::new(path)).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(refused.contains("is written twice"), "{text}: {refused}");
+        }
         assert!(parse("name: [", Path::new("x.yaml")).is_err());
         let deep = "[".repeat(2000);
         assert!(parse(&deep, Path::new("x.json")).is_err());

@@ -311,6 +311,13 @@ fn parse(body: &[u8]) -> Result<Value, Failure> {
     })
 }
 
+/// What the server says of one thing that it refuses.
+pub(crate) fn refusal(body: &Value) -> Failure {
+    let text = |key: &str| body[key].as_str().filter(|text| !text.is_empty()).map(String::from);
+    let message = text("message").unwrap_or_else(|| "it is refused".into());
+    Failure { exit: Exit::Refused, error: anyhow::anyhow!(message), hint: text("hint"), code: text("code") }
+}
+
 /// The failure that an answer other than 2xx tells of.
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();

@@ -94,6 +94,14 @@ impl Progress {
         }
     }
 
+    /// Does something that writes to the terminal, without the bar in its way.
+    pub(crate) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.look {
+            Look::Bar(bar) if !bar.is_hidden() => bar.suspend(write),
+            Look::Bar(_) | Look::Lines | Look::Nothing => write(),
+        }
+    }
+
     fn draw_on(&self, bar: &ProgressBar) {
         let counts = match (self.unit, self.total) {
             (Unit::Things(_), Some(_)) => "[{bar:30}] {human_pos}/{human_len} {msg}, {eta} left",

@@ -25,6 +25,7 @@ use super::failure::{Exit, Failure};
 use super::mesos;
 use super::moving::inherit::inherit;
 use crate::api::access::Access;
+use crate::api::editing::Turns;
 use crate::api::{ApiContext, Settings};
 use crate::cluster::Cluster;
 use crate::config::{Config, ConfigFile, Manner, OnIsolation, StoreSettings, old};
@@ -174,6 +175,7 @@ async fn serve(
             retry_delay: config.retry_delay,
             data_dir: Some(config.data_dir.canonicalize()?),
         }),
+        turns: Turns::default(),
     });
     listening.tell(config, &zones);
     let http = listening.http.is_some().then(|| listening.addresses[0]);

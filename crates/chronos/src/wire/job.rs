@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::classic::{self, Canonical};
 use super::duration;
 use super::shape::{Field, Kind, Problem, Reader, SPAN_MAX, Shape, optional, required};
+use super::twice::Document;
 use super::unsaid;
 use scheduler::moment::Moment;
 
@@ -216,13 +217,16 @@ fn order() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// The first thing that is wrong with it, with the path of the field.
 pub fn read(document: &[u8], door: Door, zones: &Zones, now: Timestamp) -> Result<Reading, Problem> {
-    let value = serde_json::from_slice(document).map_err(|e| Problem {
+    let document = Document::of_json(document).map_err(|e| Problem {
         kind: Kind::Malformed,
         field: String::new(),
         message: format!("the body is not valid JSON: {e}"),
         hint: "send one JSON object, at most 128 levels deep".into(),
     })?;
-    read_value(&value, door, zones, now)
+    let mut reading = read_value(&document.value, door, zones, now)?;
+    // Chronos took the last one, and so do its clients believe.
+    reading.warnings.splice(..0, document.warnings());
+    Ok(reading)
 }
 
 /// Reads a definition that is JSON already.

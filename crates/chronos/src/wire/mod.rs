@@ -14,6 +14,7 @@ pub mod patch;
 pub mod rate;
 pub mod shape;
 pub mod task;
+pub mod twice;
 pub mod unsaid;
 
 pub use job::{Door, Reading};

@@ -78,6 +78,51 @@ async fn of_two_who_edit_one_job_the_second_is_told() {
     }
 }
 
+/// Who sends a condition believes that it holds.
+#[tokio::test]
+async fn no_condition_is_left_aside() {
+    let server = Server::start(succeed).await;
+    let first =
+        server.put("a", &[], json!({"command": "1", "schedule": FAR})).await.header("etag").to_owned();
+    let second =
+        server.put("a", &[], json!({"command": "2", "schedule": FAR})).await.header("etag").to_owned();
+    let (stale, fresh) = ([("if-match", first.as_str())], [("if-match", second.as_str())]);
+    let held = [
+        (Method::POST, "/v1/jobs/a/pause", json!({})),
+        (Method::POST, "/v1/jobs/a/resume", Value::Null),
+        (Method::PUT, "/v1/scheduler/job/a", Value::Null),
+        (Method::PUT, "/scheduler/job/success/a", Value::Null),
+        (Method::DELETE, "/v1/scheduler/task/kill/a", Value::Null),
+    ];
+    for (method, path, body) in held {
+        let refused = server.edit(method.clone(), path, &stale, body.clone()).await;
+        assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{path}: {}", refused.text);
+        let done = server.edit(method, path, &fresh, body).await;
+        assert!(done.status.is_success(), "{path}: {}", done.text);
+    }
+    let set = json!([{"name": "a", "command": "3", "schedule": FAR}]);
+    let range = json!({"from": "2020-01-01T00:00:00Z", "to": "2020-01-02T00:00:00Z"});
+    for (method, path, body) in [
+        (Method::POST, "/v1/apply", set),
+        (Method::POST, "/v1/jobs/a/backfills", range),
+        (Method::POST, "/v1/jobs/a/restore", json!({})),
+        (Method::POST, "/v1/runs/1-i0/rerun", json!({})),
+        (Method::DELETE, "/v1/runs/1-i0", Value::Null),
+    ] {
+        for condition in [("if-match", second.as_str()), ("if-none-match", "*")] {
+            let refused = server.edit(method.clone(), path, &[condition], body.clone()).await;
+            let told = refused.json();
+            assert_eq!(
+                (refused.status, &told["code"]),
+                (StatusCode::BAD_REQUEST, &json!("invalid")),
+                "{path}: {told}"
+            );
+            assert!(told["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{told}");
+        }
+    }
+    assert_eq!(server.definition("a").await["command"], json!("2"));
+}
+
 #[tokio::test]
 async fn a_patch_changes_what_it_names_and_nothing_else() {
     let server = Server::start(succeed).await;
@@ -131,13 +176,46 @@ async fn a_patch_of_a_job_whose_schedule_is_over_does_not_disable_it() {
 async fn patches_at_the_same_time_all_count() {
     let server = Server::start(succeed).await;
     server.create(json!({"name": "a", "command": "x", "schedule": FAR})).await;
-    let names: Vec<String> = (0..6).map(|n| format!("l{n}")).collect();
+    let names: Vec<String> = (0..50).map(|n| format!("l{n}")).collect();
     let patches = names.iter().map(|name| server.patch("a", &[], json!({"labels": {name: "1"}})));
     for answer in futures_util::future::join_all(patches).await {
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     }
     let labels = server.definition("a").await["labels"].clone();
-    assert_eq!(labels.as_object().map(serde_json::Map::len), Some(6), "{labels}");
+    assert_eq!(labels.as_object().map(serde_json::Map::len), Some(50), "{labels}");
+}
+
+/// Without schedule and parents a definition runs once, now: nobody means that who takes them away.
+#[tokio::test]
+async fn a_patch_that_takes_away_what_makes_a_job_run_is_refused() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "p", "command": "x", "schedule": FAR})).await;
+    server.create(json!({"name": "a", "command": "x", "parents": ["p"]})).await;
+    for (job, patch, field) in [
+        ("p", json!({"schedule": null}), "schedule"),
+        ("p", json!({"schedule": null, "parents": []}), "schedule"),
+        ("p", json!({"schedule": ""}), "schedule"),
+        ("a", json!({"parents": null}), "parents"),
+        ("a", json!({"parents": []}), "parents"),
+    ] {
+        let before = server.definition(job).await;
+        let refused = server.patch(job, &[], patch.clone()).await;
+        let told = refused.json();
+        assert_eq!(
+            (refused.status, &told["field"]),
+            (StatusCode::BAD_REQUEST, &json!(field)),
+            "{patch}: {told}"
+        );
+        assert!(told["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{told}");
+        assert_eq!(server.definition(job).await, before, "{patch}");
+    }
+    let hint = server.patch("a", &[], json!({"parents": null})).await.json()["hint"].clone();
+    assert!(hint.as_str().is_some_and(|hint| hint.contains("/v1/jobs/a/pause")), "{hint}");
+    // One for the other is a change like any.
+    let other = server.patch("a", &[], json!({"parents": null, "schedule": FAR})).await;
+    assert_eq!(other.status, StatusCode::OK, "{}", other.text);
+    let back = server.patch("a", &[], json!({"parents": ["p"], "schedule": null})).await;
+    assert_eq!(back.status, StatusCode::OK, "{}", back.text);
 }
 
 #[tokio::test]
@@ -242,4 +320,140 @@ async fn a_store_at_its_limit_takes_no_more_jobs_and_lets_the_others_be_changed(
     server.create(job("a", "false")).await;
     limits.set_full(None);
     server.create(job("b", "true")).await;
+}
+
+/// Whoever asks what would happen does not want it to happen, wherever and however it is asked.
+#[tokio::test]
+async fn a_dry_run_changes_nothing_and_tells_what_would_be_done() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "p", "command": "x", "schedule": FAR})).await;
+    server.put("a", &[], json!({"command": "1", "parents": ["p"]})).await;
+    server.put("a", &[], json!({"command": "2", "schedule": FAR})).await;
+    let before = server.definition("a").await;
+    let back = json!([
+        {"field": "command", "from": "2", "to": "1"},
+        {"field": "parents", "from": null, "to": ["p"]},
+        {"field": "schedule", "from": FAR, "to": null},
+    ]);
+    let by = |method: Method, path: &'static str, body: Value| server.edit(method, path, &[], body);
+    let new_command = json!({"command": "3"});
+    for (n, (answer, changed)) in [
+        (by(Method::PATCH, "/v1/jobs/a?dryRun=true", new_command.clone()).await, json!(["command"])),
+        (
+            by(Method::PUT, "/v1/jobs/a?dryRun=true", json!({"command": "2", "schedule": FAR, "owner": "o"}))
+                .await,
+            json!(["owner"]),
+        ),
+        (
+            by(Method::POST, "/v1/jobs/a/rollback?dryRun=true", json!({"version": 1})).await,
+            json!(["command", "parents", "schedule"]),
+        ),
+        (
+            by(Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dryRun": true})).await,
+            json!(["command", "parents", "schedule"]),
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let told = answer.json();
+        let said = (answer.status, &told["dryRun"], &told["result"], &told["version"]);
+        assert_eq!(said, (StatusCode::OK, &json!(true), &json!("updated"), &json!(3)), "{n}: {told}");
+        let mut fields: Vec<_> = told["changes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|change| change["field"].clone())
+            .collect();
+        fields.sort_by_key(ToString::to_string);
+        assert_eq!(json!(fields), changed, "{n}: {told}");
+        assert_eq!(answer.header("etag"), "", "{n}: there is no such version");
+    }
+    let by_field =
+        by(Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dryRun": true})).await.json();
+    let named = |field: &str| {
+        let changes = by_field["changes"].as_array().expect("a list");
+        let change = changes.iter().find(|change| change["field"] == field).cloned().unwrap_or_default();
+        json!({"field": field, "from": change["from"], "to": change["to"]})
+    };
+    assert_eq!(json!(["command", "parents", "schedule"].map(named)), back);
+    let set = json!([{"name": "a", "command": "3", "schedule": FAR}]);
+    let applied = by(Method::POST, "/v1/apply?dryRun=true", set.clone()).await.json();
+    assert_eq!((&applied["dryRun"], &applied["jobs"][0]["result"]), (&json!(true), &json!("updated")));
+    let created = by(Method::PUT, "/v1/jobs/new?dryRun=true", json!({"command": "1", "schedule": FAR})).await;
+    assert_eq!((created.status, &created.json()["result"]), (StatusCode::OK, &json!("created")));
+    assert_eq!(server.get("/v1/jobs/new").await.status, StatusCode::NOT_FOUND);
+
+    // What is not understood is not done.
+    for (method, path, body, field) in [
+        (Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dry_run": true}), "dry_run"),
+        (Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dryrun": true}), "dryrun"),
+        (Method::PATCH, "/v1/jobs/a", json!({"command": "3", "dryRun": true}), "dryRun"),
+        (Method::PUT, "/v1/jobs/a", json!({"command": "3", "schedule": FAR, "dry_run": true}), "dry_run"),
+        (Method::POST, "/v1/apply", json!({"jobs": set, "dry-run": true}), "dry-run"),
+    ] {
+        let refused = by(method, path, body).await;
+        assert_eq!(
+            (refused.status, &refused.json()["field"]),
+            (StatusCode::BAD_REQUEST, &json!(field)),
+            "{path}"
+        );
+        assert!(
+            refused.json()["hint"].as_str().is_some_and(|hint| hint.contains("dryRun")),
+            "{}",
+            refused.text
+        );
+    }
+    assert_eq!(server.definition("a").await, before);
+
+    // It says what the change itself would say.
+    let stale = [("if-match", "\"1-1\"")];
+    let stale = server.edit(Method::PATCH, "/v1/jobs/a?dryRun=true", &stale, new_command).await;
+    assert_eq!(stale.status, StatusCode::PRECONDITION_FAILED);
+    server.edit(Method::DELETE, "/v1/jobs/p", &[], Value::Null).await;
+    let refused = by(Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dryRun": true})).await;
+    assert_eq!(refused.json()["code"], json!("missing_parents"));
+
+    // A key is for what is done.
+    let keyed = [("idempotency-key", "k")];
+    let body = json!({"version": 1, "dryRun": true});
+    server.edit(Method::POST, "/v1/jobs/a/rollback", &keyed, body).await;
+    let done = server.edit(Method::PATCH, "/v1/jobs/a", &keyed, json!({"command": "4"})).await;
+    assert_eq!(done.status, StatusCode::OK, "{}", done.text);
+}
+
+/// Of two jobs that were written into one object only the second would be left.
+#[tokio::test]
+async fn what_is_written_twice_is_refused_and_where_chronos_took_it_told() {
+    let server = Server::start(succeed).await;
+    let raw = |method: Method, path: &str, body: &'static str| {
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        server.send(request.body(Body::from(body)).expect("a request"))
+    };
+    let twice = r#"{"schedule": "R/2099-01-01T00:00:00Z/P1D", "command": "1", "command": "2"}"#;
+    let nested =
+        r#"[{"name": "x", "schedule": "R/2099-01-01T00:00:00Z/P1D", "labels": {"a": "1", "a": "2"}}]"#;
+    for (method, path, body, field) in [
+        (Method::PUT, "/v1/jobs/x", twice, "command"),
+        (Method::PATCH, "/v1/jobs/x", twice, "command"),
+        (Method::POST, "/v1/apply", nested, "[0].labels.a"),
+        (Method::POST, "/v1/apply", r#"{"jobs": [{"name": "b", "name": "c"}]}"#, "jobs[0].name"),
+        (Method::POST, "/v1/jobs/x/rollback", r#"{"version": 1, "version": 2}"#, "version"),
+        (Method::POST, "/v1/jobs/x/pause", r#"{"for": "1h", "for": "2h"}"#, "for"),
+    ] {
+        let refused = raw(method, path, body).await;
+        let told = refused.json();
+        assert_eq!(
+            (refused.status, &told["field"]),
+            (StatusCode::BAD_REQUEST, &json!(field)),
+            "{path}: {told}"
+        );
+        assert!(told["message"].as_str().is_some_and(|message| message.contains("twice")), "{told}");
+    }
+    assert_eq!(server.get("/v1/jobs").await.json()["total"], json!(0));
+    let body = r#"{"name": "b", "name": "c", "schedule": "R/2099-01-01T00:00:00Z/P1D", "command": "1"}"#;
+    let taken = raw(Method::POST, "/v1/scheduler/iso8601", body).await;
+    assert_eq!(taken.status, StatusCode::NO_CONTENT, "{}", taken.text);
+    assert_eq!(taken.header("x-chronos-warnings"), r#"["`name` is written twice; the last one counts"]"#);
+    assert_eq!(server.definition("c").await["command"], json!("1"));
 }

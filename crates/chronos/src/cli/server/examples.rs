@@ -8,6 +8,7 @@ use tracing::{error, info};
 use crate::cli::apply;
 use crate::cli::client::Client;
 use crate::cli::netrc::Login;
+use crate::cli::progress::Show;
 use crate::config::Credentials;
 use crate::node::{Node, Role};
 use crate::notify::settings::Secret;
@@ -45,7 +46,9 @@ pub(super) async fn apply_examples(
         }
         Ok(())
     };
-    if let Err(failure) = apply::apply_all(&client, &[folder], apply::Otherwise::OneByOne, &mut tell).await {
+    if let Err(failure) =
+        apply::apply_all(&client, &[folder], apply::Otherwise::OneByOne, Show::Nothing, &mut tell).await
+    {
         error!(problem = failure.to_text().trim_end(), "cannot apply the examples");
     }
 }
