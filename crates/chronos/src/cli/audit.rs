@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value};
 
+use super::backfill::instant;
 use super::client::{Client, job_name};
 use super::failure::Failure;
 use super::queries::{pages, text, time};

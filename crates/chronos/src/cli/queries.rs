@@ -363,7 +363,7 @@ mod tests {
             json!({ "job": "a", "due": "2030-03-31T01:30:00.000Z", "local": "2030-03-31 03:30:00 CEST" });
         let plain = "DUE                   LOCAL                     JOB\n\
                      2030-03-31T01:30:00Z  2030-03-31 03:30:00 CEST  a\n";
-        assert_eq!(slot_table(&[slot.clone()], None).render(None), plain);
+        assert_eq!(slot_table(std::slice::from_ref(&slot), None).render(None), plain);
         let mut paused = slot.clone();
         paused["note"] = "the job is paused".into();
         paused["starts"] = "2030-03-31T01:31:00.000Z".into();

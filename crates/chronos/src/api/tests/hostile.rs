@@ -193,7 +193,7 @@ fn operations() -> Vec<(Method, String, Vec<String>)> {
             let parameters = operation["parameters"].as_array().into_iter().flatten();
             let of_query = parameters.filter(|parameter| parameter["in"] == "query");
             let names = of_query.filter_map(|parameter| parameter["name"].as_str().map(String::from));
-            found.push((method, path.clone(), names.collect()));
+            found.push((method, path.clone(), names.collect::<Vec<_>>()));
         }
     }
     assert!(found.len() > 40, "{found:?}");
