@@ -387,3 +387,17 @@ fn is_broken_pipe(failure: &Failure) -> bool {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
+#[cfg(test)]
+mod temp_help {
+    use clap::CommandFactory;
+    #[test]
+    fn temp_help() {
+        let mut command = super::Cli::command().term_width(100);
+        command.build();
+        for name in ["show", "history", "rollback", "apply"] {
+            let sub = command.find_subcommand_mut(name).expect("there");
+            std::fs::write(format!("/tmp/door-help-{name}.txt"), sub.render_help().to_string()).expect("w");
+        }
+        std::fs::write("/tmp/door-help.txt", command.render_help().to_string()).expect("w");
+    }
+}

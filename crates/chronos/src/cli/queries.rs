@@ -138,6 +138,9 @@ pub(super) struct ShowArgs {
     /// As this version was, of a deleted job too; `chronos history` lists them
     #[arg(long, value_name = "VERSION")]
     version: Option<u32>,
+    /// Of an earlier creation of the job, as `chronos history` names it
+    #[arg(long, value_name = "UID", requires = "version")]
+    uid: Option<String>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -146,7 +149,8 @@ pub(super) async fn show(args: &ShowArgs) -> Result<(), Failure> {
     let client = super::client(&args.client)?;
     if let Some(version) = args.version {
         let path = ["v1", "jobs", job_name(&args.job)?, "versions", &version.to_string()];
-        let version = client.get(&path, &[]).await?;
+        let query: Vec<_> = args.uid.iter().map(|uid| ("uid", uid.clone())).collect();
+        let version = client.get(&path, &query).await?;
         return Ok(super::out_json(&version["definition"])?);
     }
     let job = client.get(&["v1", "scheduler", "job", job_name(&args.job)?], &[]).await?;

@@ -22,6 +22,9 @@ pub(super) struct HistoryArgs {
     /// The other one; the newest if left out
     #[arg(value_name = "OTHER")]
     other: Option<u32>,
+    /// Of an earlier creation of the job, which was deleted; the list of a restored job names them
+    #[arg(long, value_name = "UID")]
+    uid: Option<String>,
     /// Only versions that came about so: created, replaced, patched, applied, rolledBack, restored, deleted, inherited,
     /// disabled; may be repeated
     #[arg(long, value_name = "HOW")]
@@ -58,6 +61,9 @@ pub(super) struct RollbackArgs {
     job: String,
     /// The version to bring back, as `chronos history` lists it
     version: u32,
+    /// Of an earlier creation of the job, as `chronos history` names it
+    #[arg(long, value_name = "UID")]
+    uid: Option<String>,
     /// Only tell what would change
     #[arg(long)]
     dry_run: bool,
@@ -77,6 +83,7 @@ pub(super) async fn history(args: &HistoryArgs) -> Result<(), Failure> {
     }
     query.extend(args.by.iter().map(|by| ("by", by.clone())));
     query.extend(args.sort.iter().map(|sort| ("sort", sort.clone())));
+    query.extend(args.uid.iter().map(|uid| ("uid", uid.clone())));
     let versions = pages(client, &path, query, "versions", args.limit).await?;
     if args.client.output == Format::Json {
         return Ok(super::out_json(&Value::Array(versions))?);
@@ -91,14 +98,31 @@ pub(super) async fn history(args: &HistoryArgs) -> Result<(), Failure> {
         let number = text(&version["version"]);
         table.row([number, time(&version["at"]), how, text(&version["by"]), changed.join(", ")]);
     }
-    Ok(table.print()?)
+    table.print()?;
+    if args.uid.is_none() && versions.iter().any(|version| version["how"] == "restored") {
+        tell_former(client, &path).await?;
+    }
+    Ok(())
+}
+
+/// Where the versions are that a job had before it was deleted and restored.
+async fn tell_former(client: &Client, path: &[&str]) -> Result<(), Failure> {
+    let page = client.get(path, &[("limit", "1".into())]).await?;
+    for former in page["former"].as_array().into_iter().flatten() {
+        let (uid, version, at) = (text(&former["uid"]), text(&former["version"]), time(&former["at"]));
+        super::out(
+            format!("before it was deleted, up to version {version} ({at}): --uid {uid}\n").as_bytes(),
+        )?;
+    }
+    Ok(())
 }
 
 /// In what two versions differ, from the first to the second.
 async fn compare(args: &HistoryArgs, client: &Client, one: u32) -> Result<(), Failure> {
     let job = job_name(&args.job)?;
-    let with: Vec<_> = args.other.iter().map(|other| ("with", other.to_string())).collect();
-    let diff = client.get(&["v1", "jobs", job, "versions", &one.to_string(), "diff"], &with).await?;
+    let mut query: Vec<_> = args.other.iter().map(|other| ("with", other.to_string())).collect();
+    query.extend(args.uid.iter().map(|uid| ("uid", uid.clone())));
+    let diff = client.get(&["v1", "jobs", job, "versions", &one.to_string(), "diff"], &query).await?;
     if args.client.output == Format::Json {
         return Ok(super::out_json(&diff)?);
     }
@@ -117,12 +141,17 @@ pub(super) async fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
     let (job, version) = (job_name(&args.job)?, args.version);
     let path = ["v1", "jobs", job, "rollback"];
     // What the server would refuse is not foretold as if it were done.
-    let trial = json!({ "version": version, "dryRun": true });
+    let mut body = json!({ "version": version });
+    if let Some(uid) = &args.uid {
+        body["uid"] = uid.as_str().into();
+    }
+    let mut trial = body.clone();
+    trial["dryRun"] = true.into();
     let foretold = client.change(Method::POST, &path, &[], Some(&trial)).await?.body;
     let answer = if args.dry_run {
         foretold.clone()
     } else {
-        client.change(Method::POST, &path, &[], Some(&json!({ "version": version }))).await?.body
+        client.change(Method::POST, &path, &[], Some(&body)).await?.body
     };
     if args.client.output == Format::Json {
         return Ok(super::out_json(&answer)?);
