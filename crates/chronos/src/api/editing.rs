@@ -213,7 +213,7 @@ pub(super) fn written(name: &JobName, answer: &Answer, seq: Seq, warnings: Vec<S
 #[utoipa::path(
     put, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path), Trial), request_body = Object,
     responses((status = 200, body = Written), (status = 201, body = Written), (status = 400, body = ErrorBody),
-        (status = 412, body = ErrorBody))
+        (status = 409, body = ErrorBody), (status = 412, body = ErrorBody))
 )]
 pub(super) async fn put(
     State(ctx): State<ApiContext>,
@@ -234,7 +234,7 @@ pub(super) async fn put(
     patch, path = "/v1/jobs/{name}", tag = "jobs", params(("name" = String, Path), Trial),
     request_body(content((Object = "application/merge-patch+json"), (Object = "application/json"))),
     responses((status = 200, body = Written), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 412, body = ErrorBody))
+        (status = 409, body = ErrorBody), (status = 412, body = ErrorBody))
 )]
 pub(super) async fn patch(
     State(ctx): State<ApiContext>,

@@ -1,5 +1,7 @@
 //! What a job was: its versions, in what they differ, and the ways back.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -70,6 +72,17 @@ pub(super) fn fields(revision: &Revision) -> Map<String, Value> {
     whole_definition(&revision.job, &revision.parents)
 }
 
+/// An earlier creation of a job, which was deleted.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Former {
+    /// Which.
+    uid: String,
+    /// Its last version.
+    version: u32,
+    /// When that came about.
+    at: String,
+}
+
 /// A page of versions.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Versions {
@@ -77,7 +90,19 @@ pub(super) struct Versions {
     versions: Vec<VersionView>,
     /// Cursor of the next page, if there is one.
     next: Option<String>,
+    /// Of a job that was restored: the creations of this name before it, the newest first; at most ten.
+    former: Vec<Former>,
 }
+
+/// Which creation of a job.
+#[derive(Deserialize, IntoParams)]
+pub(super) struct Creation {
+    /// Its uid, as `former` of the list has it; the present one, else the last one, if absent.
+    uid: Option<String>,
+}
+
+/// Earlier creations that are told of.
+const FORMER_MAX: usize = 10;
 
 /// Which versions of a list.
 #[derive(Deserialize, IntoParams)]
@@ -123,9 +148,45 @@ async fn last_of(ctx: &ApiContext, name: &JobName) -> Result<Revision, ApiError>
     ctx.node.store.revisions(&query).await?.revisions.pop().ok_or_else(|| no_such_job(name))
 }
 
-async fn revision(ctx: &ApiContext, name: &JobName, version: u32) -> Result<Revision, ApiError> {
-    let uid = uid_of(ctx, name).await?;
-    ctx.node.store.revision(uid, version).await?.ok_or_else(|| no_such_version(name, version))
+async fn revision(
+    ctx: &ApiContext,
+    name: &JobName,
+    creation: Option<JobUid>,
+    version: u32,
+) -> Result<Revision, ApiError> {
+    let uid = match creation {
+        Some(uid) => uid,
+        None => uid_of(ctx, name).await?,
+    };
+    let found = ctx.node.store.revision(uid, version).await?;
+    found.filter(|found| found.job.name == *name).ok_or_else(|| no_such_version(name, version))
+}
+
+/// The creation that is asked for, if one is.
+fn creation(uid: Option<&str>) -> Result<Option<JobUid>, ApiError> {
+    let wrong = || {
+        ApiError::invalid("uid", "`uid`: expected the uid of a job")
+            .hint("GET /v1/jobs/{name}/versions lists them as `former`")
+    };
+    uid.map(|uid| uid.parse().map_err(|_| wrong())).transpose()
+}
+
+/// Other creations of a name that are kept.
+async fn former(ctx: &ApiContext, name: &JobName, but: JobUid) -> Result<Vec<Former>, ApiError> {
+    let query = RevisionQuery {
+        name: Some(name.clone()),
+        limit: HistoryQuery::LIMIT_MAX,
+        ..RevisionQuery::default()
+    };
+    let mut seen = BTreeSet::from([but]);
+    let revisions = ctx.node.store.revisions(&query).await?.revisions;
+    let last = revisions.iter().filter(|revision| seen.insert(revision.job.uid)).take(FORMER_MAX);
+    let told = last.map(|Revision { job, at, .. }| Former {
+        uid: job.uid.to_string(),
+        version: job.version,
+        at: instant(*at),
+    });
+    Ok(told.collect())
 }
 
 fn no_such_version(name: &JobName, version: u32) -> ApiError {
@@ -136,22 +197,31 @@ fn no_such_version(name: &JobName, version: u32) -> ApiError {
 
 /// The versions of a job, the newest first; of a deleted one too, as long as its history is kept.
 #[utoipa::path(
-    get, path = "/v1/jobs/{name}/versions", tag = "jobs", params(("name" = String, Path), Wanted),
+    get, path = "/v1/jobs/{name}/versions", tag = "jobs", params(("name" = String, Path), Wanted, Creation),
     responses((status = 200, body = Versions), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody))
 )]
 pub(super) async fn list(
     State(ctx): State<ApiContext>,
     extract::Job(name): extract::Job,
     Params(wanted): Params<Wanted>,
+    Params(Creation { uid }): Params<Creation>,
 ) -> Result<Json<Versions>, ApiError> {
     let limit = limit(wanted.limit, 50, 1000)?;
     let order = Order::of(wanted.sort.as_deref(), (VersionField::Version, Way::Down))?;
     let how = words("how", wanted.how.as_deref(), &Deed::WORDS.map(|word| (word, word)))?;
     let (from, to) = (instant_of("from", &wanted.from)?, instant_of("to", &wanted.to)?);
     let mut page = Page::new(order.place(wanted.cursor.as_deref(), |id| id.parse::<u32>().ok())?, limit);
-    let job = Some(uid_of(&ctx, &name).await?);
+    let uid = match creation(uid.as_deref())? {
+        Some(uid) => uid,
+        None => uid_of(&ctx, &name).await?,
+    };
     // All that are kept, which are few: what has changed is seen beside the version before.
-    let query = RevisionQuery { job, limit: HistoryQuery::LIMIT_MAX, ..RevisionQuery::default() };
+    let query = RevisionQuery {
+        job: Some(uid),
+        name: Some(name.clone()),
+        limit: HistoryQuery::LIMIT_MAX,
+        ..RevisionQuery::default()
+    };
     let kept = ctx.node.store.revisions(&query).await?.revisions;
     let before = kept.iter().skip(1).map(Some).chain([None]);
     for (revision, before) in kept.iter().zip(before) {
@@ -166,7 +236,12 @@ pub(super) async fn list(
     }
     let (page, next) = page.told(order);
     let versions = page.into_iter().map(|(revision, before)| VersionView::of(revision, before)).collect();
-    Ok(Json(Versions { versions, next }))
+    // To look for more than is known to be there may take a store long.
+    let former = match kept.last() {
+        Some(Revision { deed: Deed::Restored, .. }) => former(&ctx, &name, uid).await?,
+        _ => Vec::new(),
+    };
+    Ok(Json(Versions { versions, next, former }))
 }
 
 /// One version, whole.
@@ -183,15 +258,16 @@ pub(super) struct WholeVersion {
 /// One version of a job, with its definition.
 #[utoipa::path(
     get, path = "/v1/jobs/{name}/versions/{version}", tag = "jobs",
-    params(("name" = String, Path), ("version" = u32, Path)),
+    params(("name" = String, Path), ("version" = u32, Path), Creation),
     responses((status = 200, body = WholeVersion), (status = 404, body = ErrorBody))
 )]
 pub(super) async fn show(
     State(ctx): State<ApiContext>,
     Segments((name, version)): Segments<(String, String)>,
+    Params(Creation { uid }): Params<Creation>,
 ) -> Result<Json<WholeVersion>, ApiError> {
     let (name, version) = named(&name, &version)?;
-    let revision = revision(&ctx, &name, version).await?;
+    let revision = revision(&ctx, &name, creation(uid.as_deref())?, version).await?;
     let before = ctx.node.store.revision(revision.job.uid, version.saturating_sub(1)).await?;
     Ok(Json(WholeVersion {
         version: VersionView::of(&revision, before.as_ref()),
@@ -210,7 +286,7 @@ fn named(name: &str, version: &str) -> Result<(JobName, u32), ApiError> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct With {
-    /// A version; the newest if absent.
+    /// A version of the same creation; the newest if absent.
     with: Option<u32>,
 }
 
@@ -228,18 +304,20 @@ pub(super) struct Difference {
 /// In what two versions of a job differ, field by field.
 #[utoipa::path(
     get, path = "/v1/jobs/{name}/versions/{version}/diff", tag = "jobs",
-    params(("name" = String, Path), ("version" = u32, Path), With),
+    params(("name" = String, Path), ("version" = u32, Path), With, Creation),
     responses((status = 200, body = Difference), (status = 404, body = ErrorBody))
 )]
 pub(super) async fn compare(
     State(ctx): State<ApiContext>,
     Segments((name, version)): Segments<(String, String)>,
     Params(With { with }): Params<With>,
+    Params(Creation { uid }): Params<Creation>,
 ) -> Result<Json<Difference>, ApiError> {
     let (name, version) = named(&name, &version)?;
-    let one = revision(&ctx, &name, version).await?;
+    let creation = creation(uid.as_deref())?;
+    let one = revision(&ctx, &name, creation, version).await?;
     let other = match with {
-        Some(with) => revision(&ctx, &name, with).await?,
+        Some(with) => revision(&ctx, &name, creation, with).await?,
         None => {
             let query = RevisionQuery { job: Some(one.job.uid), limit: 1, ..RevisionQuery::default() };
             let newest = ctx.node.store.revisions(&query).await?.revisions.pop();
@@ -256,20 +334,25 @@ pub(super) async fn compare(
 pub(super) struct RollbackBody {
     /// Which version.
     version: u32,
+    /// Of which creation, as `former` of the list of versions has it; of the present one if absent.
+    uid: Option<String>,
     /// Only tell what would change; `dryRun=true` in the query says the same.
     #[schema(rename = "dryRun")]
     dry_run: Option<bool>,
 }
 
-const ROLLBACK: [Field; 2] =
-    [required("version", Shape::Whole(1, u32::MAX as i64)), optional("dryRun", Shape::Bool)];
+const ROLLBACK: [Field; 3] = [
+    required("version", Shape::Whole(1, u32::MAX as i64)),
+    optional("uid", Shape::Text),
+    optional("dryRun", Shape::Bool),
+];
 
 /// Brings an earlier version of a job back, as a new version. Its parents must exist.
 #[utoipa::path(
     post, path = "/v1/jobs/{name}/rollback", tag = "jobs", params(("name" = String, Path), Trial),
     request_body = RollbackBody,
     responses((status = 200, body = editing::Written), (status = 400, body = ErrorBody),
-        (status = 404, body = ErrorBody), (status = 412, body = ErrorBody))
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 412, body = ErrorBody))
 )]
 pub(super) async fn rollback(
     State(ctx): State<ApiContext>,
@@ -291,7 +374,8 @@ pub(super) async fn rollback(
         return Err(ApiError::new(StatusCode::NOT_FOUND, "no_such_job", message)
             .hint(format!("restore it first: POST /v1/jobs/{}/restore", deleted.job.name)));
     }
-    let definition = revision(&ctx, &name, to).await?.definition();
+    let creation = creation(read.get("uid").and_then(Value::as_str))?;
+    let definition = revision(&ctx, &name, creation, to).await?.definition();
     // Without a condition: at least not created anew, if it is deleted just now.
     let expect = Some(expect.unwrap_or(Expect::Present));
     let put = Put::Edited(Edit::RollBack { to });

@@ -95,7 +95,7 @@ enum Ask {
     #[command(after_help = queries::JOBS_HELP)]
     Jobs(queries::JobsArgs),
     /// Show the definition of a job as JSON, ready to be edited and applied
-    Show(JobArgs),
+    Show(queries::ShowArgs),
     /// Run a job now, whatever its schedule says
     Run(requests::RunArgs),
     /// End the live runs of a job, or one run
@@ -121,7 +121,8 @@ enum Ask {
     /// Draw which jobs start which, and how they are
     #[command(after_help = graph::HELP)]
     Graph(graph::GraphArgs),
-    /// List the versions of a job: when, how and by whom it was changed, and in which fields
+    /// List the versions of a job: when, how and by whom it was changed, and in which fields; or compare two of them
+    #[command(after_help = versions::HISTORY_HELP)]
     History(versions::HistoryArgs),
     /// List who did what, the newest first
     #[command(after_help = audit::HELP)]

@@ -8,7 +8,7 @@ use super::client::{Client, job_name};
 use super::failure::{Exit, Failure, printable, printable_line};
 use super::requests::{is_run_key, is_unknown_job};
 use super::table::Table;
-use super::{ChosenArgs, ClientArgs, Format, JobArgs, TargetArgs, at_least_one};
+use super::{ChosenArgs, ClientArgs, Format, TargetArgs, at_least_one};
 
 pub(super) const JOBS_HELP: &str = "\
 Examples:
@@ -132,8 +132,28 @@ fn state_of(job: &Value) -> String {
     if state == "idle" { held.into() } else { format!("{state}, {held}") }
 }
 
-pub(super) async fn show(args: &JobArgs) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// Name of the job
+    job: String,
+    /// As this version was, of a deleted job too; `chronos history` lists them
+    #[arg(long, value_name = "VERSION")]
+    version: Option<u32>,
+    /// Of an earlier creation of the job, as `chronos history` names it
+    #[arg(long, value_name = "UID", requires = "version")]
+    uid: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn show(args: &ShowArgs) -> Result<(), Failure> {
     let client = super::client(&args.client)?;
+    if let Some(version) = args.version {
+        let path = ["v1", "jobs", job_name(&args.job)?, "versions", &version.to_string()];
+        let query: Vec<_> = args.uid.iter().map(|uid| ("uid", uid.clone())).collect();
+        let version = client.get(&path, &query).await?;
+        return Ok(super::out_json(&version["definition"])?);
+    }
     let job = client.get(&["v1", "scheduler", "job", job_name(&args.job)?], &[]).await?;
     Ok(super::out_json(&job)?)
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::job_name;
+use super::client::{Client, job_name};
 use super::failure::{Failure, printable};
 use super::queries::{pages, text, time};
 use super::table::Table;
@@ -16,6 +16,15 @@ use super::{ClientArgs, Format, at_least_one};
 pub(super) struct HistoryArgs {
     /// Name of the job, a deleted one too
     job: String,
+    /// Instead of the list: in what this version differs from another one
+    #[arg(value_name = "VERSION", conflicts_with_all = ["how", "by", "sort", "limit"])]
+    one: Option<u32>,
+    /// The other one; the newest if left out
+    #[arg(value_name = "OTHER")]
+    other: Option<u32>,
+    /// Of an earlier creation of the job, which was deleted; the list of a restored job names them
+    #[arg(long, value_name = "UID")]
+    uid: Option<String>,
     /// Only versions that came about so: created, replaced, patched, applied, rolledBack, restored, deleted, inherited,
     /// disabled; may be repeated
     #[arg(long, value_name = "HOW")]
@@ -33,6 +42,13 @@ pub(super) struct HistoryArgs {
     client: ClientArgs,
 }
 
+pub(super) const HISTORY_HELP: &str = "\
+Examples:
+  chronos history nightly
+  chronos history nightly 3
+  chronos history nightly 3 5
+  chronos show nightly --version 3";
+
 pub(super) const ROLLBACK_HELP: &str = "\
 Examples:
   chronos history nightly
@@ -45,6 +61,9 @@ pub(super) struct RollbackArgs {
     job: String,
     /// The version to bring back, as `chronos history` lists it
     version: u32,
+    /// Of an earlier creation of the job, as `chronos history` names it
+    #[arg(long, value_name = "UID")]
+    uid: Option<String>,
     /// Only tell what would change
     #[arg(long)]
     dry_run: bool,
@@ -54,6 +73,9 @@ pub(super) struct RollbackArgs {
 
 pub(super) async fn history(args: &HistoryArgs) -> Result<(), Failure> {
     let client = &super::client(&args.client)?;
+    if let Some(one) = args.one {
+        return compare(args, client, one).await;
+    }
     let path = ["v1", "jobs", job_name(&args.job)?, "versions"];
     let mut query = Vec::new();
     if !args.how.is_empty() {
@@ -61,6 +83,7 @@ pub(super) async fn history(args: &HistoryArgs) -> Result<(), Failure> {
     }
     query.extend(args.by.iter().map(|by| ("by", by.clone())));
     query.extend(args.sort.iter().map(|sort| ("sort", sort.clone())));
+    query.extend(args.uid.iter().map(|uid| ("uid", uid.clone())));
     let versions = pages(client, &path, query, "versions", args.limit).await?;
     if args.client.output == Format::Json {
         return Ok(super::out_json(&Value::Array(versions))?);
@@ -75,44 +98,73 @@ pub(super) async fn history(args: &HistoryArgs) -> Result<(), Failure> {
         let number = text(&version["version"]);
         table.row([number, time(&version["at"]), how, text(&version["by"]), changed.join(", ")]);
     }
-    Ok(table.print()?)
+    table.print()?;
+    if args.uid.is_none() && versions.iter().any(|version| version["how"] == "restored") {
+        tell_former(client, &path).await?;
+    }
+    Ok(())
+}
+
+/// Where the versions are that a job had before it was deleted and restored.
+async fn tell_former(client: &Client, path: &[&str]) -> Result<(), Failure> {
+    let page = client.get(path, &[("limit", "1".into())]).await?;
+    for former in page["former"].as_array().into_iter().flatten() {
+        let (uid, version, at) = (text(&former["uid"]), text(&former["version"]), time(&former["at"]));
+        super::out(
+            format!("before it was deleted, up to version {version} ({at}): --uid {uid}\n").as_bytes(),
+        )?;
+    }
+    Ok(())
+}
+
+/// In what two versions differ, from the first to the second.
+async fn compare(args: &HistoryArgs, client: &Client, one: u32) -> Result<(), Failure> {
+    let job = job_name(&args.job)?;
+    let mut query: Vec<_> = args.other.iter().map(|other| ("with", other.to_string())).collect();
+    query.extend(args.uid.iter().map(|uid| ("uid", uid.clone())));
+    let diff = client.get(&["v1", "jobs", job, "versions", &one.to_string(), "diff"], &query).await?;
+    if args.client.output == Format::Json {
+        return Ok(super::out_json(&diff)?);
+    }
+    let (from, to) = (text(&diff["from"]), text(&diff["to"]));
+    let told = match diff["changes"].as_array() {
+        Some(changes) if changes.is_empty() => {
+            format!("versions {from} and {to} of job `{job}` say the same\n")
+        }
+        _ => format!("job `{job}` from version {from} to version {to}\n{}", lines(&diff["changes"])),
+    };
+    Ok(super::out(told.as_bytes())?)
 }
 
 pub(super) async fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
     let client = &super::client(&args.client)?;
-    let job = job_name(&args.job)?;
-    let version = args.version.to_string();
-    // From what is there to what was: the other way round than the path reads.
-    let newest = client.get(&["v1", "jobs", job, "versions"], &[("limit", "1".into())]).await?;
-    let present = text(&newest["versions"][0]["version"]);
-    let with = [("with", version.clone())];
-    let diff = client.get(&["v1", "jobs", job, "versions", &present, "diff"], &with).await?;
-    if args.dry_run {
-        return match args.client.output {
-            Format::Json => Ok(super::out_json(&diff)?),
-            Format::Table => Ok(super::out(
-                format!(
-                    "job `{job}` would go from version {present} to what version {version} was\n{}",
-                    lines(&diff["changes"])
-                )
-                .as_bytes(),
-            )?),
-        };
+    let (job, version) = (job_name(&args.job)?, args.version);
+    let path = ["v1", "jobs", job, "rollback"];
+    // What the server would refuse is not foretold as if it were done.
+    let mut body = json!({ "version": version });
+    if let Some(uid) = &args.uid {
+        body["uid"] = uid.as_str().into();
     }
-    let body = json!({ "version": args.version });
-    let answer = client.change(Method::POST, &["v1", "jobs", job, "rollback"], &[], Some(&body)).await?;
+    let mut trial = body.clone();
+    trial["dryRun"] = true.into();
+    let foretold = client.change(Method::POST, &path, &[], Some(&trial)).await?.body;
+    let answer = if args.dry_run {
+        foretold.clone()
+    } else {
+        client.change(Method::POST, &path, &[], Some(&body)).await?.body
+    };
     if args.client.output == Format::Json {
-        return Ok(super::out_json(&answer.body)?);
+        return Ok(super::out_json(&answer)?);
     }
-    let told = match answer.body["result"].as_str() {
+    let now = answer["version"].as_u64().unwrap_or_default();
+    let changes = lines(&foretold["changes"]);
+    let told = match answer["result"].as_str() {
         Some("unchanged") => format!("job `{job}` is as version {version} was already\n"),
-        _ => {
-            let now = text(&answer.body["version"]);
-            format!(
-                "rolled back job `{job}` to version {version}, as version {now}\n{}",
-                lines(&diff["changes"])
-            )
+        _ if args.dry_run => {
+            let present = now.saturating_sub(1);
+            format!("job `{job}` would go from version {present} to what version {version} was\n{changes}")
         }
+        _ => format!("rolled back job `{job}` to version {version}, as version {now}\n{changes}"),
     };
     Ok(super::out(told.as_bytes())?)
 }

@@ -224,8 +224,8 @@ pub fn read(document: &[u8], door: Door, zones: &Zones, now: Timestamp) -> Resul
         hint: "send one JSON object, at most 128 levels deep".into(),
     })?;
     let mut reading = read_value(&document.value, door, zones, now)?;
-    // Chronos took the last one, and so do its clients believe.
-    reading.warnings.splice(..0, document.warnings());
+    // Chronos took the last one, and its clients count on that.
+    reading.warnings.extend(document.warnings());
     Ok(reading)
 }
 

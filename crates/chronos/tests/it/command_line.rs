@@ -420,6 +420,14 @@ fn a_set_is_shown_before_it_is_applied_and_brought_back_after() {
         .exit(3)
         .says("nothing was applied")
         .says("no parent `none`");
+    server
+        .cli(["apply", bad.to_str().unwrap(), "--dry-run"])
+        .exit(3)
+        .says("job `root` would be updated")
+        .says("no parent `none`")
+        .says("not everything would be applied: 1 errors");
+    let one = folder.file("one.yaml", "name: first\ncommand: a\nname: second\ncommand: b\n");
+    server.cli(["apply", one.to_str().unwrap()]).exit(2).says("`name` is written twice");
     let history = server.cli(["history", "root", "--output", "json"]).success().stdout_text();
     let history: serde_json::Value = serde_json::from_str(&history).unwrap();
     assert_eq!(history.as_array().map(Vec::len), Some(2), "{history}");
@@ -431,4 +439,10 @@ fn a_set_is_shown_before_it_is_applied_and_brought_back_after() {
     golden("rollback.txt", &server.cli(["rollback", "root", "1"]).success().stdout_text());
     server.cli(["show", "root"]).success().says("\"command\": \"one\"");
     server.cli(["rollback", "root", "9"]).exit(3).says("version 9").says("hint: ");
+    server
+        .cli(["history", "root", "1", "2"])
+        .success()
+        .says("from version 1 to version 2")
+        .says("+ command: \"two\"");
+    server.cli(["show", "root", "--version", "2"]).success().says("\"command\": \"two\"");
 }

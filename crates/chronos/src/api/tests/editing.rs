@@ -282,6 +282,33 @@ async fn every_version_is_kept_compared_and_brought_back() {
     );
     assert_eq!(server.definition("a").await["command"], json!("1"));
     assert_eq!(server.post("/v1/jobs/a/restore", json!({})).await.status, StatusCode::PRECONDITION_FAILED);
+    // What it was before is still to be had.
+    let listed = server.get("/v1/jobs/a/versions").await.json();
+    assert_eq!(
+        (listed["versions"].as_array().map(Vec::len), &listed["versions"][0]["how"]),
+        (Some(1), &json!("restored"))
+    );
+    let uid = listed["former"][0]["uid"].as_str().expect("the creation before").to_owned();
+    assert_eq!(
+        (&listed["former"][0]["version"], listed["former"].as_array().map(Vec::len)),
+        (&json!(5), Some(1))
+    );
+    let former = server.get(&format!("/v1/jobs/a/versions?uid={uid}")).await.json();
+    assert_eq!(
+        (former["versions"].as_array().map(Vec::len), &former["versions"][0]["how"]),
+        (Some(5), &json!("deleted"))
+    );
+    let second = server.get(&format!("/v1/jobs/a/versions/2?uid={uid}")).await.json();
+    assert_eq!(second["definition"]["command"], json!("2"));
+    let diff = server.get(&format!("/v1/jobs/a/versions/1/diff?with=2&uid={uid}")).await.json();
+    assert_eq!(diff["changes"][0]["field"], json!("command"));
+    let back = server.post("/v1/jobs/a/rollback", json!({"version": 2, "uid": uid})).await;
+    assert_eq!((back.status, &back.json()["version"]), (StatusCode::OK, &json!(2)), "{}", back.text);
+    assert_eq!(server.definition("a").await["command"], json!("2"));
+    for path in [format!("/v1/jobs/p/versions/1?uid={uid}"), "/v1/jobs/a/versions/1?uid=zzz".into()] {
+        assert_eq!(server.get(&path).await.status, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(server.get("/v1/jobs/a/versions?uid=-").await.json()["field"], json!("uid"));
 
     // Parents that are gone are named.
     server.put("b", &[], json!({"command": "1", "parents": ["p"]})).await;
