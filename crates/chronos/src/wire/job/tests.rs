@@ -285,6 +285,18 @@ fn zones_of_java_mean_what_their_users_meant() {
     }
 }
 
+/// Else every job that is exported and applied would have another version, in which nothing has changed.
+#[test]
+fn what_was_filled_in_is_the_same_text_when_it_is_read_again() {
+    let document = r#"{"name":"a","command":"x","schedule":"R/2030-01-01T00:00:00Z/P1D","fetch":[{"uri":"u","cache":true}],
+        "container":{"image":"i","network":"user","networkName":"n","volumes":[{"containerPath":"/c","mode":"RO"}],
+        "networkInfos":[{"name":"n","portMappings":[{"hostPort":1,"containerPort":2}]}]}}"#;
+    let first = reading(document).expect("valid").definition;
+    let again = Value::Object(as_written(&job(&first), |_| None));
+    let again = read_value(&again, Door::Any, &Zones::bundled(), now()).expect("valid").definition;
+    assert_eq!(again.body, first.body);
+}
+
 #[test]
 fn a_zone_that_chronos_read_otherwise_is_pointed_out() {
     let warnings = |zone: &str| {
