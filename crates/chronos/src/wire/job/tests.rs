@@ -192,6 +192,15 @@ fn a_container_is_one_by_its_image() {
         taken(r#""container":{"image":"i","type":"docker","network":"host","forcePullImage":"TRUE"}"#);
     assert!(definition.body.contains(r#""forcePullImage":true"#), "{}", definition.body);
     assert_eq!(warnings, Vec::<String>::new());
+    for other in [r#""yes""#, r#""""#, "1", "[true]", r#""nope""#] {
+        let (definition, warnings) =
+            taken(&format!(r#""container":{{"image":"i","forcePullImage":{other}}}"#));
+        assert!(definition.body.contains(r#""forcePullImage":false"#), "{}", definition.body);
+        assert!(
+            warnings[0].starts_with("`container.forcePullImage`: ") && warnings.len() == 1,
+            "{warnings:?}"
+        );
+    }
     refused(
         r#""container":{"image":"i","forcePullImage":"TRUE"}"#,
         "container.forcePullImage",
