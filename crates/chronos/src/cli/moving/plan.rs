@@ -357,8 +357,12 @@ impl Plan {
         // The old Chronos itself has written the offset, and ignored it.
         let known = Lint::OffsetIgnored.to_string();
         let warnings = applied["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let warnings = warnings.filter(|warning| *warning != known);
-        row.notes.extend(warnings.map(Into::into));
+        for warning in warnings.filter(|warning| *warning != known) {
+            // Some of it was seen when the definition was read.
+            if !row.notes.iter().any(|note| note == warning) {
+                row.notes.push(warning.into());
+            }
+        }
         match (self.at_once.get(&job.name), row.fate) {
             (Some(slot), Fate::Created) => {
                 row.notes.push(format!("its slot of {slot:.0} is past and due at once"));
@@ -566,7 +570,13 @@ mod tests {
         let now = "2030-06-15T12:00:00Z".parse().expect("an instant");
         let check = |here: Value, written: Value, same: bool| {
             let here = BTreeMap::from([("a".to_owned(), here.as_object().cloned().unwrap_or_default())]);
-            let plan = Plan::new(files(&[written.clone()]), &here, Starts::Advanced, &Zones::bundled(), now);
+            let plan = Plan::new(
+                files(std::slice::from_ref(&written)),
+                &here,
+                Starts::Advanced,
+                &Zones::bundled(),
+                now,
+            );
             assert_eq!(plan.ready.is_empty(), same, "{written}");
             assert_eq!(plan.rows[0].fate == Fate::Unchanged, same, "{written}");
         };
@@ -598,6 +608,18 @@ mod tests {
         check(once(false), once(true), true);
         check(once(true), once(false), false);
         check(with(json!({ "disabled": false })), with(json!({ "disabled": true })), false);
+    }
+
+    #[test]
+    fn what_reader_and_server_say_is_told_once() {
+        let mut job = scheduled("a");
+        job["owner"] = json!("nobody");
+        let mut plan = plan(&[job]);
+        let set = std::mem::take(&mut plan.ready);
+        let notes = plan.rows[0].notes.clone();
+        assert!(!notes.is_empty());
+        plan.taken(&set[0], json!({ "result": "created", "warnings": notes }));
+        assert_eq!(plan.rows[0].notes, notes);
     }
 
     #[test]
