@@ -9,7 +9,7 @@ use std::time::Duration;
 use scheduler::job::Retry;
 use scheduler::limits::{LabelLimit, Limits};
 
-use crate::notify::settings::NotifySettings;
+use crate::notify::settings::{MailTls, NotifySettings};
 use crate::wire::shape;
 use crate::wire::unsaid::Unsaid;
 
@@ -22,6 +22,14 @@ mod mesos;
 mod notify;
 pub mod old;
 mod values;
+
+/// The environment variable of a setting.
+pub fn variable(name: &str) -> String {
+    match name {
+        "user" => file::TASK_USER.into(),
+        name => format!("CHRONOS_{}", name.to_uppercase()),
+    }
+}
 
 pub use access::{AccessSettings, Credentials, TlsSource};
 pub use cluster::{Advertised, ClusterSettings, StoreSettings};
@@ -163,7 +171,7 @@ impl Config {
             Folder(PathBuf::new()),
         );
         let (listen, https, access) = access.meant()?;
-        let cluster = cluster.meant()?;
+        let cluster = cluster.meant(manner)?;
         let (mesos, unsaid) = mesos.meant()?;
         let config = Self {
             cluster,
@@ -260,23 +268,81 @@ impl Config {
             },
             log_format: layers.pick("log_format", flags.log_format, file.log_format, LogFormat::Text),
             log_level: layers.pick("log_level", flags.log_level, file.log_level, "info".into()),
-            notify: NotifyTexts::pick(&mut layers, &asked.0, &asked.1).meant()?,
+            notify: NotifyTexts::pick(&mut layers, &asked.0, &asked.1).meant(manner)?,
             told: layers.told,
         };
         config.check()?;
         Ok(config)
     }
 
-    /// `failure_retry` as somebody has given it, where it is less than any job may wait. Chronos took it, and whoever
-    /// changes the image alone shall not find a server that does not start.
-    pub fn retry_delay_raised(&self) -> Option<&str> {
-        let told = self.told.iter().find(|told| told.name == "failure_retry")?;
-        let less = |text: &str| text.parse().is_ok_and(|ms| Duration::from_millis(ms) < Retry::DELAY_MIN);
-        Some(told.value.as_str()).filter(|text| less(text))
+    /// What is not as somebody has said: one sentence each. Chronos took it, and whoever changes the image alone shall not
+    /// find a server that does not start.
+    pub fn notices(&self) -> Vec<String> {
+        let mut notices = Vec::new();
+        if self.source("user") == Some(&Source::Environment("CHRONOS_USER".into())) {
+            notices.push(format!(
+                "CHRONOS_USER is taken for --user: name it {}, as it is the login of the command line",
+                file::TASK_USER
+            ));
+        }
+        let retry_delay_min = u64::try_from(Retry::DELAY_MIN.as_millis()).unwrap_or(u64::MAX);
+        if let Some(less) = self.whole("failure_retry").filter(|ms| *ms < retry_delay_min) {
+            notices.push(format!(
+                "--failure_retry {less} is taken as {retry_delay_min}: a job that fails must not storm"
+            ));
+        }
+        if let StoreSettings::ZooKeeper { timeout, .. } = &self.cluster.store
+            && let Some(given) = self.whole("zk_timeout").filter(|ms| u128::from(*ms) != timeout.as_millis())
+        {
+            let taken = timeout.as_millis();
+            notices.push(format!(
+                "--zk_timeout {given} is taken as {taken}: so long a session of ZooKeeper lasts that is not heard from"
+            ));
+        }
+        notices.extend(self.notices_of_mail());
+        for setting in self.unused() {
+            notices.push(format!("--{setting} has no effect: the state is not where it says, see --store"));
+        }
+        for setting in self.unused_of_mesos() {
+            notices.push(format!("--{setting} has no effect: tasks do not run on Mesos, see --master"));
+        }
+        notices
+    }
+
+    fn notices_of_mail(&self) -> Option<String> {
+        let given = |name: &str| self.value(name).is_some_and(|value| !value.is_empty());
+        match &self.notify.mail {
+            None if given("mail_server") && given("mail_from") => Some(
+                "--mail_server does nothing without a port, as in mail.example.org:25: no mail is sent"
+                    .into(),
+            ),
+            None if given("mail_server") => {
+                Some("--mail_server does nothing without --mail_from: no mail is sent".into())
+            }
+            None if given("mail_from") => {
+                Some("--mail_from does nothing without --mail_server: no mail is sent".into())
+            }
+            Some(mail) if mail.login.is_some() && mail.tls == MailTls::None => {
+                Some("--mail_tls none: the password of --mail_user goes to the mail server as it is".into())
+            }
+            _ => None,
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        Some(self.told.iter().find(|told| told.name == name)?.value.as_str())
+    }
+
+    fn whole(&self, name: &str) -> Option<u64> {
+        self.value(name)?.parse().ok()
+    }
+
+    fn source(&self, name: &str) -> Option<&Source> {
+        Some(&self.told.iter().find(|told| told.name == name)?.source)
     }
 
     /// Settings of a store that somebody has given and that is not the one in use.
-    pub fn unused(&self) -> impl Iterator<Item = &'static str> {
+    fn unused(&self) -> impl Iterator<Item = &'static str> {
         let of = |store: &StoreSettings| match store {
             StoreSettings::Sqlite => "",
             StoreSettings::Postgres { .. } => "database_",
@@ -291,7 +357,7 @@ impl Config {
     }
 
     /// Settings of Mesos that somebody has given although tasks do not run there.
-    pub fn unused_of_mesos(&self) -> impl Iterator<Item = &'static str> {
+    fn unused_of_mesos(&self) -> impl Iterator<Item = &'static str> {
         let given = self.told.iter().filter(|told| told.source != Source::Default).map(|told| told.name);
         given.filter(|name| self.mesos.is_none() && mesos::ON_MESOS.contains(name))
     }
@@ -478,6 +544,57 @@ mod tests {
         let source = |name| config.told.iter().find(|told| told.name == name).unwrap().source.clone();
         assert_eq!(source("http_port"), Source::File("chronos.yaml".into()));
         assert_eq!(source("data_dir"), Source::Default);
+    }
+
+    #[track_caller]
+    fn noticed(manner: Manner, file: &str, starts: &[&str]) {
+        let file: ConfigFile = serde_norway::from_str(file).unwrap();
+        let file = Some((PathBuf::from("chronos.yaml"), file));
+        let config = Config::new(ConfigFile::default(), |_| Source::Flag, file, manner).unwrap();
+        let notices = config.notices();
+        assert_eq!(notices.len(), starts.len(), "{notices:#?}");
+        for (notice, start) in notices.iter().zip(starts) {
+            assert!(notice.starts_with(start), "{notices:#?}");
+        }
+    }
+
+    /// Chronos began with all of these.
+    #[test]
+    fn what_chronos_took_does_not_keep_run_jar_from_starting() {
+        let jar = |more: &str| format!("{{allow_unauthenticated: true, {more}}}");
+        noticed(Manner::RunJar, &jar(""), &[]);
+        noticed(Manner::RunJar, &jar("zk_timeout: 1000"), &["--zk_timeout 1000 is taken as 4000"]);
+        noticed(Manner::RunJar, &jar("zk_timeout: 900000"), &["--zk_timeout 900000 is taken as 300000"]);
+        let unused = ["--zk_timeout has no effect"];
+        noticed(Manner::RunJar, &jar("store: sqlite, zk_timeout: 1000"), &unused);
+        refused("{store: zookeeper, zk_timeout: 1000}", "4000 to 300000");
+        let mail = ["--mail_server does nothing without --mail_from"];
+        noticed(Manner::RunJar, &jar("mail_server: 'mail:25'"), &mail);
+        refused("mail_server: 'mail:25'", "`mail_from` is empty");
+        let mail = ["--mail_server does nothing without a port"];
+        noticed(Manner::RunJar, &jar("mail_server: mail, mail_from: c@example.org"), &mail);
+        noticed(Manner::Server, "failure_retry: 5", &["--failure_retry 5 is taken as 1000"]);
+    }
+
+    #[test]
+    fn mail_that_is_half_set_up_is_told() {
+        noticed(Manner::Server, "mail_from: c@example.org", &["--mail_from does nothing"]);
+        let login = "mail_server: 'm:25', mail_from: c@example.org, mail_user: u, mail_password: p";
+        noticed(Manner::Server, &format!("{{{login}}}"), &[]);
+        noticed(Manner::Server, &format!("{{{login}, mail_tls: none}}"), &["--mail_tls none: the password"]);
+    }
+
+    #[test]
+    fn a_login_is_no_user_of_tasks() {
+        for more in ["", ", master: 'm:5050'"] {
+            let error = meant(&format!("{{user: 'ops:hunter2'{more}}}")).expect_err("it has a password");
+            assert!(error.contains("CHRONOS_USER") && !error.contains("hunter2"), "{error}");
+        }
+        let flags = ConfigFile { user: Some("ops".into()), ..ConfigFile::default() };
+        let from = |_: &str| Source::Environment("CHRONOS_USER".into());
+        let config = Config::new(flags, from, None, Manner::Server).unwrap();
+        assert_eq!(config.unsaid.user, "ops");
+        assert!(config.notices()[0].contains("name it CHRONOS_TASK_USER"), "{:?}", config.notices());
     }
 
     #[test]

@@ -44,6 +44,12 @@ pub(crate) fn resolve(secrets: &[Secret]) -> Result<Vec<(String, OsString)>, Str
     resolved.collect()
 }
 
+/// Those of the values that can be had here, to keep them out of what people are sent.
+pub fn values(secrets: &[Secret]) -> Vec<String> {
+    let known = secrets.iter().filter_map(|secret| resolve(std::slice::from_ref(secret)).ok()).flatten();
+    known.map(|(_, value)| value.to_string_lossy().into_owned()).collect()
+}
+
 /// Without the newline at its end, which editors add and nobody means.
 fn read(path: &str) -> io::Result<Vec<u8>> {
     // Not to wait for ever for who would write to a pipe.

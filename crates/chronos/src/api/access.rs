@@ -240,7 +240,8 @@ fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
         ),
         (
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            "etag, idempotency-replayed, retry-after, x-chronos-seq, x-request-id",
+            "etag, idempotency-replayed, location, retry-after, x-chronos-age-ms, x-chronos-output-dropped, x-chronos-run, \
+             x-chronos-seq, x-chronos-stale, x-chronos-warnings, x-request-id, x-total-count",
         ),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ] {

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use scheduler::SET_MAX;
 use scheduler::ids::{JobName, Seq};
+use scheduler::notice::Channel;
 use scheduler::request::{Answer, Definition, Manner, PlanText, Refusal, Request, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -156,7 +157,14 @@ impl Set {
             let name = read.as_ref().map_or_else(|_| shown(document), |job| job.definition.name.to_string());
             Written { name, read: read.map_err(|problem| within_set(i, document, problem).into()) }
         };
-        Ok(Self { jobs: documents.iter().enumerate().map(read).collect(), manner })
+        let mut jobs: Vec<Written> = documents.iter().enumerate().map(read).collect();
+        let channels = ctx.node.notifier.channels();
+        let tells = Channel::ALL.into_iter().any(|channel| channels.has(channel));
+        // A shadow tells nobody, and is to make no difference.
+        if !tells && ctx.node.engine.name() != "shadow" {
+            tell_of_nobody(&mut jobs);
+        }
+        Ok(Self { jobs, manner })
     }
 }
 
@@ -350,6 +358,21 @@ fn together(refusals: Vec<ApiError>) -> ApiError {
     let more = if count == 1 { "1 more is refused".into() } else { format!("{count} more are refused") };
     first.body.message = format!("{}; {more}: {}", first.body.message, told.join("; "));
     first
+}
+
+/// Tells with the first of the jobs that name somebody that nobody is told: once, as a set may have ten thousand.
+fn tell_of_nobody(jobs: &mut [Written]) {
+    let understood = jobs.iter_mut().filter_map(|job| job.read.as_mut().ok());
+    let mut found = understood
+        .filter(|job| job.definition.rules.alerts.as_ref().is_some_and(|rules| !rules.to.is_empty()));
+    let Some(first) = found.next() else { return };
+    let more = match found.count() {
+        0 => String::new(),
+        1 => ", as in 1 more of these jobs".into(),
+        count => format!(", as in {count} more of these jobs"),
+    };
+    let told = "nobody is told: this server has no channel, such as --mail_server with --mail_from";
+    first.warnings.push(format!("`owner`{more}: {told}"));
 }
 
 /// The jobs as they are.

@@ -71,8 +71,8 @@ pub(super) struct EntryView {
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Value::is_null")]
     before: Value,
-    /// How it is since: the same, or the run, the backfill or the notice that came of it. Values of environment variables
-    /// and passwords in URLs are not told.
+    /// How it is since: the same, or the run, the backfill or the notice that came of it. Values of environment variables,
+    /// passwords in URLs and what follows `?` in those of files are not told.
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Value::is_null")]
     after: Value,
@@ -272,7 +272,25 @@ fn told(mut fields: Map<String, Value>) -> Map<String, Value> {
         }
     }
     fields.values_mut().for_each(without_passwords);
+    let listed = fields.get_mut("uris").and_then(Value::as_array_mut).into_iter().flatten();
+    listed.for_each(without_query);
+    let fetched = fields.get_mut("fetch").and_then(Value::as_array_mut).into_iter().flatten();
+    fetched.filter_map(|fetch| fetch.get_mut("uri")).for_each(without_query);
+    // A command may be nothing but the address of a script.
+    let command = fields.get_mut("command");
+    command.filter(|command| command.as_str().is_some_and(is_address)).into_iter().for_each(without_query);
     fields
+}
+
+fn is_address(text: &str) -> bool {
+    text.contains("://") && !text.trim().contains(char::is_whitespace)
+}
+
+/// The address of a file without what follows `?`, which signs it for whoever has the whole.
+fn without_query(uri: &mut Value) {
+    let Some((path, query)) = uri.as_str().and_then(|text| text.split_once('?')) else { return };
+    let covered = covered(&query.into());
+    *uri = format!("{path}?{}", covered.as_str().unwrap_or_default()).into();
 }
 
 /// That two values differ can be seen; what they are cannot: neither can be guessed without the key of this process.
@@ -311,7 +329,8 @@ mod tests {
         let fields = json!({
             "command": "curl https://u:hunter2@h/x?y=@ ssh://git@h http://h/a:b@c",
             "environmentVariables": [{"name": "TOKEN", "value": "hunter2"}],
-            "fetch": [{"uri": "ftp://u:hunter2@h/f"}],
+            "fetch": [{"uri": "ftp://u:hunter2@h/f"}, {"uri": "https://h/f?X-Amz-Signature=hunter2"}],
+            "uris": ["https://h/f?sig=hunter2"],
             "container": {"image": "x", "parameters": [{"key": "--env", "value": "TOKEN=hunter2"}, {"key": "e", "value": "T=hunter2"}]},
             "description": "http://a/,http://u:hunter2@h and https://hunter2@h",
         });
@@ -320,8 +339,12 @@ mod tests {
         assert!(!text.contains("hunter2"), "{text}");
         assert_eq!(told["command"], "curl https://u:***@h/x?y=@ ssh://git@h http://h/a:b@c");
         assert_eq!(told["fetch"][0]["uri"], "ftp://u:***@h/f");
+        assert!(told["uris"][0].as_str().is_some_and(|uri| uri.starts_with("https://h/f?*** (")), "{text}");
         assert_eq!(told["environmentVariables"][0]["name"], "TOKEN");
         assert_eq!(covered(&"a".into()), covered(&"a".into()));
         assert_ne!(covered(&"a".into()), covered(&"b".into()), "that it changed is seen");
+        let address = json!({ "command": "https://h/run.sh?sig=hunter2" });
+        let told = super::told(address.as_object().expect("an object").clone());
+        assert!(told["command"].as_str().is_some_and(|text| text.starts_with("https://h/run.sh?*** (")));
     }
 }

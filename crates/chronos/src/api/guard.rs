@@ -146,9 +146,10 @@ fn acceptable(request: &Request) -> Result<(), ApiError> {
 
 /// Says which methods a path knows. Nothing is allowed to other sites by that.
 pub(super) async fn options(request: Request, next: Next) -> Response {
-    let asked = *request.method() == Method::OPTIONS;
+    let method = request.method().clone();
     let mut response = next.run(request).await;
-    if !asked || response.status() != StatusCode::METHOD_NOT_ALLOWED {
+    let status = said(&method, response.status());
+    if status == response.status() {
         return response;
     }
     let headers = response.headers_mut();
@@ -158,9 +159,17 @@ pub(super) async fn options(request: Request, next: Next) -> Response {
     }
     headers.remove(header::CONTENT_TYPE);
     headers.remove(header::CONTENT_LENGTH);
-    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.status_mut() = status;
     *response.body_mut() = Body::empty();
     response
+}
+
+/// What a client is told in the end: a path that knows no OPTIONS says what it knows.
+fn said(method: &Method, status: StatusCode) -> StatusCode {
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED if *method == Method::OPTIONS => StatusCode::NO_CONTENT,
+        status => status,
+    }
 }
 
 /// A read that has seen a write waits until this node has seen it too.
@@ -199,8 +208,10 @@ pub(super) async fn measure(request: Request, next: Next) -> Response {
     ];
     let method =
         known.iter().find(|known| *known == request.method()).map_or("other", Method::as_str).to_owned();
+    let asked = request.method().clone();
     let response = next.run(request).await;
-    let labels = [("method", method), ("route", route), ("status", response.status().as_u16().to_string())];
+    let status = said(&asked, response.status()).as_u16().to_string();
+    let labels = [("method", method), ("route", route), ("status", status)];
     metrics::counter!("chronos_http_requests_total", &labels).increment(1);
     metrics::histogram!("chronos_http_request_seconds", &labels[..2]).record(begun.elapsed());
     response
@@ -227,4 +238,17 @@ pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
         panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = told.unwrap_or("?"), "a request met a defect");
     defect().into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_what_the_client_is_told() {
+        let refused = StatusCode::METHOD_NOT_ALLOWED;
+        assert_eq!(said(&Method::OPTIONS, refused), StatusCode::NO_CONTENT);
+        assert_eq!(said(&Method::PATCH, refused), refused);
+        assert_eq!(said(&Method::OPTIONS, StatusCode::NOT_FOUND), StatusCode::NOT_FOUND);
+    }
 }

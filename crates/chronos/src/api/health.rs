@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engine::Readiness;
 use jiff::Timestamp;
-use scheduler::notice::Notice;
+use scheduler::notice::{Channel, Notice};
 use scheduler::run::RunState;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -205,6 +205,8 @@ pub(super) struct StatusView {
     store_damage: Option<String>,
     /// Kind of the engine.
     engine: &'static str,
+    /// How people can be told of things: `mail`, `webhook`, `slack`, `mattermost`, `sentry`.
+    channels: Vec<&'static str>,
     /// What its clock says.
     time: String,
     /// The zone data that due times are computed with.
@@ -227,6 +229,7 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
         Role::Starting | Role::Standby => None,
     };
     let node = &ctx.node;
+    let channels = node.notifier.channels();
     let disk = node.store.disk();
     let store_id = match node.outlook().silent {
         Some(_) => None,
@@ -245,6 +248,11 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
         store_id,
         store_damage: node.store.damage(),
         engine: node.engine.name(),
+        channels: Channel::ALL
+            .into_iter()
+            .filter(|channel| channels.has(*channel))
+            .map(Channel::word)
+            .collect(),
         time: instant(Timestamp::now()),
         zone_data: node.zones.data().name(),
         store_bytes: disk.map(|disk| disk.used),

@@ -166,6 +166,7 @@ async fn of_server(args: &ClientArgs) -> Result<Vec<Finding>, Failure> {
     let notices = pages(&client, &["v1", "notices"], query, "notices", NOTICES_MAX).await?;
     findings.push(of_notices(&notices));
     let jobs = pages(&client, &["v1", "jobs"], Vec::new(), "jobs", JOBS_MAX).await?;
+    findings.extend(of_channels(&status, &jobs));
     findings.extend(of_jobs(&jobs, answered));
     Ok(findings)
 }
@@ -330,6 +331,19 @@ fn of_notices(given_up: &[Value]) -> Finding {
     wrong("notices", what, advice)
 }
 
+/// Jobs that name somebody, on a server that can tell nobody.
+fn of_channels(status: &Value, jobs: &[Value]) -> Option<Finding> {
+    // A version before this one does not say.
+    let none = status["channels"].as_array().is_some_and(Vec::is_empty) && status["engine"] != "shadow";
+    let names = |job: &&Value| job["owner"].as_str().is_some_and(|owner| owner.contains('@'));
+    let count = jobs.iter().filter(names).count();
+    (none && count > 0).then(|| {
+        let what = format!("{count} job(s) have an owner with an address, and nobody is told: there is no channel");
+        let advice = "start the server with --mail_server and --mail_from, or another channel, and try `chronos notify test`";
+        look("notices", what, advice)
+    })
+}
+
 /// What the list of jobs shows.
 fn of_jobs(jobs: &[Value], now: Timestamp) -> Vec<Finding> {
     let names = |found: Vec<&Value>| {
@@ -418,6 +432,19 @@ mod tests {
             "leader": "here:1", "store": "sqlite", "engine": "local", "time": "2030-01-01T00:00:00Z",
             "zoneData": ZoneData::compiled_in().name(), "storeBytes": 4096, "diskFree": 1u64 << 40,
         })
+    }
+
+    #[test]
+    fn owners_without_a_channel_are_told_of() {
+        let jobs =
+            [json!({ "name": "a", "owner": "ops@example.org" }), json!({ "name": "b", "owner": "ann" })];
+        let mut status = status();
+        assert!(of_channels(&status, &jobs).is_none(), "an older version says nothing of it");
+        status["channels"] = json!([]);
+        assert!(of_channels(&status, &jobs).is_some_and(|told| told.what.starts_with("1 job(s)")));
+        assert!(of_channels(&status, &jobs[1..]).is_none());
+        status["channels"] = json!(["mail"]);
+        assert!(of_channels(&status, &jobs).is_none());
     }
 
     #[track_caller]

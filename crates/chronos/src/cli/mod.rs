@@ -10,6 +10,7 @@ mod cluster;
 mod completions;
 mod crontab;
 mod doctor;
+mod examples;
 mod export;
 mod failure;
 mod forecast;
@@ -95,17 +96,22 @@ enum Ask {
     #[command(after_help = queries::JOBS_HELP)]
     Jobs(queries::JobsArgs),
     /// Show the definition of a job as JSON, ready to be edited and applied
+    #[command(after_help = examples::SHOW_HELP)]
     Show(queries::ShowArgs),
     /// Run a job now, whatever its schedule says
+    #[command(after_help = examples::RUN_HELP)]
     Run(requests::RunArgs),
     /// End the live runs of a job, or one run
+    #[command(after_help = examples::KILL_HELP)]
     Kill(TargetArgs),
     /// Delete jobs; their live runs are killed, their history stays
+    #[command(after_help = examples::DELETE_HELP)]
     Delete(requests::DeleteArgs),
     /// Stop a job from being started; running tasks go on
     #[command(after_help = requests::PAUSE_HELP)]
     Pause(requests::PauseArgs),
     /// End a pause
+    #[command(after_help = examples::RESUME_HELP)]
     Resume(JobArgs),
     /// List runs, the newest first
     #[command(after_help = queries::RUNS_HELP)]
@@ -114,6 +120,7 @@ enum Ask {
     #[command(after_help = logs::HELP)]
     Logs(logs::LogsArgs),
     /// Explain why a job or a run has not started, or how it ended
+    #[command(after_help = examples::WHY_HELP)]
     Why(TargetArgs),
     /// List the next slots of a job, or of all jobs
     #[command(after_help = queries::NEXT_HELP)]
@@ -131,6 +138,7 @@ enum Ask {
     #[command(after_help = versions::ROLLBACK_HELP)]
     Rollback(versions::RollbackArgs),
     /// Let the children of a job go on as if it had succeeded
+    #[command(after_help = examples::MARK_SUCCESS_HELP)]
     MarkSuccess(JobArgs),
     /// Write everything that the server keeps into a file, while it goes on
     #[command(after_help = backup::BACKUP_HELP)]
@@ -165,6 +173,7 @@ enum Ask {
     #[command(after_help = backfill::HELP)]
     Backfill(backfill::BackfillArgs),
     /// List backfills and re-runs, the newest first
+    #[command(after_help = examples::BACKFILLS_HELP)]
     Backfills(backfill::BackfillsArgs),
     /// Run once more what has ended, with all that comes after it
     #[command(after_help = backfill::RERUN_HELP)]

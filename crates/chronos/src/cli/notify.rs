@@ -22,8 +22,10 @@ pub(super) enum Notify {
     #[command(after_help = TEST_HELP)]
     Test(NotifyTestArgs),
     /// List notices and whether they arrived, the newest first
+    #[command(after_help = super::examples::NOTIFY_LIST_HELP)]
     List(NoticesArgs),
     /// Send a notice again that has not arrived
+    #[command(after_help = super::examples::NOTIFY_RETRY_HELP)]
     Retry(RetryArgs),
 }
 

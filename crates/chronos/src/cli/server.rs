@@ -28,7 +28,7 @@ use crate::api::access::Access;
 use crate::api::editing::Turns;
 use crate::api::{ApiContext, Settings};
 use crate::cluster::Cluster;
-use crate::config::{Config, ConfigFile, Manner, OnIsolation, StoreSettings, old};
+use crate::config::{Config, ConfigFile, Manner, OnIsolation, StoreSettings};
 use crate::node::NodeTask;
 use crate::systemd::Manager;
 use crate::tls::identity::Identity;
@@ -37,7 +37,7 @@ use crate::wire::unsaid;
 use examples::apply_examples;
 use listening::Listening;
 use parts::{heritage, is_new, start_node};
-use settings::{config, identity, start_log, tell_config, zones};
+use settings::{config, identity, notices, start_log, tell_config, zones};
 
 pub(super) use parts::ensemble;
 
@@ -109,21 +109,13 @@ pub(super) fn run(
     let zones = zones(config.tzdata)?;
     let identity = identity(&config)?;
     if args.check_config {
+        notices(&config, matches).iter().for_each(|notice| super::warn(notice));
         tell_config(&config, &zones)?;
         return parts::possible(&config.data_dir);
     }
     start_log(&config);
-    for notice in matches.map(old::notices).unwrap_or_default() {
+    for notice in notices(&config, matches) {
         warn!("{notice}");
-    }
-    if let Some(less) = config.retry_delay_raised() {
-        warn!("--failure_retry {less} is taken as 1000: a job that fails must not storm");
-    }
-    for setting in config.unused() {
-        warn!("--{setting} has no effect: the state is not where it says, see --store");
-    }
-    for setting in config.unused_of_mesos() {
-        warn!("--{setting} has no effect: tasks do not run on Mesos, see --master");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(serve(&config, mesos, zones, identity));

@@ -129,7 +129,7 @@ impl ClusterTexts {
         }
     }
 
-    pub(super) fn meant(self) -> Result<ClusterSettings, ConfigError> {
+    pub(super) fn meant(self, manner: Manner) -> Result<ClusterSettings, ConfigError> {
         let store = match self.store {
             None => {
                 let rule = "there is --zk_hosts too: say with --store which one is meant";
@@ -137,7 +137,7 @@ impl ClusterTexts {
             }
             Some(StoreKind::Sqlite) => StoreSettings::Sqlite,
             Some(StoreKind::Postgres) => self.postgres()?,
-            Some(StoreKind::ZooKeeper) => self.zookeeper()?,
+            Some(StoreKind::ZooKeeper) => self.zookeeper(manner)?,
         };
         let mut advertise = Vec::new();
         for text in &self.advertise {
@@ -189,7 +189,7 @@ impl ClusterTexts {
         Ok(StoreSettings::Postgres { url, schema: schema.clone(), lease })
     }
 
-    fn zookeeper(&self) -> Result<StoreSettings, ConfigError> {
+    fn zookeeper(&self, manner: Manner) -> Result<StoreSettings, ConfigError> {
         let text = self.zk_hosts.trim();
         // As Chronos read it: what comes after the hosts is for Mesos.
         let list = text.strip_prefix("zk://").unwrap_or(text);
@@ -207,7 +207,11 @@ impl ClusterTexts {
             let rule = "a path is wanted, as in /chronos/state";
             return bounds("zk_path", format!("`{}`", self.zk_path), rule);
         }
-        let timeout = Duration::from_millis(self.zk_timeout);
+        let mut timeout = Duration::from_millis(self.zk_timeout);
+        if manner == Manner::RunJar {
+            // To Chronos it was how long to wait at the start, of any length.
+            timeout = timeout.clamp(LEASE_MIN, LEASE_MAX);
+        }
         if !(LEASE_MIN..=LEASE_MAX).contains(&timeout) {
             let rule = "4000 to 300000 are allowed, in milliseconds";
             return bounds("zk_timeout", self.zk_timeout.to_string(), rule);

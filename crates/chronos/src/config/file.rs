@@ -128,8 +128,9 @@ pub struct ConfigFile {
     /// with commas between them, or a name such as `leader.mesos:5050`; `local` for no Mesos [default: local]
     #[arg(long = "master", env = "CHRONOS_MASTER", value_name = "WHERE")]
     pub master: Option<String>,
-    /// User that tasks run as on Mesos where the job says none [default: root]
-    #[arg(long = "user", env = "CHRONOS_USER", value_name = "NAME")]
+    /// User that tasks run as on Mesos where the job says none; its variable has another name, since CHRONOS_USER is who
+    /// the command line logs in as [default: root]
+    #[arg(long = "user", env = TASK_USER, value_name = "NAME")]
     pub user: Option<String>,
     /// Processors of a job that does not say [default: 0.1]
     #[arg(long = "mesos_task_cpu", env = "CHRONOS_MESOS_TASK_CPU", value_name = "COUNT")]
@@ -337,6 +338,9 @@ pub struct ConfigFile {
     )]
     pub http_notification_secret_file: Option<PathBuf>,
 }
+
+/// The variable of `--user`. One of the same name as the flag would be the login of the command line.
+pub(super) const TASK_USER: &str = "CHRONOS_TASK_USER";
 
 impl ConfigFile {
     /// Reads a file; keys that mean nothing are refused.

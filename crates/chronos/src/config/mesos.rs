@@ -115,6 +115,12 @@ impl MesosTexts {
             disk: amount("mesos_task_disk", self.disk)?,
             user: self.user.clone(),
         };
+        if unsaid.user.contains(':') {
+            // Not the value: it is a password, most likely.
+            let rule =
+                "the name of a user is wanted, as in root; the login of the command line is CHRONOS_USER";
+            return bounds("user", "***".into(), rule);
+        }
         if self.engine != Some(EngineKind::Mesos) {
             return Ok((None, unsaid));
         }

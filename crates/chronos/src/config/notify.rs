@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 use super::values::Folder;
-use super::{ConfigError, ConfigFile, Layers, Source};
+use super::{ConfigError, ConfigFile, Layers, Manner, Source};
 use crate::notify::settings::{
     MailSettings, MailTls, NotifySettings, Secret, WebhookSettings, host_and_port, sentry,
 };
@@ -66,8 +66,8 @@ impl NotifyTexts {
         }
     }
 
-    pub(super) fn meant(self) -> Result<NotifySettings, ConfigError> {
-        let (mail, webhook) = (self.mail()?, self.webhook()?);
+    pub(super) fn meant(self, manner: Manner) -> Result<NotifySettings, ConfigError> {
+        let (mail, webhook) = (self.mail(manner)?, self.webhook()?);
         let slack = chat("slack_url", &self.slack)?;
         let mattermost = chat("mattermost_url", &self.mattermost)?;
         let sentry = match sentry(&self.sentry.0) {
@@ -80,8 +80,12 @@ impl NotifyTexts {
         Ok(NotifySettings { cluster_name: self.cluster_name, mail, webhook, slack, mattermost, sentry })
     }
 
-    fn mail(&self) -> Result<Option<MailSettings>, ConfigError> {
+    fn mail(&self, manner: Manner) -> Result<Option<MailSettings>, ConfigError> {
         if self.mail_server.is_empty() {
+            return Ok(None);
+        }
+        if manner == Manner::RunJar && (self.mail_from.is_empty() || !self.mail_server.contains(':')) {
+            // Chronos began, and sent no mail.
             return Ok(None);
         }
         let server = || format!("`{}`", self.mail_server);
@@ -184,7 +188,7 @@ pub(super) fn file(name: &'static str, path: &PathBuf) -> Result<Option<Secret>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Manner};
+    use crate::config::Config;
 
     #[track_caller]
     fn meant(file: &str) -> Result<NotifySettings, String> {

@@ -83,7 +83,9 @@ impl Courier {
         if let Ok(Some(Record::Run(EndedRun { attempts, job: name, .. }))) = self.store.ended_run(run).await {
             if let Some(last) = attempts.last() {
                 let task = TaskId::of(&name, run, last.number);
-                facts.output = self.last_lines(&task).await;
+                let secrets = job.as_ref().map(wire::task::secrets).unwrap_or_default();
+                // A few small files at most, and only where a notice tells of a run of such a job.
+                facts.output = self.last_lines(&task, &engine::secret_values(&secrets)).await;
             }
             facts.attempts = attempts;
         }
@@ -110,9 +112,9 @@ impl Courier {
     }
 
     /// The end of what a task wrote: to standard error if it wrote anything there, else to standard output.
-    async fn last_lines(&self, task: &TaskId) -> Vec<String> {
+    async fn last_lines(&self, task: &TaskId, secrets: &[String]) -> Vec<String> {
         for stream in [Stream::Stderr, Stream::Stdout] {
-            let lines = self.tail(task, stream).await;
+            let lines = self.tail(task, stream, secrets).await;
             if !lines.is_empty() {
                 return lines;
             }
@@ -121,14 +123,16 @@ impl Courier {
     }
 
     /// Empty where there is none, or where it is too long to be read for this.
-    async fn tail(&self, task: &TaskId, stream: Stream) -> Vec<String> {
+    async fn tail(&self, task: &TaskId, stream: Stream, secrets: &[String]) -> Vec<String> {
+        // Of a secret that the beginning would cut, the rest would not be known again.
+        let kept = OUTPUT_BYTES + secrets.iter().map(String::len).max().unwrap_or(0);
         let (mut end, mut offset) = (Vec::new(), 0);
         for _ in 0..PIECES_MAX {
             let Ok(piece) = self.engine.output(task, stream, offset).await else { return Vec::new() };
             end.extend_from_slice(&piece.bytes);
-            end.drain(..end.len().saturating_sub(OUTPUT_BYTES));
+            end.drain(..end.len().saturating_sub(kept));
             if piece.complete || piece.bytes.is_empty() {
-                return last_lines(&end);
+                return last_lines(&end, secrets);
             }
             offset = piece.next;
         }
@@ -136,8 +140,19 @@ impl Courier {
     }
 }
 
-fn last_lines(bytes: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(bytes);
+/// Shortest secret, and line of one, that is looked for: what is shorter is a word like others.
+const SECRET_MIN: usize = 4;
+
+fn last_lines(bytes: &[u8], secrets: &[String]) -> Vec<String> {
+    let mut text = String::from_utf8_lossy(bytes).into_owned();
+    for secret in secrets.iter().flat_map(|secret| std::iter::once(secret.as_str()).chain(secret.lines())) {
+        if secret.trim().len() >= SECRET_MIN {
+            text = text.replace(secret, "***");
+        }
+    }
+    let begin = text.len().saturating_sub(OUTPUT_BYTES);
+    let begin = (begin..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let text = &text[begin..];
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(OUTPUT_LINES)..].iter().map(|line| (*line).to_owned()).collect()
 }
@@ -161,4 +176,23 @@ fn tell(notice: &Notice, sent: &Sent) {
         }
     };
     counter!("chronos_notices_total", "channel" => channel, "result" => result).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_a_task_prints_is_sent_to_nobody() {
+        let lines = |text: &str, secret: &str| last_lines(text.as_bytes(), &[secret.to_owned()]).join("|");
+        assert_eq!(lines("a\nlogin hunter2 failed\n", "hunter2"), "a|login *** failed");
+        assert_eq!(lines("-----KEY\nMIIB\n-----END\nbad key\n", "-----KEY\nMIIB\n-----END\n"), "***bad key");
+        assert_eq!(lines("MIIBabc\n", "-----KEY\nMIIBabc\n-----END"), "***", "a line of it alone");
+        assert_eq!(lines("an apple\n", "a"), "an apple", "too short to be told from words");
+        // At the edge of what is looked at.
+        let long = format!("{}hunter2{}", "x".repeat(9), "y".repeat(OUTPUT_BYTES - 3));
+        let told = lines(&long[long.len() - OUTPUT_BYTES - 7..], "hunter2");
+        assert!(!told.contains("ter2") && told.len() == OUTPUT_BYTES, "{}", &told[..20]);
+        assert_eq!(lines("ä".repeat(OUTPUT_BYTES).as_str(), "hunter2").len(), OUTPUT_BYTES);
+    }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use scheduler::ids::TaskId;
 use scheduler::notice::{Alert, AlertKind, Notice};
 use scheduler::run::{Attempt, AttemptEnd};
 
@@ -88,6 +89,13 @@ fn one(alert: &Alert, facts: &Facts) -> String {
                 end(&attempt.end)
             );
         }
+    }
+    if let (AlertKind::Failed | AlertKind::Disabled, Some(run), Some(last)) =
+        (alert.kind, alert.run, facts.attempts.last())
+    {
+        // The words of Chronos, which scripts may look for; the retries are those that were made.
+        let (retries, task) = (facts.attempts.len() - 1, TaskId::of(&alert.name, run, last.number));
+        let _ = write!(text, "\nRetries attempted: {retries}.\nTask id: {task}\n");
     }
     if !facts.output.is_empty() {
         text.push_str("\nLast lines of output:\n");

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use scheduler::schedule::Zone;
 use serde_json::{Map, Value, json};
 
-use super::duration;
+use super::{duration, shape};
 
 /// A document in our form.
 #[derive(Default)]
@@ -107,11 +107,20 @@ fn about(text: &str) -> Option<Duration> {
     SignedDuration::from_hours(24 * days).checked_add(rest)?.try_into().ok()
 }
 
-/// To Chronos a container was one by its image, and whether that is always pulled could be said in letters of any size.
+/// To Chronos a container was one by its image, which was always pulled where `true` said so, in letters of any size: every
+/// other value meant that it is not.
 fn container(document: &mut Map<String, Value>, warnings: &mut Vec<String>) {
     let Some(Value::Object(container)) = document.get_mut("container") else { return };
-    if let Some(Value::String(word)) = container.get_mut("forcePullImage") {
-        word.make_ascii_lowercase();
+    let pull = container.get("forcePullImage").filter(|pull| !pull.is_null() && !pull.is_boolean());
+    if let Some(pull) = pull.cloned() {
+        let word = pull.as_str().map(str::to_ascii_lowercase).unwrap_or_default();
+        if !matches!(word.as_str(), "true" | "false") {
+            warnings.push(format!(
+                "`container.forcePullImage`: {} is taken as false, as it was by Chronos",
+                shape::found(&pull)
+            ));
+        }
+        container.insert("forcePullImage".into(), json!(word == "true"));
     }
     if container.get("image").is_none_or(Value::is_null) {
         document.shift_remove("container");

@@ -48,6 +48,7 @@ pub(super) const CONTAINER: Shape = Shape::Object(&[
 pub(super) fn normalise(container: &mut Value) {
     fill(
         container,
+        &CONTAINER,
         &[
             ("type", json!("DOCKER")),
             ("network", json!("HOST")),
@@ -58,7 +59,7 @@ pub(super) fn normalise(container: &mut Value) {
         ],
     );
     for network in container.get_mut("networkInfos").and_then(Value::as_array_mut).into_iter().flatten() {
-        fill(network, &[("labels", json!([])), ("portMappings", json!([]))]);
+        fill(network, &NETWORK, &[("labels", json!([])), ("portMappings", json!([]))]);
         for port in network.get_mut("portMappings").and_then(Value::as_array_mut).into_iter().flatten() {
             for key in ["hostPort", "containerPort"] {
                 // Chronos reads numbers and writes text.
@@ -68,17 +69,22 @@ pub(super) fn normalise(container: &mut Value) {
     }
     for volume in container.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(external) = volume.get_mut("external") {
-            fill(external, &[("options", json!([]))]);
+            fill(external, &EXTERNAL, &[("options", json!([]))]);
         }
     }
 }
 
-fn fill(object: &mut Value, defaults: &[(&str, Value)]) {
-    for (key, value) in defaults {
-        if let Some(object) = object.as_object_mut() {
-            object.entry(*key).or_insert_with(|| value.clone());
+/// Fills in what is missing, where the shape has it: so what was filled in is, when it is read again, the same text.
+pub(super) fn fill(object: &mut Value, shape: &Shape, defaults: &[(&str, Value)]) {
+    let (Some(object), Shape::Object(fields)) = (object.as_object_mut(), shape) else { return };
+    let mut given = std::mem::take(object);
+    for field in *fields {
+        let default = || defaults.iter().find(|(key, _)| *key == field.name).map(|(_, value)| value.clone());
+        if let Some(value) = given.shift_remove(field.name).or_else(default) {
+            object.insert(field.name.into(), value);
         }
     }
+    object.append(&mut given);
 }
 
 /// Refuses what no Docker could run, of a definition in its normal form.

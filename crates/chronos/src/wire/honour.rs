@@ -17,6 +17,8 @@ pub struct Surroundings {
     pub engine: &'static str,
     /// Whether the server is root, so that tasks without a user of their own are.
     pub root: bool,
+    /// Why a local task cannot be this user, if it cannot.
+    pub user_refusal: fn(&str) -> Option<String>,
 }
 
 impl Surroundings {
@@ -26,7 +28,8 @@ impl Surroundings {
         // Asked once: it stays so, and lists of jobs ask for each.
         static ROOT: OnceLock<bool> = OnceLock::new();
         let is_root = || std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-        Self { engine, root: *ROOT.get_or_init(is_root) }
+        let user_refusal = engine::local::launch::user_refusal;
+        Self { engine, root: *ROOT.get_or_init(is_root), user_refusal }
     }
 }
 
@@ -65,6 +68,13 @@ pub fn unhonoured(body: &str, surroundings: Surroundings) -> Vec<String> {
             );
         }
     }
+    let contained = body.get("container").is_some_and(Value::is_object);
+    if surroundings.engine == "local"
+        && !contained
+        && let Some(why) = (surroundings.user_refusal)(text("runAsUser"))
+    {
+        told.push(format!("`runAsUser`: its runs fail: {why}"));
+    }
     if surroundings.engine == "mesos" {
         told.extend(container::unhonoured_on_mesos(&body));
         // Such a job was written while tasks ran elsewhere.
@@ -86,7 +96,8 @@ mod tests {
 
     #[track_caller]
     fn check(body: &str, engine: &'static str, root: bool, fields: &[&str]) {
-        let told = unhonoured(body, Surroundings { engine, root });
+        let user_refusal = |name: &str| (name == "nosuchuser").then(|| "there is no such user".to_owned());
+        let told = unhonoured(body, Surroundings { engine, root, user_refusal });
         let named: Vec<_> = told.iter().map(|told| told.split(": ").next().unwrap_or_default()).collect();
         assert_eq!(named, fields, "{told:?}");
     }
@@ -132,5 +143,19 @@ mod tests {
         check(exported, "local", false, &["`runAsUser`"]);
         check("{}", "local", false, &[]);
         check(r#"{"runAsUser":"www-data"}"#, "local", false, &[]);
+    }
+
+    #[test]
+    fn a_user_that_is_not_there_is_named() {
+        let job = r#"{"runAsUser":"nosuchuser"}"#;
+        check(job, "local", true, &["`runAsUser`"]);
+        check(job, "mesos", true, &[]);
+        check(job, "shadow", true, &[]);
+        let contained = r#"{"runAsUser":"nosuchuser","container":{"image":"i"}}"#;
+        let told = unhonoured(
+            contained,
+            Surroundings { user_refusal: |_| Some("no".into()), ..Surroundings::of("local") },
+        );
+        assert!(told.iter().all(|told| !told.contains("its runs fail")), "{told:?}");
     }
 }

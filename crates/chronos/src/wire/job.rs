@@ -497,7 +497,8 @@ fn normalise(fields: &mut Map<String, Value>) -> Result<(), Problem> {
         output_file(fetch, &format!("fetch[{i}].output_file"))?;
     }
     for fetch in list_mut(fields, "fetch") {
-        fill(fetch, &[("executable", json!(false)), ("cache", json!(false)), ("extract", json!(true))]);
+        let defaults = [("executable", json!(false)), ("cache", json!(false)), ("extract", json!(true))];
+        super::container::fill(fetch, &FETCH, &defaults);
     }
     if let Some(container) = fields.get_mut("container") {
         super::container::normalise(container);
@@ -575,14 +576,6 @@ fn output_file(fetch: &Value, path: &str) -> Result<(), Problem> {
         return Err(Problem::invalid(path, message, "give a relative path without `..`"));
     }
     Ok(())
-}
-
-fn fill(object: &mut Value, defaults: &[(&str, Value)]) {
-    for (key, value) in defaults {
-        if let Some(object) = object.as_object_mut() {
-            object.entry(*key).or_insert_with(|| value.clone());
-        }
-    }
 }
 
 fn list<'a>(fields: &'a Map<String, Value>, key: &str) -> &'a [Value] {

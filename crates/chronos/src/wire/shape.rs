@@ -320,7 +320,8 @@ fn real(value: &Value) -> Option<f64> {
     n.filter(|n| n.is_finite())
 }
 
-fn found(value: &Value) -> String {
+/// A value as people are shown it.
+pub(super) fn found(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(b) => b.to_string(),

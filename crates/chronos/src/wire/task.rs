@@ -190,6 +190,11 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<(), Problem> {
         .map_err(|unable| Problem::invalid(&unable.field, unable.message, unable.hint))
 }
 
+/// Where the secret values of a job's tasks are found, of any form of its definition.
+pub fn secrets(fields: &Map<String, Value>) -> Vec<Secret> {
+    draft(fields).secrets
+}
+
 /// What can be told of a task before there is one: what it runs, in what, and with which secrets.
 fn draft(fields: &Map<String, Value>) -> TaskSpec {
     let body: Body = serde_json::from_value(Value::Object(fields.clone())).unwrap_or_default();

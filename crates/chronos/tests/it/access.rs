@@ -380,6 +380,14 @@ fn the_command_line_of_chronos_is_taken() {
     let row = |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
     assert!(row("engine").contains("mesos") && row("master").contains("z:2181/mesos"), "{told}");
     assert!(!told.contains("s3cret"), "{told}");
+    // Nor that of the command line's login, which is no user of tasks; and what does nothing is told here too.
+    let mut command = client_command();
+    command.args(old).args(["--check_config", "--zk_timeout", "60", "--assets_path", "x"]);
+    let told = command.env("CHRONOS_USER", "ops:hunter2").output().expect("it runs");
+    let (shown, told) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert!(!shown.contains("hunter2") && !told.contains("hunter2"), "{shown}{told}");
+    assert!(told.contains("warning: --zk_timeout 60 is taken as 4000"), "{told}");
+    assert!(told.contains("warning: --assets_path is taken and does nothing"), "{told}");
     // Every flag of the manual, in both spellings, and what is known here instead.
     let all = [
         "--store=sqlite",
@@ -499,7 +507,8 @@ fn the_command_line_of_chronos_is_taken() {
     assert_eq!(code, Some(0));
     // Mistakes are found all the same.
     refused(&folder, &[], &["run_jar", "--zk_timeout", "soon"]).says("invalid digit");
-    refused(&folder, &[], &["run_jar", "--zk_timeout", "60"]).says("4000 to 300000");
+    refused(&folder, &[], &["server", "--store", "zookeeper", "--zk_timeout", "60"]).says("4000 to 300000");
+    refused(&folder, &[], &["run_jar", "--user", "ops:hunter2"]).says("CHRONOS_USER");
     refused(&folder, &[], &["run_jar", "--zk_hosts", "localhost"]).says("a list of host:port is wanted");
     refused(&folder, &[], &["run_jar", "--zk_host", "x"]).says("--zk_hosts");
 }

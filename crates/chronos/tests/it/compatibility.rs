@@ -3,25 +3,50 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Names of all functions of the project's own sources.
-fn functions(folder: &Path, found: &mut BTreeSet<String>) {
+/// Names of all tests of the project's own sources.
+fn tests(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            functions(&path, found);
+            tests(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let names = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
-            found.extend(names.map(str::to_owned));
+            found.extend(named_tests(&std::fs::read_to_string(&path).unwrap()));
         }
     }
+}
+
+/// Functions with `#[test]` or the like among the attributes above them.
+fn named_tests(text: &str) -> Vec<String> {
+    let mut is_test = false;
+    let mut found = Vec::new();
+    for line in text.lines().map(str::trim_start) {
+        let attribute = line.strip_prefix("#[").map(|rest| rest.split([']', '(']).next().unwrap_or_default());
+        if let Some(attribute) = attribute {
+            is_test |= matches!(attribute, "test" | "tokio::test");
+        } else if let Some((before, rest)) = line.split_once("fn ") {
+            if is_test && matches!(before, "" | "async " | "pub " | "pub async ") {
+                found.extend(rest.split(['(', '<']).next().map(str::to_owned));
+            }
+            is_test = false;
+        } else if !line.starts_with("//") && !line.is_empty() && line.ends_with([';', '}', '{']) {
+            is_test = false;
+        }
+    }
+    found
+}
+
+#[test]
+fn only_a_test_holds_a_row() {
+    let text = "fn helper() {}\n#[test]\nfn one() {\n}\n#[tokio::test(start_paused = true)]\nasync fn two() {\n}\n\
+        #[test]\n#[expect(clippy::x, reason = \"fn y\")]\n// why\nfn three(a: u8) {\n  #[test_only]\n  fn four() {}\n}\n";
+    assert_eq!(named_tests(text), ["one", "two", "three"]);
 }
 
 #[test]
 fn every_row_of_the_compatibility_table_names_what_holds_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut known = BTreeSet::new();
-    functions(&root.join("crates"), &mut known);
+    tests(&root.join("crates"), &mut known);
     let table = std::fs::read_to_string(root.join("docs/compatibility.md")).unwrap();
     let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).collect();
     let rows = rows.iter().filter(|row| !row.starts_with("| ---") && !row.ends_with("| held by |"));

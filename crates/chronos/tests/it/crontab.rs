@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::golden::golden;
+use crate::moving::definitions;
 use crate::server::{Ended, Folder, TestServer, client_command};
 use crate::skip::skip;
 
@@ -88,6 +91,31 @@ fn input_reaches_the_command_as_cron_would_give_it() {
     server.cli(["logs", &name]).stdout("IT'S\nTWO LINES\n").success();
 }
 
+#[test]
+fn what_was_edited_since_stays_until_it_is_to_be_overwritten() {
+    let server = TestServer::start();
+    let file = server.folder.file("mine", "0 3 * * * backup\n");
+    let args = ["import", "crontab", file.to_str().unwrap(), "--zone", "UTC", "--apply", "--output", "json"];
+    let name = server.cli(args).success().json()[0]["job"].as_str().unwrap().to_owned();
+    let mut job = definitions(&server)[&name].clone();
+    (job["overlap"], job["owner"]) = ("skip".into(), "ops@example.org".into());
+    server.put(job);
+    std::fs::write(&file, "0 4 * * * backup\n").unwrap();
+    let told = server.cli([&args[..], &["--dry_run"]].concat()).success().json();
+    let said = |told: &Value| (told[0]["change"].clone(), told[0]["notes"].clone());
+    let left = "left as it was edited: `owner`, `overlap`; --overwrite takes what cron does";
+    assert_eq!(said(&told).0, "would be updated");
+    assert!(told[0]["notes"].to_string().contains("changes `schedule`"), "{told}");
+    assert!(told[0]["notes"].to_string().contains(left), "{told}");
+    assert_eq!(definitions(&server)[&name]["schedule"], "0 3 * * *", "nothing was changed");
+    assert_eq!(said(&server.cli(args).success().json()).0, "updated");
+    let job = &definitions(&server)[&name];
+    assert_eq!((&job["schedule"], &job["overlap"]), (&"0 4 * * *".into(), &"skip".into()));
+    server.cli([&args[..], &["--overwrite"]].concat()).success();
+    let job = &definitions(&server)[&name];
+    assert_eq!((&job["overlap"], job.get("owner")), (&"allow".into(), None));
+}
+
 /// The job of a line that is gone goes on, and whoever imports the crontab again hears of it.
 #[test]
 fn what_has_no_line_any_more_is_told() {
@@ -124,7 +152,7 @@ fn hostile_lines_do_no_harm() {
     assert_eq!(results, ["job", "attention", "attention", "attention", "job", "job"]);
     let table = import(&[path.to_str().unwrap(), "--zone", "UTC"]).exit(1);
     assert!(!table.stdout_text().contains('\u{1b}'));
-    import(&["/nonexistent"]).exit(1).says("cannot be read");
+    import(&["/nonexistent"]).exit(2).says("`/nonexistent` cannot be read");
     import(&[path.to_str().unwrap(), "--zone", "Mars/Base"]).exit(1).says("attention");
 }
 

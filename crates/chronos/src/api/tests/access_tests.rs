@@ -130,6 +130,17 @@ async fn pages_of_named_origins_may_ask_and_no_others() {
     assert_eq!(allowed.header("access-control-allow-origin"), "https://ops.example.org");
     assert_eq!(allowed.header("access-control-allow-credentials"), "true");
     assert!(allowed.header("access-control-allow-methods").contains("PUT"));
+    let exposed: Vec<_> = allowed.header("access-control-expose-headers").split(", ").collect();
+    for header in [
+        "x-total-count",
+        "x-chronos-warnings",
+        "x-chronos-run",
+        "x-chronos-stale",
+        "x-chronos-age-ms",
+        "location",
+    ] {
+        assert!(exposed.contains(&header), "{header} is not among {exposed:?}");
+    }
     assert_eq!(allowed.header("vary"), "Origin");
     let other = preflight(("origin", "https://evil.example.org")).await;
     assert_eq!((other.status, other.header("access-control-allow-origin")), (StatusCode::UNAUTHORIZED, ""));

@@ -227,6 +227,20 @@ fn job(
             job.insert("command".into(), json!(with_input(&entry.command, input, shell.as_deref())));
         }
     }
+    notes.extend(foreign(&entry.schedule).map(|field| {
+        format!("cron refuses `{field}`, which it does not know: so far this line has never run")
+    }));
+    if reading.form == Form::User {
+        notes.extend(surroundings::user_before(&entry.command).map(|user| {
+            format!("`{user}` is taken for the command: if it is the user, as in /etc/crontab, say --system")
+        }));
+    }
+    if entry.command.ends_with('\\') {
+        notes.push(
+            "cron joins no lines: the `\\` at the end is part of the command, and the next line stands alone"
+                .into(),
+        );
+    }
     notes.extend(surroundings::notes(&entry.command));
     if let Some(description) = description(comment) {
         job.insert("description".into(), json!(description));
@@ -296,6 +310,22 @@ fn drawn_by_name(schedule: &str) -> String {
     schedule.split(' ').zip(BOUNDS).map(field).collect::<Vec<_>>().join(" ")
 }
 
+/// The first field that is known here and not to cron, such as `H`, `L` and `5#2`.
+fn foreign(schedule: &str) -> Option<&str> {
+    const NAMES: [&str; 19] = [
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "sun", "mon",
+        "tue", "wed", "thu", "fri", "sat",
+    ];
+    let is_known = |word: &str| {
+        word == "*"
+            || word.bytes().all(|byte| byte.is_ascii_digit())
+            || NAMES.iter().any(|name| name.eq_ignore_ascii_case(word))
+    };
+    // What `~` becomes has been told.
+    let mut fields = schedule.split(' ').filter(|_| !schedule.starts_with('@'));
+    fields.find(|field| !field.split([',', '-', '/', '~']).all(is_known))
+}
+
 /// Whether a comment is a line that somebody has put out of use.
 fn is_line(comment: &str, form: Form, now: Timestamp) -> bool {
     match parse(comment.as_bytes(), form) {
@@ -357,6 +387,26 @@ mod tests {
             (&json!(0), &json!("none"), &json!("allow"))
         );
         assert!(job.get("runAsUser").is_none());
+    }
+
+    #[test]
+    fn what_cron_would_read_otherwise_is_told() {
+        let check = |line: &str, says: Option<&str>| {
+            let notes = told(line).remove(0).notes;
+            let found = notes.iter().any(|note| says.is_some_and(|says| note.starts_with(says)));
+            assert!(found || says.is_none() && notes.is_empty(), "{line}: {notes:?}");
+        };
+        check("H 5 * * * /bin/x\n", Some("cron refuses `H`"));
+        check("0 5 L * * /bin/x\n", Some("cron refuses `L`"));
+        check("0 5 * * 5#2 /bin/x\n", Some("cron refuses `5#2`"));
+        check("*/5 1-5,7 * jan-Mar thu /bin/x\n", None);
+        check("@daily /bin/x\n", None);
+        check("0 5 * * * /bin/x \\\n", Some("cron joins no lines"));
+        check("0 5 * * * root /bin/x\n", Some("`root` is taken for the command"));
+        check("0 5 * * * mail -s hi joe\n", None);
+        let reading = reading(Form::System);
+        let system = convert(b"0 5 * * * root /bin/x\n", &reading, Timestamp::UNIX_EPOCH);
+        assert_eq!(system[0].notes, Vec::<String>::new());
     }
 
     #[test]

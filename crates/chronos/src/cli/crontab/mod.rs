@@ -1,6 +1,7 @@
 //! `chronos import crontab`: makes jobs of the lines of crontabs, and accounts for every line.
 
 mod convert;
+mod keep;
 mod lines;
 pub(super) mod naming;
 mod sources;
@@ -11,26 +12,31 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
-use reqwest::Method;
-use serde_json::{Value, json};
+use scheduler::request::Manner;
+use serde_json::{Map, Value, json};
 
+use super::apply::put_definitions;
+use super::client::Client;
 use super::export::write_job;
 use super::failure::{Exit, Failure};
 use super::queries::pages;
 use super::table::Table;
 use super::{ClientArgs, Format};
 use convert::{Reading, Told, Verdict, convert};
+use keep::kept;
 use lines::Form;
 use sources::{Source, Unread};
 
 pub(super) const HELP: &str = "\
 Every line is listed: with the job that it became, or with the reason why it became none. Nothing
-is changed, neither here nor in the crontab, unless --apply or --output_dir says so. A crontab can be
-imported again: jobs keep their names, and those that have not changed stay as they are.
+is changed, neither here nor in the crontab, unless --apply or --output_dir says so. A crontab can
+be imported again: jobs keep their names, and those that have not changed stay as they are. So does
+what was edited since and no line says; --apply --dry_run tells which fields would change.
 
 Examples:
   crontab -l | chronos import crontab -
   crontab -l | chronos import crontab - --user joe --apply
+  crontab -l | chronos import crontab - --user joe --apply --dry_run
   chronos import crontab --system /etc --output_dir jobs
   chronos import crontab old.crontab --zone Europe/Berlin --prefix web1-
 
@@ -57,6 +63,10 @@ pub(super) struct CrontabArgs {
     /// Create the jobs on the server
     #[arg(long)]
     apply: bool,
+    /// Take everything from the crontab again; otherwise what was edited since and no line says stays, such as `retries`,
+    /// `overlap`, `owner` and `alerts`
+    #[arg(long, requires = "apply")]
+    overwrite: bool,
     /// Write each job into a file of this folder, ready for `chronos apply`
     #[arg(long = "output_dir", value_name = "FOLDER")]
     output_dir: Option<PathBuf>,
@@ -76,8 +86,10 @@ struct Row {
     job: String,
     /// The file that it was written into.
     path: Option<String>,
-    /// What it came to on the server.
+    /// What it came to on the server, or would.
     change: Option<String>,
+    /// The fields that change there, with their values.
+    changes: Value,
     notes: Vec<String>,
 }
 
@@ -93,6 +105,10 @@ pub(super) async fn run(args: &CrontabArgs) -> Result<(), Failure> {
     if zone.is_none() {
         super::warn("nobody says in which zone this machine is: times are taken for UTC; say it with --zone");
     }
+    if let [Source { shown, content: Err(Unread::Failed(why)), .. }] = found.as_slice() {
+        return Err(Failure::usage(format!("`{shown}` cannot be read: {why}"))
+            .hint("name a crontab, `-` for standard input, or with --system a folder such as /etc"));
+    }
     let mut rows = Vec::new();
     let mut jobs = Vec::new();
     for source in &found {
@@ -106,7 +122,7 @@ pub(super) async fn run(args: &CrontabArgs) -> Result<(), Failure> {
         read(source, &reading, &mut rows, &mut jobs);
     }
     tell_twins(&mut jobs);
-    let delivered = if args.dry_run { Ok(()) } else { deliver(args, &jobs, &mut rows).await };
+    let delivered = deliver(args, &jobs, &mut rows).await;
     report(args, &rows)?;
     // What was done before the server fell silent has been told.
     delivered?;
@@ -178,7 +194,7 @@ fn tell_twins(jobs: &mut [Made]) {
 
 /// Writes the jobs, or sends them, as asked.
 async fn deliver(args: &CrontabArgs, jobs: &[Made], rows: &mut [Row]) -> Result<(), Failure> {
-    if let Some(folder) = &args.output_dir {
+    if let Some(folder) = args.output_dir.as_ref().filter(|_| !args.dry_run) {
         for (row, name, definition) in jobs {
             let path = write_job(folder, name, definition)?;
             rows[*row].path = Some(path.display().to_string());
@@ -188,14 +204,19 @@ async fn deliver(args: &CrontabArgs, jobs: &[Made], rows: &mut [Row]) -> Result<
         return Ok(());
     }
     let client = super::client(&args.client)?;
+    let manner = if args.dry_run { Manner::DryRun } else { Manner::Do };
     for (row, name, definition) in jobs {
-        match client.change(Method::PUT, &["v1", "jobs", name], &[], Some(definition)).await {
-            Ok(answer) => {
-                let word = answer.body["result"].as_str().unwrap_or("updated");
-                rows[*row].change = Some(word.into());
+        let (definition, left) = match there(&client, name).await?.filter(|_| !args.overwrite) {
+            Some(there) => kept(definition, &there),
+            None => (definition.clone(), Vec::new()),
+        };
+        let row = &mut rows[*row];
+        match put_definitions(&client, &[&definition], manner).await {
+            Ok(mut answer) => {
+                let applied = answer.body.pointer_mut("/jobs/0").map(Value::take).unwrap_or_default();
+                row.taken(applied, &left, manner);
             }
             Err(failure) if failure.exit == Exit::Refused => {
-                let row = &mut rows[*row];
                 (row.result, row.job) = ("attention", String::new());
                 row.notes.insert(0, format!("the server refuses `{name}`: {}", failure.chain()));
             }
@@ -203,6 +224,55 @@ async fn deliver(args: &CrontabArgs, jobs: &[Made], rows: &mut [Row]) -> Result<
         }
     }
     Ok(())
+}
+
+/// The definition that the server has, if it has one.
+async fn there(client: &Client, name: &str) -> Result<Option<Map<String, Value>>, Failure> {
+    let query = vec![("job", name.to_owned())];
+    let found = match pages(client, &["v1", "definitions"], query, "definitions", 1).await {
+        Ok(mut found) => found.pop(),
+        Err(failure) if failure.exit == Exit::Refused => None,
+        Err(failure) => return Err(failure),
+    };
+    Ok(found.and_then(|found| match found {
+        Value::Object(fields) => Some(fields),
+        _ => None,
+    }))
+}
+
+impl Row {
+    /// What became of its job, with what the server has to say of it.
+    fn taken(&mut self, mut applied: Value, left: &[String], manner: Manner) {
+        let word = applied["result"].as_str().unwrap_or("updated");
+        self.change = Some(match manner {
+            Manner::DryRun if word != "unchanged" => format!("would be {word}"),
+            _ => word.to_owned(),
+        });
+        self.changes = applied.get_mut("changes").map(Value::take).unwrap_or_default();
+        let changed = self.changes.as_array().into_iter().flatten();
+        let changed = listed(changed.filter_map(|change| change["field"].as_str()));
+        if !changed.is_empty() {
+            self.note(format!("changes {changed}"));
+        }
+        if !left.is_empty() {
+            let left = listed(left.iter().map(String::as_str));
+            self.note(format!("left as it was edited: {left}; --overwrite takes what cron does"));
+        }
+        for warning in applied["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            self.note(warning.to_owned());
+        }
+    }
+
+    /// Says it, once.
+    fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+}
+
+fn listed<'a>(fields: impl Iterator<Item = &'a str>) -> String {
+    fields.map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Names of jobs that a warning shows.
@@ -238,7 +308,7 @@ fn report(args: &CrontabArgs, rows: &[Row]) -> Result<(), Failure> {
         let lines = rows.iter().map(|row| {
             json!({
                 "file": row.origin, "line": row.line, "result": row.result, "notes": row.notes,
-                "job": Some(&row.job).filter(|job| !job.is_empty()), "path": row.path, "change": row.change,
+                "job": Some(&row.job).filter(|job| !job.is_empty()), "path": row.path, "change": row.change, "changes": row.changes,
             })
         });
         return Ok(super::out_json(&lines.collect())?);
@@ -282,7 +352,8 @@ fn verdict(args: &CrontabArgs, rows: &[Row]) -> Result<(), Failure> {
     if attention == 0 {
         return Ok(());
     }
-    let message = format!("{attention} of {} lines could not be taken", rows.len());
+    let of = if rows.iter().all(|row| row.line.is_some()) { "lines" } else { "lines and files" };
+    let message = format!("{attention} of {} {of} could not be taken", rows.len());
     Err(Failure::new(Exit::Failed, anyhow::anyhow!(message))
         .hint("the notes say why, and what to do instead"))
 }
@@ -309,6 +380,19 @@ fn next_step(args: &CrontabArgs, jobs: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_server_says_is_told_once() {
+        let mut row = Row { notes: vec!["a".into()], ..Row::default() };
+        let applied = json!({ "result": "updated", "warnings": ["a", "b", "b"],
+            "changes": [{ "field": "schedule", "from": 1, "to": 2 }, { "field": "owner" }] });
+        row.taken(applied, &["retries".to_owned()], Manner::DryRun);
+        assert_eq!(row.change.as_deref(), Some("would be updated"));
+        let left = "left as it was edited: `retries`; --overwrite takes what cron does";
+        assert_eq!(row.notes, ["a", "changes `schedule`, `owner`", left, "b"]);
+        row.taken(json!({ "result": "unchanged", "warnings": [] }), &[], Manner::DryRun);
+        assert_eq!(row.change.as_deref(), Some("unchanged"));
+    }
 
     /// Two lines that are the same, in two files.
     #[test]

@@ -29,6 +29,16 @@ pub(super) fn notes(command: &str) -> Option<String> {
     ))
 }
 
+/// A user of this machine that stands where the command of a personal crontab begins, before a path.
+pub(super) fn user_before(command: &str) -> Option<&str> {
+    let (first, rest) = command.split_once([' ', '\t'])?;
+    let is_user = || {
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        first == "root" || users.lines().any(|line| line.split(':').next() == Some(first))
+    };
+    (rest.trim_start().starts_with('/') && is_user()).then_some(first)
+}
+
 /// Whether a path depends on where one is. What a shell makes of quotes and variables is not known.
 fn is_relative(word: &str) -> bool {
     !word.is_empty()

@@ -210,6 +210,37 @@ pub(super) fn keep_start(
     }
 }
 
+/// Keeps a job enabled that has no slots left: it is listed as disabled then, here and at the old Chronos, although nobody
+/// has disabled it.
+pub(super) fn keep_enabled(
+    taken: &mut Map<String, Value>,
+    present: &Map<String, Value>,
+    zones: &Zones,
+    now: Timestamp,
+) {
+    let is_disabled = |map: &Map<String, Value>| map.get("disabled") == Some(&json!(true));
+    let is_over = |map: &Map<String, Value>| {
+        schedule(map, zones, now).is_some_and(|schedule| schedule.first_after(now).is_none())
+    };
+    let same_slots =
+        ["schedule", "scheduleTimeZone"].into_iter().all(|key| taken.get(key) == present.get(key));
+    if is_disabled(taken) && !is_disabled(present) && same_slots && is_over(taken) {
+        taken.shift_remove("disabled");
+    }
+}
+
+/// Whether a definition that was taken says what the one here says, in whichever order and with whichever defaults.
+pub(super) fn says_the_same(
+    taken: &Map<String, Value>,
+    present: &Map<String, Value>,
+    zones: &Zones,
+    now: Timestamp,
+) -> bool {
+    // The letters of some zones mean another one in the dialect of Chronos.
+    let same_zone = taken.get("scheduleTimeZone") == present.get("scheduleTimeZone");
+    same_zone && take(present.clone(), zones, now).is_ok_and(|present| present.definition == *taken)
+}
+
 /// `R5`, start and period of a repeating interval.
 fn parts(schedule: &str) -> Option<(&str, &str, &str)> {
     let (repeats, rest) = schedule.split_once('/')?;

@@ -74,6 +74,8 @@ struct Ready {
     name: String,
     parents: Vec<String>,
     definition: Value,
+    /// Whether the server has it so already.
+    same: bool,
 }
 
 /// An import on its way.
@@ -130,6 +132,7 @@ impl Plan {
         plan.refuse_twins();
         plan.refuse_cycles();
         plan.refuse_orphans(present);
+        plan.leave_the_same();
         plan
     }
 
@@ -173,8 +176,10 @@ impl Plan {
         };
         row.notes.extend(notes);
         self.roots += usize::from(root);
-        let same_slots = present.get(&name).is_some_and(|present| {
+        let there = present.get(&name);
+        let same_slots = there.is_some_and(|present| {
             definition::keep_start(&mut definition, present, zones, now);
+            definition::keep_enabled(&mut definition, present, zones, now);
             ["schedule", "scheduleTimeZone"].into_iter().all(|key| definition.get(key) == present.get(key))
         });
         // A schedule that was there before goes on where it is; another one begins, also for a job that was there.
@@ -191,7 +196,8 @@ impl Plan {
         }
         let parents = definition.get("parents").and_then(Value::as_array);
         let parents = parents.into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect();
-        self.ready.push(Ready { row: place, name, parents, definition: definition.into() });
+        let same = there.is_some_and(|there| definition::says_the_same(&definition, there, zones, now));
+        self.ready.push(Ready { row: place, name, parents, definition: definition.into(), same });
     }
 
     /// Two files with one name: the first counts.
@@ -261,6 +267,18 @@ impl Plan {
             }
             self.ready.retain(|job| !orphans.contains_key(&job.name));
         }
+    }
+
+    /// Jobs of which no field differs are not sent: to the server another text would be another version, although it
+    /// could not say what has changed.
+    fn leave_the_same(&mut self) {
+        let rows = &mut self.rows;
+        self.ready.retain(|job| {
+            if job.same {
+                rows[job.row].fate = Fate::Unchanged;
+            }
+            !job.same
+        });
     }
 
     /// Asks the server, in sets of whole chains, which it takes or refuses at once.
@@ -339,8 +357,12 @@ impl Plan {
         // The old Chronos itself has written the offset, and ignored it.
         let known = Lint::OffsetIgnored.to_string();
         let warnings = applied["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let warnings = warnings.filter(|warning| *warning != known);
-        row.notes.extend(warnings.map(Into::into));
+        for warning in warnings.filter(|warning| *warning != known) {
+            // Some of it was seen when the definition was read.
+            if !row.notes.iter().any(|note| note == warning) {
+                row.notes.push(warning.into());
+            }
+        }
         match (self.at_once.get(&job.name), row.fate) {
             (Some(slot), Fate::Created) => {
                 row.notes.push(format!("its slot of {slot:.0} is past and due at once"));
@@ -539,6 +561,65 @@ mod tests {
         check(&here("R/2020-01-01T00:00:00Z/PT2H"), daily, Starts::AsWritten, daily, 1);
         check(&here(daily), daily, Starts::Advanced, daily, 0);
         check(&here(daily), "R/2030-06-14T00:00:00Z/P1D", Starts::Advanced, daily, 0);
+    }
+
+    /// The server keeps what its author said, and the zone in the letters it came in; an old Chronos, and a file of
+    /// chronos-sync, has neither.
+    #[test]
+    fn a_job_of_which_no_field_differs_is_not_replaced() {
+        let now = "2030-06-15T12:00:00Z".parse().expect("an instant");
+        let check = |here: Value, written: Value, same: bool| {
+            let here = BTreeMap::from([("a".to_owned(), here.as_object().cloned().unwrap_or_default())]);
+            let plan = Plan::new(
+                files(std::slice::from_ref(&written)),
+                &here,
+                Starts::Advanced,
+                &Zones::bundled(),
+                now,
+            );
+            assert_eq!(plan.ready.is_empty(), same, "{written}");
+            assert_eq!(plan.rows[0].fate == Fate::Unchanged, same, "{written}");
+        };
+        let with = |more: Value| {
+            let mut job = scheduled("a");
+            let fields = more.as_object().cloned().unwrap_or_default();
+            job.as_object_mut().expect("an object").extend(fields);
+            job
+        };
+        // Defaults that its author wrote, and another order.
+        let said = json!({ "shell": true, "cpus": 0.1, "runAsUser": "root", "retries": 2, "uris": [] });
+        check(with(said), with(json!({ "description": "" })), true);
+        let fetch =
+            |text: &str| with(json!({ "fetch": [serde_json::from_str::<Value>(text).expect("JSON")] }));
+        let short = r#"{ "uri": "u", "cache": true, "executable": false, "extract": true }"#;
+        check(
+            fetch(short),
+            fetch(r#"{ "extract": true, "uri": "u", "executable": false, "cache": true }"#),
+            true,
+        );
+        check(fetch(short), fetch(r#"{ "uri": "u", "cache": false }"#), false);
+        // What is read as a zone is compared, not the letters.
+        let zone = |zone: &str| with(json!({ "scheduleTimeZone": zone }));
+        check(zone("America/New_York"), zone("EDT"), true);
+        check(zone("EST"), zone("EST"), false);
+        check(with(json!({ "command": "false" })), scheduled("a"), false);
+        // A job without slots is listed as disabled.
+        let once = |disabled: bool| json!({ "name": "a", "schedule": "R1/2030-06-14T00:00:00.000Z/PT24H", "disabled": disabled });
+        check(once(false), once(true), true);
+        check(once(true), once(false), false);
+        check(with(json!({ "disabled": false })), with(json!({ "disabled": true })), false);
+    }
+
+    #[test]
+    fn what_reader_and_server_say_is_told_once() {
+        let mut job = scheduled("a");
+        job["owner"] = json!("nobody");
+        let mut plan = plan(&[job]);
+        let set = std::mem::take(&mut plan.ready);
+        let notes = plan.rows[0].notes.clone();
+        assert!(!notes.is_empty());
+        plan.taken(&set[0], json!({ "result": "created", "warnings": notes }));
+        assert_eq!(plan.rows[0].notes, notes);
     }
 
     #[test]

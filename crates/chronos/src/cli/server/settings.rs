@@ -9,7 +9,7 @@ use scheduler::schedule::Zones;
 use super::ServerArgs;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::table::Table;
-use crate::config::{Config, ConfigError, ConfigFile, LogFormat, Manner, Source, Tzdata};
+use crate::config::{Config, ConfigError, ConfigFile, LogFormat, Manner, Source, Tzdata, old, variable};
 use crate::notify::settings::Secret;
 use crate::tls::identity::Identity;
 use crate::zoneinfo;
@@ -48,8 +48,11 @@ pub(super) fn config(
         };
         old_variables.extend(taken.then_some((name, variable)));
     }
+    if let Some(user) = std::env::var(LOGIN).ok().and_then(task_user) {
+        old_variables.extend(set(&mut settings.user, user).then_some(("user", LOGIN)));
+    }
     let source = |name: &str| match matches.and_then(|matches| matches.value_source(name)) {
-        Some(ValueSource::EnvVariable) => Source::Environment(format!("CHRONOS_{}", name.to_uppercase())),
+        Some(ValueSource::EnvVariable) => Source::Environment(variable(name)),
         None => match old_variables.iter().find(|(known, _)| *known == name) {
             Some((_, variable)) => Source::Environment((*variable).into()),
             None => Source::Flag,
@@ -59,6 +62,14 @@ pub(super) fn config(
     let file = args.config.clone().map(|path| ConfigFile::read(&path).map(|file| (path, file))).transpose();
     let file = file.map_err(refused)?;
     Config::new(settings, source, file, manner).map_err(refused)
+}
+
+/// The variable of the command line's login, which was that of `--user` too.
+const LOGIN: &str = "CHRONOS_USER";
+
+/// The user for tasks that this variable names; with a password it is a login, and no user of a machine has a `:`.
+fn task_user(value: String) -> Option<String> {
+    Some(value).filter(|value| !value.is_empty() && !value.contains(':'))
 }
 
 /// Sets what nobody has set, and says whether it did.
@@ -102,6 +113,13 @@ pub(super) fn tell_config(config: &Config, zones: &Zones) -> std::io::Result<()>
     table.print()
 }
 
+/// What whoever set this up should know, for the log of the start and for `--check_config`.
+pub(super) fn notices(config: &Config, matches: Option<&clap::ArgMatches>) -> Vec<String> {
+    let mut notices = matches.map(old::notices).unwrap_or_default();
+    notices.extend(config.notices());
+    notices
+}
+
 pub(super) fn start_log(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::new(&config.log_level);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -111,5 +129,17 @@ pub(super) fn start_log(config: &Config) {
             log.with_ansi(colours).init();
         }
         LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_of_the_command_line_is_no_user_of_tasks() {
+        assert_eq!(task_user("ops:secret".into()), None);
+        assert_eq!(task_user(String::new()), None);
+        assert_eq!(task_user("www-data".into()).as_deref(), Some("www-data"));
     }
 }

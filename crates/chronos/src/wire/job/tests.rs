@@ -192,6 +192,15 @@ fn a_container_is_one_by_its_image() {
         taken(r#""container":{"image":"i","type":"docker","network":"host","forcePullImage":"TRUE"}"#);
     assert!(definition.body.contains(r#""forcePullImage":true"#), "{}", definition.body);
     assert_eq!(warnings, Vec::<String>::new());
+    for other in [r#""yes""#, r#""""#, "1", "[true]", r#""nope""#] {
+        let (definition, warnings) =
+            taken(&format!(r#""container":{{"image":"i","forcePullImage":{other}}}"#));
+        assert!(definition.body.contains(r#""forcePullImage":false"#), "{}", definition.body);
+        assert!(
+            warnings[0].starts_with("`container.forcePullImage`: ") && warnings.len() == 1,
+            "{warnings:?}"
+        );
+    }
     refused(
         r#""container":{"image":"i","forcePullImage":"TRUE"}"#,
         "container.forcePullImage",
@@ -283,6 +292,18 @@ fn zones_of_java_mean_what_their_users_meant() {
         assert!(matches!(&definition.plan, PlanText::Schedule { zone: found, .. } if &**found == zone));
         assert_eq!(warnings, Vec::<String>::new(), "{zone}");
     }
+}
+
+/// Else every job that is exported and applied would have another version, in which nothing has changed.
+#[test]
+fn what_was_filled_in_is_the_same_text_when_it_is_read_again() {
+    let document = r#"{"name":"a","command":"x","schedule":"R/2030-01-01T00:00:00Z/P1D","fetch":[{"uri":"u","cache":true}],
+        "container":{"image":"i","network":"user","networkName":"n","volumes":[{"containerPath":"/c","mode":"RO"}],
+        "networkInfos":[{"name":"n","portMappings":[{"hostPort":1,"containerPort":2}]}]}}"#;
+    let first = reading(document).expect("valid").definition;
+    let again = Value::Object(as_written(&job(&first), |_| None));
+    let again = read_value(&again, Door::Any, &Zones::bundled(), now()).expect("valid").definition;
+    assert_eq!(again.body, first.body);
 }
 
 #[test]

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::formats::Fetch;
 
+pub use user::refusal as user_refusal;
 pub(super) use user::{Choice, LOGIN, choose};
 
 /// What the first stage is told. Never written to disk: variables may be secret, and URIs may bear passwords.

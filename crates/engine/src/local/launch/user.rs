@@ -41,6 +41,19 @@ pub(crate) fn choose(wanted: &str) -> Result<Choice, String> {
     ))
 }
 
+/// Why a task that wants to be this user fails on this machine, if it does.
+pub fn refusal(wanted: &str) -> Option<String> {
+    match choose(wanted) {
+        Ok(Choice::Stay) => None,
+        Ok(Choice::Become(name)) => match User::from_name(&name) {
+            Ok(None) => Some(format!("there is no user `{name}` on this machine")),
+            // Who cannot be looked up now may be there when it matters.
+            Ok(Some(_)) | Err(_) => None,
+        },
+        Err(why) => Some(why),
+    }
+}
+
 /// Gives the working directory to the user and becomes it, with its groups. Returns the variables of a login.
 pub(super) fn become_user(name: &str) -> Result<Vec<(&'static str, std::ffi::OsString)>, String> {
     let failed = |what: &str, error: nix::Error| format!("it cannot run as user `{name}`: {what}: {error}");
@@ -69,6 +82,12 @@ mod tests {
     fn the_user_that_every_exported_job_has_means_none() {
         assert_eq!(choose(""), Ok(Choice::Stay));
         assert_eq!(choose("root"), Ok(Choice::Stay));
+    }
+
+    #[test]
+    fn a_user_that_is_not_there_is_told_before() {
+        assert_eq!(refusal("root"), None);
+        assert!(refusal("nobody-at-all").is_some_and(|why| why.contains("`nobody-at-all`")));
     }
 
     #[test]
