@@ -361,6 +361,7 @@ fn verdict(args: &CrontabArgs, rows: &[Row]) -> Result<(), Failure> {
 fn next_step(args: &CrontabArgs, jobs: usize) -> String {
     match (&args.output_dir, args.apply && !args.dry_run) {
         _ if jobs == 0 => String::new(),
+        _ if args.apply && args.dry_run => "nothing was changed\n".into(),
         (_, true) => {
             "next: look at `chronos next`, then comment the lines that are jobs out of the crontab\n".into()
         }
