@@ -69,7 +69,7 @@ fn contended(name: &JobName) -> ApiError {
 /// Whether anything is done.
 #[derive(Clone, Copy, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
-#[into_params(rename_all = "camelCase")]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub(super) struct Trial {
     /// `true`: only tell what would change.
     #[serde(default)]

@@ -649,6 +649,22 @@ async fn mark_success_lets_the_children_go_on() {
     assert_eq!((&job["errorCount"], &job["schedule"]), (&json!(1), &json!(FAR)));
 }
 
+/// A parameter whose place nobody says counts as one of the path, and would be refused in the query.
+#[test]
+fn the_document_says_where_each_parameter_stands() {
+    let document = serde_json::to_value(openapi()).expect("JSON");
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        let operations = operations.as_object().into_iter().flat_map(|operations| operations.values());
+        for parameter in
+            operations.flat_map(|operation| operation["parameters"].as_array().into_iter().flatten())
+        {
+            let name = parameter["name"].as_str().expect("a name");
+            let of_path = path.contains(&format!("{{{name}}}"));
+            assert_eq!(parameter["in"] == "path", of_path, "{path}: {name}");
+        }
+    }
+}
+
 /// `UPDATE_GOLDEN=1` rewrites it.
 #[test]
 fn the_document_is_the_one_that_is_checked_in() {

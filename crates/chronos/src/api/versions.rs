@@ -96,6 +96,7 @@ pub(super) struct Versions {
 
 /// Which creation of a job.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Creation {
     /// Its uid, as `former` of the list has it; the present one, else the last one, if absent.
     uid: Option<String>,

@@ -89,7 +89,7 @@ async fn no_condition_is_left_aside() {
     let (stale, fresh) = ([("if-match", first.as_str())], [("if-match", second.as_str())]);
     let held = [
         (Method::POST, "/v1/jobs/a/pause", json!({})),
-        (Method::POST, "/v1/jobs/a/resume", Value::Null),
+        (Method::POST, "/v1/jobs/a/resume", json!({})),
         (Method::PUT, "/v1/scheduler/job/a", Value::Null),
         (Method::PUT, "/scheduler/job/success/a", Value::Null),
         (Method::DELETE, "/v1/scheduler/task/kill/a", Value::Null),
@@ -373,11 +373,11 @@ async fn a_dry_run_changes_nothing_and_tells_what_would_be_done() {
         ),
         (
             by(Method::POST, "/v1/jobs/a/rollback?dryRun=true", json!({"version": 1})).await,
-            json!(["command", "parents", "schedule"]),
+            json!(["command", "parents", "schedule", "scheduleTimeZone"]),
         ),
         (
             by(Method::POST, "/v1/jobs/a/rollback", json!({"version": 1, "dryRun": true})).await,
-            json!(["command", "parents", "schedule"]),
+            json!(["command", "parents", "schedule", "scheduleTimeZone"]),
         ),
     ]
     .into_iter()

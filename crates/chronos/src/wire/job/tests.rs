@@ -309,7 +309,8 @@ fn what_was_filled_in_is_the_same_text_when_it_is_read_again() {
 #[test]
 fn a_zone_that_chronos_read_otherwise_is_pointed_out() {
     let warnings = |zone: &str| {
-        let document = format!(r#"{{"name":"a","schedule":"0 3 * * *","scheduleTimeZone":"{zone}"}}"#);
+        let document =
+            format!(r#"{{"name":"a","command":"true","schedule":"0 3 * * *","scheduleTimeZone":"{zone}"}}"#);
         reading(&document).expect("valid").warnings
     };
     assert!(warnings("EST")[0].contains("America/New_York"));
