@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, SyncSender};
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
@@ -154,8 +154,8 @@ pub(super) struct Core {
     buffer: Rc<RefCell<Vec<u8>>>,
     tasks_max: usize,
     notes: Vec<String>,
-    /// Removes folders, one after the other, in a thread of its own.
-    trash: Sender<PathBuf>,
+    /// Tells a thread of its own that there is something in the trash. A word that waits already says so for all.
+    trash: SyncSender<()>,
 }
 
 /// What the core is made of.
@@ -170,7 +170,7 @@ pub(super) struct Parts {
     pub(super) to_self: UnboundedSender<Message>,
     pub(super) descriptors: u64,
     pub(super) notes: Vec<String>,
-    pub(super) trash: Sender<PathBuf>,
+    pub(super) trash: SyncSender<()>,
 }
 
 impl Core {

@@ -190,7 +190,7 @@ impl Core {
             Ok(()) => {}
         }
         self.write(Record::Forgotten(id.to_string()), None);
-        let _ = self.trash.send(trash);
+        let _ = self.trash.try_send(());
         Ok(Answer::Done)
     }
 
