@@ -566,3 +566,22 @@ async fn rate() {
         println!("{in_flight} at once: bare {bare:.0}/s, engine {ours:.0}/s ({:.0} %)", 100.0 * ours / bare);
     }
 }
+
+#[tokio::test]
+async fn a_task_that_cannot_be_read_keeps_no_other_from_being_known() {
+    let lab = LocalLab::new();
+    let engine = lab.first_term().await;
+    for id in ["bad-0", "good-0"] {
+        engine.launch(Epoch(1), order(id, "true")).await.expect("launched");
+    }
+    ends_of(&engine, &["bad-0", "good-0"]).await;
+    engine.acknowledge(&[task("bad-0"), task("good-0")]).await.expect("acknowledged");
+    let fans = std::fs::read_dir(lab.dir.join("tasks")).expect("there").flatten();
+    let mut ends = fans.map(|fan| fan.path().join("bad-0/end"));
+    std::fs::write(ends.find(|end| end.exists()).expect("it has ended"), "{").expect("damaged");
+    let known = engine.reconcile(Epoch(1), &["bad-0", "good-0", "none-0"].map(task)).await;
+    assert_eq!(known, Ok(vec![Known::Unknown, Known::Ended(AttemptEnd::Succeeded), Known::NeverBegan]));
+    assert!(matches!(engine.launch(Epoch(1), order("bad-0", "true")).await, Err(EngineError::Unknown(_))));
+    let log = std::fs::read_to_string(lab.dir.join("supervisor.log")).expect("there is one");
+    assert!(log.contains("the folder of task bad-0 cannot be read: "), "{log}");
+}

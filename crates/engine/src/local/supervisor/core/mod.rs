@@ -148,6 +148,8 @@ pub(super) struct Core {
     rewriting: bool,
     disk_full: Option<String>,
     told_health: Option<String>,
+    /// Tasks whose folder could not be read when they were last asked for, as the log was told.
+    unreadable: HashSet<String>,
     spawner: Sender<SpawnOrder>,
     sweeper: Sender<SweepOrder>,
     to_self: UnboundedSender<Message>,
@@ -200,6 +202,7 @@ impl Core {
             rewriting: false,
             disk_full: None,
             told_health: None,
+            unreadable: HashSet::new(),
             lease: None,
             isolation_told: false,
             spawner: parts.spawner,
