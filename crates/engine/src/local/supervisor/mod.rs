@@ -403,7 +403,8 @@ fn start_spawners(spawner: Spawner, orders: mpsc::Receiver<SpawnOrder>, to_core:
                 let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 let Ok(order) = order else { return };
                 let outcome = spawner.spawn(&order);
-                if to_core.send(Message::Spawned(order.task, outcome)).is_err() {
+                let SpawnOrder { number, task, .. } = order;
+                if to_core.send(Message::Spawned { task, order: number, outcome }).is_err() {
                     return;
                 }
             }

@@ -6,6 +6,7 @@
 mod life;
 mod records;
 mod requests;
+mod unclaimed;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -23,6 +24,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::unclaimed::Unclaimed;
 use super::cgroup::TaskCgroup;
 use super::journal::{Order, Report, SpawnRecord, Waiting};
 use super::output::Capture;
@@ -60,8 +62,8 @@ pub(super) enum Message {
     Called { connection: u64, call: u64, request: Request },
     /// The journal did as told, or did not.
     Journal(Report),
-    /// A process was started, or not.
-    Spawned(TaskId, Result<Spawned, NotSpawned>),
+    /// A process was started by the order of this number, or not.
+    Spawned { task: TaskId, order: u64, outcome: Result<Spawned, NotSpawned> },
     /// A look at the processes of tasks that are being ended: begun after this many orders, and who was alive.
     Swept { tasks: Vec<(TaskId, usize)>, number: u64 },
     /// Output could not be kept.
@@ -131,9 +133,7 @@ pub(super) struct Core {
     connections: HashMap<u64, UnboundedSender<Outgoing>>,
     /// Started and not over; what keeps the supervisor from ending.
     active: usize,
-    /// Exits of children that no spawn has claimed yet.
-    early: HashMap<i32, WaitStatus>,
-    spawning: usize,
+    unclaimed: Unclaimed<WaitStatus>,
     stopping: BTreeSet<TaskId>,
     sweeps: u64,
     sweep_out: bool,
@@ -189,8 +189,7 @@ impl Core {
             by_pid: HashMap::new(),
             connections: HashMap::new(),
             active: 0,
-            early: HashMap::new(),
-            spawning: 0,
+            unclaimed: Unclaimed::new(),
             stopping: BTreeSet::new(),
             sweeps: 0,
             sweep_out: false,
@@ -241,7 +240,10 @@ impl Core {
             Message::Called { connection, call, request } => self.called(Asked { connection, call }, request),
             Message::Journal(Report::Durable { waiting, grown }) => self.durable(waiting, grown),
             Message::Journal(Report::Failed { waiting, reason }) => self.not_durable(waiting, reason),
-            Message::Spawned(task, outcome) => self.spawned(task, outcome),
+            Message::Spawned { task, order, outcome } => {
+                self.unclaimed.told(order);
+                self.spawned(task, outcome);
+            }
             Message::Swept { tasks, number } => self.swept(&tasks, number),
             Message::DiskFull(error) => {
                 let reason = format!("output of local tasks cannot be kept: {error}");
@@ -270,11 +272,8 @@ impl Core {
             let pid = pid.as_raw_nonzero().get();
             match self.by_pid.remove(&pid) {
                 Some(task) => self.exited(&task, status),
-                None if self.spawning > 0 => {
-                    self.early.insert(pid, status);
-                }
-                // An orphan that a task left to us.
-                None => {}
+                // Not told of yet, or an orphan that a task left to us.
+                None => self.unclaimed.put(pid, status, since_boot()),
             }
         }
     }
@@ -290,6 +289,7 @@ impl Core {
     /// What is to be done every [`TICK`].
     pub(super) fn slow_tick(&mut self) {
         self.look_at_lease();
+        self.unclaimed.expire();
         if self.journal_broken.is_some() {
             self.rewrite();
         }
