@@ -585,3 +585,33 @@ async fn a_task_that_cannot_be_read_keeps_no_other_from_being_known() {
     let log = std::fs::read_to_string(lab.dir.join("supervisor.log")).expect("there is one");
     assert!(log.contains("the folder of task bad-0 cannot be read: "), "{log}");
 }
+
+/// As few open files as allow twelve tasks, of which the last is for who was on the way.
+#[tokio::test]
+async fn who_is_full_says_so_until_there_is_room() {
+    let lab = LocalLab::new();
+    let mut options = lab.options();
+    options.supervisor_args[1] = r#"ulimit -n 148; exec "$0" "$@""#.into();
+    let engine = LocalEngine::open(options);
+    until("the engine is ready", || engine.readiness() == Readiness::Ready).await;
+    engine.begin_term(Epoch(1)).await.expect("the first term begins");
+    let sleep = |n: u32| order(&format!("sleep-{n}"), "exec sleep 1000");
+    for n in 0..11 {
+        assert_eq!(engine.launch(Epoch(1), sleep(n)).await, Ok(Known::Running));
+    }
+    let full =
+        |readiness| matches!(readiness, Readiness::NotReady { reason } if reason.contains("LimitNOFILE"));
+    until("it says that it is full", || full(engine.readiness())).await;
+    assert_eq!(engine.launch(Epoch(1), sleep(11)).await, Ok(Known::Running), "it was on its way");
+    let refused = engine.launch(Epoch(1), sleep(12)).await;
+    assert!(
+        matches!(&refused, Err(EngineError::Refused(why)) if why.contains("11 local tasks")),
+        "{refused:?}"
+    );
+    for n in [3, 4] {
+        let soon = since_boot() + PATIENCE;
+        engine.kill(Epoch(1), &task(&format!("sleep-{n}")), Duration::ZERO, soon).await.expect("taken");
+    }
+    until("there is room again", || engine.readiness() == Readiness::Ready).await;
+    assert_eq!(engine.launch(Epoch(1), sleep(12)).await, Ok(Known::Running));
+}

@@ -6,6 +6,7 @@
 mod life;
 mod records;
 mod requests;
+mod room;
 mod unclaimed;
 
 use std::cell::RefCell;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::room::Room;
 use self::unclaimed::Unclaimed;
 use super::cgroup::TaskCgroup;
 use super::journal::{Order, Report, SpawnRecord, Waiting};
@@ -38,8 +40,6 @@ use crate::since_boot;
 const STOPPING_TICK: Duration = Duration::from_millis(10);
 /// How often the rest is: a broken journal, a full disk, strays.
 const TICK: Duration = Duration::from_secs(1);
-/// Descriptors that a task needs here: two pipes, two files, the socket of its first stage, two in passing.
-const DESCRIPTORS_PER_TASK: u64 = 7;
 
 /// Why nothing runs on a node that is cut off.
 const ISOLATED: &str =
@@ -147,6 +147,8 @@ pub(super) struct Core {
     isolation_told: bool,
     rewriting: bool,
     disk_full: Option<String>,
+    /// What the log was told last of what is wrong.
+    logged: Option<String>,
     told_health: Option<String>,
     /// Tasks whose folder could not be read when they were last asked for, as the log was told.
     unreadable: HashSet<String>,
@@ -154,7 +156,7 @@ pub(super) struct Core {
     sweeper: Sender<SweepOrder>,
     to_self: UnboundedSender<Message>,
     buffer: Rc<RefCell<Vec<u8>>>,
-    tasks_max: usize,
+    room: Room,
     notes: Vec<String>,
     /// Tells a thread of its own that there is something in the trash. A word that waits already says so for all.
     trash: SyncSender<()>,
@@ -200,6 +202,7 @@ impl Core {
             journal_broken: None,
             rewriting: false,
             disk_full: None,
+            logged: None,
             told_health: None,
             unreadable: HashSet::new(),
             lease: None,
@@ -208,8 +211,7 @@ impl Core {
             sweeper: parts.sweeper,
             to_self: parts.to_self,
             buffer: Rc::new(RefCell::new(vec![0; 64 * 1024])),
-            tasks_max: usize::try_from(parts.descriptors.saturating_sub(64) / DESCRIPTORS_PER_TASK)
-                .unwrap_or(1),
+            room: Room::new(parts.descriptors),
             notes: parts.notes,
             trash: parts.trash,
         }
@@ -258,9 +260,15 @@ impl Core {
             let (records, waiting) = (std::mem::take(&mut self.records), std::mem::take(&mut self.waiting));
             let _ = self.journal.send(Order::Append { records, waiting });
         }
-        let health = self.journal_broken.clone().or_else(|| self.disk_full.clone());
+        let wrong = self.journal_broken.clone().or_else(|| self.disk_full.clone());
+        if wrong != self.logged {
+            log(wrong.as_deref().unwrap_or("all is well again"));
+            self.logged.clone_from(&wrong);
+        }
+        // Being full is nothing wrong, and may come and go many times a minute.
+        let full = self.room.look(self.active);
+        let health = wrong.or(full);
         if health != self.told_health {
-            log(health.as_deref().unwrap_or("all is well again"));
             self.told_health.clone_from(&health);
             self.broadcast(&FromSupervisor::Health { reason: health, notes: self.notes.clone() });
         }

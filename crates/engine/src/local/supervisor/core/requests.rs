@@ -111,11 +111,8 @@ impl Core {
         if let Some(reason) = &self.journal_broken {
             return Err(Answer::Refused(reason.clone()));
         }
-        if self.active >= self.tasks_max {
-            return Err(Answer::Refused(format!(
-                "{} tasks run, and the limit of open files (ulimit -n) allows no more",
-                self.active
-            )));
+        if !self.room.admits(self.active) {
+            return Err(Answer::Refused(self.room.reason()));
         }
         let output_max = spec.output_max;
         self.write(Record::Begin { task: id.to_string(), output_max }, Some(Waiting::Begin(id.clone())));
