@@ -13,9 +13,12 @@ use scheduler::run::AttemptEnd;
 use tokio::sync::Notify;
 
 use crate::{
-    EVENTS_MAX, Engine, EngineError, Known, Launch, OUTPUT_PIECE_MAX, Output, Readiness, Stream, TaskEvent,
-    since_boot,
+    EVENTS_MAX, Engine, EngineError, Forgotten, Keep, Known, Launch, OUTPUT_PIECE_MAX, Output, Readiness,
+    Stream, TaskEvent, since_boot,
 };
+
+/// Most old tasks that one call forgets.
+const FORGET_MAX: u64 = 10;
 
 /// What the machine does with one order to launch, after epoch, age and id were found good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,7 @@ struct Machine {
     too_late: Vec<TaskId>,
     incarnation: u64,
     not_ready: Option<String>,
+    old: u64,
     handles: Vec<std::sync::Weak<Mailbox>>,
 }
 
@@ -174,6 +178,16 @@ impl FakeMachine {
             Readiness::Ready => None,
             Readiness::NotReady { reason } => Some(reason),
         };
+    }
+
+    /// Keeps so many old tasks; one call forgets ten of them.
+    pub fn set_old(&self, tasks: u64) {
+        self.lock().old = tasks;
+    }
+
+    /// How many of them are left.
+    pub fn old(&self) -> u64 {
+        self.lock().old
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
@@ -390,6 +404,13 @@ impl Engine for FakeEngine {
             None => Readiness::Ready,
             Some(reason) => Readiness::NotReady { reason },
         }
+    }
+
+    async fn forget_old(&self, _: Keep) -> Result<Forgotten, EngineError> {
+        let mut machine = self.machine.lock();
+        let tasks = machine.old.min(FORGET_MAX);
+        machine.old -= tasks;
+        Ok(Forgotten { tasks, bytes: tasks, more: machine.old > 0 })
     }
 
     fn incarnation(&self) -> u64 {

@@ -8,6 +8,8 @@
 pub mod addresses;
 #[cfg(any(feature = "local", feature = "docker"))]
 mod capped;
+#[cfg(any(feature = "local", feature = "docker"))]
+mod census;
 mod clock;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -224,6 +226,8 @@ pub struct Forgotten {
     pub tasks: u64,
     /// About so many bytes.
     pub bytes: u64,
+    /// Whether this was the bound of one call, and the next one finds more.
+    pub more: bool,
 }
 
 /// Whether an engine can start tasks, and if not, why. Shown by `/ready` and `why`.
@@ -384,8 +388,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Whether tasks can be started now.
     fn readiness(&self) -> Readiness;
 
-    /// Removes what is kept of old tasks, a bounded part of it at once. An id of which nothing is kept is unknown.
-    /// Engines that keep nothing remove nothing.
+    /// Removes what is kept of old tasks, a bounded part of it at once: who gets [`Forgotten::more`] calls again. An id of
+    /// which nothing is kept is unknown. Engines that keep nothing remove nothing. Takes a fixed amount of memory, however
+    /// much is kept. Cancel-safe.
     /// # Errors
     /// [`EngineError::Unknown`]: try again later.
     async fn forget_old(&self, _keep: Keep) -> Result<Forgotten, EngineError> {

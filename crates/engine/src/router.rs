@@ -195,7 +195,11 @@ impl Engine for Router {
     async fn forget_old(&self, keep: Keep) -> Result<Forgotten, EngineError> {
         let (containers, local) = tokio::join!(self.containers.forget_old(keep), self.local.forget_old(keep));
         let (containers, local) = (containers?, local?);
-        Ok(Forgotten { tasks: containers.tasks + local.tasks, bytes: containers.bytes + local.bytes })
+        Ok(Forgotten {
+            tasks: containers.tasks + local.tasks,
+            bytes: containers.bytes + local.bytes,
+            more: containers.more || local.more,
+        })
     }
 
     /// A change of either is one of the whole.

@@ -31,9 +31,10 @@ fn fan_of(task: &TaskId) -> u32 {
     (hash ^ (hash >> 16)) % FAN
 }
 
-/// What the folder takes on the disk. Links are not followed: they are the task's own.
+/// What the folder takes on the disk, itself included. Links are not followed: they are the task's own.
 pub(crate) fn bytes_below(folder: PathBuf) -> u64 {
-    let (mut bytes, mut files, mut folders) = (0, 0, vec![folder]);
+    let own = fs::symlink_metadata(&folder).map_or(0, |metadata| metadata.blocks() * 512);
+    let (mut bytes, mut files, mut folders) = (own, 0, vec![folder]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             files += 1;

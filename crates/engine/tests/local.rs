@@ -566,3 +566,52 @@ async fn rate() {
         println!("{in_flight} at once: bare {bare:.0}/s, engine {ours:.0}/s ({:.0} %)", 100.0 * ours / bare);
     }
 }
+
+#[tokio::test]
+async fn a_task_that_cannot_be_read_keeps_no_other_from_being_known() {
+    let lab = LocalLab::new();
+    let engine = lab.first_term().await;
+    for id in ["bad-0", "good-0"] {
+        engine.launch(Epoch(1), order(id, "true")).await.expect("launched");
+    }
+    ends_of(&engine, &["bad-0", "good-0"]).await;
+    engine.acknowledge(&[task("bad-0"), task("good-0")]).await.expect("acknowledged");
+    let fans = std::fs::read_dir(lab.dir.join("tasks")).expect("there").flatten();
+    let mut ends = fans.map(|fan| fan.path().join("bad-0/end"));
+    std::fs::write(ends.find(|end| end.exists()).expect("it has ended"), "{").expect("damaged");
+    let known = engine.reconcile(Epoch(1), &["bad-0", "good-0", "none-0"].map(task)).await;
+    assert_eq!(known, Ok(vec![Known::Unknown, Known::Ended(AttemptEnd::Succeeded), Known::NeverBegan]));
+    assert!(matches!(engine.launch(Epoch(1), order("bad-0", "true")).await, Err(EngineError::Unknown(_))));
+    let log = std::fs::read_to_string(lab.dir.join("supervisor.log")).expect("there is one");
+    assert!(log.contains("the folder of task bad-0 cannot be read: "), "{log}");
+}
+
+/// As few open files as allow twelve tasks, of which the last is for who was on the way.
+#[tokio::test]
+async fn who_is_full_says_so_until_there_is_room() {
+    let lab = LocalLab::new();
+    let mut options = lab.options();
+    options.supervisor_args[1] = r#"ulimit -n 148; exec "$0" "$@""#.into();
+    let engine = LocalEngine::open(options);
+    until("the engine is ready", || engine.readiness() == Readiness::Ready).await;
+    engine.begin_term(Epoch(1)).await.expect("the first term begins");
+    let sleep = |n: u32| order(&format!("sleep-{n}"), "exec sleep 1000");
+    for n in 0..11 {
+        assert_eq!(engine.launch(Epoch(1), sleep(n)).await, Ok(Known::Running));
+    }
+    let full =
+        |readiness| matches!(readiness, Readiness::NotReady { reason } if reason.contains("LimitNOFILE"));
+    until("it says that it is full", || full(engine.readiness())).await;
+    assert_eq!(engine.launch(Epoch(1), sleep(11)).await, Ok(Known::Running), "it was on its way");
+    let refused = engine.launch(Epoch(1), sleep(12)).await;
+    assert!(
+        matches!(&refused, Err(EngineError::Refused(why)) if why.contains("11 local tasks")),
+        "{refused:?}"
+    );
+    for n in [3, 4] {
+        let soon = since_boot() + PATIENCE;
+        engine.kill(Epoch(1), &task(&format!("sleep-{n}")), Duration::ZERO, soon).await.expect("taken");
+    }
+    until("there is room again", || engine.readiness() == Readiness::Ready).await;
+    assert_eq!(engine.launch(Epoch(1), sleep(12)).await, Ok(Known::Running));
+}

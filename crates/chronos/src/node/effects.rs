@@ -197,14 +197,10 @@ impl Effects {
                     spec: Arc::new(task_spec(&job, &run, live.attempt)),
                     not_after: decided + ORDER_VALID,
                 };
+                // What the job's jitter asks for is no lag.
+                let lag = Timestamp::now().duration_since(job.rules.starts_at(&run));
+                let lag = (live.attempt == 0).then(|| Duration::try_from(lag).unwrap_or_default());
                 if self.engine.readiness_of(&launch.spec) == Readiness::Ready {
-                    if live.attempt == 0 {
-                        // What the job's jitter asks for is no lag.
-                        let starts = job.rules.starts_at(&run);
-                        let lag =
-                            Duration::try_from(Timestamp::now().duration_since(starts)).unwrap_or_default();
-                        histogram!("chronos_launch_lag_seconds").record(lag);
-                    }
                     counter!("chronos_launches_total").increment(1);
                     info!(epoch = self.epoch.0, job = %run.job, run = %run.key, due = %run.due, attempt = live.attempt, task = %live.task, "launched task");
                 } else {
@@ -212,7 +208,7 @@ impl Effects {
                     debug!(job = %run.job, run = %run.key, task = %live.task, "launched task, though its engine is not ready");
                 }
                 self.open().launch(&launch.task);
-                self.order_launch(launch);
+                self.order_launch(launch, lag);
             }
             Effect::GoAhead { task, node } => self.order_to_go_ahead(task, node, decided + ORDER_VALID),
             Effect::Kill { task } => self.order_kill(task),
@@ -238,19 +234,24 @@ impl Effects {
         orders.entry(place).or_insert_with(|| Arc::new(Semaphore::new(ORDERS_MAX))).clone()
     }
 
-    fn order_launch(&self, launch: Launch) {
+    fn order_launch(&self, launch: Launch, lag: Option<Duration>) {
         let orders = self.orders_to(&launch.task, Some(&launch.spec));
         let this = self.clone();
         tokio::spawn(async move {
             let Ok(_permit) = orders.acquire().await else { return };
-            this.launch(launch).await;
+            this.launch(launch, lag).await;
         });
     }
 
-    async fn launch(&self, launch: Launch) {
+    /// `lag` is counted once it is certain that no other order for the attempt will follow.
+    async fn launch(&self, launch: Launch, lag: Option<Duration>) {
         let (task, not_after) = (launch.task.clone(), launch.not_after);
         let incarnation = self.engine.incarnation();
-        match self.engine.launch(self.epoch, launch).await {
+        let outcome = self.engine.launch(self.epoch, launch).await;
+        if let (Ok(_), Some(lag)) = (&outcome, lag) {
+            histogram!("chronos_launch_lag_seconds").record(lag);
+        }
+        match outcome {
             Ok(known) => self.report(Report::Launched { task, news: news_of(known), incarnation }),
             Err(EngineError::Unknown(problem)) => {
                 warn!(%task, problem, "the engine did not answer to a launch");
@@ -415,11 +416,13 @@ pub(super) fn news_of(known: Known) -> TaskNews {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use async_trait::async_trait;
-    use engine::fake::FakeMachine;
+    use engine::fake::{Behaviour, FakeMachine};
     use engine::router::Router;
     use engine::{Container, Output, Stream, TaskEvent};
+    use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
     use scheduler::run::{AttemptEnd, Live};
     use store::samples;
 
@@ -497,9 +500,9 @@ mod tests {
         let effects = Effects::new(engine, Epoch(1), Duration::ZERO, reports);
         let container = Container { image: "i".into(), ..Container::default() };
         for i in 0..ORDERS_MAX {
-            effects.order_launch(launch(&format!("boxed-{i}"), Some(container.clone())));
+            effects.order_launch(launch(&format!("boxed-{i}"), Some(container.clone())), None);
         }
-        effects.order_launch(launch("plain-0", None));
+        effects.order_launch(launch("plain-0", None), None);
         assert_eq!(told(&mut told_of, "plain-0").await, TaskNews::Ended(AttemptEnd::Succeeded));
         effects.ask(["boxed-0", "plain-1"].map(|id| TaskId::parse(id).expect("a task id")).to_vec()).await;
         assert_eq!(told(&mut told_of, "plain-1").await, TaskNews::NeverBegan);
@@ -514,7 +517,7 @@ mod tests {
         for i in 0..ORDERS_MAX {
             effects.order_kill(TaskId::parse(&format!("plain-{i}")).expect("a task id"));
         }
-        effects.order_launch(launch("late-0", None));
+        effects.order_launch(launch("late-0", None), None);
         assert_eq!(told(&mut told_of, "late-0").await, TaskNews::NeverBegan);
     }
 
@@ -550,6 +553,56 @@ mod tests {
         let (timely, of_timely) = effect(2);
         effects.release(timely, now);
         assert_eq!(told(&mut told_of, of_timely.as_str()).await, TaskNews::Ended(AttemptEnd::Succeeded));
+    }
+
+    /// Counts what is recorded, of whatever.
+    #[derive(Default)]
+    struct Recorded(AtomicU64);
+
+    impl HistogramFn for Recorded {
+        fn record(&self, _: f64) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    struct Recorder(Arc<Recorded>);
+
+    impl metrics::Recorder for Recorder {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            self.0.clone().into()
+        }
+    }
+
+    /// An engine that is full or away refuses the same attempt again and again.
+    #[tokio::test]
+    async fn the_lag_of_an_attempt_is_counted_once() {
+        let recorded = Arc::new(Recorded::default());
+        let recorder = Recorder(recorded.clone());
+        let _recording = metrics::set_default_local_recorder(&recorder);
+        let (reports, mut told_of) = mpsc::unbounded_channel();
+        let machine = FakeMachine::new();
+        machine.script(|_| Behaviour::Refuse("full".into()));
+        let engine = Arc::new(machine.engine());
+        engine.begin_term(Epoch(1)).await.expect("it begins");
+        let effects = Effects::new(engine, Epoch(1), Duration::ZERO, reports);
+        for news in [TaskNews::NeverBegan, TaskNews::NeverBegan, TaskNews::Running] {
+            if news == TaskNews::Running {
+                machine.script(|_| Behaviour::Run);
+            }
+            let (launch, task) = effect(1);
+            effects.release(launch, engine::since_boot());
+            assert_eq!(told(&mut told_of, task.as_str()).await, news);
+        }
+        assert_eq!(recorded.0.load(Ordering::Relaxed), 1);
     }
 
     fn task() -> TaskId {

@@ -14,6 +14,7 @@ use store::projection::{Projection, ProjectionHandle};
 use store::{Candidate, Retention, Store, StoreError, Term};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
 use crate::notify::Notifier;
@@ -83,6 +84,9 @@ const CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
 const ENDED_WITHIN: Duration = Duration::from_secs(1);
 /// How often old history and old output are removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
+/// Who has just been started has more urgent things to do than to look at every folder: by then it has launched what was
+/// due, if it leads.
+const TIDY_AFTER: Duration = Duration::from_secs(5);
 
 /// Everything one life shares with its terms.
 pub(super) struct Life {
@@ -418,19 +422,59 @@ async fn prune(store: Arc<dyn Store>, retention: Retention) {
 
 /// Removes old output now and then, whoever leads: what a node has of its last term is there for as long as elsewhere.
 async fn tidy(engine: Arc<dyn Engine>, output: Keep) {
-    let mut every = tokio::time::interval(PRUNE_EVERY);
+    let mut every = tokio::time::interval_at(Instant::now() + TIDY_AFTER, PRUNE_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
+        forget_old(&*engine, output).await;
+    }
+}
+
+/// Removes all output that is old, however many calls that takes.
+async fn forget_old(engine: &dyn Engine, output: Keep) {
+    loop {
         match engine.forget_old(output).await {
-            Ok(forgotten) if forgotten.tasks == 0 => {}
             Ok(forgotten) => {
-                info!(tasks = forgotten.tasks, bytes = forgotten.bytes, "removed old output");
+                if forgotten.tasks > 0 {
+                    info!(tasks = forgotten.tasks, bytes = forgotten.bytes, "removed old output");
+                }
+                if !forgotten.more {
+                    return;
+                }
             }
-            // An engine that is away says so itself.
-            Err(problem) if engine.readiness() != Readiness::Ready => {
-                debug!(engine = engine.name(), %problem, "cannot remove old output");
+            Err(problem) => {
+                // An engine that is away says so itself.
+                if engine.readiness() == Readiness::Ready {
+                    warn!(engine = engine.name(), %problem, "cannot remove old output");
+                } else {
+                    debug!(engine = engine.name(), %problem, "cannot remove old output");
+                }
+                return;
             }
-            Err(problem) => warn!(engine = engine.name(), %problem, "cannot remove old output"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::fake::FakeMachine;
+
+    use super::*;
+
+    /// So many tasks may have become old since the last time that one call does not do.
+    #[tokio::test(start_paused = true)]
+    async fn all_that_is_old_is_removed_each_time_and_not_with_the_start() {
+        let machine = FakeMachine::new();
+        machine.set_old(25);
+        let tidying = tokio::spawn(tidy(Arc::new(machine.engine()), Keep::EVERYTHING));
+        let after = async |time| {
+            tokio::time::sleep(time).await;
+            machine.old()
+        };
+        assert_eq!(after(TIDY_AFTER / 2).await, 25);
+        assert_eq!(after(TIDY_AFTER).await, 0);
+        machine.set_old(35);
+        assert_eq!(after(PRUNE_EVERY).await, 0);
+        tidying.abort();
     }
 }

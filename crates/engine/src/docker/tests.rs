@@ -221,6 +221,34 @@ async fn a_container_that_cannot_be_removed_keeps_no_other() {
 }
 
 #[tokio::test]
+async fn what_goes_beyond_one_call_is_removed_by_the_next() {
+    let scripted = Scripted::new(|_| Some((204, String::new())));
+    let mut options = scripted.options();
+    options.container_age_max = Duration::ZERO;
+    let shared = scripted.with(options);
+    for name in ["a", "b", "c"] {
+        let id = task(&format!("{name}-0"));
+        shared.folder.begin(&id, name).expect("noted");
+        shared.folder.put_end(&id, &End::Succeeded).expect("kept");
+        shared.folder.acknowledge(&id).expect("acknowledged");
+        let ended = File::options().write(true).open(shared.folder.task(&id).join("end")).expect("there");
+        ended.set_modified(SystemTime::now() - Duration::from_secs(60)).expect("made older");
+    }
+    let keep = Keep { age_min: Duration::from_secs(3600), age_max: Duration::MAX, bytes_max: u64::MAX };
+    let mut more = Vec::new();
+    for removed in [2, 3] {
+        more.push(retention::forget_up_to(2, &shared, keep).await.expect("done").more);
+        assert_eq!(scripted.asked("DELETE /containers/"), removed, "containers");
+    }
+    let keep = Keep { age_min: Duration::ZERO, age_max: Duration::from_secs(1), ..keep };
+    for left in [1, 0] {
+        more.push(retention::forget_up_to(2, &shared, keep).await.expect("done").more);
+        assert_eq!(shared.folder.tasks().count(), left);
+    }
+    assert_eq!(more, [true, false, true, false]);
+}
+
+#[tokio::test]
 async fn a_log_that_cannot_be_read_is_not_asked_for_again_and_again() {
     let scripted = Scripted::new(|request| match request {
         logs if logs.contains("/logs") => told(501, "the logging driver does not support reading"),

@@ -147,6 +147,8 @@ pub(super) enum What {
     Running,
     Ended(End),
     NeverBegan,
+    /// Its folder cannot be read.
+    Unknown,
 }
 
 /// What to run.
@@ -303,6 +305,7 @@ impl From<What> for Known {
             What::Running => Self::Running,
             What::Ended(end) => Self::Ended(end.into()),
             What::NeverBegan => Self::NeverBegan,
+            What::Unknown => Self::Unknown,
         }
     }
 }

@@ -375,13 +375,18 @@ fn start_journal(writer: Writer, orders: mpsc::Receiver<journal::Order>, to_core
     std::thread::spawn(move || writer.run(&orders, |report| drop(to_core.send(Message::Journal(report)))));
 }
 
-/// Removes what an earlier supervisor left in the trash, then what it is sent.
-fn start_trash() -> mpsc::Sender<PathBuf> {
-    let (trash, folders) = mpsc::channel::<PathBuf>();
+/// Removes what is in the trash, now and whenever it is told of more. What is still to be removed is on the disk alone,
+/// however much it is.
+fn start_trash() -> mpsc::SyncSender<()> {
+    let (trash, more) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
-        let left = fs::read_dir(TRASH).into_iter().flatten().flatten().map(|entry| entry.path());
-        for folder in left.chain(folders) {
-            let _ = fs::remove_dir_all(folder);
+        loop {
+            for folder in fs::read_dir(TRASH).into_iter().flatten().flatten() {
+                let _ = fs::remove_dir_all(folder.path());
+            }
+            if more.recv().is_err() {
+                return;
+            }
         }
     });
     trash
@@ -398,7 +403,8 @@ fn start_spawners(spawner: Spawner, orders: mpsc::Receiver<SpawnOrder>, to_core:
                 let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 let Ok(order) = order else { return };
                 let outcome = spawner.spawn(&order);
-                if to_core.send(Message::Spawned(order.task, outcome)).is_err() {
+                let SpawnOrder { number, task, .. } = order;
+                if to_core.send(Message::Spawned { task, order: number, outcome }).is_err() {
                     return;
                 }
             }

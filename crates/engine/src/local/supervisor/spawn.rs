@@ -31,6 +31,7 @@ use crate::since_boot;
 
 /// One process to start.
 pub(super) struct SpawnOrder {
+    pub(super) number: u64,
     pub(super) task: TaskId,
     pub(super) spec: Spec,
     pub(super) not_after: Duration,
@@ -247,7 +248,7 @@ mod tests {
         };
         let spec = Spec::from(TaskSpec { command: ":".into(), shell: true, ..TaskSpec::default() });
         let task = TaskId::parse("late-0").expect("valid");
-        let order = SpawnOrder { task: task.clone(), spec, not_after: Duration::ZERO };
+        let order = SpawnOrder { number: 1, task: task.clone(), spec, not_after: Duration::ZERO };
         assert!(matches!(spawner.spawn(&order), Err(NotSpawned::TooLate)));
         assert!(!task_folder(root.path(), &task).exists());
     }

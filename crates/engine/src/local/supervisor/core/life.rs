@@ -37,8 +37,8 @@ impl Core {
             return self.end(&id, file, Some(asked));
         }
         task.phase = Phase::Spawning { asked, kill };
-        self.spawning += 1;
-        let _ = self.spawner.send(SpawnOrder { task: id, spec, not_after });
+        let number = self.unclaimed.order();
+        let _ = self.spawner.send(SpawnOrder { number, task: id, spec, not_after });
     }
 
     /// It was not begun after all.
@@ -52,7 +52,6 @@ impl Core {
     }
 
     pub(super) fn spawned(&mut self, id: TaskId, outcome: Result<Spawned, NotSpawned>) {
-        self.spawning -= 1;
         let Some(Task { output_max, phase: Phase::Spawning { asked, kill } }) = self.tasks.get(&id) else {
             return;
         };
@@ -78,9 +77,6 @@ impl Core {
                 let end = End::lost("its folder was there already, so it may have run before");
                 self.end(&id, ended_without_output(end, output_max), Some(asked));
             }
-        }
-        if self.spawning == 0 {
-            self.early.clear();
         }
     }
 
@@ -116,7 +112,7 @@ impl Core {
             first_stage,
         };
         self.tasks.insert(id.clone(), Task { output_max, phase: Phase::Running(Box::new(running)) });
-        match self.early.remove(&pid) {
+        match self.unclaimed.claim(pid, Duration::from_millis(after_ms)) {
             Some(status) => self.exited(id, status),
             None => {
                 self.by_pid.insert(pid, id.clone());

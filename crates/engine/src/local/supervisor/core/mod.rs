@@ -6,6 +6,8 @@
 mod life;
 mod records;
 mod requests;
+mod room;
+mod unclaimed;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -14,7 +16,7 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, SyncSender};
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
@@ -23,6 +25,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::room::Room;
+use self::unclaimed::Unclaimed;
 use super::cgroup::TaskCgroup;
 use super::journal::{Order, Report, SpawnRecord, Waiting};
 use super::output::Capture;
@@ -36,8 +40,6 @@ use crate::since_boot;
 const STOPPING_TICK: Duration = Duration::from_millis(10);
 /// How often the rest is: a broken journal, a full disk, strays.
 const TICK: Duration = Duration::from_secs(1);
-/// Descriptors that a task needs here: two pipes, two files, the socket of its first stage, two in passing.
-const DESCRIPTORS_PER_TASK: u64 = 7;
 
 /// Why nothing runs on a node that is cut off.
 const ISOLATED: &str =
@@ -60,8 +62,8 @@ pub(super) enum Message {
     Called { connection: u64, call: u64, request: Request },
     /// The journal did as told, or did not.
     Journal(Report),
-    /// A process was started, or not.
-    Spawned(TaskId, Result<Spawned, NotSpawned>),
+    /// A process was started by the order of this number, or not.
+    Spawned { task: TaskId, order: u64, outcome: Result<Spawned, NotSpawned> },
     /// A look at the processes of tasks that are being ended: begun after this many orders, and who was alive.
     Swept { tasks: Vec<(TaskId, usize)>, number: u64 },
     /// Output could not be kept.
@@ -131,9 +133,7 @@ pub(super) struct Core {
     connections: HashMap<u64, UnboundedSender<Outgoing>>,
     /// Started and not over; what keeps the supervisor from ending.
     active: usize,
-    /// Exits of children that no spawn has claimed yet.
-    early: HashMap<i32, WaitStatus>,
-    spawning: usize,
+    unclaimed: Unclaimed<WaitStatus>,
     stopping: BTreeSet<TaskId>,
     sweeps: u64,
     sweep_out: bool,
@@ -147,15 +147,19 @@ pub(super) struct Core {
     isolation_told: bool,
     rewriting: bool,
     disk_full: Option<String>,
+    /// What the log was told last of what is wrong.
+    logged: Option<String>,
     told_health: Option<String>,
+    /// Tasks whose folder could not be read when they were last asked for, as the log was told.
+    unreadable: HashSet<String>,
     spawner: Sender<SpawnOrder>,
     sweeper: Sender<SweepOrder>,
     to_self: UnboundedSender<Message>,
     buffer: Rc<RefCell<Vec<u8>>>,
-    tasks_max: usize,
+    room: Room,
     notes: Vec<String>,
-    /// Removes folders, one after the other, in a thread of its own.
-    trash: Sender<PathBuf>,
+    /// Tells a thread of its own that there is something in the trash. A word that waits already says so for all.
+    trash: SyncSender<()>,
 }
 
 /// What the core is made of.
@@ -170,7 +174,7 @@ pub(super) struct Parts {
     pub(super) to_self: UnboundedSender<Message>,
     pub(super) descriptors: u64,
     pub(super) notes: Vec<String>,
-    pub(super) trash: Sender<PathBuf>,
+    pub(super) trash: SyncSender<()>,
 }
 
 impl Core {
@@ -187,8 +191,7 @@ impl Core {
             by_pid: HashMap::new(),
             connections: HashMap::new(),
             active: 0,
-            early: HashMap::new(),
-            spawning: 0,
+            unclaimed: Unclaimed::new(),
             stopping: BTreeSet::new(),
             sweeps: 0,
             sweep_out: false,
@@ -199,15 +202,16 @@ impl Core {
             journal_broken: None,
             rewriting: false,
             disk_full: None,
+            logged: None,
             told_health: None,
+            unreadable: HashSet::new(),
             lease: None,
             isolation_told: false,
             spawner: parts.spawner,
             sweeper: parts.sweeper,
             to_self: parts.to_self,
             buffer: Rc::new(RefCell::new(vec![0; 64 * 1024])),
-            tasks_max: usize::try_from(parts.descriptors.saturating_sub(64) / DESCRIPTORS_PER_TASK)
-                .unwrap_or(1),
+            room: Room::new(parts.descriptors),
             notes: parts.notes,
             trash: parts.trash,
         }
@@ -238,7 +242,10 @@ impl Core {
             Message::Called { connection, call, request } => self.called(Asked { connection, call }, request),
             Message::Journal(Report::Durable { waiting, grown }) => self.durable(waiting, grown),
             Message::Journal(Report::Failed { waiting, reason }) => self.not_durable(waiting, reason),
-            Message::Spawned(task, outcome) => self.spawned(task, outcome),
+            Message::Spawned { task, order, outcome } => {
+                self.unclaimed.told(order);
+                self.spawned(task, outcome);
+            }
             Message::Swept { tasks, number } => self.swept(&tasks, number),
             Message::DiskFull(error) => {
                 let reason = format!("output of local tasks cannot be kept: {error}");
@@ -253,9 +260,15 @@ impl Core {
             let (records, waiting) = (std::mem::take(&mut self.records), std::mem::take(&mut self.waiting));
             let _ = self.journal.send(Order::Append { records, waiting });
         }
-        let health = self.journal_broken.clone().or_else(|| self.disk_full.clone());
+        let wrong = self.journal_broken.clone().or_else(|| self.disk_full.clone());
+        if wrong != self.logged {
+            log(wrong.as_deref().unwrap_or("all is well again"));
+            self.logged.clone_from(&wrong);
+        }
+        // Being full is nothing wrong, and may come and go many times a minute.
+        let full = self.room.look(self.active);
+        let health = wrong.or(full);
         if health != self.told_health {
-            log(health.as_deref().unwrap_or("all is well again"));
             self.told_health.clone_from(&health);
             self.broadcast(&FromSupervisor::Health { reason: health, notes: self.notes.clone() });
         }
@@ -267,11 +280,8 @@ impl Core {
             let pid = pid.as_raw_nonzero().get();
             match self.by_pid.remove(&pid) {
                 Some(task) => self.exited(&task, status),
-                None if self.spawning > 0 => {
-                    self.early.insert(pid, status);
-                }
-                // An orphan that a task left to us.
-                None => {}
+                // Not told of yet, or an orphan that a task left to us.
+                None => self.unclaimed.put(pid, status, since_boot()),
             }
         }
     }
@@ -287,6 +297,7 @@ impl Core {
     /// What is to be done every [`TICK`].
     pub(super) fn slow_tick(&mut self) {
         self.look_at_lease();
+        self.unclaimed.expire();
         if self.journal_broken.is_some() {
             self.rewrite();
         }

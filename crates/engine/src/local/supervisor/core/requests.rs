@@ -8,12 +8,15 @@ use std::time::Duration;
 use scheduler::ids::TaskId;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Asked, Core, ISOLATED, Outgoing, Phase, Task, ended_without_output};
+use super::{Asked, Core, ISOLATED, Outgoing, Phase, Task, ended_without_output, log};
 use crate::capped::Window;
 use crate::local::formats::{Answer, End, EndFile, FromSupervisor, Record, Request, Spec, What};
 use crate::local::layout::{TRASH, task_folder};
 use crate::local::supervisor::journal::Waiting;
 use crate::{Output, since_boot};
+
+/// Tasks that cannot be read, of which the log tells. Where there are more, the first will do.
+const UNREADABLE_MAX: usize = 100;
 
 impl Core {
     pub(super) fn opened(&mut self, connection: u64, out: UnboundedSender<Outgoing>) {
@@ -108,11 +111,8 @@ impl Core {
         if let Some(reason) = &self.journal_broken {
             return Err(Answer::Refused(reason.clone()));
         }
-        if self.active >= self.tasks_max {
-            return Err(Answer::Refused(format!(
-                "{} tasks run, and the limit of open files (ulimit -n) allows no more",
-                self.active
-            )));
+        if !self.room.admits(self.active) {
+            return Err(Answer::Refused(self.room.reason()));
         }
         let output_max = spec.output_max;
         self.write(Record::Begin { task: id.to_string(), output_max }, Some(Waiting::Begin(id.clone())));
@@ -147,8 +147,27 @@ impl Core {
 
     pub(super) fn reconcile(&mut self, epoch: u64, ids: &[String]) -> Result<Answer, Answer> {
         self.check(epoch)?;
-        let known: Result<_, _> = ids.iter().map(|id| self.known(&valid(id)?)).collect();
-        known.map(Answer::Known)
+        Ok(Answer::Known(ids.iter().map(|id| self.known_if_any(id)).collect()))
+    }
+
+    /// What may be told of a task, if only that nobody can tell: one that cannot be read keeps no other from being known.
+    fn known_if_any(&mut self, id: &str) -> What {
+        match valid(id).and_then(|id| self.known(&id)) {
+            Ok(known) => {
+                self.unreadable.remove(id);
+                known
+            }
+            Err(answer) => {
+                // It is asked for again every few seconds.
+                if let Answer::Unknown(reason) = answer
+                    && self.unreadable.len() < UNREADABLE_MAX
+                    && self.unreadable.insert(id.to_owned())
+                {
+                    log(&reason);
+                }
+                What::Unknown
+            }
+        }
     }
 
     pub(super) fn acknowledge(&mut self, id: &TaskId) {
@@ -190,7 +209,7 @@ impl Core {
             Ok(()) => {}
         }
         self.write(Record::Forgotten(id.to_string()), None);
-        let _ = self.trash.send(trash);
+        let _ = self.trash.try_send(());
         Ok(Answer::Done)
     }
 
