@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Readiness, TaskEvent};
+use engine::{Known, Readiness, TaskEvent};
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
@@ -176,7 +176,7 @@ impl Driver<'_> {
                     }
                 }
                 news = engine.events(), if room && self.engine_follows.is_some() => {
-                    self.backlog.extend(news.into_iter().map(event_of));
+                    news.into_iter().for_each(|event| self.engine_says(event));
                 }
                 Some(ask) = self.life.asks.recv(), if room && !self.core.is_applying() => {
                     let request = self.request(ask);
@@ -344,6 +344,15 @@ impl Driver<'_> {
         self.effects.is_unanswered(task) || self.launches_decided().any(|decided| decided == task)
     }
 
+    /// What an engine says by itself. That a task never began is old once its launch has been decided: the engine has not
+    /// heard of that one yet. Once it was released the engine is believed, which may have dropped it since.
+    fn engine_says(&mut self, TaskEvent { task, known }: TaskEvent) {
+        let is_old = known == Known::NeverBegan && self.launches_decided().any(|decided| *decided == task);
+        if !is_old {
+            hear(&mut self.backlog, task, news_of(known));
+        }
+    }
+
     fn launch_answered(&mut self, task: TaskId, news: TaskNews, incarnation: u64) {
         self.effects.settle(&task);
         if matches!(news, TaskNews::Running | TaskNews::Waiting)
@@ -462,10 +471,6 @@ fn hear(backlog: &mut VecDeque<Event>, task: TaskId, news: TaskNews) {
     if !(never && backlog.contains(&event)) {
         backlog.push_back(event);
     }
-}
-
-fn event_of(event: TaskEvent) -> Event {
-    Event::Task { task: event.task, news: news_of(event.known) }
 }
 
 fn job_weight(job: &Job) -> usize {
