@@ -20,6 +20,9 @@ use scheduler::schedule::DstPolicy;
 use store::memory::{MemoryCore, MemoryStore};
 use store::{Candidate, HistoryQuery, Retention, Store};
 
+#[path = "node/spread.rs"]
+mod spread;
+
 struct Cluster {
     machine: FakeMachine,
     store: MemoryStore,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use scheduler::ids::RunKey;
+use scheduler::run::{Run, RunState};
 use serde::Serialize;
 use store::Member;
 use utoipa::ToSchema;
@@ -17,6 +19,10 @@ use crate::cluster::news::News;
 
 /// Who has said nothing for so long is not there: several times what it takes to say it.
 const SILENT_AFTER: Duration = TOLD_EVERY.saturating_mul(5);
+
+/// By then the ends of tasks of a node that was forgotten are recorded, or something is wrong. Whoever hands the request on
+/// waits for longer.
+const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A node, as it said of itself.
 #[derive(Serialize, ToSchema)]
@@ -145,9 +151,52 @@ pub(super) async fn forget(
         let message = format!("node `{node}` has said something {} s ago", member.age.as_secs());
         return Err(ApiError::new(StatusCode::CONFLICT, "alive", message).hint("stop it first"));
     }
-    // First its tasks: once nobody knows of it any more, nobody can tell that they have ended.
-    ctx.cluster.forget(&node);
+    // First its tasks: once nobody knows of it any more, nobody can tell that they have ended. And that they have is known
+    // to this process alone until it is recorded.
+    if let Some(spread) = ctx.cluster.spread() {
+        spread.forget(&node);
+        let left = settle(&ctx, &node).await;
+        if left > 0 {
+            return Err(unsettled(&node, left, spread.is_forgotten(&node)));
+        }
+        spread.is_settled(&node);
+    }
     ctx.node.store.forget_member(&node).await?;
     tracing::info!(node, by = ?super::access::author(), "forgot a node");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Waits until no task of a node that was forgotten is awaited any more; how many still are when that takes too long.
+async fn settle(ctx: &ApiContext, node: &str) -> usize {
+    let projection = &ctx.node.projection;
+    let mut batches = projection.events();
+    let is_there = |run: &Run| matches!(&run.state, RunState::Running(live) if *live.node == *node);
+    // Nothing more is launched there.
+    let mut left: Vec<RunKey> = {
+        let projection = projection.read();
+        projection.state().runs.values().filter(|run| is_there(run)).map(|run| run.key).collect()
+    };
+    let settled = async {
+        while !left.is_empty() {
+            // However many batches were missed, what is shown now counts.
+            let _ = batches.recv().await;
+            let projection = projection.read();
+            left.retain(|key| projection.state().runs.get(key).is_some_and(|run| is_there(run)));
+        }
+    };
+    let _ = tokio::time::timeout(SETTLED_WITHIN, settled).await;
+    left.len()
+}
+
+fn unsettled(node: &str, left: usize, is_forgotten: bool) -> ApiError {
+    if !is_forgotten {
+        let message = format!("node `{node}` has come back; it is asked for its tasks");
+        return ApiError::new(StatusCode::CONFLICT, "alive", message).hint("stop it first");
+    }
+    let message = format!(
+        "the ends of {left} tasks of node `{node}` were not recorded within {} s",
+        SETTLED_WITHIN.as_secs()
+    );
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_settled", message)
+        .hint("say it again; until it is answered with success a new leader would not know of it")
 }

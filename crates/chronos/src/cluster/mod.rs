@@ -113,11 +113,9 @@ impl Cluster {
         self.spread.as_ref().map_or(engine, |spread| spread.local())
     }
 
-    /// This node will not come back.
-    pub(crate) fn forget(&self, node: &str) {
-        if let Some(spread) = &self.spread {
-            spread.forget(node);
-        }
+    /// What the nodes have to do with each other's tasks, where there are others.
+    pub(crate) fn spread(&self) -> Option<&Spread> {
+        self.spread.as_deref()
     }
 
     /// To wait for another way than there is now.

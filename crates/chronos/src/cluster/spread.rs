@@ -3,19 +3,22 @@
 //!
 //! A node that answers is told of the term first, so that a late order of a former leader is refused there too. Of one
 //! that does not answer nothing is known, unless it has said that its tasks end when it is cut off, and has been silent
-//! for long enough: then they have ended, and nobody knows how.
+//! for long enough: then they have ended, and nobody knows how. What is known of them is in [`table`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::{
     EVENTS_MAX, Engine, EngineError, Finding, Forgotten, Keep, Known, Launch, Output, Readiness, Stream,
-    TaskEvent, TaskSpec,
+    TaskEvent, TaskSpec, since_boot,
 };
+use futures_util::future::join_all;
 use scheduler::ids::{Epoch, TaskId};
-use scheduler::run::{AttemptEnd, RunState};
+use scheduler::run::RunState;
 use store::{Member, Store};
 use tokio::sync::Notify;
 
@@ -24,7 +27,8 @@ use super::news::News;
 use super::orders::{Asked, Piece, Told};
 use super::{TO, reach};
 use crate::config::Credentials;
-use crate::node::Node;
+use crate::node::{Node, memory};
+use table::{Place, Question, Silence, Table};
 
 /// How often tasks that run elsewhere are asked for.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
@@ -36,6 +40,8 @@ const OUTPUTS_MAX: usize = 1024;
 const MEMBERS_FOR: Duration = Duration::from_secs(1);
 /// Another node answers within this, or does not.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// The engines of other nodes are counted from here on: more than there are on one node.
+const OTHERS_FROM: usize = 64;
 
 /// See the module.
 pub struct Spread {
@@ -58,31 +64,17 @@ struct Others {
 #[derive(Default)]
 struct State {
     epoch: Option<Epoch>,
-    /// Tasks of other nodes whose end is awaited, and what was told of each last.
-    watched: BTreeMap<TaskId, Watched>,
-    events: VecDeque<TaskEvent>,
+    table: Table,
     /// The nodes that follow the present term, by process.
     follow: BTreeSet<String>,
     /// Where each process was reached last.
     found: BTreeMap<String, Address>,
     /// On which node the output of a task was found.
     outputs: BTreeMap<TaskId, String>,
-    members: Option<(Instant, Arc<Vec<Member>>)>,
-    /// Nodes that an operator says will not come back.
-    forgotten: BTreeSet<String>,
-}
-
-#[derive(Clone)]
-struct Watched {
-    node: Arc<str>,
-    told: Option<Known>,
-}
-
-/// Where a task is.
-struct Place {
-    node: Arc<str>,
-    /// Whether it runs in a container, which outlives its server.
-    contained: bool,
+    /// What the store said of the nodes, and when since boot.
+    members: Option<(Duration, Arc<Vec<Member>>)>,
+    /// The other nodes whose engines were spoken of, by their numbers.
+    numbers: Vec<Arc<str>>,
 }
 
 impl Spread {
@@ -113,9 +105,22 @@ impl Spread {
         &self.local
     }
 
-    /// An operator says that this node will not come back: its tasks count as ended.
+    /// An operator says that this node will not come back: its tasks count as ended, unless it is heard of again.
     pub(crate) fn forget(&self, node: &str) {
-        self.state().forgotten.insert(node.to_owned());
+        let mut state = self.state();
+        state.table.forget(node, since_boot());
+        // What was heard before is not to be taken for a sign of life, nor to hide one.
+        state.members = None;
+    }
+
+    /// Whether that is still so.
+    pub(crate) fn is_forgotten(&self, node: &str) -> bool {
+        self.state().table.is_forgotten(node)
+    }
+
+    /// The ends of all tasks of this node are durable.
+    pub(crate) fn is_settled(&self, node: &str) {
+        self.state().table.is_settled(node);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,35 +128,48 @@ impl Spread {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which of these tasks are on other nodes, and where.
-    fn elsewhere(&self, tasks: &[TaskId]) -> BTreeMap<TaskId, Place> {
-        let Some(others) = self.others.get() else { return BTreeMap::new() };
-        let wanted: BTreeSet<&TaskId> = tasks.iter().collect();
+    /// Where the state has a task.
+    fn place(&self, task: &TaskId) -> Place {
+        let Some(others) = self.others.get() else { return Place::Here };
         let projection = others.node.projection.read();
         let state = projection.state();
-        let mut found = BTreeMap::new();
-        for run in state.runs.values() {
+        for run in memory::keys(task).filter_map(|key| state.runs.get(&key)) {
             let RunState::Running(live) = &run.state else { continue };
-            if *live.node != *self.here && !self.local.has_place(&live.node) && wanted.contains(&live.task) {
-                // A job that is gone, or that cannot be read, may have had one.
-                let contained =
-                    state.jobs.get(&run.key.job).is_none_or(|job| job.body.contains("\"container\""));
-                found.insert(live.task.clone(), Place { node: live.node.clone(), contained });
+            if live.task != *task {
+                continue;
             }
+            if *live.node == *self.here || self.local.has_place(&live.node) {
+                return Place::Here;
+            }
+            // A job that is gone, or that cannot be read, may have had one.
+            let contained = state.jobs.get(&run.key.job).is_none_or(|job| job.body.contains("\"container\""));
+            return Place::There { node: live.node.clone(), contained };
         }
-        found
+        Place::Nowhere
+    }
+
+    /// The other node that has to do with a task: where it is, or where it was when it was given up.
+    fn other_node(&self, task: &TaskId) -> Option<Arc<str>> {
+        match self.place(task) {
+            Place::Here => None,
+            Place::There { node, .. } => Some(node),
+            Place::Nowhere => self.state().table.node_of(task).cloned(),
+        }
     }
 
     async fn members(&self) -> Result<Arc<Vec<Member>>, EngineError> {
         if let Some((at, members)) = &self.state().members
-            && at.elapsed() < MEMBERS_FOR
+            && since_boot().saturating_sub(*at) < MEMBERS_FOR
         {
             return Ok(members.clone());
         }
         let members =
             self.store.members().await.map_err(|problem| EngineError::Unknown(problem.to_string()))?;
-        let members = Arc::new(members);
-        self.state().members = Some((Instant::now(), members.clone()));
+        let (now, members) = (since_boot(), Arc::new(members));
+        let mut state = self.state();
+        let ages = members.iter().map(|member| (&*member.candidate.node, member.age));
+        state.table.heard(ages, now);
+        state.members = Some((now, members.clone()));
         Ok(members)
     }
 
@@ -209,46 +227,55 @@ impl Spread {
     async fn ask(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, bool)]) -> Vec<Known> {
         let names: Vec<TaskId> = tasks.iter().map(|(task, _)| task.clone()).collect();
         let asked = Asked { reconcile: Asked::names(&names), ..Asked::of(epoch) };
-        let forgotten = self.state().forgotten.contains(&**node);
-        let told =
-            if forgotten { Err(EngineError::Unknown(String::new())) } else { self.tell(node, &asked).await };
+        let left_alone = self.state().table.leaves_alone(node, since_boot());
+        let told = if left_alone {
+            Err(EngineError::Unknown("it is not asked now".into()))
+        } else {
+            self.tell(node, &asked).await
+        };
         match told {
             Ok(told) if told.known.len() == tasks.len() => {
                 told.known.into_iter().map(|known| known.into()).collect()
             }
             Ok(_) => vec![Known::Unknown; tasks.len()],
             Err(problem) => {
-                let ended = if forgotten {
-                    Some("an operator said that its node will not come back")
-                } else {
-                    self.is_cut_off(node).await.then_some("its node was cut off, and ends its tasks then")
-                };
-                tracing::debug!(%problem, ?ended, "a node was asked for its tasks");
-                let known = |(_, contained): &(TaskId, bool)| match ended {
-                    Some(why) if forgotten || !contained => {
-                        Known::Ended(AttemptEnd::Lost { message: format!("node {node}: {why}").into() })
-                    }
-                    _ => Known::Unknown,
-                };
-                tasks.iter().map(known).collect()
+                if !left_alone {
+                    self.state().table.falls_silent(node, since_boot());
+                }
+                let silence = self.silence(node).await;
+                tracing::debug!(%problem, ?silence, "a node was asked for its tasks");
+                tasks.iter().map(|(_, contained)| silence.known(node, *contained)).collect()
             }
         }
     }
 
-    /// Whether a node has been silent for so long that its tasks, as it has promised, have ended.
-    async fn is_cut_off(&self, node: &str) -> bool {
+    /// What it means that a node does not answer.
+    async fn silence(&self, node: &str) -> Silence {
         // What was heard a moment ago is not good enough here, but it is too old only on the safe side.
-        let Ok(members) = self.members().await else { return false };
+        let Ok(members) = self.members().await else { return Silence::Open };
+        if self.is_forgotten(node) {
+            return Silence::Forgotten;
+        }
         let member = members.iter().find(|member| member.candidate.node == node);
-        let promise =
-            |member: &Member| News::read(&member.news).tasks_end_after_ms.map(Duration::from_millis);
-        member.is_some_and(|member| promise(member).is_some_and(|after| member.age > after))
+        // For so long it has been silent that its tasks, as it has promised, have ended.
+        let is_cut_off = member.is_some_and(|member| {
+            let after = News::read(&member.news).tasks_end_after_ms.map(Duration::from_millis);
+            after.is_some_and(|after| member.age > after)
+        });
+        if is_cut_off { Silence::CutOff } else { Silence::Open }
     }
 
-    /// Goes on asking for a task of another node until its end is acknowledged.
-    fn note(&self, task: &TaskId, node: &Arc<str>, told: &Known) {
-        let watched = Watched { node: node.clone(), told: Some(told.clone()) };
-        self.state().watched.insert(task.clone(), watched);
+    /// Asks another node, and goes on asking until the ends of these tasks are acknowledged.
+    async fn ask_and_watch(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, bool)]) -> Vec<Known> {
+        let answers = self.ask(epoch, node, tasks).await;
+        let mut state = self.state();
+        if state.epoch == Some(epoch) {
+            for ((task, _), known) in tasks.iter().zip(&answers) {
+                // One that was launched here meanwhile is so in the state before it is launched.
+                state.table.note(task, node, known, &self.place(task));
+            }
+        }
+        answers
     }
 
     /// Output that is not here, of whichever node has it.
@@ -286,40 +313,46 @@ impl Spread {
         Err(silent.unwrap_or_else(nothing))
     }
 
-    /// Asks once for everything that is watched, and tells what is new.
-    async fn look(&self) {
-        let (epoch, watched) = {
-            let state = self.state();
-            let Some(epoch) = state.epoch.filter(|_| !state.watched.is_empty()) else { return };
-            (epoch, state.watched.clone())
+    /// Asks for everything that is watched. No node waits for the answer of another.
+    fn look(self: &Arc<Self>) {
+        let (epoch, questions) = {
+            let mut state = self.state();
+            let Some(epoch) = state.epoch else { return };
+            (epoch, state.table.questions(|task| self.place(task)))
         };
-        let tasks: Vec<TaskId> = watched.keys().cloned().collect();
-        let places = self.elsewhere(&tasks);
-        let mut by_node: BTreeMap<Arc<str>, Vec<(TaskId, bool)>> = BTreeMap::new();
-        for (task, Watched { node, .. }) in watched {
-            let contained = places.get(&task).is_none_or(|place| place.contained);
-            by_node.entry(node).or_default().push((task, contained));
-        }
-        for (node, tasks) in by_node {
-            for tasks in tasks.chunks(TASKS_MAX) {
-                let known = self.ask(epoch, &node, tasks).await;
-                let mut state = self.state();
-                for ((task, _), known) in tasks.iter().zip(known) {
-                    let Some(watched) = state.watched.get_mut(task) else { continue };
-                    // An end is told until it is acknowledged.
-                    if watched.told.as_ref() == Some(&known) && !matches!(known, Known::Ended(_)) {
-                        continue;
-                    }
-                    watched.told = Some(known.clone());
-                    if state.events.len() < EVENTS_MAX {
-                        state.events.push_back(TaskEvent { task: task.clone(), known });
-                    }
+        for (node, tasks) in questions {
+            let spread = self.clone();
+            tokio::spawn(async move {
+                for tasks in tasks.chunks(TASKS_MAX) {
+                    spread.look_at(epoch, &node, tasks).await;
                 }
-            }
+                let mut state = spread.state();
+                if state.epoch == Some(epoch) {
+                    state.table.has_been_asked(&node);
+                }
+            });
         }
-        if !self.state().events.is_empty() {
+    }
+
+    /// Asks for some of what is watched, and tells what is new.
+    async fn look_at(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, bool)]) {
+        let known = self.ask(epoch, node, tasks).await;
+        let mut state = self.state();
+        // What was heard in the name of another term may be old.
+        if state.epoch != Some(epoch) {
+            return;
+        }
+        for ((task, _), known) in tasks.iter().zip(known) {
+            state.table.answered(task, node, known);
+        }
+        if state.table.has_news() {
             self.arrived.notify_one();
         }
+    }
+
+    /// What is new of tasks of other nodes.
+    fn news(&self) -> Vec<TaskEvent> {
+        self.state().table.take(EVENTS_MAX, |task| self.place(task))
     }
 }
 
@@ -328,7 +361,7 @@ async fn watch(spread: std::sync::Weak<Spread>) {
     loop {
         tokio::time::sleep(ASKED_EVERY).await;
         let Some(spread) = spread.upgrade() else { return };
-        spread.look().await;
+        spread.look();
     }
 }
 
@@ -342,11 +375,9 @@ impl Engine for Spread {
         {
             let mut state = self.state();
             if state.epoch != Some(epoch) {
-                *state = State {
-                    epoch: Some(epoch),
-                    forgotten: std::mem::take(&mut state.forgotten),
-                    ..State::default()
-                };
+                let mut table = std::mem::take(&mut state.table);
+                table.begin_term();
+                *state = State { epoch: Some(epoch), table, ..State::default() };
             }
         }
         self.local.begin_term(epoch).await
@@ -357,6 +388,7 @@ impl Engine for Spread {
     }
 
     async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
+        self.state().table.launched(&launch.task);
         self.local.launch(epoch, launch).await
     }
 
@@ -377,45 +409,45 @@ impl Engine for Spread {
         grace: Duration,
         not_after: Duration,
     ) -> Result<(), EngineError> {
-        let places = self.elsewhere(std::slice::from_ref(task));
-        let Some(place) = places.get(task) else {
+        let Some(node) = self.other_node(task) else {
             return self.local.kill(epoch, task, grace, not_after).await;
         };
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let asked = Asked { kill: vec![task.to_string()], grace_ms, ..Asked::of(epoch) };
-        self.tell(&place.node, &asked).await.map(drop)
+        self.tell(&node, &asked).await.map(drop)
     }
 
     async fn reconcile(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError> {
         if self.others.get().is_none() {
             return Err(EngineError::Unknown("this node has just begun".into()));
         }
-        let places = self.elsewhere(tasks);
-        let here: Vec<TaskId> = tasks.iter().filter(|task| !places.contains_key(*task)).cloned().collect();
-        let mut known: BTreeMap<TaskId, Known> = BTreeMap::new();
-        known.extend(here.iter().cloned().zip(self.local.reconcile(epoch, &here).await?));
-        let mut by_node: BTreeMap<Arc<str>, Vec<(TaskId, bool)>> = BTreeMap::new();
-        for (task, Place { node, contained }) in places {
-            by_node.entry(node).or_default().push((task, contained));
-        }
-        for (node, tasks) in by_node {
-            let answers = self.ask(epoch, &node, &tasks).await;
-            for ((task, _), answer) in tasks.iter().zip(&answers) {
-                self.note(task, &node, answer);
+        let mut here = Vec::new();
+        let mut there: BTreeMap<Arc<str>, Question> = BTreeMap::new();
+        for task in tasks {
+            match self.place(task) {
+                Place::There { node, contained } => {
+                    there.entry(node).or_default().push((task.clone(), contained));
+                }
+                Place::Here | Place::Nowhere => here.push(task.clone()),
             }
-            known.extend(tasks.into_iter().map(|(task, _)| task).zip(answers));
+        }
+        let others = join_all(there.iter().map(|(node, tasks)| self.ask_and_watch(epoch, node, tasks)));
+        // Of what is on other nodes it need not be asked.
+        let local =
+            async { if here.is_empty() { Ok(Vec::new()) } else { self.local.reconcile(epoch, &here).await } };
+        let (local, others) = tokio::join!(local, others);
+        let mut known: BTreeMap<&TaskId, Known> = here.iter().zip(local?).collect();
+        for (tasks, answers) in there.values().zip(others) {
+            known.extend(tasks.iter().map(|(task, _)| task).zip(answers));
         }
         Ok(tasks.iter().map(|task| known.get(task).cloned().unwrap_or(Known::Unknown)).collect())
     }
 
     async fn events(&self) -> Vec<TaskEvent> {
         loop {
-            {
-                let mut state = self.state();
-                let count = state.events.len().min(EVENTS_MAX);
-                if count > 0 {
-                    return state.events.drain(..count).collect();
-                }
+            let news = self.news();
+            if !news.is_empty() {
+                return news;
             }
             tokio::select! {
                 events = self.local.events() => return events,
@@ -430,12 +462,11 @@ impl Engine for Spread {
         let epoch = {
             let mut state = self.state();
             for task in tasks {
-                match state.watched.remove(task) {
-                    Some(watched) => by_node.entry(watched.node).or_default().push(task.clone()),
+                match state.table.acknowledged(task) {
+                    Some(node) => by_node.entry(node).or_default().push(task.clone()),
                     None => here.push(task.clone()),
                 }
             }
-            state.events.retain(|event| !tasks.contains(&event.task));
             state.epoch
         };
         for (node, tasks) in by_node {
@@ -485,7 +516,16 @@ impl Engine for Spread {
     }
 
     fn place_of(&self, task: &TaskId, spec: Option<&TaskSpec>) -> usize {
-        self.local.place_of(task, spec)
+        // Tasks are launched here.
+        let other = if spec.is_none() { self.other_node(task) } else { None };
+        let Some(node) = other else { return self.local.place_of(task, spec) };
+        let mut state = self.state();
+        let numbers = &mut state.numbers;
+        let number = numbers.iter().position(|known| *known == node).unwrap_or_else(|| {
+            numbers.push(node);
+            numbers.len() - 1
+        });
+        OTHERS_FROM + number
     }
 
     fn unplaced(&self) -> Option<&'static str> {

@@ -263,7 +263,9 @@ fn a_node_that_will_not_come_back_is_forgotten() {
         let forgotten = second.cli(["node", "forget", &node]);
         forgotten.stdout_text().contains("forgot node").then_some(())
     });
-    let lost = second.wait_for("endless", "lost");
+    let runs = second.runs("endless");
+    let [lost] = &runs[..] else { panic!("{runs:#?}") };
+    assert_eq!(lost["outcome"], "lost", "what was answered is recorded: {lost:#}");
     let message = lost["attempts"][0]["message"].as_str().unwrap_or_default();
     assert!(message.contains("will not come back"), "{lost:#}");
     assert_eq!(lost["reason"], message, "the reason of a run says no less");
