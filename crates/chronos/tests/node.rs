@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chronos::node::{AskError, Node, NodeOptions, NodeTask, Role, start};
 use engine::fake::{Behaviour, FakeMachine};
-use engine::{Engine, EngineError, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent};
+use engine::{Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent};
 use scheduler::ids::{Epoch, JobName, TaskId};
 use scheduler::job::{Retry, Rules};
 use scheduler::limits::Limits;
@@ -347,6 +347,7 @@ struct Mortal {
     terms: AtomicU64,
     followed: tokio::sync::Notify,
     lives: AtomicU64,
+    tidied: AtomicU64,
 }
 
 #[async_trait]
@@ -392,6 +393,11 @@ impl Engine for Mortal {
         Err(EngineError::NoSuchTask(task.clone()))
     }
 
+    async fn forget_old(&self, _: Keep) -> Result<Forgotten, EngineError> {
+        self.tidied.fetch_add(1, Ordering::SeqCst);
+        Ok(Forgotten::default())
+    }
+
     fn readiness(&self) -> Readiness {
         Readiness::Ready
     }
@@ -408,6 +414,20 @@ async fn a_task_whose_engine_starts_anew_while_it_is_launched_is_asked_for() {
     let lost = || async { cluster.outcomes("a").await == [Outcome::Lost] };
     eventually("nobody waits for it for ever", lost).await;
     task.shutdown().await;
+}
+
+/// What it has of the tasks of its last term is there for as long as elsewhere.
+#[tokio::test]
+async fn old_output_is_removed_where_nobody_leads_too() {
+    let cluster = Cluster::new();
+    let (leader, leading) = cluster.start("n1");
+    leads(&leader).await;
+    let engine = Arc::new(Mortal::default());
+    let (standby, standing) = cluster.start_with("n2", engine.clone());
+    eventually("it is looked for", || async { engine.tidied.load(Ordering::SeqCst) > 0 }).await;
+    assert!(!matches!(standby.status().role, Role::Leading(_)));
+    standing.shutdown().await;
+    leading.shutdown().await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use engine::{Engine, Keep};
+use engine::{Engine, Keep, Readiness};
 use jiff::Timestamp;
 use scheduler::ids::{Epoch, Seq, TaskId};
 use scheduler::limits::Limits;
@@ -81,7 +81,7 @@ const FOLLOW_AFTER: Duration = Duration::from_millis(250);
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
 /// The engine is told that the term is over, and not waited for longer: its successor does without.
 const ENDED_WITHIN: Duration = Duration::from_secs(1);
-/// How often old history is removed.
+/// How often old history and old output are removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
 /// Everything one life shares with its terms.
@@ -143,6 +143,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
 impl Life {
     async fn run(mut self) {
         let (pulse, store) = (self.pulse.clone(), self.options.store.clone());
+        let tidying = tokio::spawn(tidy(self.options.engine.clone(), self.options.output));
         while !*self.stop.borrow() {
             let Some(term) = pulse.during(self.wait_for_term()).await else {
                 // A place in line that nobody holds any more would keep others waiting.
@@ -165,12 +166,7 @@ impl Life {
             }
             let ended = match loaded.unwrap_or_default() {
                 Some((state, term)) => {
-                    let pruning = tokio::spawn(prune(
-                        self.options.store.clone(),
-                        self.options.retention,
-                        self.options.engine.clone(),
-                        self.options.output,
-                    ));
+                    let pruning = tokio::spawn(prune(self.options.store.clone(), self.options.retention));
                     let ended = driver::lead(&mut self, state, term).await;
                     pruning.abort();
                     // Jobs may have come since.
@@ -201,6 +197,7 @@ impl Life {
                 Some(reason) => warn!(epoch = term.epoch.0, reason, "deposed"),
             }
         }
+        tidying.abort();
     }
 
     /// Whether this is the store that the node means to work on, and nobody else has worked for it in between.
@@ -406,8 +403,8 @@ async fn follow(store: Arc<dyn Store>, projection: ProjectionHandle, warm: Arc<A
     }
 }
 
-/// Removes old history and old output now and then, while this node leads.
-async fn prune(store: Arc<dyn Store>, retention: Retention, engine: Arc<dyn Engine>, output: Keep) {
+/// Removes old history now and then, while this node leads.
+async fn prune(store: Arc<dyn Store>, retention: Retention) {
     let mut every = tokio::time::interval(PRUNE_EVERY);
     loop {
         every.tick().await;
@@ -416,10 +413,22 @@ async fn prune(store: Arc<dyn Store>, retention: Retention, engine: Arc<dyn Engi
             Ok(removed) => info!(removed, "removed old history"),
             Err(problem) => warn!(%problem, "cannot remove old history"),
         }
+    }
+}
+
+/// Removes old output now and then, whoever leads: what a node has of its last term is there for as long as elsewhere.
+async fn tidy(engine: Arc<dyn Engine>, output: Keep) {
+    let mut every = tokio::time::interval(PRUNE_EVERY);
+    loop {
+        every.tick().await;
         match engine.forget_old(output).await {
             Ok(forgotten) if forgotten.tasks == 0 => {}
             Ok(forgotten) => {
                 info!(tasks = forgotten.tasks, bytes = forgotten.bytes, "removed old output");
+            }
+            // An engine that is away says so itself.
+            Err(problem) if engine.readiness() != Readiness::Ready => {
+                debug!(engine = engine.name(), %problem, "cannot remove old output");
             }
             Err(problem) => warn!(engine = engine.name(), %problem, "cannot remove old output"),
         }
