@@ -483,12 +483,38 @@ impl PostgresStore {
             .await
     }
 
+    /// Forgets deleted jobs without a record, at most so many; how many. A task may outlive that, and its record come at
+    /// any time: the writer, which does not write down twice what it knows, is told, and what it has written before it
+    /// was told is made good.
+    async fn forget(&self, epoch: i64, limit: i64) -> Result<u64, StoreError> {
+        let asked: [Parameter<'_>; 2] = [(&epoch, Type::INT8), (&limit, Type::INT8)];
+        let sql =
+            among_ours(FORGOTTEN, "(SELECT array_agg(job) FROM gone), (SELECT array_agg(name) FROM gone)");
+        type Row = (i64, Option<Vec<i64>>, Option<Vec<String>>);
+        let (ours, jobs, names): Row = self
+            .shared
+            .read(async |client, place| {
+                let rows = questions::query(client, &place.sql(&sql), &asked).await?;
+                Ok((rows[0].get(0), rows[0].get(1), rows[0].get(2)))
+            })
+            .await?;
+        if ours == 0 {
+            return Err(Deposed { reason: "only the leader removes history".into() }.into());
+        }
+        let (jobs, names) = (jobs.unwrap_or_default(), names.unwrap_or_default());
+        if !jobs.is_empty() {
+            let (reply, told) = oneshot::channel();
+            self.shared.order(Command::Forgot(reply))?;
+            told.await.map_err(|_| StoreError::Unavailable("the store was closed".into()))?;
+            let back: [Parameter<'_>; 2] = [(&jobs, Type::INT8_ARRAY), (&names, Type::TEXT_ARRAY)];
+            self.remove(epoch, REMEMBERED, &back).await?;
+        }
+        Ok(jobs.len() as u64)
+    }
+
     /// Removes what `sql` finds, as long as this node leads. It is about what `ours` says.
     async fn remove(&self, epoch: i64, sql: &str, more: &[Parameter<'_>]) -> Result<u64, StoreError> {
-        let sql = format!(
-            "WITH ours AS (SELECT FROM chronos.term WHERE epoch = $1 AND lease_until > clock_timestamp()), {sql} \
-             SELECT (SELECT count(*) FROM ours), (SELECT count(*) FROM gone)"
-        );
+        let sql = among_ours(sql, "(SELECT count(*) FROM gone)");
         let mut asked: Vec<Parameter<'_>> = vec![(&epoch, Type::INT8)];
         asked.extend(more.iter().map(|(value, kind)| (*value, kind.clone())));
         let (ours, gone): (i64, i64) = self
@@ -738,7 +764,7 @@ impl Store for PostgresStore {
         {
             while self.remove(epoch, which, &[(bound, Type::INT8), (&limit, Type::INT8)]).await? > 0 {}
         }
-        while self.remove(epoch, FORGOTTEN, &[(&limit, Type::INT8)]).await? > 0 {}
+        while self.forget(epoch, limit).await? > 0 {}
         Ok(removed)
     }
 
@@ -792,6 +818,14 @@ impl Store for PostgresStore {
     }
 }
 
+/// A statement that does `sql` as long as this node leads, and answers whether it does, and more.
+fn among_ours(sql: &str, more: &str) -> String {
+    format!(
+        "WITH ours AS (SELECT FROM chronos.term WHERE epoch = $1 AND lease_until > clock_timestamp()), {sql} \
+         SELECT (SELECT count(*) FROM ours), {more}"
+    )
+}
+
 /// Records older than `$2`, and since when what is left is whole.
 const OLD: &str = "gone AS (DELETE FROM chronos.history WHERE EXISTS (SELECT FROM ours) AND id IN (SELECT id FROM \
      chronos.history WHERE recorded < $2 ORDER BY recorded LIMIT $3) RETURNING job, last_due), floor AS (UPDATE \
@@ -816,4 +850,8 @@ const MANY_ENTRIES: &str = "gone AS (DELETE FROM chronos.audit WHERE EXISTS (SEL
 /// Deleted jobs of which the history has no record left.
 const FORGOTTEN: &str = "gone AS (DELETE FROM chronos.history_jobs WHERE EXISTS (SELECT FROM ours) AND job IN (SELECT job \
      FROM chronos.history_jobs AS j WHERE NOT EXISTS (SELECT FROM chronos.jobs WHERE uid = j.job) AND NOT EXISTS (SELECT \
-     FROM chronos.history WHERE job = j.job) LIMIT $2) RETURNING 1)";
+     FROM chronos.history WHERE job = j.job) LIMIT $2) RETURNING job, name)";
+/// Of these jobs, those that have a record nevertheless.
+const REMEMBERED: &str = "gone AS (INSERT INTO chronos.history_jobs (job, name) SELECT u.job, u.name FROM unnest($2, $3) AS \
+     u(job, name) WHERE EXISTS (SELECT FROM ours) AND EXISTS (SELECT FROM chronos.history WHERE job = u.job) ON CONFLICT \
+     (job) DO NOTHING RETURNING 1)";

@@ -39,6 +39,8 @@ pub(super) enum Command {
     Commit(Commit),
     /// Put staged tables in the place of ours.
     Restore(Restore),
+    /// Jobs were forgotten that the writer may take for known.
+    Forgot(oneshot::Sender<()>),
     /// End the term after everything that came before.
     Resign(oneshot::Sender<()>),
 }
@@ -168,6 +170,12 @@ impl Writer {
                 let done = self.restore(&order).await;
                 // Whoever asked may have gone; it is done all the same.
                 let _ = order.reply.send(done);
+            }
+            Command::Forgot(reply) => {
+                if let Some(tenure) = &mut self.tenure {
+                    tenure.known.clear();
+                }
+                let _ = reply.send(());
             }
             Command::Resign(reply) => {
                 self.finish().await;

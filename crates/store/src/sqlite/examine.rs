@@ -237,7 +237,8 @@ fn examine(shared: &Shared, closing: &Closing) -> bool {
         let mut at = Some((Value::Null, Value::Null));
         while let Some(from) = at {
             // A piece that cannot be read ends its walk: one broken page is told as loudly as ten.
-            at = shared.read(Reach::Past, move |connection| piece(connection, walk, from)).unwrap_or(None);
+            at =
+                shared.read(Reach::Past, move |connection| piece(connection, walk, from)).unwrap_or_default();
             if at.is_some() && closing.within(PAUSE) {
                 return true;
             }
