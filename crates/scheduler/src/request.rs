@@ -374,7 +374,7 @@ pub enum Refusal {
         count: usize,
     },
     /// The job would wait for itself. From the job, over its children, back to it.
-    #[error("job `{}` waits for itself: {}", path[0], path.iter().map(JobName::as_str).collect::<Vec<_>>().join(" -> "))]
+    #[error("job `{}` waits for itself: {}", path[0], circle(path))]
     Cycle {
         /// At least two names; first and last are the same.
         path: Vec<JobName>,
@@ -458,6 +458,20 @@ pub enum Refusal {
     KeyReused(RequestKey),
 }
 
+/// The jobs of a circle in a row; of a long one its beginning and its end, which is where it was closed.
+fn circle(path: &[JobName]) -> String {
+    /// So many at each end.
+    const SHOWN: usize = 5;
+    let row = |path: &[JobName]| path.iter().map(JobName::as_str).collect::<Vec<_>>().join(" -> ");
+    match (path.get(..SHOWN), path.get(SHOWN..path.len().saturating_sub(SHOWN))) {
+        (Some(first), Some(between @ [_, ..])) => {
+            let last = &path[path.len() - SHOWN..];
+            format!("{} -> (and {} more) -> {}", row(first), between.len(), row(last))
+        }
+        _ => row(path),
+    }
+}
+
 impl Refusal {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
@@ -502,5 +516,23 @@ impl Refusal {
             }
             Self::NoticeDelivered(_) => "a notice that may not have arrived can be sent again, this one has",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_circle_is_told_by_its_ends() {
+        let told = |jobs: usize| {
+            let names = (0..jobs).map(|i| JobName::new(&format!("j{i}")).expect("a name"));
+            let path = names.chain([JobName::new("j0").expect("a name")]).collect();
+            Refusal::Cycle { path }.to_string()
+        };
+        assert_eq!(told(1), "job `j0` waits for itself: j0 -> j0");
+        assert!(!told(9).contains("more"), "{}", told(9));
+        let ends = "job `j0` waits for itself: j0 -> j1 -> j2 -> j3 -> j4 -> (and 2991 more) -> j2996 -> j2997 -> j2998 -> j2999 -> j0";
+        assert_eq!(told(3000), ends);
     }
 }

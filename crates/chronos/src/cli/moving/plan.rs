@@ -397,7 +397,7 @@ fn name_of(definition: &Map<String, Value>) -> String {
 }
 
 /// Which job of the set a refusal is about: it begins with a name, and a circle, which may begin with a job that is on
-/// the server only, names all jobs on it.
+/// the server only, names the jobs on it, of a long one those at its ends.
 fn culprit(set: &[Ready], why: &str) -> Option<String> {
     let first = why.strip_prefix("job `")?.split('`').next()?;
     let circle = why.split_once(" waits for itself: ").map_or("", |(_, circle)| circle);
