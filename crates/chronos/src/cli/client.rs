@@ -163,11 +163,12 @@ impl Client {
         query: &[(&str, String)],
         body: Option<&Value>,
     ) -> Result<Answer, Failure> {
-        // Where the old API would answer with nothing, it tells what was done.
+        // Where the old API would answer with nothing, it tells what was done; the others know no such parameter.
+        let verbose: &[_] = if path.starts_with(&["v1", "scheduler"]) { &[("verbose", "true")] } else { &[] };
         let mut request = self
             .request(method, path)
             .query(query)
-            .query(&[("verbose", "true")])
+            .query(verbose)
             .header("idempotency-key", request_key()?)
             .timeout(Self::ANSWER_MAX);
         if let Some(body) = body {
