@@ -340,6 +340,8 @@ impl Shared {
         self.ensure(&client).await?;
         let member =
             Member::join(&self.sessions, &client, &self.paths, candidate, self.leaving.clone()).await?;
+        // The servers have written for us; who waits behind another has nothing to complain of.
+        self.trouble_is_over();
         member.first(&self.sessions).await?;
         let (record, version) = self.raise(&client, &member).await?;
         let reader = Reader { sessions: &self.sessions, paths: &self.paths, client: &client };
