@@ -103,6 +103,12 @@ impl Cluster {
         Ok(Self::of(node, client(tls)?, way))
     }
 
+    /// A node that takes this way for the one to the leader.
+    #[cfg(test)]
+    pub(crate) fn by(node: &Node, way: watch::Receiver<Way>) -> reqwest::Result<Self> {
+        Ok(Self::of(node, client(crate::tls::unused())?, way))
+    }
+
     fn of(node: &Node, http: Client, way: watch::Receiver<Way>) -> Self {
         let waiting = Arc::new(Semaphore::new(WAITING_MAX));
         Self { instance: node.identity.instance().into(), http, waiting, way, spread: None }
