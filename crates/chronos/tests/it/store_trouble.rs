@@ -42,7 +42,12 @@ fn without_its_store_a_cluster_shows_what_it_has_and_comes_back() {
             took.iter().any(|took| *took < Duration::from_secs(5)),
             "nobody waits for a leader while the store is away: {took:?}"
         );
-        node.cli(["doctor"]).exit(1).says("nobody leads");
+        let refused = node.post("/v1/scheduler/iso8601", by_hand("new", "true").to_string().as_bytes());
+        let refused = refused.expect("it answers").json();
+        let why = refused["message"].as_str().unwrap_or_default();
+        assert!(why.starts_with("nobody leads: ") && refused["leader"].is_null(), "{refused:#}");
+        assert_eq!(node.get_json("/v1/scheduler/leader")["leader"], "", "who led does not name itself");
+        node.cli(["doctor"]).exit(1).says("nobody leads").says("PostgreSQL at");
     }
     // One that begins now waits as well.
     let third = fleet.node(Folder::new(), &[]);
