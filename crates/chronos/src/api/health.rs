@@ -89,6 +89,7 @@ async fn readiness(ctx: &ApiContext) -> Ready {
             if let Way::Lost(_, why) = ctx.cluster.way() {
                 reasons.push(format!("cannot reach the leader: {why}"));
             }
+            reasons.extend(ctx.cluster.login());
         }
         Role::Leading(_) => {
             if let Readiness::NotReady { reason } = ctx.node.engine.readiness() {
