@@ -270,7 +270,7 @@ class Cluster:
             time.sleep(0.1)
 
     def wait_settled(self, timeout):
-        """Until one leads and the others are ready to stand in; None, or what is still wrong."""
+        """Until one leads, the others are ready to stand in and none has a complaint; None, or what is still wrong."""
         deadline = time.monotonic() + timeout
         while True:
             wrong, roles = [], []
@@ -282,6 +282,8 @@ class Cluster:
                 roles.append((ready or {}).get("role"))
                 if ready is None or not ready["ready"]:
                     wrong.append(f"{server.name} is not ready")
+                elif ready["reasons"]:
+                    wrong.append(f"{server.name} still says: {'; '.join(ready['reasons'])}")
             if not wrong and roles.count("leading") == 1:
                 return None
             if time.monotonic() > deadline:

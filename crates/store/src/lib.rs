@@ -123,6 +123,14 @@ pub enum StoreError {
     /// Its content cannot be read. Where it is refused at the start, nothing was touched.
     #[error("the store is damaged: {0}")]
     Damaged(String),
+    /// Not the store that was asked for, or none where that should be; nothing was made and nothing was touched.
+    #[error("{}", strange(.found.as_deref(), .wanted))]
+    Strange {
+        /// The id of what is there.
+        found: Option<String>,
+        /// The id that is wanted.
+        wanted: String,
+    },
     /// A batch or record beyond the stated bounds.
     #[error("too large for the store: {0}")]
     TooLarge(String),
@@ -137,6 +145,27 @@ pub enum StoreError {
     /// This node has been deposed.
     #[error(transparent)]
     Deposed(#[from] Deposed),
+}
+
+fn strange(found: Option<&str>, wanted: &str) -> String {
+    let (what, advice) = match found {
+        Some(id) => (format!("this is the store {id}"), ""),
+        None => ("there is no store here yet".into(), "; without --expect_store a new one is made"),
+    };
+    format!(
+        "{what}, and --expect_store wants {wanted}: see that the address and the path of the store are right{advice}"
+    )
+}
+
+/// Refuses a store, or the place where one could be made, if another one is wanted.
+#[cfg(any(feature = "postgres", feature = "zookeeper"))]
+fn wanted(expected: Option<&str>, found: Option<&str>) -> Result<(), StoreError> {
+    match expected {
+        Some(wanted) if found != Some(wanted) => {
+            Err(StoreError::Strange { found: found.map(Into::into), wanted: wanted.into() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Largest batch, encoded: half of ZooKeeper's default packet, so that one bound serves all stores.

@@ -69,6 +69,15 @@ async fn within<T>(work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work).await.expect("it takes too long")
 }
 
+async fn until(holds: impl Fn() -> bool) {
+    within(async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
 async fn begin(store: &ZookeeperStore, name: &str) -> Term {
     within(store.begin_term(&candidate(name))).await.expect("it can lead")
 }
@@ -302,6 +311,63 @@ async fn without_a_majority_it_tries_for_ever() {
     // The batch whose answer never came may have been applied or not; the new term says which.
     let (reached, deposed) = drive(store.clone(), next, 50).await;
     assert!(!deposed && reached.0 == next.seq.0 + 50);
+}
+
+/// Who waits for another to end its term has no trouble with the store once the servers are back, though it does not lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_forgets_an_outage_that_is_over() {
+    let Some((mut ensemble, _one)) = own_ensemble().await else { return };
+    let options = Options { session_timeout: SHORT, ..at(ensemble.hosts()) };
+    let (one, other) = (node(&options), node(&options));
+    begin(&one, "a").await;
+    let lead = |store: &Arc<ZookeeperStore>, name: &'static str| {
+        let store = store.clone();
+        tokio::spawn(async move { store.begin_term(&candidate(name)).await })
+    };
+    ensemble.order("kill 1");
+    ensemble.order("kill 2");
+    let (first, second) = (lead(&one, "a"), lead(&other, "b"));
+    until(|| one.trouble().is_some() && other.trouble().is_some()).await;
+    ensemble.order("start 1");
+    ensemble.order("start 2");
+    until(|| first.is_finished() || second.is_finished()).await;
+    until(|| one.trouble().is_none() && other.trouble().is_none()).await;
+    assert!(first.is_finished() != second.is_finished(), "one of two leads");
+    (first.abort(), second.abort());
+}
+
+/// Where another store is than the one that is meant, or none, nothing is made, read or written, and nobody leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_store_that_is_meant_is_used() {
+    let Some(options) = options() else { return };
+    let meant = |id: &str| node(&Options { expected: Some(id.into()), ..options.clone() });
+    let strange =
+        |found: Option<&str>| StoreError::Strange { found: found.map(Into::into), wanted: "0123".into() };
+    let wrong = meant("0123");
+    let says = async |what: StoreError| {
+        let waiting = tokio::spawn({
+            let wrong = wrong.clone();
+            async move { wrong.begin_term(&candidate("wrong")).await }
+        });
+        until(|| wrong.trouble() == Some(what.to_string()) || waiting.is_finished()).await;
+        assert!(!waiting.is_finished(), "it leads on a store that is not meant");
+        waiting.abort();
+        assert_eq!(within(wrong.load()).await.map(drop), Err(what.clone()));
+        assert_eq!(within(wrong.announce(&candidate("wrong"), "{}")).await, Err(what));
+    };
+    says(strange(None)).await;
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let root = options.path.trim_end_matches("/state");
+    assert!(raw.check_stat(root).await.expect("it answers").is_none(), "it has made something");
+    let store = node(&options);
+    let term = begin(&store, "a").await;
+    store.resign().await;
+    let id = within(store.id()).await.expect("it has one");
+    says(strange(Some(&id))).await;
+    assert_eq!(within(store.present()).await, Ok(term), "it has begun a term");
+    let candidates = raw.list_children(&format!("{}/candidate", options.path)).await.expect("it is there");
+    assert_eq!(candidates, Vec::<String>::new(), "it stands for election");
+    begin(&meant(&id), "b").await;
 }
 
 /// An old Chronos waits for ours, and ours for it, in the order in which they came.

@@ -143,7 +143,7 @@ pub(super) async fn restore(
     if !how.dry_run {
         let folder = ctx.settings.data_dir.clone().filter(|_| replaced > 0);
         let restored = match ctx.node.restore(staged, folder, super::access::author()).await {
-            Err(RestoreError::NotLeading) => return Err(not_leading(&ctx).await),
+            Err(RestoreError::NotLeading) => return Err(ctx.not_leading().await),
             restored => restored?,
         };
         ctx.node.projection.wait_for(restored.seq, super::ANSWER_WITHIN).await;
@@ -165,7 +165,7 @@ fn not_of_a_shadow(ctx: &ApiContext, why: &str) -> Result<(), ApiError> {
 /// Before much is sent for nothing.
 async fn may_restore(ctx: &ApiContext, how: &How, jobs: usize) -> Result<(), ApiError> {
     if !matches!(ctx.node.status().role, Role::Leading(_)) {
-        return Err(not_leading(ctx).await);
+        return Err(ctx.not_leading().await);
     }
     if jobs > 0 && !how.replace {
         let message = format!("there are {jobs} jobs here, which the backup would replace");
@@ -174,11 +174,6 @@ async fn may_restore(ctx: &ApiContext, how: &How, jobs: usize) -> Result<(), Api
             .hint("if that is meant, say `replace=true`, or `--yes` on the command line"));
     }
     Ok(())
-}
-
-async fn not_leading(ctx: &ApiContext) -> ApiError {
-    let leader = ctx.leader().await;
-    ApiError::from(AskError::NotLeading).leader(leader)
 }
 
 async fn stage(ctx: &ApiContext, body: Body) -> Result<Staged, ApiError> {

@@ -1,7 +1,8 @@
 //! Any node answers: what only the leader can do is handed to it, and its answer handed back as it is.
 //!
-//! A request is handed on once, and never repeated: where its fate is not known the client is told so. Bodies, errors,
-//! streams and who asks go along unchanged. While nobody leads a request waits for who will; nothing of it is done before.
+//! A change is handed on once, and never repeated: where its fate is not known the client is told so. A read goes to the
+//! next leader where the one that was asked falls silent. Bodies, errors, streams and who asks go along unchanged. While
+//! nobody leads a request waits for who will; nothing of it is done before.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +24,7 @@ use super::ApiContext;
 use super::error::{self, ApiError};
 use crate::cluster::address::Address;
 use crate::cluster::{self, Way};
-use crate::node::{Role, Status};
+use crate::node::{Outlook, Role, Status};
 use crate::tls::listener::Peer;
 
 /// Carries the number of the batch that a write became, and that a read wants to have seen.
@@ -44,8 +45,11 @@ const STALE: HeaderName = HeaderName::from_static("x-chronos-stale");
 const STALE_AFTER: Duration = Duration::from_secs(10);
 /// The leader gives up a change earlier, and says so.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
-/// How long a request waits for who leads: as long as a lease of the usual length, and an election after it.
+/// How long a request waits for who leads, and for an answer of who is not reached any more: as long as a lease of the
+/// usual length, and an election after it.
 const LED_WITHIN: Duration = Duration::from_secs(15);
+/// The answer of a leader that has just given way may be on its way still.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often it looks by itself: an address that took no connection may take one without any other news.
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
 /// Headers that are about one connection and not about what goes over it.
@@ -116,6 +120,7 @@ enum Answered {
 
 async fn answer(ctx: &ApiContext, handed_on: bool, mut request: Request, next: Next) -> Answered {
     let wanted = is_for_the_leader(request.method(), request.uri().path());
+    let until = Instant::now() + LED_WITHIN;
     let mut patience = None;
     loop {
         let leads = leads(ctx);
@@ -130,7 +135,11 @@ async fn answer(ctx: &ApiContext, handed_on: bool, mut request: Request, next: N
             Way::None => return Answered::Here(unread().into_response()),
             _ if handed_on => return Answered::Here(unread().into_response()),
             Way::Lost(leader, why) => Some(lost(&leader, &why)),
-            Way::Found(leader, at) => match hand_on(ctx, &leader, &at, request).await {
+            // The way to it is looked for.
+            Way::Found(leader, _) if another_leads(&ctx.node.outlook(), &leader) => {
+                Some(lost(&leader, "another node leads now, and has not been found yet"))
+            }
+            Way::Found(leader, at) => match hand_on(ctx, &leader, &at, request, until).await {
                 Ok(response) => return Answered::ByLeader(response),
                 Err(Failed::Over(refused)) => return Answered::Here(refused.into_response()),
                 Err(Failed::Unsent(unsent, refused)) => {
@@ -139,7 +148,7 @@ async fn answer(ctx: &ApiContext, handed_on: bool, mut request: Request, next: N
                 }
             },
         };
-        if !patience.get_or_insert_with(|| Patience::new(ctx)).is_worth_it().await {
+        if !patience.get_or_insert_with(|| Patience::new(ctx, until)).is_worth_it().await {
             return Answered::Here(match refused {
                 Some(refused) => refused.into_response(),
                 None => next.run(request).await,
@@ -158,12 +167,12 @@ struct Patience<'a> {
 }
 
 impl<'a> Patience<'a> {
-    fn new(ctx: &'a ApiContext) -> Self {
+    fn new(ctx: &'a ApiContext, until: Instant) -> Self {
         let mut status = ctx.node.watch_status();
         status.mark_unchanged();
         Self {
             ctx,
-            until: Instant::now() + LED_WITHIN,
+            until,
             way: ctx.cluster.watch_way(),
             status,
             place: ctx.cluster.waiting.try_acquire().ok(),
@@ -263,6 +272,7 @@ async fn hand_on(
     leader: &Candidate,
     at: &Address,
     request: Request,
+    until: Instant,
 ) -> Result<Response, Failed> {
     let (parts, body) = request.into_parts();
     let headers = headers_for(ctx, leader, &parts).map_err(Failed::Over)?;
@@ -277,10 +287,19 @@ async fn hand_on(
     if has_body {
         sent = sent.body(body.clone().into_sent());
     }
-    let answer = if unbounded {
-        Ok(sent.send().await)
-    } else {
-        tokio::time::timeout(ANSWER_WITHIN, sent.send()).await
+    let answer = async {
+        if unbounded { Ok(sent.send().await) } else { tokio::time::timeout(ANSWER_WITHIN, sent.send()).await }
+    };
+    let answer = tokio::select! {
+        answer = answer => answer,
+        why = in_vain(ctx, leader, is_read, until) => {
+            tracing::warn!(leader = leader.node, why, "the leader was not waited for any longer");
+            return Err(match body.take().filter(|_| is_read) {
+                Some(body) => Failed::Unsent(Box::new(Request::from_parts(parts, body)), lost(leader, &why)),
+                None if is_read => Failed::Over(lost(leader, &why)),
+                None => Failed::Over(error::outcome_unknown(why).retry_after(Duration::ZERO)),
+            });
+        }
     };
     match answer {
         Ok(Ok(answer)) => Ok(handed_back(ctx, answer).await),
@@ -300,6 +319,37 @@ async fn hand_on(
             let told = format!("the leader has not answered within {} s", ANSWER_WITHIN.as_secs());
             Err(Failed::Over(error::outcome_unknown(told)))
         }
+    }
+}
+
+/// Whether another process than this one leads, as far as the store tells.
+fn another_leads(seen: &Outlook, leader: &Candidate) -> bool {
+    seen.leader.as_ref().is_some_and(|leads| leads.instance() != leader.instance())
+}
+
+/// Returns once it is in vain to wait for the answer of this leader, and says why: another one leads, or `until` has come
+/// and it is not reached any more. One that is reached is at work, and is waited for.
+async fn in_vain(ctx: &ApiContext, leader: &Candidate, is_read: bool, until: Instant) -> String {
+    let (mut outlook, mut way) = (ctx.node.watch_outlook(), ctx.cluster.watch_way());
+    let another = async {
+        // Who has ended brings no more news.
+        if outlook.wait_for(|seen| another_leads(seen, leader)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        if !is_read {
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+    };
+    let unreached = async {
+        tokio::time::sleep_until(until).await;
+        if way.wait_for(|way| !matches!(way, Way::Found(..))).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let node = &leader.node;
+    tokio::select! {
+        () = another => format!("node {node} led and has not answered, and another one leads now"),
+        () = unreached => format!("node {node} led and has not answered, and is not reached any more"),
     }
 }
 

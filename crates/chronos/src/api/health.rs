@@ -79,8 +79,9 @@ async fn readiness(ctx: &ApiContext) -> Ready {
                 reasons.push("this node has not read the store yet".into());
             }
             if let Some(silent) = &seen.silent {
-                let age = seen.current_at.map_or(0, |at| at.elapsed().as_secs());
-                reasons.push(format!("{silent}; what is shown is {age} s old"));
+                // The store says the same of itself.
+                reasons.retain(|reason| reason != silent);
+                reasons.push(silence(silent, seen.age()));
             }
             if leader.is_none() {
                 reasons.push("nobody leads".into());
@@ -88,6 +89,7 @@ async fn readiness(ctx: &ApiContext) -> Ready {
             if let Way::Lost(_, why) = ctx.cluster.way() {
                 reasons.push(format!("cannot reach the leader: {why}"));
             }
+            reasons.extend(ctx.cluster.login());
         }
         Role::Leading(_) => {
             if let Readiness::NotReady { reason } = ctx.node.engine.readiness() {
@@ -103,8 +105,17 @@ async fn readiness(ctx: &ApiContext) -> Ready {
     notes.extend(
         ctx.node.store.damage().map(|damage| format!("part of the history cannot be read: {damage}")),
     );
+    notes.extend(ctx.node.strange().map(Into::into));
     notes.extend(untold(ctx.node.projection.read().state()));
     Ready { ready: serves || reasons.is_empty(), role: status.role.word(), reasons, notes, leader }
+}
+
+/// Why the store does not answer, and how old what is shown is, if anything is.
+fn silence(why: &str, age: Option<Duration>) -> String {
+    match age {
+        Some(age) => format!("{why}; what is shown is {} s old", age.as_secs()),
+        None => why.into(),
+    }
 }
 
 /// Whether people can be told of things. A mail server that is down keeps no job from running.
@@ -371,6 +382,15 @@ mod tests {
             told: Told::default(),
         };
         state.runs.insert(key, Arc::new(run));
+    }
+
+    #[test]
+    fn only_what_is_shown_has_an_age() {
+        assert_eq!(
+            silence("it is away", Some(Duration::from_secs(7))),
+            "it is away; what is shown is 7 s old"
+        );
+        assert_eq!(silence("it is away", None), "it is away");
     }
 
     #[test]

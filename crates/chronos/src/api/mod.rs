@@ -72,7 +72,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::cluster::{self, Cluster};
-use crate::node::{AskError, Node, Outlook};
+use crate::node::{AskError, Node};
 use crate::wire::honour::{self, Surroundings};
 use error::{ApiError, no_such_job};
 use methods::Methods;
@@ -146,11 +146,26 @@ impl ApiContext {
 
     /// `host:port` of the leader, if one is known.
     async fn leader(&self) -> Option<String> {
-        let leader = match self.node.outlook() {
-            Outlook { silent: Some(_), leader, .. } => leader,
-            Outlook { silent: None, .. } => self.node.store.leader().await,
+        // Who led when the store was last heard may not lead any more: this very node, for one.
+        if self.node.outlook().silent.is_some() {
+            return None;
+        }
+        cluster::address::first(&self.node.store.leader().await?.addresses)
+    }
+
+    /// Nothing was done, as this node does not lead; who does, or why nobody is known to.
+    async fn not_leading(&self) -> ApiError {
+        if let Some(leader) = self.leader().await {
+            return ApiError::from(AskError::NotLeading).leader(Some(leader));
+        }
+        let (why, hint) = match self.node.outlook().silent {
+            Some(silent) => {
+                (format!("nobody leads: {silent}"), "`chronos doctor` says what is wrong with the store")
+            }
+            None => ("nobody leads now".into(), "another node leads soon, or `chronos doctor` says why not"),
         };
-        cluster::address::first(&leader?.addresses)
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_leading", format!("{why}; nothing was done"))
+            .hint(format!("ask again later; {hint}"))
     }
 
     /// Asks for a change. When it is done it is durable, and visible on this node.
@@ -191,9 +206,7 @@ impl ApiContext {
                 let message = format!("the change was not confirmed within {} s", ANSWER_WITHIN.as_secs());
                 Err(error::outcome_unknown(message))
             }
-            Ok(Err(AskError::NotLeading)) => {
-                Err(ApiError::from(AskError::NotLeading).leader(self.leader().await))
-            }
+            Ok(Err(AskError::NotLeading)) => Err(self.not_leading().await),
             Ok(answer) => Ok(answer),
         }
     }

@@ -83,7 +83,7 @@ pub(super) async fn list(State(ctx): State<ApiContext>) -> Result<Json<Nodes>, A
     // It knows better what it is than what it said; and a store of one machine tells of nobody.
     let ours = &ctx.node.identity;
     members.retain(|member| member.candidate.node != ours.node);
-    let news = News::of(&ctx.node, &ctx.cluster.way());
+    let news = News::of(&ctx.node, &ctx.cluster);
     let this = Member { candidate: (**ours).clone(), news: String::new(), age: Duration::ZERO };
     let mut all: Vec<(Member, News)> = members
         .into_iter()

@@ -26,6 +26,7 @@ mod apply;
 mod audit_tests;
 mod classic;
 mod editing;
+mod forwarding;
 mod hostile;
 mod lists;
 mod once;
@@ -79,6 +80,15 @@ impl Server {
         store: MemoryStore,
         script: impl Fn(&engine::Launch) -> Behaviour + Send + Sync + 'static,
     ) -> Self {
+        Self::among(access, store, script, |node| Cluster::alone(node).expect("a client"))
+    }
+
+    fn among(
+        access: access::Access,
+        store: MemoryStore,
+        script: impl Fn(&engine::Launch) -> Behaviour + Send + Sync + 'static,
+        cluster: impl FnOnce(&Node) -> Cluster,
+    ) -> Self {
         let machine = FakeMachine::new();
         machine.script(script);
         let (node, task) = node::start(NodeOptions {
@@ -108,7 +118,7 @@ impl Server {
             data_dir: None,
             access,
         });
-        let cluster = Cluster::alone(&node).expect("a client");
+        let cluster = cluster(&node);
         let (metrics, turns) = (metrics::detached(), crate::api::editing::Turns::default());
         let app = router(ApiContext { node: node.clone(), cluster, metrics, settings, turns });
         Self { app, node, machine, _task: task }

@@ -30,7 +30,8 @@ impl Client {
     const CONNECT_MAX: Duration = Duration::from_secs(10);
     /// Longest wait for a whole answer; the server gives up a change earlier, and says so.
     const ANSWER_MAX: Duration = Duration::from_secs(60);
-    /// How long a change is asked for again whose answer was lost: a server that starts anew is back by then.
+    /// How long a change is asked for again after its answer was lost first: a server that starts anew is back by then,
+    /// and another leads where one has died.
     const AGAIN_WITHIN: Duration = Duration::from_secs(15);
     /// How long it waits before it asks again.
     const AGAIN_AFTER: Duration = Duration::from_millis(300);
@@ -174,17 +175,18 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let again_until = Instant::now() + Self::AGAIN_WITHIN;
-        let mut unsure = None;
+        let mut doubt: Option<Doubt> = None;
         loop {
             let Some(attempt) = request.try_clone() else { return self.change_once(request).await };
             match self.change_once(attempt).await {
-                Err(failure) if failure.exit == Exit::OutcomeUnknown => unsure = Some(failure),
+                Err(failure) if failure.exit == Exit::OutcomeUnknown => {
+                    doubt = Some(Doubt::of(failure, doubt, Instant::now()));
+                }
                 // It may have been done before the server went away.
-                Err(failure) if failure.exit == Exit::Unreachable && unsure.is_some() => {}
+                Err(failure) if failure.exit == Exit::Unreachable && doubt.is_some() => {}
                 answer => return answer,
             }
-            if let Some(failure) = unsure.take_if(|_| Instant::now() >= again_until) {
+            if let Some(Doubt { failure, .. }) = doubt.take_if(|doubt| Instant::now() >= doubt.until) {
                 return Err(failure);
             }
             tokio::time::sleep(Self::AGAIN_AFTER).await;
@@ -250,7 +252,7 @@ impl Client {
                 "the answer of {} was lost: the change may or may not have been made",
                 self.shown()
             ))
-            .hint("look at the job before you try again")
+            .hint(LOOK_FIRST)
     }
 
     /// Where it is, without who asks.
@@ -258,6 +260,24 @@ impl Client {
         let mut base = self.base.clone();
         let _ = (base.set_username(""), base.set_password(None));
         base.as_str().trim_end_matches('/').to_owned()
+    }
+}
+
+/// What people can do about a change of which nobody knows whether it was made. Its key was used up: the next command has
+/// another one.
+const LOOK_FIRST: &str = "look before you try again: `chronos audit` lists what was changed, `chronos show JOB` and `chronos runs JOB` what is";
+
+/// A change of which nobody knows whether it was made, and until when it is asked for again.
+struct Doubt {
+    failure: Failure,
+    until: Instant,
+}
+
+impl Doubt {
+    /// The time counts from the first doubt: what went before was waiting for an answer.
+    fn of(failure: Failure, before: Option<Self>, now: Instant) -> Self {
+        let until = before.map_or(now + Client::AGAIN_WITHIN, |before| before.until);
+        Self { failure, until }
     }
 }
 
@@ -333,7 +353,9 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     };
     let message = text("message").map_or_else(|| format!("the server answered {status}"), Into::into);
     let owned = |key: &str| text(key).map(Into::into);
-    Failure { exit, error: anyhow::anyhow!(message), hint: owned("hint"), code: owned("code") }
+    // That of the server is for whoever has sent a key of his own.
+    let hint = if exit == Exit::OutcomeUnknown { Some(LOOK_FIRST.into()) } else { owned("hint") };
+    Failure { exit, error: anyhow::anyhow!(message), hint, code: owned("code") }
 }
 
 #[cfg(test)]
@@ -358,6 +380,21 @@ mod tests {
         }
         let key = text.lines().find_map(|line| line.strip_prefix("idempotency-key: "));
         key.expect("every change has a key").to_owned()
+    }
+
+    #[test]
+    fn a_change_is_asked_for_again_for_so_long_after_the_first_doubt() {
+        let unknown = || {
+            let body =
+                br#"{"code": "outcome_unknown", "message": "m", "hint": "send it again if it had a key"}"#;
+            refused(StatusCode::SERVICE_UNAVAILABLE, body)
+        };
+        let (first, later) = (Instant::now(), Instant::now() + Client::AGAIN_WITHIN / 2);
+        let doubt = Doubt::of(unknown(), None, first);
+        assert_eq!(doubt.until, first + Client::AGAIN_WITHIN, "however long the first answer took");
+        let doubt = Doubt::of(unknown(), Some(doubt), later);
+        assert_eq!(doubt.until, first + Client::AGAIN_WITHIN, "it ends");
+        assert_eq!(doubt.failure.hint.as_deref(), Some(LOOK_FIRST), "who runs a command has sent no key");
     }
 
     #[tokio::test]

@@ -139,8 +139,18 @@ fn wrong(leg: &'static str, what: impl Into<String>, advice: impl Into<String>) 
 }
 
 fn unreachable(failure: &Failure) -> Finding {
+    wrong("server", told(failure), failure.hint.clone().unwrap_or_default())
+}
+
+/// A leg of which the server has not told.
+fn unseen(leg: &'static str, failure: &Failure) -> Finding {
+    let advice = failure.hint.clone().unwrap_or("ask again when what is wrong above is mended".into());
+    wrong(leg, format!("cannot be looked at: {}", told(failure)), advice)
+}
+
+fn told(failure: &Failure) -> String {
     let chain: Vec<String> = failure.error.chain().map(ToString::to_string).collect();
-    wrong("server", chain.join(": "), failure.hint.clone().unwrap_or_default())
+    chain.join(": ")
 }
 
 async fn of_server(args: &ClientArgs) -> Result<Vec<Finding>, Failure> {
@@ -155,19 +165,29 @@ async fn of_server(args: &ClientArgs) -> Result<Vec<Finding>, Failure> {
     };
     let answered = Timestamp::now();
     let mut findings = of_status(&client.shown(), &status, asked, answered);
-    match client.get(&["v1", "engine", "findings"], &[]).await {
-        Ok(told) => findings.extend(of_engine(&told)),
+    // A leg that cannot be looked at says so, and the next one is looked at.
+    findings.extend(match client.get(&["v1", "engine", "findings"], &[]).await {
+        Ok(told) => of_engine(&told),
+        Err(failure) if failure.exit == Exit::Unreachable => vec![unseen("engine", &failure)],
         // A version before this one has nothing to say there; that it is another is told above.
-        Err(failure) if failure.exit != Exit::Unreachable => {}
-        Err(failure) => return Err(failure),
-    }
-    findings.extend(of_nodes(&client.get(&["v1", "nodes"], &[]).await?));
+        Err(_) => Vec::new(),
+    });
+    findings.extend(match client.get(&["v1", "nodes"], &[]).await {
+        Ok(told) => of_nodes(&told),
+        Err(failure) => vec![unseen("nodes", &failure)],
+    });
     let query = vec![("state", "givenUp".into())];
-    let notices = pages(&client, &["v1", "notices"], query, "notices", NOTICES_MAX).await?;
-    findings.push(of_notices(&notices));
-    let jobs = pages(&client, &["v1", "jobs"], Vec::new(), "jobs", JOBS_MAX).await?;
-    findings.extend(of_channels(&status, &jobs));
-    findings.extend(of_jobs(&jobs, answered));
+    findings.push(match pages(&client, &["v1", "notices"], query, "notices", NOTICES_MAX).await {
+        Ok(given_up) => of_notices(&given_up),
+        Err(failure) => unseen("notices", &failure),
+    });
+    match pages(&client, &["v1", "jobs"], Vec::new(), "jobs", JOBS_MAX).await {
+        Ok(jobs) => {
+            findings.extend(of_channels(&status, &jobs));
+            findings.extend(of_jobs(&jobs, answered));
+        }
+        Err(failure) => findings.push(unseen("jobs", &failure)),
+    }
     Ok(findings)
 }
 
@@ -192,18 +212,24 @@ fn of_status(server: &str, status: &Value, asked: Timestamp, answered: Timestamp
         status["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let (store, engine) = (text("store"), text("engine"));
     let damage = status["storeDamage"].as_str();
-    findings.push(if reasons.is_empty() && damage.is_some() {
-        good("ready", format!("engine {engine} works, and commits of store {store} are applied"))
-    } else if reasons.is_empty() {
+    if reasons.is_empty() {
         let id = status["storeId"].as_str().map(|id| format!(" (id {id})")).unwrap_or_default();
-        good("ready", format!("store {store}{id} and engine {engine} work"))
-    } else {
-        wrong(
-            "ready",
-            reasons.join("; "),
-            "until that is mended, runs wait; `chronos why JOB` says so of each",
-        )
-    });
+        let what = match damage {
+            Some(_) => format!("engine {engine} works, and commits of store {store} are applied"),
+            None => format!("store {store}{id} and engine {engine} work"),
+        };
+        findings.push(good("ready", what));
+    }
+    let (of_store, others): (Vec<&str>, Vec<&str>) =
+        reasons.into_iter().partition(|reason| store_advice(store, reason).is_some());
+    for reason in of_store {
+        let advice = store_advice(store, reason).unwrap_or_default();
+        findings.push(wrong("store", format!("{store}: {reason}"), advice));
+    }
+    if !others.is_empty() {
+        let advice = "until that is mended, runs wait; `chronos why JOB` says so of each";
+        findings.push(wrong("ready", others.join("; "), advice));
+    }
     if let Some(damage) = damage {
         let what = format!("part of the history cannot be read: {damage}");
         let advice = "jobs go on; what they need can still be saved: `chronos backup --no_history`";
@@ -225,6 +251,43 @@ fn of_status(server: &str, status: &Value, asked: Timestamp, answered: Timestamp
         look("zones", what, "times that this program works out itself may differ; use the same version")
     });
     findings
+}
+
+/// What to do about a store that is not as it should be, which the reason names; `None` where that is about something else.
+fn store_advice(store: &str, reason: &str) -> Option<&'static str> {
+    let about_store = ["the store ", "this is the store ", "there is no store ", "this store is empty"];
+    if !about_store.iter().any(|begin| reason.starts_with(begin))
+        || reason.contains("not been heard from yet")
+    {
+        return None;
+    }
+    let has = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    let where_it_is = match store {
+        "postgres" => {
+            "see that --database_url is right, that the database runs, and that its port is open to this machine"
+        }
+        "zookeeper" => {
+            "see that --zk_hosts is right, that most of the ensemble run, and that their port is open to this machine"
+        }
+        _ => "see that the data folder is there, that its disk has room, and that this user may write to it",
+    };
+    Some(if has(&["--expect_store"]) {
+        "correct the address or the path of the store, or --expect_store, and start this node again"
+    } else if has(&["newer than"]) {
+        "use the newer version of Chronos that wrote it"
+    } else if has(&["damaged"]) {
+        "keep what is there, and `chronos restore` a backup into an empty store"
+    } else if has(&["password", "authentication", "role \"", "permission denied", "--zk_auth"]) {
+        "see the name and the password in --database_url or --zk_auth, and what they may do there"
+    } else if has(&["database \""]) {
+        "make that database, or correct its name in --database_url"
+    } else if has(&["lookup", "resolve", "not known"]) {
+        "correct the name of the host, or see that this machine can look it up"
+    } else if has(&["certificate", "TLS", "SSL"]) {
+        "see `sslmode` and `sslrootcert` in --database_url, and the certificate of the database"
+    } else {
+        where_it_is
+    })
 }
 
 /// What the engine of the leader found about what it depends on.
@@ -470,6 +533,8 @@ mod tests {
         check(&[("role", json!("standby")), ("leader", Value::Null)], "leader", Grade::Wrong, "nobody leads");
         check(&[("role", json!("preparing"))], "leader", Grade::Look, "preparing");
         check(&[("reasons", json!(["disk full"]))], "ready", Grade::Wrong, "disk full");
+        let away = "the store is not available: PostgreSQL at a:1/d: Connection refused (os error 111)";
+        check(&[("reasons", json!([away]))], "store", Grade::Wrong, "a:1/d: Connection refused");
         check(&[("notes", json!(["no memory limits here"]))], "note", Grade::Look, "no memory limits");
         let told = [("storeDamage", json!("page 7")), ("notes", json!(["cannot be read: page 7"]))];
         check(&told, "history", Grade::Wrong, "page 7");
@@ -479,6 +544,58 @@ mod tests {
         check(&[("time", json!("2029-12-31T23:59:00Z"))], "clock", Grade::Look, "60 s behind");
         check(&[("time", json!("2030-01-01T00:00:03Z"))], "clock", Grade::Good, "agrees");
         check(&[("zoneData", json!("1999a"))], "zones", Grade::Look, "1999a");
+    }
+
+    #[test]
+    fn each_trouble_of_a_store_has_its_advice() {
+        let check = |store, reason: &str, advice: &str| {
+            let told = store_advice(store, reason);
+            assert!(told.is_some_and(|told| told.contains(advice)), "{reason}: {told:?}");
+        };
+        check(
+            "postgres",
+            "the store is not available: PostgreSQL at a:1/d: Connection refused",
+            "--database_url is right",
+        );
+        check(
+            "postgres",
+            "the store is not available: .. password authentication failed for user \"u\"",
+            "password in",
+        );
+        check(
+            "postgres",
+            "the store is not available: .. database \"d\" does not exist",
+            "make that database",
+        );
+        check(
+            "postgres",
+            "the store is not available: .. failed to lookup address information",
+            "look it up",
+        );
+        check("postgres", "the store has format 9, which is newer than 4, the newest ..", "newer version");
+        check(
+            "zookeeper",
+            "the store is not available: no server of the ensemble `a:1` answers; see --zk_hosts",
+            "--zk_hosts is",
+        );
+        check("zookeeper", "the store has not answered within 5 s", "most of the ensemble");
+        check("zookeeper", "this is the store a, and --expect_store wants b: see ..", "--expect_store");
+        check("sqlite", "the store is damaged: ..", "restore");
+        for other in
+            ["nobody leads", "the store has not been heard from yet", "the local engine is not ready: .."]
+        {
+            assert_eq!(store_advice("postgres", other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_leg_that_cannot_be_looked_at_is_a_finding() {
+        let failure =
+            Failure::new(Exit::Unreachable, anyhow::anyhow!("this node has not read the store yet"));
+        let found = unseen("jobs", &failure.hint("GET /ready says what it waits for"));
+        assert_eq!((&*found.leg, found.grade), ("jobs", Grade::Wrong));
+        assert_eq!(found.what, "cannot be looked at: this node has not read the store yet");
+        assert_eq!(found.advice, "GET /ready says what it waits for");
     }
 
     #[test]

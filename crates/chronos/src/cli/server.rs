@@ -151,8 +151,10 @@ async fn serve(
     let tls = crate::tls::of_neighbours(listening.https.as_ref().map(|(_, identity)| identity.clone()));
     let leased =
         config.cluster.store != StoreSettings::Sqlite && config.cluster.on_isolation == OnIsolation::Kill;
-    let cluster =
-        Cluster::start(&node, spread, tls, leased).context("cannot speak to other nodes").map_err(failed)?;
+    let credentials = config.access.credentials.clone();
+    let cluster = Cluster::start(&node, spread, tls, credentials, leased)
+        .context("cannot speak to other nodes")
+        .map_err(failed)?;
     let access =
         Access::new(&config.access).map_err(|_| anyhow::anyhow!("the machine has no random numbers"));
     let app = crate::api::router(ApiContext {

@@ -6,6 +6,7 @@
 //! all nodes as one, `orders` what the leader wants of those of others.
 
 pub(crate) mod address;
+mod login;
 pub(crate) mod news;
 pub(crate) mod orders;
 mod reach;
@@ -22,6 +23,7 @@ use store::{Candidate, Member};
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
+use crate::config::Credentials;
 use crate::node::{Node, Role};
 use address::Address;
 use news::News;
@@ -74,26 +76,34 @@ pub struct Cluster {
     /// Places for requests that wait for a leader.
     pub(crate) waiting: Arc<Semaphore>,
     way: watch::Receiver<Way>,
+    /// What is wrong with the login between this node and the leader.
+    login: watch::Receiver<Option<String>>,
     spread: Option<Arc<Spread>>,
 }
 
 impl Cluster {
     /// Looks for the leader from now on, and tells the others of this node, until the node is gone. `tls` is whom it
-    /// trusts to be another node; `leased` says whether its tasks end when it cannot tell them any more.
+    /// trusts to be another node, `credentials` what it wants to hear; `leased` says whether its tasks end when it cannot
+    /// tell them any more.
     /// # Errors
     /// What the HTTP client says of its settings.
     pub fn start(
         node: &Node,
         spread: Arc<Spread>,
         tls: rustls::ClientConfig,
+        credentials: Option<Credentials>,
         leased: bool,
     ) -> reqwest::Result<Self> {
         let (found, way) = watch::channel(Way::None);
+        let (compared, login) = watch::channel(None);
         let http = client(tls)?;
         spread.begin(node, http.clone());
-        tokio::spawn(seek(node.clone(), http.clone(), found, spread.has_login()));
-        tokio::spawn(tell(node.clone(), way.clone(), leased));
-        Ok(Self { spread: Some(spread), ..Self::of(node, http, way) })
+        let passwords = spread.has_login();
+        let cluster = Self { spread: Some(spread), login, ..Self::of(node, http.clone(), way.clone()) };
+        tokio::spawn(seek(node.clone(), http.clone(), found, passwords));
+        tokio::spawn(compare(http, way, compared, credentials));
+        tokio::spawn(tell(node.clone(), cluster.clone(), leased));
+        Ok(cluster)
     }
 
     /// A node that looks for nobody.
@@ -103,9 +113,16 @@ impl Cluster {
         Ok(Self::of(node, client(tls)?, way))
     }
 
+    /// A node that takes this way for the one to the leader.
+    #[cfg(test)]
+    pub(crate) fn by(node: &Node, way: watch::Receiver<Way>) -> reqwest::Result<Self> {
+        Ok(Self::of(node, client(crate::tls::unused())?, way))
+    }
+
     fn of(node: &Node, http: Client, way: watch::Receiver<Way>) -> Self {
         let waiting = Arc::new(Semaphore::new(WAITING_MAX));
-        Self { instance: node.identity.instance().into(), http, waiting, way, spread: None }
+        let (_, login) = watch::channel(None);
+        Self { instance: node.identity.instance().into(), http, waiting, way, login, spread: None }
     }
 
     /// The engine of this node alone, of all that `engine` stands for.
@@ -128,6 +145,11 @@ impl Cluster {
     /// Where the leader is, as of the last try.
     pub fn way(&self) -> Way {
         self.way.borrow().clone()
+    }
+
+    /// What is wrong with the login between this node and the leader, and what to do, if anything is.
+    pub fn login(&self) -> Option<String> {
+        self.login.borrow().clone()
     }
 }
 
@@ -211,8 +233,51 @@ fn is_missed(role: &Role, asked: &Candidate, leader: Option<&Candidate>) -> bool
     !leads_here && leader.is_some_and(|leader| leader.instance() == asked.instance())
 }
 
+/// Asks each leader that is found whether it wants the same login as this node, for ever: a follower that takes what the
+/// leader refuses looks whole until somebody writes there.
+async fn compare(
+    http: Client,
+    mut way: watch::Receiver<Way>,
+    compared: watch::Sender<Option<String>>,
+    ours: Option<Credentials>,
+) {
+    let mut every = tokio::time::interval(TRIED_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // One that is started with another login is another process.
+    let mut asked = String::new();
+    loop {
+        let found = match &*way.borrow_and_update() {
+            Way::Found(leader, at) => Some((leader.instance(), at.clone())),
+            // Who cannot be reached may be the same one later.
+            Way::Lost(leader, _) if leader.instance() == asked => None,
+            Way::None | Way::Lost(..) => {
+                asked.clear();
+                compared.send_if_modified(|told| told.take().is_some());
+                None
+            }
+        };
+        match found.filter(|(instance, _)| *instance != asked) {
+            None => {
+                if way.changed().await.is_err() {
+                    return;
+                }
+            }
+            Some((instance, at)) => {
+                every.tick().await;
+                if let Ok(told) = login::compare(&http, &at, &instance, ours.as_ref()).await {
+                    if let Some(why) = &told {
+                        warn!(why, "this node and the leader do not want the same login");
+                    }
+                    compared.send_replace(told);
+                    asked = instance;
+                }
+            }
+        }
+    }
+}
+
 /// Tells the others how this node is, for ever; and the engine, that they have heard it.
-async fn tell(node: Node, way: watch::Receiver<Way>, leased: bool) {
+async fn tell(node: Node, cluster: Cluster, leased: bool) {
     let mut every = tokio::time::interval(TOLD_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut status = node.watch_status();
@@ -242,7 +307,7 @@ async fn tell(node: Node, way: watch::Receiver<Way>, leased: bool) {
         }
         let tasks_end_after_ms =
             promised.then(|| u64::try_from(TASKS_END_AFTER.as_millis()).unwrap_or(u64::MAX));
-        let news = News { tasks_end_after_ms, replaced, ..News::of(&node, &way.borrow()) }.to_text();
+        let news = News { tasks_end_after_ms, replaced, ..News::of(&node, &cluster) }.to_text();
         let said = node.store.announce(&node.identity, &news);
         match tokio::time::timeout(TOLD_WITHIN, said).await {
             Ok(Ok(())) => {

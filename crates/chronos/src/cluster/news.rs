@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Way;
+use super::{Cluster, Way};
 use crate::node::{Node, Role};
 
 /// How a node is doing.
@@ -39,15 +39,16 @@ const SENTENCES_MAX: usize = 8;
 
 impl News {
     /// How this node is doing now.
-    pub(crate) fn of(node: &Node, way: &Way) -> Self {
+    pub(crate) fn of(node: &Node, cluster: &Cluster) -> Self {
         let (status, outlook) = (node.status(), node.outlook());
         let term = node.projection.read().term();
-        let (leader_at, leader_lost) = match way {
+        let (leader_at, leader_lost) = match cluster.way() {
             Way::None => (None, None),
             Way::Found(_, at) => (Some(at.to_string()), None),
-            Way::Lost(_, why) => (None, Some(clipped(why))),
+            Way::Lost(_, why) => (None, Some(clipped(&why))),
         };
         let leads = matches!(status.role, Role::Leading(_));
+        let troubles = status.troubles.into_iter().chain(cluster.login());
         Self {
             role: status.role.word().into(),
             epoch: term.epoch.0,
@@ -64,7 +65,7 @@ impl News {
             leader_lost,
             tasks_end_after_ms: None,
             replaced: false,
-            troubles: status.troubles.iter().take(SENTENCES_MAX).map(|text| clipped(text)).collect(),
+            troubles: troubles.take(SENTENCES_MAX).map(|text| clipped(&text)).collect(),
         }
     }
 

@@ -46,6 +46,22 @@ impl Acquaintance {
         ))
     }
 
+    /// What is strange about working on the store with this id from here, though the node may: who has taken the folder of
+    /// another cluster, or the address of its store, is to hear of it.
+    pub(super) fn strange(&self, id: &str) -> Option<String> {
+        let file = self.file.as_ref().filter(|_| self.expected.is_none())?;
+        let known = std::fs::read_to_string(file).ok()?;
+        let known = known.trim();
+        (known != id).then(|| {
+            let folder = file.parent().unwrap_or(file).display();
+            format!(
+                "the data folder `{folder}` has been used with store {known}, and this is store {id}: see that neither the \
+                 folder nor the address of the store is that of another cluster; --expect_store {id} says that all is as \
+                 it should be"
+            )
+        })
+    }
+
     /// Remembers a store that has jobs.
     pub(super) fn remember(&self, id: &str) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
@@ -70,10 +86,14 @@ mod tests {
         known.remember("a").expect("it is written");
         assert_eq!(known.admits("a", false), Ok(()), "all its jobs were deleted");
         assert_eq!(known.admits("b", true), Ok(()), "a restored one");
+        assert_eq!(known.strange("a"), None);
+        let told = known.strange("b").expect("it says so all the same");
+        assert!(told.contains("with store a, and this is store b"), "{told}");
         let refused = known.admits("b", false).expect_err("another, and empty");
         assert!(refused.contains("worked on store a") && refused.contains("--expect_store b"), "{refused}");
         let told = Acquaintance { expected: Some("b".into()), ..known.clone() };
         assert_eq!(told.admits("b", false), Ok(()), "the operator says so");
+        assert_eq!(told.strange("b"), None);
         let refused = told.admits("a", true).expect_err("not the one that was meant");
         assert!(refused.contains("--expect_store wants b"), "{refused}");
         known.remember("b").expect("it is written");

@@ -1,7 +1,7 @@
 //! The life of a node: follows while another leads, leads when elected, and begins again when deposed. For ever.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use engine::{Engine, Keep, Readiness};
@@ -23,6 +23,7 @@ use super::driver::{self, Ended};
 use super::heritage::Heritage;
 use super::outlook::{self, Outlook};
 use super::pulse::Pulse;
+use super::standing::Standing;
 use super::{Acquaintance, Ask, AskError, Node, Restore, RestoreError, Role, Status};
 
 /// What a node is made of.
@@ -100,6 +101,7 @@ pub(super) struct Life {
     pub(super) strays: Vec<TaskId>,
     /// Whether the projection is a state that the store was in, from which batches lead to the present one.
     warm: Arc<AtomicBool>,
+    standing: Arc<Standing>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -116,6 +118,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
     let (restores, restored) = mpsc::channel(1);
     let (stop, stopped) = watch::channel(false);
     let pulse = Arc::new(Pulse::new());
+    let strange = Arc::<OnceLock<String>>::default();
     let node = Node {
         identity: Arc::new(options.identity.clone()),
         projection: projection.clone(),
@@ -124,11 +127,21 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         zones: options.zones.clone(),
         notifier: options.notifier.clone(),
         pulse: pulse.clone(),
+        strange: strange.clone(),
         status: status_now,
         outlook: outlook.clone(),
         asks,
         restores,
     };
+    let warm = Arc::<AtomicBool>::default();
+    let standing = Arc::new(Standing {
+        store: options.store.clone(),
+        acquaintance: options.acquaintance.clone(),
+        projection: projection.clone(),
+        warm: warm.clone(),
+        strange,
+        refused: Mutex::default(),
+    });
     let life = Life {
         options,
         projection,
@@ -137,7 +150,8 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         asks: asked,
         restores: restored,
         strays: Vec::new(),
-        warm: Arc::default(),
+        warm,
+        standing,
         pulse,
         stop: stopped,
     };
@@ -222,6 +236,7 @@ impl Life {
         };
         let acquaintance = &self.options.acquaintance;
         acquaintance.admits(&id, has_jobs)?;
+        self.standing.notice(&id);
         if has_jobs && let Err(problem) = acquaintance.remember(&id) {
             warn!(%problem, "cannot note which store this is");
         }
@@ -257,6 +272,7 @@ impl Life {
     async fn wait_for_term(&mut self) -> Option<Term> {
         let store = self.options.store.clone();
         let candidate = self.options.identity.clone();
+        let standing = self.standing.clone();
         let following = tokio::spawn(follow(store.clone(), self.projection.clone(), self.warm.clone()));
         let (mut told, mut refused) = (None, None);
         let mut stop = self.stop.clone();
@@ -265,7 +281,10 @@ impl Life {
             let attempt = async {
                 // Nobody is known to be fit who has not looked.
                 let _ = outlook.wait_for(|seen| seen.looked && seen.fit().is_ok()).await;
-                store.begin_term(&candidate).await
+                if standing.check().await.is_err() {
+                    return Ok(None);
+                }
+                store.begin_term(&candidate).await.map(Some)
             };
             tokio::pin!(attempt);
             let result = loop {
@@ -284,7 +303,8 @@ impl Life {
                         }
                         let unfit = seen.fit().err();
                         let waits = unfit.is_some();
-                        self.say(Role::Standby, store.trouble().into_iter().chain(unfit).collect());
+                        let troubles = store.trouble().into_iter().chain(standing.refused()).chain(unfit);
+                        self.say(Role::Standby, troubles.collect());
                         if waits {
                             continue 'attempts;
                         }
@@ -295,7 +315,9 @@ impl Life {
                 break None;
             }
             match result {
-                Ok(term) => break Some(term),
+                Ok(Some(term)) => break Some(term),
+                // It may be put right while this node runs.
+                Ok(None) => self.stand_aside(standing.refused().unwrap_or_default()).await,
                 Err(problem) => {
                     self.say(Role::Standby, vec![problem.to_string()]);
                     // Once: it is looked at again, and mostly the same is found.

@@ -10,6 +10,7 @@ pub(crate) mod memory;
 mod outlook;
 mod pulse;
 mod restore;
+mod standing;
 
 pub use acquaintance::Acquaintance;
 pub(crate) use driver::OUTCOMES;
@@ -21,7 +22,7 @@ pub use pulse::Pulse;
 pub(crate) use restore::{Restore, RestoreError, Restored};
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::notify::Notifier;
 use engine::Engine;
@@ -51,6 +52,8 @@ pub struct Node {
     pub notifier: Arc<Notifier>,
     /// Whether its scheduler lives.
     pub pulse: Arc<Pulse>,
+    /// What is strange about the store that it works on, once it has seen that.
+    strange: Arc<OnceLock<String>>,
     status: watch::Receiver<Status>,
     outlook: watch::Receiver<Outlook>,
     asks: mpsc::Sender<Ask>,
@@ -148,6 +151,11 @@ impl Node {
             mpsc::error::TrySendError::Closed(_) => RestoreError::NotLeading,
         })?;
         reply.await.unwrap_or(Err(RestoreError::NotLeading))
+    }
+
+    /// What is strange about the store that it works on, and what to do about it, if anything is.
+    pub(crate) fn strange(&self) -> Option<&str> {
+        self.strange.get().map(String::as_str)
     }
 
     /// What the node sees around it.

@@ -294,4 +294,46 @@ fn an_empty_store_is_not_taken_for_the_one_that_had_jobs() {
     // Nobody else is kept from it, nor is who says that it is meant.
     let meant = other.node(folder, &["--expect_store", &id]);
     meant.wait_ready();
+    assert_eq!(meant.get_json("/ready")["notes"].to_string().matches("has been used with").count(), 0);
+}
+
+#[test]
+fn a_folder_that_was_used_with_another_store_is_told() {
+    let (Some(fleet), Some(other)) = (Fleet::new(), Fleet::new()) else { return };
+    let (node, theirs) = (fleet.joined(&[]), other.joined(&[]));
+    node.put(by_hand("ours", "true"));
+    theirs.put(by_hand("theirs", "true"));
+    let id_of = |node: &TestServer| {
+        wait::until("it knows its store", || {
+            node.get_json("/v1/status")["storeId"].as_str().map(str::to_owned)
+        })
+    };
+    let ids = [id_of(&node), id_of(&theirs)];
+    let (folder, _) = node.terminate();
+    let strange = other.node(folder, &[]);
+    let notes = wait::until("it says so", || {
+        let notes = strange.get("/ready")?.json()["notes"].to_string();
+        notes.contains("has been used with store").then_some(notes)
+    });
+    assert!(ids.iter().all(|id| notes.contains(id)), "{notes}");
+    strange.cli(["doctor"]).says(&ids[0]).says(&ids[1]);
+}
+
+#[test]
+fn who_expects_another_store_makes_nothing_of_it_and_says_so() {
+    let Some(fleet) = Fleet::new() else { return };
+    let wrong = fleet.node(Folder::new(), &["--expect_store", "0123"]);
+    let says = |what: &str| {
+        wait::until("it says why it does not take part", || {
+            let reasons = wrong.get("/ready")?.json()["reasons"].to_string();
+            (reasons.contains(what) && reasons.contains("--expect_store wants 0123")).then_some(())
+        });
+    };
+    says("there is no store here yet");
+    let first = fleet.joined(&[]);
+    says("this is the store");
+    wrong.cli(["doctor"]).exit(1).says("--expect_store wants 0123").says("correct the address");
+    wrong.cli(["nodes"]).says("--expect_store wants 0123");
+    let nodes = first.get_json("/v1/nodes")["nodes"].clone();
+    assert_eq!(nodes.as_array().map(Vec::len), Some(1), "{nodes:#}");
 }

@@ -42,13 +42,24 @@ fn without_its_store_a_cluster_shows_what_it_has_and_comes_back() {
             took.iter().any(|took| *took < Duration::from_secs(5)),
             "nobody waits for a leader while the store is away: {took:?}"
         );
-        node.cli(["doctor"]).exit(1).says("nobody leads");
+        let refused = node.post("/v1/scheduler/iso8601", by_hand("new", "true").to_string().as_bytes());
+        let refused = refused.expect("it answers").json();
+        let why = refused["message"].as_str().unwrap_or_default();
+        assert!(why.starts_with("nobody leads: ") && refused["leader"].is_null(), "{refused:#}");
+        assert_eq!(node.get_json("/v1/scheduler/leader")["leader"], "", "who led does not name itself");
+        node.cli(["doctor"]).exit(1).says("nobody leads").says("PostgreSQL at");
     }
     // One that begins now waits as well.
     let third = fleet.node(Folder::new(), &[]);
     let ready = third.get("/ready").expect("it answers");
     assert_eq!(ready.status, 503, "it has nothing to show");
     assert_eq!(third.get("/v1/jobs").map(|answer| answer.status), Some(503));
+    wait::until("it says why", || {
+        third.get("/ready")?.json()["reasons"].to_string().contains("PostgreSQL").then_some(())
+    });
+    let told =
+        third.cli(["doctor"]).exit(1).says("see that --database_url is right").says("cannot be looked at");
+    assert!(!told.stdout_text().contains("0 s old"), "{}", told.stdout_text());
     assert!(postgres.order("start").is_ok_and(|told| told.starts_with("listening")));
     let leads = |node: &TestServer| node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading");
     let all = [&first, &second, &third];

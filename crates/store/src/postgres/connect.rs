@@ -35,6 +35,8 @@ pub(super) struct Place {
     schema: String,
     /// For messages: hosts and database.
     name: String,
+    /// The id of the store that is meant, if it must be that one.
+    expected: Option<String>,
 }
 
 #[derive(Clone)]
@@ -81,7 +83,18 @@ impl Place {
         let name = name_of(&config);
         let schema = format!("\"{schema}\".");
         let statement_timeout = lease / 2;
-        Ok(Self { config, security, statement_timeout, no_settings: AtomicBool::new(false), schema, name })
+        let no_settings = AtomicBool::new(false);
+        Ok(Self { config, security, statement_timeout, no_settings, schema, name, expected: None })
+    }
+
+    /// The same, if the store with this id is there.
+    pub(super) fn expecting(self, expected: Option<String>) -> Self {
+        Self { expected, ..self }
+    }
+
+    /// The id of the store that is meant, if it must be that one.
+    pub(super) fn expected(&self) -> Option<&str> {
+        self.expected.as_deref()
     }
 
     /// A statement about our tables, which it calls `chronos.jobs` and so on.

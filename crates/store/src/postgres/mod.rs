@@ -38,7 +38,7 @@ use self::columns::Parameter;
 use self::connect::{Limits, Place, SharedPlace, from_pool};
 use self::lease::{Lease, since_boot};
 use self::questions::{LEASE_LEFT, ReadError};
-use self::schema::{Found, VERSIONS};
+use self::schema::{Found, NEXT, VERSIONS};
 use self::writer::{Command, Commit, Restore, Statements, Tenure, Writer, millis};
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::rows::{Batch, LogSizes, small, whole_ms};
@@ -68,6 +68,8 @@ pub struct PostgresOptions {
     pub schema: String,
     /// How long a leader that is not heard of keeps the right to lead; at least [`LEASE_MIN`].
     pub lease: Duration,
+    /// The id of the only store that is meant; another one is not touched, and none is made.
+    pub expected: Option<String>,
 }
 
 impl PostgresOptions {
@@ -76,14 +78,14 @@ impl PostgresOptions {
 
     /// The usual schema and lease.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), schema: Self::SCHEMA.into(), lease: LEASE }
+        Self { url: url.into(), schema: Self::SCHEMA.into(), lease: LEASE, expected: None }
     }
 }
 
 impl std::fmt::Debug for PostgresOptions {
     /// The URL has a password in it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { url: _, schema, lease } = self;
+        let Self { url: _, schema, lease, .. } = self;
         f.debug_struct("PostgresOptions")
             .field("schema", schema)
             .field("lease", lease)
@@ -129,7 +131,8 @@ pub fn open(options: &PostgresOptions) -> Result<PostgresStore, OptionsError> {
     if options.lease < LEASE_MIN {
         return Err(OptionsError::Lease(options.lease));
     }
-    let place = Arc::new(Place::new(&options.url, &options.schema, options.lease)?);
+    let place = Place::new(&options.url, &options.schema, options.lease)?;
+    let place = Arc::new(place.expecting(options.expected.clone()));
     let (orders, inbox) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         pool: place.pool()?,
@@ -292,7 +295,7 @@ impl Shared {
                 Some(known) => known,
                 None => {
                     let row = self.term_row(LEASE_LEFT).await?;
-                    (Instant::now(), questions::lease_left(&row, 2))
+                    (Instant::now(), questions::lease_left(&row, NEXT))
                 }
             };
             if left.is_zero() {
@@ -599,7 +602,7 @@ impl Store for PostgresStore {
             return self.shared.leading().present.as_ref().map(|present| present.candidate.clone());
         }
         let row = self.shared.term_row("t.lease_until > clock_timestamp(), t.holder").await.ok()?;
-        let holder: Option<&str> = if row.get(2) { row.get(3) } else { None };
+        let holder: Option<&str> = if row.get(NEXT) { row.get(NEXT + 1) } else { None };
         format::read_candidate(holder?)
     }
 
@@ -608,7 +611,7 @@ impl Store for PostgresStore {
     }
 
     async fn present(&self) -> Result<Term, StoreError> {
-        Ok(questions::term_of(&self.shared.term_row("t.epoch, t.seq").await?, 2))
+        Ok(questions::term_of(&self.shared.term_row("t.epoch, t.seq").await?, NEXT))
     }
 
     async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, IsolationLevel, Row, RowStream, Transaction};
 
 use super::columns::Parameter;
 use super::connect::{Connection, Place};
-use super::schema::{self, VERSIONS};
+use super::schema::{self, NEXT, VERSIONS};
 use crate::format::{self, FormatError};
 use crate::rows::{code, integer, letters, outcome, small, whole_ms};
 use crate::{
@@ -217,17 +217,17 @@ pub(super) async fn applied_after(
     for row in &rows {
         // A newer program may have led since the last question.
         schema::found(row, place)?;
-        left = lease_left(row, 2);
-        let last = number(row, 3);
-        let oldest = Seq(row.get::<_, Option<i64>>(4).map_or(last + 1, i64::cast_unsigned));
+        left = lease_left(row, NEXT);
+        let last = number(row, NEXT + 1);
+        let oldest = Seq(row.get::<_, Option<i64>>(NEXT + 2).map_or(last + 1, i64::cast_unsigned));
         if after.0 > last || after.0 + 1 < oldest.0 {
             return Err(StoreError::Gone { asked: Seq(after.0.saturating_add(1)), oldest }.into());
         }
-        if let Some(seq) = row.get::<_, Option<i64>>(5) {
+        if let Some(seq) = row.get::<_, Option<i64>>(NEXT + 3) {
             batches.push(Applied {
                 seq: Seq(seq.cast_unsigned()),
-                epoch: Epoch(number(row, 6)),
-                changes: format::read_batch(row.get(7))?,
+                epoch: Epoch(number(row, NEXT + 4)),
+                changes: format::read_batch(row.get(NEXT + 5))?,
             });
         }
     }

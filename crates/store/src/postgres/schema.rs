@@ -27,16 +27,22 @@ pub(super) enum Found {
     Older,
 }
 
-/// Two columns that say which versions are there, for [`found`]: a question that asks for them as well need not be one more.
+/// Columns that say which store and which versions are there, for [`found`]: a question that asks for them as well need not
+/// be one more.
 pub(super) const VERSIONS: &str = "(SELECT value FROM chronos.meta WHERE name = 'schema'), (SELECT value FROM chronos.meta WHERE \
-                                   name = 'format')";
+                                   name = 'format'), (SELECT value FROM chronos.meta WHERE name = 'store')";
+/// The column after those of [`VERSIONS`].
+pub(super) const NEXT: usize = 3;
 
-/// Looks at the versions.
+/// Looks at which store this is, and at the versions.
 pub(super) async fn check(client: &Client, place: &Place) -> Result<Found, StoreError> {
     let sql = place.sql(&format!("SELECT {VERSIONS}"));
     match client.query_typed_one(&sql, &[]).await {
         Ok(row) => found(&row, place),
-        Err(error) if is_missing(&error) => Ok(Found::Nothing),
+        Err(error) if is_missing(&error) => {
+            crate::wanted(place.expected(), None)?;
+            Ok(Found::Nothing)
+        }
         Err(error) => Err(place.meaning(&error)),
     }
 }
@@ -52,6 +58,7 @@ pub(super) fn found(row: &Row, place: &Place) -> Result<Found, StoreError> {
             return Err(StoreError::Newer { found, ours });
         }
     }
+    crate::wanted(place.expected(), row.get(2))?;
     Ok(if values < format::VERSION { Found::Older } else { Found::Ours })
 }
 

@@ -78,6 +78,8 @@ pub struct Options {
     pub history_per_job: u64,
     /// Of the audit the last so many entries stay, whatever retention keeps.
     pub audit_max: u64,
+    /// The id of the only store that is meant; another one is not touched, and none is made.
+    pub expected: Option<String>,
 }
 
 impl Options {
@@ -90,6 +92,7 @@ impl Options {
             auth: None,
             history_per_job: 20,
             audit_max: 10_000,
+            expected: None,
         }
     }
 
@@ -260,9 +263,14 @@ impl Shared {
         self.sessions.meaning(error)
     }
 
-    /// Sees to it that there is a store, and that it is none of a newer binary.
+    /// Sees to it that there is a store, that it is the one that is meant, and that it is none of a newer binary.
     async fn ensure(&self, client: &Client) -> Result<About, StoreError> {
         let meaning = |error: Error| self.sessions.meaning(&error);
+        if let Some(expected) = &self.sessions.options.expected {
+            let about = data(client, &self.paths.about()).await.map_err(meaning)?;
+            let about: Option<About> = about.map(|(about, _)| read("about", &about)).transpose()?;
+            crate::wanted(Some(expected), about.as_ref().map(|about| about.id.as_str()))?;
+        }
         // Open to all, as an old Chronos makes them.
         let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
         let candidates = self.paths.candidates();
@@ -340,6 +348,8 @@ impl Shared {
         self.ensure(&client).await?;
         let member =
             Member::join(&self.sessions, &client, &self.paths, candidate, self.leaving.clone()).await?;
+        // The servers have written for us; who waits behind another has nothing to complain of.
+        self.trouble_is_over();
         member.first(&self.sessions).await?;
         let (record, version) = self.raise(&client, &member).await?;
         let reader = Reader { sessions: &self.sessions, paths: &self.paths, client: &client };

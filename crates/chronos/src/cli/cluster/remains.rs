@@ -51,7 +51,11 @@ impl Place {
                 Ok(Self::ZooKeeper { tree, options })
             }
             StoreSettings::Postgres { url, schema, lease } => {
-                let options = PostgresOptions { url: url.0.clone(), schema: schema.clone(), lease: *lease };
+                let options = PostgresOptions {
+                    schema: schema.clone(),
+                    lease: *lease,
+                    ..PostgresOptions::new(url.0.clone())
+                };
                 let tables = postgres::purge::Tables::new(&options).map_err(Failure::usage)?;
                 Ok(Self::Postgres { tables, options })
             }

@@ -105,7 +105,12 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
         }
         StoreSettings::Postgres { url, schema, lease } => {
             own_folder(&config.data_dir)?;
-            let options = PostgresOptions { url: url.0.clone(), schema: schema.clone(), lease: *lease };
+            let options = PostgresOptions {
+                url: url.0.clone(),
+                schema: schema.clone(),
+                lease: *lease,
+                expected: config.cluster.expect_store.clone(),
+            };
             let store = postgres::open(&options).map_err(|error| {
                 Failure::usage(error)
                     .hint("--database_url, --database_schema and --database_lease say where and how")
@@ -114,7 +119,11 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
         }
         StoreSettings::ZooKeeper { hosts, path, timeout, auth } => {
             own_folder(&config.data_dir)?;
-            let store = zookeeper::open(ensemble(hosts, path, *timeout, auth.as_ref())).map_err(|error| {
+            let options = zookeeper::Options {
+                expected: config.cluster.expect_store.clone(),
+                ..ensemble(hosts, path, *timeout, auth.as_ref())
+            };
+            let store = zookeeper::open(options).map_err(|error| {
                 Failure::usage(error)
                     .hint("--zk_hosts, --zk_path, --zk_timeout and --zk_auth say where and how")
             })?;
