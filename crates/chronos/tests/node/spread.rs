@@ -91,7 +91,7 @@ impl Cluster {
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        let others = Others::start(&node, spread, tls, false).unwrap();
+        let others = Others::start(&node, spread, tls, None, false).unwrap();
         (node, task, others)
     }
 }
