@@ -219,12 +219,15 @@ pub(super) fn keep_enabled(
     now: Timestamp,
 ) {
     let is_disabled = |map: &Map<String, Value>| map.get("disabled") == Some(&json!(true));
+    // As many slots have passed as it has.
     let is_over = |map: &Map<String, Value>| {
-        schedule(map, zones, now).is_some_and(|schedule| schedule.first_after(now).is_none())
+        let schedule = schedule(map, zones, now)?;
+        let passed = schedule.span_from(Timestamp::MIN, now).map_or(0, |span| span.count);
+        Some(passed >= schedule.repeats()?)
     };
     let same_slots =
         ["schedule", "scheduleTimeZone"].into_iter().all(|key| taken.get(key) == present.get(key));
-    if is_disabled(taken) && !is_disabled(present) && same_slots && is_over(taken) {
+    if is_disabled(taken) && !is_disabled(present) && same_slots && is_over(taken) == Some(true) {
         taken.shift_remove("disabled");
     }
 }

@@ -547,7 +547,13 @@ mod tests {
             |here: &BTreeMap<String, Map<String, Value>>, written: &str, starts, expected: &str, at_once| {
                 let job = json!({ "name": "a", "schedule": written });
                 let plan = Plan::new(files(&[job]), here, starts, &Zones::bundled(), now);
-                assert_eq!(plan.ready[0].definition["schedule"], expected);
+                match plan.ready.first() {
+                    Some(job) => assert_eq!(job.definition["schedule"], expected),
+                    None => assert_eq!(
+                        (plan.rows[0].fate, &here["a"]["schedule"]),
+                        (Fate::Unchanged, &json!(expected))
+                    ),
+                }
                 assert_eq!(plan.at_once.len(), at_once, "{written}");
             };
         let daily = "R/2020-01-01T00:00:00Z/P1D";
