@@ -162,7 +162,9 @@ pub(super) async fn forget(
         spread.is_settled(&node);
     }
     ctx.node.store.forget_member(&node).await?;
-    tracing::info!(node, by = ?super::access::author(), "forgot a node");
+    let author = super::access::author();
+    let (address, _) = super::access::origin_of(&author);
+    tracing::info!(node, by = &**author.name(), address, "forgot a node");
     Ok(StatusCode::NO_CONTENT)
 }
 
