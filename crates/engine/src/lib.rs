@@ -37,6 +37,7 @@ pub mod yardstick;
 
 pub use clock::since_boot;
 pub use container::{Container, ContainerKind, NO_MESOS, NO_MESOS_HINT, Network, Port, Volume, VolumeSource};
+#[cfg(any(feature = "local", feature = "docker"))]
 pub use secrets::{is_setting, values as secret_values};
 pub use share::{Constraint, Operator, Share, Thousandths};
 
