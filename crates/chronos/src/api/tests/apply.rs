@@ -146,3 +146,17 @@ async fn the_refusal_of_a_set_names_all_that_is_to_be_mended() {
     assert_eq!(server.get("/v1/jobs").await.json()["total"], json!(0), "nothing was done");
     assert_eq!(keyed(json!([many[0]])).await.status, StatusCode::OK);
 }
+
+/// A set of an import has thousands of owners.
+#[tokio::test]
+async fn that_nobody_can_be_told_is_said_once() {
+    let server = Server::start(succeed).await;
+    let job =
+        |name: &str, owner: &str| json!({"name": name, "command": "1", "schedule": FAR, "owner": owner});
+    let set = json!([job("a", ""), job("b", "ops@example.org"), job("c", "dev@example.org")]);
+    let told = server.post("/v1/apply", &set).await.json();
+    let untold = |i: usize| told["jobs"][i]["warnings"].to_string().contains("nobody is told");
+    assert_eq!([0, 1, 2].map(untold), [false, true, false], "{told}");
+    assert!(told.to_string().contains("as in 1 more of these jobs"), "{told}");
+    assert_eq!(server.get("/v1/status").await.json()["channels"], json!([]));
+}
