@@ -333,7 +333,8 @@ async fn a_standby_forgets_an_outage_that_is_over() {
     until(|| first.is_finished() || second.is_finished()).await;
     until(|| one.trouble().is_none() && other.trouble().is_none()).await;
     assert!(first.is_finished() != second.is_finished(), "one of two leads");
-    (first.abort(), second.abort());
+    first.abort();
+    second.abort();
 }
 
 /// Where another store is than the one that is meant, or none, nothing is made, read or written, and nobody leads.
