@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chronos::node::{AskError, Node, NodeOptions, NodeTask, Role, start};
+use chronos::node::{Acquaintance, AskError, Node, NodeOptions, NodeTask, Role, start};
 use engine::fake::{Behaviour, FakeMachine};
 use engine::{Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent};
 use scheduler::ids::{Epoch, JobName, TaskId};
@@ -18,6 +18,7 @@ use scheduler::request::{Answer, Definition, Manner, PlanText, Refusal, Request}
 use scheduler::run::{AttemptEnd, Outcome, Record};
 use scheduler::schedule::DstPolicy;
 use store::memory::{MemoryCore, MemoryStore};
+use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Candidate, HistoryQuery, Retention, Store};
 
 #[path = "node/spread.rs"]
@@ -42,10 +43,19 @@ impl Cluster {
     }
 
     fn start_on(store: MemoryStore, name: &str, engine: Arc<dyn Engine>) -> (Node, NodeTask) {
+        Self::start_as(Acquaintance::default(), Arc::new(store), name, engine)
+    }
+
+    fn start_as(
+        acquaintance: Acquaintance,
+        store: Arc<dyn Store>,
+        name: &str,
+        engine: Arc<dyn Engine>,
+    ) -> (Node, NodeTask) {
         start(NodeOptions {
             identity: Candidate { node: name.into(), ..Candidate::default() },
-            store: Arc::new(store),
-            acquaintance: chronos::node::Acquaintance::default(),
+            store,
+            acquaintance,
             heritage: None,
             engine,
             zones: scheduler::schedule::Zones::bundled(),
@@ -158,6 +168,34 @@ async fn who_cannot_read_the_store_leaves_it_to_others() {
     new.ask(put("a", "R1//PT1H")).await.unwrap();
     new_task.shutdown().await;
     old_task.shutdown().await;
+}
+
+/// A term is written down, and is the work of whoever won: a node that is to work on another store does not stand.
+#[tokio::test]
+async fn who_expects_another_store_begins_no_term() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let options = SqliteOptions { dir: folder.path().into(), force_network_fs: false };
+    let store = Arc::new(SqliteStore::open(&options).unwrap());
+    let id = store.store_id().await.unwrap().unwrap();
+    let before = store.present().await.unwrap();
+    let start = |expected: &str| {
+        let acquaintance = Acquaintance { file: None, expected: Some(expected.into()) };
+        Cluster::start_as(acquaintance, store.clone(), "n1", Arc::new(cluster.machine.engine()))
+    };
+    let (wrong, wrong_task) = start("0123");
+    eventually("it says why it does not lead", || async {
+        wrong
+            .status()
+            .troubles
+            .iter()
+            .any(|why| why.contains(&id) && why.contains("--expect_store wants 0123"))
+    })
+    .await;
+    assert_eq!(store.present().await, Ok(before), "it was elected first");
+    wrong_task.shutdown().await;
+    let (right, right_task) = start(&id);
+    leads(&right).await;
+    right_task.shutdown().await;
 }
 
 #[tokio::test]
