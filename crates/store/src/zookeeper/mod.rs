@@ -230,6 +230,12 @@ impl Shared {
         }
     }
 
+    /// Neither the sessions there are nor what was followed over them is to be relied on.
+    async fn distrust(&self) {
+        *locked(&self.names) = None;
+        self.sessions.distrust().await;
+    }
+
     /// Says whether there is room.
     fn measure(&self, ledger: &Ledger) {
         let (jobs, bytes) = (ledger.jobs(), ledger.bytes());

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesOrdered, StreamExt};
@@ -28,11 +29,15 @@ pub(super) struct Sessions {
     pub(super) options: Options,
     looking: Mutex<Option<Client>>,
     leading: Mutex<Option<Client>>,
+    /// Which server the next session is tried with first.
+    turn: AtomicUsize,
 }
 
 impl Sessions {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, looking: Mutex::new(None), leading: Mutex::new(None) }
+        // Not all nodes with the same server, which the library would do.
+        let turn = AtomicUsize::new(usize::try_from(std::process::id()).unwrap_or(0));
+        Self { options, looking: Mutex::new(None), leading: Mutex::new(None), turn }
     }
 
     /// The session that answers questions: another one than that of the leader, whose commits would wait behind large
@@ -58,11 +63,20 @@ impl Sessions {
         if let Some(auth) = &self.options.auth {
             connector = connector.with_auth("digest", auth.as_bytes());
         }
-        let made = connector.connect(&self.options.hosts).await.map_err(|error| self.meaning(&error))?;
+        let hosts = beginning_with(&self.options.hosts, self.turn.load(Ordering::Relaxed));
+        let made = connector.connect(&hosts).await.map_err(|error| self.meaning(&error))?;
         // A server may lag behind what another session of ours has seen.
         let _ = made.sync("/").await;
         *client = Some(made.clone());
         Ok(made)
+    }
+
+    /// What the server of this session shows is not what the ensemble has: the next session is one with another server.
+    pub(super) async fn distrust(&self) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        for which in [&self.looking, &self.leading] {
+            *which.lock().await = None;
+        }
     }
 
     /// Who may do what with our records: all, as Chronos made its own; with `--zk_auth` all may read.
@@ -100,6 +114,15 @@ impl Sessions {
             error => format!("ZooKeeper at `{hosts}`: {error}"),
         })
     }
+}
+
+/// The same servers, another one of them first; what follows the last one (`/path`) stays there.
+fn beginning_with(hosts: &str, turn: usize) -> String {
+    let (servers, path) = hosts.split_at(hosts.find('/').unwrap_or(hosts.len()));
+    let mut servers: Vec<&str> = servers.split(',').collect();
+    let first = turn % servers.len();
+    servers.rotate_left(first);
+    servers.join(",") + path
 }
 
 /// Whether the server may or may not have done what it was asked: this is no verdict of its own.
@@ -207,5 +230,17 @@ impl Pause {
     pub(super) async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = Self::MAX.min(self.0 * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_turn_begins_with_another_server() {
+        let turns: Vec<String> = (0..4).map(|turn| beginning_with("a:1,b:2,c:3/x/y", turn)).collect();
+        assert_eq!(turns, ["a:1,b:2,c:3/x/y", "b:2,c:3,a:1/x/y", "c:3,a:1,b:2/x/y", "a:1,b:2,c:3/x/y"]);
+        assert_eq!(beginning_with("[::1]:2181", 7), "[::1]:2181");
     }
 }

@@ -100,13 +100,26 @@ impl<'c> Writer<'c> {
         {
             let replaces = self.sent.iter().any(|flight| flight.generation != record.generation);
             if self.conflicts > CONFLICTS_MAX || replaces {
-                return Err(Over(format!("somebody else writes below `{}`: {what}", self.paths.base())));
+                return Err(self.out_of_line(&what).await);
             }
             warn!(what, "the records in ZooKeeper are not those that were expected; they are listed anew");
             return self.compose_anew(record, version).await;
         }
         self.send_again(record, version);
         Ok(())
+    }
+
+    /// What was listed a moment ago is not there. Servers before 3.8.4 are known to part from the others in silence, and a
+    /// node that stays with such a one would never lead again.
+    async fn out_of_line(&mut self, what: &str) -> Over {
+        let base = self.paths.base();
+        error!(
+            what,
+            "the server of ZooKeeper that this node asks shows records below `{base}` that the ensemble does not have, \
+             or somebody else writes there; the next session begins with another server, see docs/guides/zookeeper.md"
+        );
+        self.shared.distrust().await;
+        Over(format!("a server of ZooKeeper is out of line, or somebody else writes below `{base}`: {what}"))
     }
 
     fn send_again(&mut self, record: TermRecord, version: i32) {
