@@ -81,7 +81,8 @@ const PIECES_MAX: usize = 4;
 /// become U+FFFD in `text`.
 #[utoipa::path(
     get, path = "/v1/runs/{key}/output", tag = "runs", params(("key" = String, Path), Wanted),
-    responses((status = 200, body = String), (status = 404, body = ErrorBody))
+    responses((status = 200, content((String = "text/plain"), (String = "text/event-stream"))),
+        (status = 404, body = ErrorBody))
 )]
 pub(super) async fn read(
     State(ctx): State<ApiContext>,

@@ -111,10 +111,12 @@ pub(super) async fn pause(args: &PauseArgs) -> Result<(), Failure> {
     tell(&answer, args.client.output, &format!("paused job `{}`{until}", args.job))
 }
 
-/// When a pause of some length ends: to the second, which is what people read.
+/// When a pause of some length ends: at the next whole second, as that is what people read, and not before its time.
 fn end_of(length: &Length, now: Timestamp) -> Result<Timestamp, Failure> {
     let span = SignedDuration::try_from(length.0).map_err(|e| Failure::new(Exit::Usage, e))?;
-    let end = now.checked_add(span).and_then(|end| end.round(Unit::Second));
+    let end = now.checked_add(span).and_then(|end| {
+        end.round(jiff::TimestampRound::new().smallest(Unit::Second).mode(jiff::RoundMode::Ceil))
+    });
     end.map_err(|e| Failure::new(Exit::Usage, e).context("--for is too long"))
 }
 
@@ -166,7 +168,7 @@ mod tests {
     fn a_pause_ends_at_a_whole_second() {
         let now: Timestamp = "2030-01-01T08:00:00.123456789Z".parse().expect("a time");
         let end = end_of(&Length(std::time::Duration::from_secs(7200)), now).expect("an end");
-        assert_eq!(end.to_string(), "2030-01-01T10:00:00Z");
+        assert_eq!(end.to_string(), "2030-01-01T10:00:01Z");
         assert!(end_of(&Length(std::time::Duration::from_secs(u64::MAX)), now).is_err());
     }
 }

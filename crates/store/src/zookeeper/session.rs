@@ -20,6 +20,9 @@ const IN_FLIGHT: usize = 32;
 const CHUNK: usize = 64;
 /// How often a question is asked anew when its connection was lost.
 const TRIES: usize = 3;
+/// A server that has not answered a question for so long will not: it goes on answering pings, and the session lives, but
+/// servers of 3.8.0 were seen to forget a `sync` when another one came to lead them.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 static AUTHENTICATED: [Acl; 2] =
     [Acl::new_const(Permission::READ, "world", "anyone"), Acl::new_const(Permission::ALL, "auth", "")];
@@ -64,9 +67,14 @@ impl Sessions {
             connector = connector.with_auth("digest", auth.as_bytes());
         }
         let hosts = beginning_with(&self.options.hosts, self.turn.load(Ordering::Relaxed));
-        let made = connector.connect(&hosts).await.map_err(|error| self.meaning(&error))?;
-        // A server may lag behind what another session of ours has seen.
-        let _ = made.sync("/").await;
+        let made = connector.connect(&hosts);
+        let made = tokio::time::timeout(ANSWER_WITHIN, made).await.unwrap_or(Err(Error::Timeout));
+        let made = made.map_err(|error| self.meaning(&error))?;
+        // A server may lag behind what another session of ours has seen. Everybody waits here for one that says nothing.
+        if tokio::time::timeout(ANSWER_WITHIN, made.sync("/")).await.is_err() {
+            self.turn.fetch_add(1, Ordering::Relaxed);
+            return Err(self.meaning(&Error::Timeout));
+        }
         *client = Some(made.clone());
         Ok(made)
     }
@@ -145,7 +153,7 @@ pub(super) fn is_doubt(error: &Error) -> bool {
     )
 }
 
-/// Asks again when the connection was lost on the way; the session outlives it.
+/// Asks again when the connection was lost on the way, or the server says nothing; the session outlives it.
 pub(super) async fn patiently<T, F>(client: &Client, ask: impl Fn() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
@@ -153,7 +161,8 @@ where
     let mut tries = 0;
     loop {
         tries += 1;
-        match ask().await {
+        let answer = tokio::time::timeout(ANSWER_WITHIN, ask()).await;
+        match answer.unwrap_or(Err(Error::Timeout)) {
             Err(error) if is_doubt(&error) && tries < TRIES && !client.state().is_terminated() => {}
             answer => return answer,
         }
