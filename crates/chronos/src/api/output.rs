@@ -81,7 +81,7 @@ const PIECES_MAX: usize = 4;
 /// become U+FFFD in `text`.
 #[utoipa::path(
     get, path = "/v1/runs/{key}/output", tag = "runs", params(("key" = String, Path), Wanted),
-    responses((status = 200, content((String = "text/plain"), (String = "text/event-stream"))),
+    responses((status = 200, content((String = "text/plain"), (Object = "text/event-stream"))),
         (status = 404, body = ErrorBody))
 )]
 pub(super) async fn read(
