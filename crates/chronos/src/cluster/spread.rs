@@ -3,7 +3,7 @@
 //!
 //! A node that answers is told of the term first, so that a late order of a former leader is refused there too. Of one
 //! that does not answer nothing is known, unless it has said that its tasks end when it is cut off, and has been silent
-//! for long enough: then they have ended, and nobody knows how. What is known of them is in [`table`].
+//! for long enough: then they have ended, and nobody knows how. What is known of them is in `table`.
 
 mod table;
 
