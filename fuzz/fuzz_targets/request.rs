@@ -75,7 +75,13 @@ impl Server {
             let cluster = Cluster::alone(&node).expect("a client");
             let metrics = PrometheusBuilder::new().build_recorder().handle();
             let settings = Arc::new(Settings::default());
-            let app = router(ApiContext { node: node.clone(), cluster, metrics, settings });
+            let app = router(ApiContext {
+                node: node.clone(),
+                cluster,
+                metrics,
+                settings,
+                turns: Default::default(),
+            });
             (node, task, app)
         });
         Self { runtime, node, app, requests: 0, _task: task }
