@@ -14,6 +14,11 @@ pub fn is_setting(name: &[u8]) -> bool {
     name.starts_with(b"MESOSPHERE_") || name.starts_with(b"CHRONOS_") && !name.starts_with(b"CHRONOS_SECRET_")
 }
 
+/// Whether a program that the server starts is to find a variable without asking for it.
+pub(crate) fn is_for_all(name: &[u8]) -> bool {
+    !name.starts_with(b"CHRONOS_") && !is_setting(name)
+}
+
 /// Longest value: a key or a certificate with its chain; not much more fits into an environment.
 const VALUE_MAX: u64 = 64 * 1024;
 

@@ -262,6 +262,19 @@ pub enum OutcomeKind {
     Missed,
 }
 
+impl OutcomeKind {
+    /// All of them. Stores write an outcome as its place here, so the list only grows.
+    pub const ALL: [Self; 7] = [
+        Self::Succeeded,
+        Self::Failed,
+        Self::Killed,
+        Self::TimedOut,
+        Self::Lost,
+        Self::Skipped,
+        Self::Missed,
+    ];
+}
+
 /// How the latest run of a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRun {

@@ -174,17 +174,7 @@ pub(crate) fn integer(uid: JobUid) -> i64 {
     uid.0.cast_signed()
 }
 
-const OUTCOMES: [OutcomeKind; 7] = [
-    OutcomeKind::Succeeded,
-    OutcomeKind::Failed,
-    OutcomeKind::Killed,
-    OutcomeKind::TimedOut,
-    OutcomeKind::Lost,
-    OutcomeKind::Skipped,
-    OutcomeKind::Missed,
-];
-
-/// How an outcome is written: its place in the list above, which only grows.
+/// How an outcome is written: its place in [`OutcomeKind::ALL`].
 pub(crate) fn code(outcome: OutcomeKind) -> i64 {
     match outcome {
         OutcomeKind::Succeeded => 0,
@@ -198,7 +188,7 @@ pub(crate) fn code(outcome: OutcomeKind) -> i64 {
 }
 
 pub(crate) fn outcome(code: i64) -> Option<OutcomeKind> {
-    usize::try_from(code).ok().and_then(|code| OUTCOMES.get(code)).copied()
+    usize::try_from(code).ok().and_then(|code| OutcomeKind::ALL.get(code)).copied()
 }
 
 /// Databases count with signed numbers.

@@ -103,7 +103,11 @@ impl Choice {
             kinds: words("kind", chosen.kind.as_deref(), &KINDS)?,
             owner: chosen.owner.as_deref().unwrap_or_default().trim().to_owned(),
             labels,
-            outcomes: words("outcome", chosen.outcome.as_deref(), &view::KINDS.map(|k| (view::word(k), k)))?,
+            outcomes: words(
+                "outcome",
+                chosen.outcome.as_deref(),
+                &OutcomeKind::ALL.map(|k| (view::word(k), k)),
+            )?,
             now,
         })
     }

@@ -104,7 +104,7 @@ const CAUSES: [(&str, CauseKind); 4] = [
 
 impl Filter {
     fn of(wanted: &Wanted) -> Result<Self, ApiError> {
-        let ended = view::KINDS.map(|kind| (view::word(kind), Fate::Ended(kind)));
+        let ended = OutcomeKind::ALL.map(|kind| (view::word(kind), Fate::Ended(kind)));
         let (mut outcomes, mut states) = (Vec::new(), Vec::new());
         for fate in words("outcome", wanted.outcome.as_deref(), &[&ended[..], &LIVE].concat())? {
             match fate {

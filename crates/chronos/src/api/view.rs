@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::wire::duration;
 use crate::wire::job::{instant, is_exhausted};
-pub(super) use crate::wire::outcome::{KINDS, fault, word};
+pub(super) use crate::wire::outcome::{fault, word};
 use crate::wire::outcome::{reason, why};
 
 /// A run, or a row of slots that never became runs.

@@ -17,17 +17,6 @@ pub fn word(kind: OutcomeKind) -> &'static str {
     }
 }
 
-/// All kinds of outcomes.
-pub const KINDS: [OutcomeKind; 7] = [
-    OutcomeKind::Succeeded,
-    OutcomeKind::Failed,
-    OutcomeKind::Killed,
-    OutcomeKind::TimedOut,
-    OutcomeKind::Lost,
-    OutcomeKind::Skipped,
-    OutcomeKind::Missed,
-];
-
 /// The reason of an outcome, where it has one.
 pub fn reason(outcome: &Outcome) -> Option<String> {
     Some(match outcome {

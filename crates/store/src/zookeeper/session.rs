@@ -20,8 +20,8 @@ const IN_FLIGHT: usize = 32;
 const CHUNK: usize = 64;
 /// How often a question is asked anew when its connection was lost.
 const TRIES: usize = 3;
-/// A server that has not answered a question for so long will not: it goes on answering pings, and the session lives, but
-/// servers of 3.8.0 were seen to forget a `sync` when another one came to lead them.
+/// A server that has not answered a question for so long is not waited for any more: it may go on answering pings, so that
+/// the session lives, and everybody behind the question would wait for ever.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 static AUTHENTICATED: [Acl; 2] =

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 
 use super::{HUB, HUB_ADDRESS, Login};
-use crate::secrets::is_setting;
+use crate::secrets::is_for_all;
 
 /// How long a helper may take: those of clouds ask a server. Tests do not wait for so long.
 const PATIENCE: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(20) };
@@ -87,7 +87,7 @@ fn run(program: &Path, address: &str) -> Result<(bool, Vec<u8>), String> {
     command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
     // It needs what its user has, such as HOME, and nothing of what sets up the server.
     for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"CHRONOS_") || is_setting(name.as_encoded_bytes()) {
+        if !is_for_all(name.as_encoded_bytes()) {
             command.env_remove(name);
         }
     }

@@ -26,7 +26,7 @@ use super::processes::MARK;
 use crate::local::formats::Spec;
 use crate::local::launch::{self, Choice, Instructions, LOGIN};
 use crate::local::layout::task_folder;
-use crate::secrets::{self, is_setting};
+use crate::secrets::{self, is_for_all};
 use crate::since_boot;
 
 /// One process to start.
@@ -83,8 +83,7 @@ struct Prepared {
 impl Spawner {
     /// The environment for tasks: ours without what sets up the server, and without secrets, which are asked for.
     pub(super) fn inherited() -> Vec<(OsString, OsString)> {
-        let for_tasks = |name: &[u8]| !name.starts_with(b"CHRONOS_") && !is_setting(name);
-        std::env::vars_os().filter(|(name, _)| for_tasks(name.as_encoded_bytes())).collect()
+        std::env::vars_os().filter(|(name, _)| is_for_all(name.as_encoded_bytes())).collect()
     }
 
     /// Makes the task's folder, exclusively, and starts its process.
