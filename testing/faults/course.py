@@ -11,7 +11,7 @@ from cluster import NAMES, Cluster, Reader, boot_s, faketime
 from engines import ENGINES
 from hosts import Network, sh
 from nemesis import Nemesis, plan
-from stores import STORES
+from stores import STORES, ZooKeeper
 from workload import NOTHING_DONE, Client, Writer, make_jobs, now_ms
 
 PROFILES = {

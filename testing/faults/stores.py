@@ -10,6 +10,9 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "zookeeper-local"))
+
+import zookeeper_versions  # noqa: E402 (found by the line above)
 
 
 class Child:
@@ -116,13 +119,15 @@ class ZooKeeper:
     keeps_history = False
     # Six ticks until the others miss it, and the election.
     election_s = 5.0
-    JAR = "/usr/share/java/zookeeper.jar"
+    VERSIONS = zookeeper_versions.VERSIONS
+    # The newest that is known, as the others lose what they have acknowledged.
+    version = zookeeper_versions.NEWER
     PORT = 2181
 
     @staticmethod
     def missing():
-        """What is not here, if something is not."""
-        return None if shutil.which("java") and os.path.exists(ZooKeeper.JAR) else "no ZooKeeper is here"
+        """What is not here, if something is not and cannot be fetched."""
+        return zookeeper_versions.missing(ZooKeeper.version)
 
     def __init__(self, network, lease_s):
         self.lease_s = lease_s
@@ -143,9 +148,8 @@ class ZooKeeper:
         self.wait_served(self.hosts)
 
     def launch(self, host):
-        # Servers do not wait for the disk: a killed process loses nothing by that.
-        flags = ["-Xms32m", "-Xmx160m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Dzookeeper.preAllocSize=1024", "-Dzookeeper.forceSync=no"]
-        words = ["java", *flags, "-cp", self.JAR, "org.apache.zookeeper.server.quorum.QuorumPeerMain", os.path.join(host.folder, "zoo.cfg")]
+        flags = ["-Xms32m", "-Xmx160m", "-Dzookeeper.preAllocSize=1024"]
+        words = zookeeper_versions.command(self.version, flags, "quorum.QuorumPeerMain", os.path.join(host.folder, "zoo.cfg"))
         with open(os.path.join(host.folder, "zookeeper.log"), "ab") as log:
             self.running[host.name] = subprocess.Popen(host.inside(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                                        cwd=host.folder, start_new_session=True)

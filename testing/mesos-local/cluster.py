@@ -32,11 +32,15 @@ import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(ROOT, 'testing', 'zookeeper-local'))
+
+import zookeeper_versions  # noqa: E402 (found by the line above)
+
 VERSION = '1.11.0'
 LIBRARY = '84d7ee9af27e912636b139de40257df1ee4f56c201de6bba834278aa1e8fd64c'
 CACHE = os.environ.get('MESOS_LOCAL_CACHE') or os.path.join(
     os.environ.get('CARGO_TARGET_DIR') or os.path.join(ROOT, 'target'), 'mesos-local')
-ZOOKEEPER = '/usr/share/java/zookeeper.jar'
 # What the library and the build of the glue need. testing/deps installs them.
 SHARED = ('libsvn_delta-1.so.1', 'libsvn_subr-1.so.1', 'libsasl2.so.2', 'libapr-1.so.0', 'libz.so.1')
 TOOLS = ('gcc', 'g++', 'objdump')
@@ -334,8 +338,8 @@ def start(options, bound=False):
         Cluster(options.dir).stop()
         shutil.rmtree(options.dir)
     zk = options.zk or options.masters > 1
-    if zk and not (shutil.which('java') and os.path.exists(ZOOKEEPER)):
-        raise Cannot('java or zookeeper is not here; testing/deps installs them')
+    if zk and (reason := zookeeper_versions.missing(zookeeper_versions.DEBIAN)):
+        raise Cannot(reason)
     if options.masters % 2 == 0:
         raise Cannot('%d masters never agree on an empty registry: take an odd number' % options.masters)
     programs = install()
@@ -364,9 +368,8 @@ def launch_all(cluster, options, programs, zk):
             f.write('tickTime=500\nminSessionTimeout=1000\nmaxSessionTimeout=30000\nmaxClientCnxns=0\nadmin.enableServer=false\n'
                     'dataDir=%s/zookeeper\nclientPort=%d\nclientPortAddress=%s\n'
                     % (folder, port, ip))
-        cluster.daemons['zookeeper'] = {'command': [
-            'java', '-Xmx128m', '-XX:+UseSerialGC', '-XX:-UsePerfData', '-Dzookeeper.forceSync=no', '-cp', ZOOKEEPER,
-            'org.apache.zookeeper.server.ZooKeeperServerMain', config]}
+        cluster.daemons['zookeeper'] = {'command': zookeeper_versions.command(
+            zookeeper_versions.DEBIAN, ['-Xmx128m'], 'ZooKeeperServerMain', config)}
         cluster.launch('zookeeper')
         wait('ZooKeeper', lambda: accepts(ip, port), cluster)
         where = 'zk://%s:%d/mesos' % (ip, port)
