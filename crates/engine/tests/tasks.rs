@@ -286,10 +286,17 @@ async fn files_are_there_before_the_command_begins() {
     std::fs::create_dir(&packed).expect("made");
     std::fs::write(packed.join("inner"), "from the archive\n").expect("written");
     std::fs::write(machine.path("tool"), "#!/bin/sh\necho tool\n").expect("written");
-    for (name, flag) in [("a.tar", "-cf"), ("b.tar.gz", "-czf"), ("c.tar.bz2", "-cjf"), ("d.tar.xz", "-cJf")]
-    {
+    let mut names = vec!["a.tar", "b.tar.gz"];
+    for (name, program) in [("c.tar.bz2", "bzip2"), ("d.tar.xz", "xz")] {
+        match Command::new(program).arg("--help").output() {
+            Ok(_) => names.push(name),
+            Err(_) => skip("fetch-archives", &format!("{program} is not here")),
+        }
+    }
+    for name in &names {
+        // It tells by the end of the name how to pack.
         let tar = Command::new("tar")
-            .arg(flag)
+            .arg("-caf")
             .arg(machine.path(name))
             .arg("-C")
             .arg(&packed)
@@ -298,7 +305,7 @@ async fn files_are_there_before_the_command_begins() {
         assert!(tar.expect("tar is there").success());
     }
     let path = |name: &str| machine.path(name).display().to_string();
-    for name in ["a.tar", "b.tar.gz", "c.tar.bz2", "d.tar.xz"] {
+    for name in names {
         let fetches = vec![fetch(&format!("file://{}", path(name)))];
         let id = format!("unpack-{}", &name[..1]);
         let (end, out, err) = machine.run(with(&id, "cat inner", |spec| spec.fetches = fetches)).await;

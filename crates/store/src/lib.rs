@@ -567,4 +567,9 @@ pub trait Store: Send + Sync + 'static {
     fn trouble(&self) -> Option<String> {
         None
     }
+
+    /// What is worth a look while everything works, with advice. `None`: nothing.
+    fn note(&self) -> Option<String> {
+        None
+    }
 }

@@ -15,6 +15,7 @@ mod reader;
 mod record;
 mod session;
 mod tree;
+mod versions;
 mod writer;
 mod yardstick;
 
@@ -42,6 +43,7 @@ use self::reader::Reader;
 use self::record::{About, Entry, LAYOUT, StoredMember, TermRecord, json, read};
 use self::session::{Pause, Sessions, data, is_doubt, patiently};
 use self::tree::{Ended, Paths};
+use self::versions::Versions;
 use self::writer::{Begun, Command, Commit, Restore, Surplus, empty_generation, log_sizes};
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::facts::first_uid;
@@ -61,6 +63,8 @@ pub const BYTES_MAX: u64 = 256 * 1024 * 1024;
 const REMOVE_MAX: usize = 2000;
 /// How long who asks who leads waits for an answer.
 const ADVICE: &str = "move to PostgreSQL, by backup and restore";
+/// Where more is said about an ensemble that has lost something.
+const SEE: &str = "versions before 3.9.4 are known for it, see docs/guides/zookeeper.md";
 
 /// Where the store is, and how it is used.
 #[derive(Clone)]
@@ -161,6 +165,9 @@ pub fn open(options: Options) -> Result<ZookeeperStore, StoreError> {
         trouble: Mutex::new(None),
         full: Mutex::new(None),
         terms: watch::Sender::new(None),
+        id: Mutex::new(String::new()),
+        newest: Mutex::new(Newest::default()),
+        versions: Versions::default(),
     };
     Ok(ZookeeperStore { shared: Arc::new(shared) })
 }
@@ -186,6 +193,18 @@ struct Shared {
     full: Mutex<Option<String>>,
     /// The epoch that this handle leads in.
     terms: watch::Sender<Option<Epoch>>,
+    /// Of the store that was found there last.
+    id: Mutex<String>,
+    newest: Mutex<Newest>,
+    versions: Versions,
+}
+
+/// The newest batch that this handle has seen applied, as a leader or as a standby: a store that ends before it has lost some.
+#[derive(Default)]
+struct Newest {
+    seq: u64,
+    /// Servers found to end before it, one after the other.
+    behind: usize,
 }
 
 /// Names of records as of a batch.
@@ -228,6 +247,39 @@ impl Shared {
             *leading = None;
             self.terms.send_replace(None);
         }
+    }
+
+    /// This batch was seen to be applied.
+    fn saw(&self, seq: u64) {
+        let mut newest = locked(&self.newest);
+        newest.seq = newest.seq.max(seq);
+    }
+
+    /// Before a term begins: whether the store still has all that this handle has seen. Where it has not, another server is
+    /// asked, as one may have parted from the others; where all tell the same, it is gone, and the term begins without it.
+    async fn has_lost_nothing(&self, record: &TermRecord) -> Result<(), StoreError> {
+        let (lost, behind) = {
+            let mut newest = locked(&self.newest);
+            let lost = newest.seq.saturating_sub(record.seq);
+            newest.behind = if lost == 0 { 0 } else { newest.behind + 1 };
+            (lost, newest.behind)
+        };
+        if lost == 0 {
+            return Ok(());
+        }
+        if behind >= self.sessions.servers() {
+            let there = record.seq;
+            tracing::error!(
+                there,
+                "ZooKeeper has lost what it had acknowledged: {lost} batches are gone; {SEE}"
+            );
+            *locked(&self.newest) = Newest { seq: there, behind: 0 };
+            return Ok(());
+        }
+        self.distrust().await;
+        Err(StoreError::Unavailable(format!(
+            "a server of ZooKeeper does not have the last {lost} batches that this node has seen applied; another one is asked"
+        )))
     }
 
     /// Neither the sessions there are nor what was followed over them is to be relied on.
@@ -286,6 +338,13 @@ impl Shared {
                 let about: About = read("about", &about)?;
                 about.check()?;
                 self.ensured.store(true, Ordering::Relaxed);
+                let mut id = locked(&self.id);
+                if *id != about.id {
+                    // Another store, which may well have fewer batches.
+                    id.clone_from(&about.id);
+                    *locked(&self.newest) = Newest::default();
+                }
+                drop(id);
                 return Ok(about);
             }
             let ops = self.new_store()?;
@@ -392,6 +451,7 @@ impl Shared {
                 // The answer was lost, but it was applied.
                 return Ok((old, stat.version));
             }
+            self.has_lost_nothing(&old).await?;
             let seq = old.seq + 1;
             let by = member.name().to_owned();
             let new = TermRecord { epoch: old.epoch + 1, began: seq, seq, by, ..old.clone() };
@@ -448,6 +508,9 @@ impl Shared {
 
     /// What was just followed.
     fn followed(&self, batches: &[Applied]) {
+        if let Some(last) = batches.last() {
+            self.saw(last.seq.0);
+        }
         let mut known = locked(&self.names);
         let Some(known) = &mut *known else { return };
         for batch in batches {
@@ -570,6 +633,7 @@ impl Store for ZookeeperStore {
 
     async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
         bounded(news)?;
+        self.shared.versions.look(&self.shared.sessions.options.hosts);
         let client = self.client().await?;
         let path = self.shared.paths.member(&candidate.node);
         let said = json(&StoredMember { candidate: format::write_candidate(candidate), news: news.into() });
@@ -757,5 +821,9 @@ impl Store for ZookeeperStore {
 
     fn trouble(&self) -> Option<String> {
         locked(&self.shared.trouble).clone()
+    }
+
+    fn note(&self) -> Option<String> {
+        self.shared.versions.note()
     }
 }

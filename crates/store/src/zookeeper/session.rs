@@ -54,6 +54,11 @@ impl Sessions {
         self.client(&self.leading).await
     }
 
+    /// How many servers there are.
+    pub(super) fn servers(&self) -> usize {
+        self.options.hosts.split(',').count()
+    }
+
     async fn client(&self, which: &Mutex<Option<Client>>) -> Result<Client, StoreError> {
         let mut client = which.lock().await;
         if let Some(client) = &*client

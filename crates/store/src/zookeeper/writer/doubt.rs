@@ -8,6 +8,7 @@ use zookeeper_client::{Error, MultiWriteError};
 
 use super::{Answer, Flight, Over, Verdict, Writer, log_sizes};
 use crate::StoreError;
+use crate::zookeeper::SEE;
 use crate::zookeeper::ledger::{Before, Ledger, Names};
 use crate::zookeeper::reader::Reader;
 use crate::zookeeper::record::TermRecord;
@@ -109,7 +110,7 @@ impl<'c> Writer<'c> {
         Ok(())
     }
 
-    /// What was listed a moment ago is not there. Servers before 3.8.4 are known to part from the others in silence, and a
+    /// What was listed a moment ago is not there. Servers before 3.9.4 are known to part from the others in silence, and a
     /// node that stays with such a one would never lead again.
     async fn out_of_line(&mut self, what: &str) -> Over {
         let base = self.paths.base();
@@ -195,9 +196,7 @@ fn gone_back(there: u64, acknowledged: u64) -> Over {
     let lost = acknowledged - there;
     error!(
         there,
-        acknowledged,
-        "ZooKeeper has lost what it had acknowledged: {lost} batches are gone; versions before 3.8.4 are known for it, \
-         see docs/guides/zookeeper.md"
+        acknowledged, "ZooKeeper has lost what it had acknowledged: {lost} batches are gone; {SEE}"
     );
     Over(format!(
         "ZooKeeper has lost what it had acknowledged: batch {there} is the last there, {acknowledged} was applied"
