@@ -9,6 +9,7 @@ mod backup;
 mod batch;
 mod latch;
 mod ledger;
+mod newest;
 pub mod old;
 pub mod purge;
 mod reader;
@@ -39,6 +40,7 @@ use self::backup::Whole;
 use self::batch::Batch;
 use self::latch::{Leaving, Member};
 use self::ledger::{Ledger, Names, Op};
+use self::newest::{Newest, Verdict};
 use self::reader::Reader;
 use self::record::{About, Entry, LAYOUT, StoredMember, TermRecord, json, read};
 use self::session::{Pause, Sessions, data, is_doubt, patiently};
@@ -63,6 +65,8 @@ pub const BYTES_MAX: u64 = 256 * 1024 * 1024;
 const REMOVE_MAX: usize = 2000;
 /// How long who asks who leads waits for an answer.
 const ADVICE: &str = "move to PostgreSQL, by backup and restore";
+/// How often the term record may have been written between our look and our turn.
+const SURPRISES_MAX: u32 = 3;
 /// Where more is said about an ensemble that has lost something.
 const SEE: &str = "versions before 3.9.4 are known for it, see docs/guides/zookeeper.md";
 
@@ -165,8 +169,7 @@ pub fn open(options: Options) -> Result<ZookeeperStore, StoreError> {
         trouble: Mutex::new(None),
         full: Mutex::new(None),
         terms: watch::Sender::new(None),
-        id: Mutex::new(String::new()),
-        newest: Mutex::new(Newest::default()),
+        newest: Newest::default(),
         versions: Versions::default(),
     };
     Ok(ZookeeperStore { shared: Arc::new(shared) })
@@ -193,18 +196,8 @@ struct Shared {
     full: Mutex<Option<String>>,
     /// The epoch that this handle leads in.
     terms: watch::Sender<Option<Epoch>>,
-    /// Of the store that was found there last.
-    id: Mutex<String>,
-    newest: Mutex<Newest>,
+    newest: Newest,
     versions: Versions,
-}
-
-/// The newest batch that this handle has seen applied, as a leader or as a standby: a store that ends before it has lost some.
-#[derive(Default)]
-struct Newest {
-    seq: u64,
-    /// Servers found to end before it, one after the other.
-    behind: usize,
 }
 
 /// Names of records as of a batch.
@@ -249,33 +242,21 @@ impl Shared {
         }
     }
 
-    /// This batch was seen to be applied.
-    fn saw(&self, seq: u64) {
-        let mut newest = locked(&self.newest);
-        newest.seq = newest.seq.max(seq);
-    }
-
     /// Before a term begins: whether the store still has all that this handle has seen. Where it has not, another server is
     /// asked, as one may have parted from the others; where all tell the same, it is gone, and the term begins without it.
     async fn has_lost_nothing(&self, record: &TermRecord) -> Result<(), StoreError> {
-        let (lost, behind) = {
-            let mut newest = locked(&self.newest);
-            let lost = newest.seq.saturating_sub(record.seq);
-            newest.behind = if lost == 0 { 0 } else { newest.behind + 1 };
-            (lost, newest.behind)
+        let lost = match self.newest.judge(record.seq, self.sessions.servers()) {
+            Verdict::Whole => return Ok(()),
+            Verdict::Behind(lost) => lost,
+            Verdict::Gone(lost) => {
+                let there = record.seq;
+                tracing::error!(
+                    there,
+                    "ZooKeeper has lost what it had acknowledged: {lost} batches are gone; {SEE}"
+                );
+                return Ok(());
+            }
         };
-        if lost == 0 {
-            return Ok(());
-        }
-        if behind >= self.sessions.servers() {
-            let there = record.seq;
-            tracing::error!(
-                there,
-                "ZooKeeper has lost what it had acknowledged: {lost} batches are gone; {SEE}"
-            );
-            *locked(&self.newest) = Newest { seq: there, behind: 0 };
-            return Ok(());
-        }
         self.distrust().await;
         Err(StoreError::Unavailable(format!(
             "a server of ZooKeeper does not have the last {lost} batches that this node has seen applied; another one is asked"
@@ -338,13 +319,7 @@ impl Shared {
                 let about: About = read("about", &about)?;
                 about.check()?;
                 self.ensured.store(true, Ordering::Relaxed);
-                let mut id = locked(&self.id);
-                if *id != about.id {
-                    // Another store, which may well have fewer batches.
-                    id.clone_from(&about.id);
-                    *locked(&self.newest) = Newest::default();
-                }
-                drop(id);
+                self.newest.is_of(&about.id);
                 return Ok(about);
             }
             let ops = self.new_store()?;
@@ -443,6 +418,7 @@ impl Shared {
     /// Raises the epoch with an empty batch.
     async fn raise(&self, client: &Client, member: &Member) -> Result<(TermRecord, i32), StoreError> {
         let reader = Reader { sessions: &self.sessions, paths: &self.paths, client };
+        let mut surprises = 0;
         loop {
             // A newer one may have led while we waited.
             self.ensure(client).await?;
@@ -476,8 +452,18 @@ impl Shared {
                 Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
                     return Err(StoreError::Unavailable("our place in the latch is gone".into()));
                 }
-                // The one before us has written a last time.
-                Err(MultiWriteError::OperationFailed { index: 1, source: Error::BadVersion }) => {}
+                // The one before us has written a last time. Again and again it cannot have.
+                Err(MultiWriteError::OperationFailed { index: 1, source: Error::BadVersion }) => {
+                    surprises += 1;
+                    if surprises > SURPRISES_MAX {
+                        // What was seen there is not what the ensemble has.
+                        self.newest.forget();
+                        self.distrust().await;
+                        return Err(StoreError::Unavailable(
+                            "a server of ZooKeeper shows another term than the ensemble has; another one is asked".into(),
+                        ));
+                    }
+                }
                 Err(error) => {
                     let source = Error::from(error);
                     if !is_doubt(&source) || client.state().is_terminated() {
@@ -509,7 +495,7 @@ impl Shared {
     /// What was just followed.
     fn followed(&self, batches: &[Applied]) {
         if let Some(last) = batches.last() {
-            self.saw(last.seq.0);
+            self.newest.saw(last.seq.0);
         }
         let mut known = locked(&self.names);
         let Some(known) = &mut *known else { return };

@@ -473,7 +473,7 @@ impl<'c> Writer<'c> {
     fn acknowledge(&mut self) {
         let Some(flight) = self.sent.pop_front() else { return };
         self.applied = flight.last;
-        self.shared.saw(flight.last);
+        self.shared.newest.saw(flight.last);
         (self.conflicts, self.in_doubt) = (0, false);
         // Before anybody hears of success.
         self.shared.trouble_is_over();
