@@ -173,9 +173,9 @@ class ZooKeeper:
         return self.said(host, "Mode:")
 
     def settle(self):
-        """Waits until all servers are in one epoch and have been for a moment. ZooKeeper before 3.8.4 loses what it has
-        acknowledged if its leader dies while another server is brought up to date (ZOOKEEPER-4643, 4646, 4785): not a
-        fault of Chronos, and not one to be found here again and again."""
+        """Waits until all servers are in one epoch and have been for a moment. ZooKeeper before 3.9.4 loses what it has
+        acknowledged if its leader dies while another server is brought up to date: not a fault of Chronos, and not one to
+        be found here again and again."""
         deadline = time.monotonic() + 30
         since, epochs = time.monotonic(), None
         while time.monotonic() < deadline and (epochs is None or time.monotonic() - since < 0.7):
