@@ -61,6 +61,27 @@ fn ten_thousand_jobs_can_be_created_at_once() {
     server.wait_for("job-9999", "succeeded");
 }
 
+/// It asks in parts, and a child is told of with its parents, wherever they are written.
+#[test]
+fn a_dry_run_may_be_of_more_jobs_than_are_applied_at_once() {
+    let server = TestServer::start();
+    let mut jobs: Vec<_> = (0..10_000).map(|i| by_hand(&format!("job-{i}"), "true")).collect();
+    jobs.push(json!({ "name": "child", "command": "true", "parents": ["job-9999", "job-0"] }));
+    jobs.push(json!({ "name": "orphan", "command": "true", "parents": ["nowhere"] }));
+    server.folder.file("many.json", &json!(jobs).to_string());
+    let told = server.cli(["apply", "many.json", "--dry-run"]).exit(3).says("parent `nowhere`");
+    let (told, problems) = (told.stdout_text(), told.stderr_text());
+    let names: Vec<&str> = jobs[..10_001].iter().filter_map(|job| job["name"].as_str()).collect();
+    let expected: String = names.iter().map(|name| format!("job `{name}` would be created\n")).collect();
+    assert!(told == expected, "{} lines\n{problems}", told.lines().count());
+    assert!(problems.contains("not everything would be applied: 1 error"), "{problems}");
+    let told = server.cli(["apply", "many.json", "--dry-run", "--output", "json"]).exit(3).json();
+    assert_eq!((&told["refused"], told["jobs"].as_array().map(Vec::len)), (&json!(1), Some(10_002)));
+    // As applying them so would be.
+    server.cli(["apply", "many.json", "--dry-run", "--atomic"]).exit(3).says("at most 10,000 jobs");
+    assert_eq!(server.cli(["jobs", "--output", "json"]).success().json(), json!([]));
+}
+
 /// Nothing is lost and nothing happens twice: what the commands wrote says so, and the history says the same.
 #[test]
 fn ten_thousand_slots_at_one_instant_all_run() {
