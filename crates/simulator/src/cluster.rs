@@ -11,6 +11,7 @@ use scheduler::receipt::{Once, RequestKey};
 use scheduler::request::Request;
 use scheduler::run::{EndedRun, Outcome, Record};
 use scheduler::state::Change;
+use store::RevisionQuery;
 
 use crate::calendar::{Millis, any_jump};
 use crate::checkers::{Audit, Violation};
@@ -178,7 +179,7 @@ impl Cluster {
             nodes,
             stages: 2,
             engine: ModelEngine::new(Random::new(seed ^ 0x706c_6163_6573).permille(350)),
-            users: Users::new(mix, herds),
+            users: Users::new(mix, herds, Random::new(seed ^ 0x7265_6772_6574)),
             requests: 0,
             audit: Audit::new(store.core.state()),
             store,
@@ -353,7 +354,10 @@ impl Cluster {
             let at = runs.len().checked_sub(1 + usize::try_from(back).ok()?)?;
             runs.get(at).cloned()
         };
-        let request = self.users.request(&mut self.random, self.now, core.state(), failed, ended);
+        let was = |job: &JobName| {
+            core.revisions(&RevisionQuery { name: Some(job.clone()), ..RevisionQuery::default() }).revisions
+        };
+        let request = self.users.request(&mut self.random, self.now, core.state(), failed, ended, was);
         if !self.random.permille(250) {
             return self.ask_soon(0, request, false);
         }

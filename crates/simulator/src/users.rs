@@ -7,7 +7,8 @@ use scheduler::backfill::{Children, Order, Rate};
 use scheduler::ids::{BackfillId, Cycle, JobName, RunKey};
 use scheduler::job::{CatchUp, Guarantee, Overlap, Plan, Retry, Rules, Tags};
 use scheduler::notice::AlertRules;
-use scheduler::request::{BackfillOrder, Definition, Manner, PlanText, Remains, Request};
+use scheduler::request::{BackfillOrder, Definition, Edit, Expect, Manner, PlanText, Remains, Request};
+use scheduler::revision::Revision;
 use scheduler::run::EndedRun;
 use scheduler::state::State;
 
@@ -40,6 +41,9 @@ pub(crate) struct Users {
     pub(crate) mix: Mix,
     names: u64,
     herds: Random,
+    regrets: Random,
+    /// Of a thousand replacements so many bring back what a job has been.
+    regretted: u64,
     pub(crate) phrases: Phrasebook,
 }
 
@@ -48,8 +52,9 @@ pub(crate) fn name(text: &str) -> JobName {
 }
 
 impl Users {
-    pub(crate) fn new(mix: Mix, herds: Random) -> Self {
-        Self { mix, names: 0, herds, phrases: Phrasebook::default() }
+    pub(crate) fn new(mix: Mix, herds: Random, mut regrets: Random) -> Self {
+        let regretted = regrets.pick(&[0, 0, 500, 800]);
+        Self { mix, names: 0, herds, regrets, regretted, phrases: Phrasebook::default() }
     }
 
     /// What is asked for before anything else.
@@ -147,7 +152,8 @@ impl Users {
         Request::Apply { definitions, manner: Manner::Do }
     }
 
-    /// One request, of any kind. `failed` finds a run of a job that ended without success, `ended` some run of it.
+    /// One request, of any kind. `failed` finds a run of a job that ended without success, `ended` some run of it, `was` what
+    /// it has been.
     pub(crate) fn request(
         &mut self,
         random: &mut Random,
@@ -155,6 +161,7 @@ impl Users {
         state: &State,
         failed: impl Fn(&JobName) -> Option<(RunKey, Cycle)>,
         ended: impl Fn(&JobName, u64) -> Option<EndedRun>,
+        was: impl Fn(&JobName) -> Vec<Revision>,
     ) -> Request {
         let job = name(&format!("job{}", random.below(self.names.max(1))));
         let runs: Vec<RunKey> = state.runs.keys().copied().collect();
@@ -162,7 +169,10 @@ impl Users {
         let kind = if self.mix.edits { random.below(120) } else { 45 + random.below(75) };
         match kind {
             0..8 => self.new_job(random, now),
-            8..24 => self.definition(random, job, now),
+            8..24 => {
+                let new = self.definition(random, job.clone(), now);
+                self.rollback(job, was).unwrap_or(new)
+            }
             24..28 => self.set(random, now),
             28..45 => Request::Delete(job),
             45..62 => Request::Trigger { job, arguments: None },
@@ -190,6 +200,19 @@ impl Users {
                 run.map_or(Request::Resume(job), |run| Request::Rerun { run: Box::new(run), children })
             }
         }
+    }
+
+    /// What the job has been at some time, whoever has made it so, also under an older uid.
+    fn rollback(&mut self, job: JobName, was: impl Fn(&JobName) -> Vec<Revision>) -> Option<Request> {
+        if !self.regrets.permille(self.regretted) {
+            return None;
+        }
+        // The newest is what it is, or what it was when it was deleted.
+        let older: Vec<Revision> = was(&job).into_iter().skip(1).collect();
+        let back = older.get(usize::try_from(self.regrets.below(older.len() as u64)).ok()?)?;
+        let edit = Edit::RollBack { to: back.job.version };
+        let then = Box::new(Request::Edit { definition: back.definition(), edit });
+        Some(Request::When { job, expect: Expect::Present, then })
     }
 
     /// Some past slots of a job, few enough to come to an end.

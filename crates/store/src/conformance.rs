@@ -54,6 +54,11 @@ pub trait Backing: Send + Sync + 'static {
 
     /// Takes the right to lead from whoever has it, without telling: an expired lease, a lock that was deleted.
     async fn usurp(&self);
+
+    /// How many courses of events a property is tried with. Few where each needs a store on a server.
+    fn courses(&self) -> u64 {
+        4
+    }
 }
 
 /// One test for each promise, on a fresh store each: `conformance_tests!(make)`, where `make` is an async function
@@ -79,6 +84,11 @@ macro_rules! conformance_tests {
             revisions_are_found_and_bounded revisions_of_deleted_jobs_go_with_retention
             the_audit_is_found the_audit_is_bounded the_present_is_told nodes_know_of_each_other
         );
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn a_backup_of_any_moment_is_restored_whole() {
+            $crate::conformance::a_backup_of_any_moment_is_restored_whole(async || $made).await;
+        }
     };
     ($made:expr; $($promise:ident)*) => {
         $(

@@ -17,6 +17,10 @@ impl Backing for Memory {
     async fn usurp(&self) {
         self.0.expire();
     }
+
+    fn courses(&self) -> u64 {
+        100
+    }
 }
 
 async fn make() -> Memory {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::client::{Answer, Client};
 use super::failure::{Exit, Failure};
 use super::progress::{Progress, Show, Unit};
+use super::sets::{Member, sets};
 use super::{ClientArgs, Format};
 use crate::wire::twice::Document;
 
@@ -21,8 +22,8 @@ pub(super) const HELP: &str = "\
 A file holds one job, an array of jobs, or, in YAML, several documents. A folder means all files in it and
 below that end in .json, .yaml or .yml. `-` is the standard input.
 
-Up to 10,000 jobs (8 MiB) are applied at once. If the server refuses one of them, the others are still
-applied, parents first; with --atomic nothing is.
+Up to 10,000 jobs (8 MiB) are applied at once. If the server refuses one of them, or there are more,
+they are applied one by one, parents first; with --atomic nothing is. A dry run takes any number.
 
 Examples:
   chronos apply nightly.yaml
@@ -56,6 +57,20 @@ pub(super) struct Written {
     pub(super) definition: Value,
     /// For messages: where it was written.
     pub(super) origin: String,
+}
+
+impl Member for Written {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn parents(&self) -> &[String] {
+        &self.parents
+    }
+
+    fn definition(&self) -> &Value {
+        &self.definition
+    }
 }
 
 /// What there is to tell of a job or a file, as it comes.
@@ -127,49 +142,65 @@ async fn dry_run(args: &ApplyArgs) -> Result<(), Failure> {
     failures.iter().for_each(Failure::print);
     let mut worst = failures.first().map(|failure| failure.exit);
     let mut errors = failures.len();
-    if jobs.len() > scheduler::SET_MAX {
-        let message = format!("a dry run takes at most 10,000 jobs, and these are {}", jobs.len());
-        return Err(Failure::usage(message)
-            .hint("ask for parts of them, parents first; without --dry-run they are applied job by job"));
-    }
     if !jobs.is_empty() {
-        let refused = foretell(client, &jobs, args.client.output).await?;
+        let refused = foretell(client, args, jobs).await?;
         errors += refused;
         worst = worst.or((refused > 0).then_some(Exit::Refused));
     }
     let Some(exit) = worst else { return Ok(()) };
     let would = if args.atomic { "nothing would be applied" } else { "not everything would be applied" };
-    Err(Failure::new(exit, anyhow::anyhow!("{would}: {errors} errors")))
+    Err(Failure::new(exit, anyhow::anyhow!("{would}: {}", counted(errors))))
 }
 
-/// Asks the server what would become of each job, and says how many it would refuse.
-async fn foretell(client: &Client, jobs: &[Written], format: Format) -> Result<usize, Failure> {
-    let answer = put_set(client, jobs, Manner::DryRun).await?;
-    let told = answer.body["jobs"].as_array().map_or(&[][..], Vec::as_slice);
-    let is_refused = |job: &&Value| job["result"] == "refused";
-    let refused = told.iter().filter(is_refused).count();
-    if format == Format::Json {
-        super::out_json(&answer.body)?;
+/// Asks the server what would become of each job, and says how many it would refuse. More than it takes at once it is asked
+/// in parts; with `--atomic` it takes no more, and says so.
+async fn foretell(client: &Client, args: &ApplyArgs, jobs: Vec<Written>) -> Result<usize, Failure> {
+    let count = jobs.len() as u64;
+    let mut told: BTreeMap<String, Value> = BTreeMap::new();
+    let order: Vec<(String, String)> =
+        jobs.iter().map(|job| (job.name.clone(), job.origin.clone())).collect();
+    let (mut refused, mut seq) = (0, 0);
+    let parts = if args.atomic { vec![jobs] } else { sets(jobs) };
+    let mut progress = Progress::new("dry run", Unit::Things("jobs"), Some(count), Show::unless(args.quiet));
+    for part in parts {
+        let mut answer = put_set(client, &part, Manner::DryRun).await?.body;
+        refused += answer["refused"].as_u64().unwrap_or_default();
+        seq = answer["seq"].as_u64().unwrap_or(seq);
+        let fates = answer["jobs"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        told.extend(part.iter().map(|job| job.name.clone()).zip(fates));
+        progress.add(part.len() as u64);
+    }
+    drop(progress);
+    let refused = usize::try_from(refused).unwrap_or(usize::MAX);
+    let fates = order.into_iter().filter_map(|(name, origin)| Some((origin, told.remove(&name)?)));
+    if args.client.output == Format::Json {
+        let jobs: Vec<Value> = fates.map(|(_, fate)| fate).collect();
+        super::out_json(&json!({ "dryRun": true, "refused": refused, "jobs": jobs, "seq": seq }))?;
         return Ok(refused);
     }
-    for (written, job) in jobs.iter().zip(told) {
-        let name = job["job"].as_str().unwrap_or_default();
-        let would = match job["result"].as_str() {
-            Some("refused") => {
-                super::client::refusal(&job["error"]).context(written.origin.clone()).print();
-                continue;
-            }
-            Some("created") => "would be created",
-            Some("unchanged") => "would stay as it is",
-            _ => "would be updated",
-        };
-        for warning in job["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            super::warn(&format!("job `{name}`: {warning}"));
-        }
-        let told = format!("job `{name}` {would}\n{}", super::versions::lines(&job["changes"]));
-        super::out(told.as_bytes())?;
+    for (origin, fate) in fates {
+        tell_fate(origin, &fate)?;
     }
     Ok(refused)
+}
+
+/// What would become of one job.
+fn tell_fate(origin: String, job: &Value) -> std::io::Result<()> {
+    let name = job["job"].as_str().unwrap_or_default();
+    let would = match job["result"].as_str() {
+        Some("refused") => {
+            super::client::refusal(&job["error"]).context(origin).print();
+            return Ok(());
+        }
+        Some("created") => "would be created",
+        Some("unchanged") => "would stay as it is",
+        _ => "would be updated",
+    };
+    for warning in job["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        super::warn(&format!("job `{name}`: {warning}"));
+    }
+    let told = format!("job `{name}` {would}\n{}", super::versions::lines(&job["changes"]));
+    super::out(told.as_bytes())
 }
 
 /// The jobs, if all of them could be read.
@@ -285,11 +316,12 @@ pub(crate) async fn apply_all(
     }
     drop(progress);
     let Some(exit) = worst else { return Ok(()) };
-    let errors = match failures.len() + refused.len() {
-        1 => "1 error".into(),
-        count => format!("{count} errors"),
-    };
+    let errors = counted(failures.len() + refused.len());
     Err(Failure::new(exit, anyhow::anyhow!("not everything was applied: {errors}")))
+}
+
+fn counted(errors: usize) -> String {
+    if errors == 1 { "1 error".into() } else { format!("{errors} errors") }
 }
 
 async fn put(client: &Client, job: &Written, refused: &BTreeSet<String>) -> Applied {

@@ -26,6 +26,7 @@ mod progress;
 mod queries;
 mod requests;
 mod server;
+mod sets;
 mod shadow;
 mod table;
 mod versions;

@@ -321,3 +321,149 @@ fn that_a_job_was_deleted_is_told_with_what_it_was() {
     assert_eq!(body["alerts"][0]["kind"], "deleted");
     wait_for_states(&server, &["delivered", "delivered"]);
 }
+
+/// A server with both channels, and what has come by them.
+struct Told {
+    server: TestServer,
+    mail: MailServer,
+    web: WebServer,
+    flags: Vec<String>,
+}
+
+impl Told {
+    /// None where there is no mail server, which has been said.
+    fn start(more: &[&str]) -> Option<Self> {
+        if !is_here() {
+            return None;
+        }
+        let folder = Folder::new();
+        let (mail, web) = (MailServer::start(&folder, &[]), WebServer::start(&["200 OK"]));
+        let address = mail.address();
+        let flags =
+            ["--mail_server", &address, "--mail_from", "chronos@example.org", "--http_notification_url"];
+        let flags = [&flags[..], &[web.url.as_str()], more].concat();
+        let server = led(folder, &flags);
+        let flags = flags.into_iter().map(Into::into).collect();
+        Some(Self { server, mail, web, flags })
+    }
+
+    /// As a power cut would end it; once nobody was there `until` then, another one begins.
+    fn outage(self, until: jiff::Timestamp) -> Self {
+        let folder = self.server.kill();
+        crate::wait::until("the outage is over", || (jiff::Timestamp::now() > until).then_some(()));
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        Self { server: led(folder, &flags), ..self }
+    }
+
+    /// One alert of this kind by each channel, first of all: the mail with this subject, and what the web hook says of it.
+    #[track_caller]
+    fn alert(&self, kind: &str, subject: &str) -> Value {
+        let mails = self.mail.wait_for(&format!("a mail: {kind}"), |mails| !mails.is_empty());
+        let mail = &mails[0];
+        assert_eq!((mail.header("Subject"), &mail.0["to"]), (subject, &json!(["ops@example.org"])));
+        let posts = self.web.wait_for(&format!("a post: {kind}"), |posts| !posts.is_empty());
+        let post = posts[0].json();
+        assert_eq!((post["subject"].as_str(), &post["count"]), (Some(subject), &json!(1)), "{post}");
+        assert_eq!(
+            (&post["counts"], &post["to"]),
+            (&json!({ kind: 1 }), &json!("ops@example.org")),
+            "{post}"
+        );
+        let alert = post["alerts"][0].clone();
+        assert_eq!((&alert["kind"], &alert["job"]), (&json!(kind), &post["job"]), "{post}");
+        let detail = alert["detail"].as_str().expect("it says more");
+        assert!(mail.text().contains(detail), "{detail:?} is not in {}", mail.text());
+        alert
+    }
+
+    /// Nothing else was told, or is about to be.
+    #[track_caller]
+    fn nothing_else(&self) {
+        let notices = self.server.get_json("/v1/notices");
+        let notices = notices["notices"].as_array().unwrap();
+        let counts: Vec<u64> = notices.iter().map(|notice| notice["count"].as_u64().unwrap()).collect();
+        assert_eq!(counts, [1, 1], "one by each channel: {notices:?}");
+        wait_for_states(&self.server, &["delivered", "delivered"]);
+        assert_eq!((self.mail.mails().len(), self.web.posts().len()), (1, 1));
+    }
+}
+
+#[test]
+fn a_run_that_cannot_start_in_time_is_late_and_says_so_once() {
+    let Some(told) = Told::start(&["--running_max", "1"]) else { return };
+    let go = told.server.folder.path().join("go");
+    told.server.put(by_hand("long", &format!("until [ -e '{}' ]; do sleep 0.05; done", go.display())));
+    told.server.cli(["run", "long"]).success();
+    told.server.wait_for_run("long", "it runs", |run| run["state"] == "running");
+    let mut job = owned("report", "true");
+    job["alerts"] = json!({ "lateAfter": "1s" });
+    told.server.put(job);
+    told.server.cli(["run", "report"]).success();
+    let alert = told.alert("late", "[Chronos] job 'report' is late");
+    let waits = told.server.wait_for_run("report", "it waits", |run| run["state"] == "queued");
+    assert_eq!((&alert["run"], &alert["due"]), (&waits["key"], &waits["due"]));
+    assert_eq!(alert["detail"], "has not started 1 s after its due time");
+    std::fs::write(go, "").unwrap();
+    told.server.wait_for("report", "succeeded");
+    told.nothing_else();
+}
+
+#[test]
+fn slots_of_an_outage_are_told_as_missed() {
+    let Some(told) = Told::start(&[]) else { return };
+    let mut job = owned("poll", "true");
+    let start = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + 6).unwrap();
+    // The last of them is over before anybody is there again, so nothing else comes of it.
+    job["schedule"] = format!("R4/{start}/PT1S").into();
+    job["catchUp"] = "none".into();
+    job["epsilon"] = "PT1S".into();
+    told.server.put(job);
+    let told = told.outage(start + jiff::SignedDuration::from_secs(5));
+    let alert = told.alert("missed", "[Chronos] job 'poll' missed 4 slots");
+    let due = start + jiff::SignedDuration::from_secs(3);
+    assert_eq!((&alert["slots"], &alert["run"]), (&json!(4), &Value::Null));
+    assert_eq!(alert["due"], format!("{due:.3}"));
+    assert_eq!(alert["detail"], "4 slots not run: nobody was there at its due time");
+    told.nothing_else();
+}
+
+#[test]
+fn the_first_success_after_failures_is_told_as_recovery() {
+    let Some(told) = Told::start(&[]) else { return };
+    let mended = told.server.folder.path().join("mended");
+    let mut job = owned("backup", &format!("[ -e '{}' ]", mended.display()));
+    // What is told of the failures would come first, and the recovery behind it a minute later.
+    job["alerts"] = json!({ "on": ["recovered"] });
+    told.server.put(job);
+    let run = |outcome: &str| {
+        let key = told.server.cli(["run", "backup", "--output", "json"]).success().json()["run"].clone();
+        told.server.wait_for_run("backup", outcome, |run| run["key"] == key && run["outcome"] == outcome)
+    };
+    run("failed");
+    run("failed");
+    std::fs::write(mended, "").unwrap();
+    let recovery = run("succeeded");
+    let alert = told.alert("recovered", "[Chronos] job 'backup' recovered");
+    assert_eq!((&alert["run"], &alert["due"]), (&recovery["key"], &recovery["due"]));
+    assert_eq!(alert["detail"], "succeeded after 2 failed runs");
+    run("succeeded");
+    told.nothing_else();
+}
+
+#[test]
+fn an_attempt_that_runs_long_is_told_while_it_runs_and_goes_on() {
+    let Some(told) = Told::start(&[]) else { return };
+    let go = told.server.folder.path().join("go");
+    let command = format!("until [ -e '{}' ]; do sleep 0.05; done", go.display());
+    let mut job = owned("report", &command);
+    job["alerts"] = json!({ "longRunningAfter": "1s" });
+    told.server.put(job);
+    told.server.cli(["run", "report"]).success();
+    let alert = told.alert("longRunning", "[Chronos] job 'report' runs long");
+    let runs = told.server.wait_for_run("report", "it runs on", |run| run["state"] == "running");
+    assert_eq!((&alert["run"], &alert["due"]), (&runs["key"], &runs["due"]));
+    assert_eq!(alert["detail"], "attempt 0 has been running for 1 s");
+    std::fs::write(go, "").unwrap();
+    told.server.wait_for("report", "succeeded");
+    told.nothing_else();
+}

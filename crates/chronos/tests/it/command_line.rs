@@ -425,7 +425,7 @@ fn a_set_is_shown_before_it_is_applied_and_brought_back_after() {
         .exit(3)
         .says("job `root` would be updated")
         .says("no parent `none`")
-        .says("not everything would be applied: 1 errors");
+        .says("not everything would be applied: 1 error");
     let one = folder.file("one.yaml", "name: first\ncommand: a\nname: second\ncommand: b\n");
     server.cli(["apply", one.to_str().unwrap()]).exit(2).says("`name` is written twice");
     let history = server.cli(["history", "root", "--output", "json"]).success().stdout_text();

@@ -2,21 +2,39 @@
 
 use serde_json::json;
 
+use crate::fleet::header;
 use crate::http;
 use crate::server::{Folder, TestServer, by_hand};
 use crate::wait;
 
+/// What is kept of a stream, as `docs/guides/local-tasks.md` says.
+const OUTPUT_MAX: u64 = 10 << 20;
+
+/// More than 32 bits can count: what is kept is bounded, what is not is counted to the byte, and nobody holds it in memory.
 #[test]
 fn output_beyond_the_bound_is_dropped_and_the_job_goes_on() {
+    const ZEROS: u64 = (1 << 32) + 1_000_003;
+    let written = ZEROS + b"head\n".len() as u64 + b"tail\n".len() as u64;
     let server = TestServer::start();
-    server.put(by_hand("chatty", "echo head; yes 0123456789abcde | head -c 209715200; echo tail"));
+    server.put(by_hand("chatty", &format!("echo head; head -c {ZEROS} /dev/zero; echo tail")));
     server.cli(["run", "chatty"]).success();
-    server.wait_for("chatty", "succeeded");
+    let run = server.wait_for("chatty", "succeeded");
+    let supervisor = server.folder.supervisor().expect("it keeps running");
+    for (who, pid) in [("supervisor", supervisor), ("server", server.pid())] {
+        let most = most_memory(pid);
+        assert!(most < 128 << 20, "the {who} had {most} bytes in memory");
+    }
+    let path = format!("/v1/runs/{}/output", run["key"].as_str().expect("a key"));
+    let output = server.get(&path).expect("the server answers");
+    let dropped = header(&output, "x-chronos-output-dropped").and_then(|count| count.parse().ok());
+    assert_eq!(dropped, Some(written - OUTPUT_MAX), "{}", output.head);
     let logs = server.cli(["logs", "chatty"]).success();
-    assert!(logs.stdout_bytes().starts_with(b"head\n0123456789abcde\n"));
-    assert!(logs.stdout_bytes().len() < 21 << 20, "{} bytes", logs.stdout_bytes().len());
+    let bytes = logs.stdout_bytes();
+    assert_eq!(bytes.len() as u64, OUTPUT_MAX);
+    assert!(bytes.starts_with(b"head\n\0") && bytes.ends_with(b"\0tail\n"));
+    logs.says(&format!("{} bytes between head and tail are gone", written - OUTPUT_MAX));
     let kept: u64 = disk_use(&server.folder.data().join("engine/tasks"));
-    assert!(kept < 32 << 20, "{kept} bytes on the disk");
+    assert!(kept < OUTPUT_MAX + (1 << 20), "{kept} bytes on the disk");
 }
 
 #[test]
@@ -43,22 +61,59 @@ fn ten_thousand_jobs_can_be_created_at_once() {
     server.wait_for("job-9999", "succeeded");
 }
 
+/// It asks in parts, and a child is told of with its parents, wherever they are written.
 #[test]
-fn a_thousand_slots_at_one_instant_all_run() {
+fn a_dry_run_may_be_of_more_jobs_than_are_applied_at_once() {
     let server = TestServer::start();
-    let start = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(5);
-    let jobs: Vec<_> = (0..1000)
-        .map(|i| json!({ "name": format!("herd-{i}"), "schedule": format!("R1/{start:.0}/P1D"), "command": "true" }))
-        .collect();
-    server.folder.file("herd.json", &json!(jobs).to_string());
-    server.cli(["apply", "herd.json"]).success();
-    wait::within(3 * wait::BOUND, "all have run", || {
-        let runs = server
-            .cli(["runs", "--outcome", "succeeded", "--limit", "2000", "--output", "json"])
-            .success()
-            .json();
-        (runs.as_array().map(Vec::len) == Some(1000)).then_some(())
+    let mut jobs: Vec<_> = (0..10_000).map(|i| by_hand(&format!("job-{i}"), "true")).collect();
+    jobs.push(json!({ "name": "child", "command": "true", "parents": ["job-9999", "job-0"] }));
+    jobs.push(json!({ "name": "orphan", "command": "true", "parents": ["nowhere"] }));
+    server.folder.file("many.json", &json!(jobs).to_string());
+    let told = server.cli(["apply", "many.json", "--dry-run"]).exit(3).says("parent `nowhere`");
+    let (told, problems) = (told.stdout_text(), told.stderr_text());
+    let names: Vec<&str> = jobs[..10_001].iter().filter_map(|job| job["name"].as_str()).collect();
+    let expected: String = names.iter().map(|name| format!("job `{name}` would be created\n")).collect();
+    assert!(told == expected, "{} lines\n{problems}", told.lines().count());
+    assert!(problems.contains("not everything would be applied: 1 error"), "{problems}");
+    let told = server.cli(["apply", "many.json", "--dry-run", "--output", "json"]).exit(3).json();
+    assert_eq!((&told["refused"], told["jobs"].as_array().map(Vec::len)), (&json!(1), Some(10_002)));
+    // As applying them so would be.
+    server.cli(["apply", "many.json", "--dry-run", "--atomic"]).exit(3).says("at most 10,000 jobs");
+    assert_eq!(server.cli(["jobs", "--output", "json"]).success().json(), json!([]));
+}
+
+/// Nothing is lost and nothing happens twice: what the commands wrote says so, and the history says the same.
+#[test]
+fn ten_thousand_slots_at_one_instant_all_run() {
+    const JOBS: usize = 10_000;
+    let server = TestServer::start();
+    let start = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + 10).expect("a near one");
+    let names: Vec<String> = (0..JOBS).map(|i| format!("herd-{i:04}")).collect();
+    let ran = server.folder.path().join("ran");
+    let job = |name: &String| {
+        let command = format!("echo {name} >> '{}'", ran.display());
+        json!({ "name": name, "schedule": format!("R1/{start}/P1D"), "command": command })
+    };
+    server.folder.file("herd.json", &json!(names.iter().map(job).collect::<Vec<_>>()).to_string());
+    server.cli(["apply", "herd.json", "--atomic"]).success();
+    wait::within(3 * wait::BOUND, "all have ended", || {
+        let metrics = http::send(&server.address, "GET", "/metrics", &["Accept: text/plain"], b"")?;
+        let line = format!("chronos_runs_total{{outcome=\"succeeded\"}} {JOBS}");
+        String::from_utf8(metrics.body).ok()?.lines().any(|told| told == line).then_some(())
     });
+    let ran = std::fs::read_to_string(ran).expect("they have written");
+    let mut ran: Vec<&str> = ran.lines().collect();
+    ran.sort_unstable();
+    assert_eq!(ran, names);
+    let told = server.cli(["runs", "--limit", "20000", "--output", "json"]).success().json();
+    let told = told.as_array().expect("a list");
+    let mut told: Vec<_> = told.iter().map(|run| (&run["job"], &run["outcome"], &run["due"])).collect();
+    told.sort_unstable_by_key(|(job, ..)| job.as_str());
+    let due = json!(format!("{start:.3}"));
+    assert_eq!(told.len(), JOBS);
+    for (name, (job, outcome, at)) in names.iter().zip(told) {
+        assert_eq!((job, outcome, at), (&json!(name), &json!("succeeded"), &due));
+    }
 }
 
 #[test]
@@ -98,4 +153,12 @@ fn disk_use(path: &std::path::Path) -> u64 {
         return path.metadata().map(|file| file.len()).unwrap_or_default();
     };
     entries.flatten().map(|entry| disk_use(&entry.path())).sum()
+}
+
+/// The most that a process has had in memory at once.
+fn most_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel says it");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib << 10
 }

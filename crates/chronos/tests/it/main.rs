@@ -31,6 +31,7 @@ mod moving;
 mod old_chronos;
 mod old_zookeeper;
 mod port;
+mod progress;
 mod runs;
 mod server;
 mod skip;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use scheduler::ids::Seq;
 use scheduler::job::Plan;
 use scheduler::receipt::RequestKey;
-use scheduler::request::{Answer, PlanText, Refusal, Request};
+use scheduler::request::{Answer, Edit, PlanText, Refusal, Request};
+use scheduler::revision::Deed;
 use scheduler::run::{Outcome, Record, Run, RunState};
 use scheduler::state::Change;
 
@@ -80,12 +81,24 @@ fn in_effect(
         // When it was done is told by its receipt; that it is there only once, by the checker of sets.
         (Request::Once { once, .. }, Answer::Before(_)) => ledger.state.receipts.contains_key(&once.key),
         (Request::Once { request, .. }, answer) => in_effect(request, answer, begin, changes, ledger),
-        (Request::Put(definition), Answer::Put { uid, version, changed: true }) => any(&|change| {
+        (Request::When { then, .. }, answer) => in_effect(then, answer, begin, changes, ledger),
+        (Request::Edit { edit: Edit::RollBack { to }, .. }, Answer::Put { uid, version, changed: true })
+            if !any(&|change| {
+                matches!(change, Change::Revise(revision) if revision.deed == (Deed::RolledBack { to: *to })
+                    && revision.job.uid == *uid && revision.job.version == *version)
+            }) =>
+        {
+            false
+        }
+        (
+            Request::Put(definition) | Request::Edit { definition, .. },
+            Answer::Put { uid, version, changed: true },
+        ) => any(&|change| {
             matches!(change, Change::PutJob(job) if job.uid == *uid && job.version == *version
                 && job.name == definition.name && job.body == definition.body && *job.rules == definition.rules
                 && same_plan(&job.plan, &definition.plan))
         }),
-        (Request::Put(_), Answer::Put { uid, changed: false, .. }) => {
+        (Request::Put(_) | Request::Edit { .. }, Answer::Put { uid, changed: false, .. }) => {
             ledger.state.jobs.contains_key(uid) || ledger.removed.contains(uid)
         }
         // All of a set is there, or none. A large one is put by several batches, of which this is the last.

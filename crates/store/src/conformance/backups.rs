@@ -1,6 +1,15 @@
 //! Backup and restore.
 
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::any;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng};
+use scheduler::audit::Entry;
+
 use super::*;
+use crate::memory::MemoryStore;
+use crate::samples::any_change;
 
 /// A whole backup.
 async fn backup_of(store: &Arc<dyn Store>, extent: Extent) -> Vec<u8> {
@@ -51,6 +60,32 @@ async fn content_of(store: &Arc<dyn Store>) -> Content {
     (state, records, kept)
 }
 
+/// All that a store holds: its content, every revision and the audit.
+type Whole = (Content, Vec<Revision>, Vec<Entry>);
+
+async fn whole_of(store: &Arc<dyn Store>) -> Whole {
+    let (mut revisions, mut entries) = (Vec::new(), Vec::new());
+    let mut query = RevisionQuery { limit: 1000, ..RevisionQuery::default() };
+    loop {
+        let page = within(store.revisions(&query)).await.expect("revisions can be read");
+        revisions.extend(page.revisions);
+        query.cursor = page.next;
+        if query.cursor.is_none() {
+            break;
+        }
+    }
+    let mut query = AuditQuery { limit: 1000, ..AuditQuery::default() };
+    loop {
+        let page = within(store.audit(&query)).await.expect("the audit can be read");
+        entries.extend(page.entries);
+        query.cursor = page.next;
+        if query.cursor.is_none() {
+            break;
+        }
+    }
+    (content_of(store).await, revisions, entries)
+}
+
 /// The state and the records that a backup holds, and after which batch it was taken.
 fn read_backup(bytes: &[u8]) -> (Seq, State, Vec<Record>) {
     let (mut state, mut records, mut reader) = (State::default(), Vec::new(), Reader::default());
@@ -69,7 +104,7 @@ fn read_backup(bytes: &[u8]) -> (Seq, State, Vec<Record>) {
 /// While batches are applied, every backup is the state after one of them, and no batch waits for a backup.
 pub async fn a_backup_is_a_state_that_was(backing: &impl Backing) {
     let mut leader = Leader::of(backing).await;
-    let mut was = std::collections::BTreeMap::new();
+    let mut was = BTreeMap::new();
     was.insert(leader.model.term().seq, (leader.model.state().clone(), leader.model.records().count()));
     let store = leader.store.clone();
     let applied = Arc::new(AtomicU64::new(0));
@@ -155,6 +190,114 @@ pub async fn a_restored_backup_is_equal(backing: &impl Backing) {
         within(leader.store.commit(epoch, Seq(seq.0 + 1), &more)).await.expect("it leads");
         assert_eq!(content_of(&other).await.1.last(), Some(&ended(1, 777_777, Outcome::Lost)));
     }
+}
+
+/// What befalls a store: batches, and before one of them a backup begins.
+#[derive(Debug)]
+struct Course {
+    /// Records that are there already, so that a backup is more than one piece.
+    old: u64,
+    /// How many of each job are kept of those.
+    kept: u64,
+    batches: Vec<Vec<Change>>,
+    begins: usize,
+}
+
+impl Course {
+    fn of(seed: u64) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let mut runner = TestRunner::new_with_rng(Config::default(), random);
+        let batches = vec(vec(any_change(), 0..12), 1..25);
+        let any_course = (0u64..600, 0u64..150, batches, any::<proptest::sample::Index>());
+        let (old, kept, batches, begins) = any_course.new_tree(&mut runner).expect("a generator").current();
+        Self { old, kept, begins: begins.index(batches.len()), batches }
+    }
+}
+
+/// Says which seed it was, if the test ends here.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay: CHRONOS_BACKUP_SEED={} CHRONOS_BACKUP_CASES=1", self.0);
+        }
+    }
+}
+
+/// A number of the environment.
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))
+}
+
+/// A backup of any moment, while batches are applied, is the whole store after one of them; and so is every store that it
+/// is restored into, of the same kind or another, whatever was there. `CHRONOS_BACKUP_SEED` is where seeds begin,
+/// `CHRONOS_BACKUP_CASES` how many there are.
+pub async fn a_backup_of_any_moment_is_restored_whole<B: Backing>(make: impl AsyncFn() -> Option<B>) {
+    let first = number("CHRONOS_BACKUP_SEED").unwrap_or(0);
+    let (mut seed, mut overtaken, mut cases) = (first, 0, 1);
+    while seed - first < cases {
+        let (Some(source), Some(target)) = (make().await, make().await) else { return };
+        cases = number("CHRONOS_BACKUP_CASES").unwrap_or(source.courses());
+        let _replay = Replay(seed);
+        overtaken += u64::from(run_course(Course::of(seed), &source, &target).await);
+        seed += 1;
+    }
+    eprintln!("in {overtaken} of {cases} cases batches were applied after the moment of the backup");
+}
+
+/// Whether batches were applied after the moment of the backup.
+async fn run_course(course: Course, source: &impl Backing, target: &impl Backing) -> bool {
+    let mut leader = Leader::of(source).await;
+    leader.append((0..course.old).map(|k| ended(k % 7 + 1, k, Outcome::Failed))).await;
+    let retention = Retention { count_max: course.kept, ..Retention::UNBOUNDED };
+    within(leader.store.prune(retention, at(0))).await.expect("this node leads");
+    leader.model.prune(retention, at(0));
+    let mut was = BTreeMap::from([(leader.model.term().seq, leader.model.clone())]);
+    let mut taking = None;
+    for (n, batch) in course.batches.iter().enumerate() {
+        if n == course.begins {
+            let store = leader.store.clone();
+            taking = Some(tokio::spawn(async move { backup_of(&store, Extent::Everything).await }));
+            tokio::task::yield_now().await;
+        }
+        leader.commit(batch).await;
+        was.insert(leader.model.term().seq, leader.model.clone());
+    }
+    let bytes = taking.expect("it begins before one of the batches").await.expect("it is taken");
+    let last = leader.model.clone();
+    assert_eq!(whole_of(&leader.store).await, whole_of(&of_model(last.clone())).await, "the store itself");
+
+    let (seq, ..) = read_backup(&bytes);
+    let then = was.remove(&seq).unwrap_or_else(|| panic!("the backup is of {seq:?}, before it began"));
+    let then = whole_of(&of_model(then)).await;
+    let other_kind: Arc<dyn Store> = Arc::new(MemoryStore::new(MemoryCore::new(1)));
+    let elsewhere = backup_after_restore(&other_kind, &bytes, &then).await;
+    let same_kind = target.node().await;
+    let again = backup_after_restore(&same_kind, &bytes, &then).await;
+    // What has come through another kind of store, and what has been restored before, is the same still.
+    backup_after_restore(&same_kind, &elsewhere, &then).await;
+    backup_after_restore(&other_kind, &again, &then).await;
+    seq < last.term().seq
+}
+
+fn of_model(model: MemoryCore) -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new(model))
+}
+
+/// Restores into a store that holds something else, compares all of it with what it should be, and takes a backup of that.
+async fn backup_after_restore(store: &Arc<dyn Store>, bytes: &[u8], expected: &Whole) -> Vec<u8> {
+    let Term { epoch, seq } = within(store.begin_term(&candidate("b"))).await.expect("nobody else leads");
+    let something: Vec<Change> = every_change().into_iter().map(|(_, change)| change).collect();
+    within(store.commit(epoch, Seq(seq.0 + 1), &something)).await.expect("it leads");
+    let staged = stage(store, bytes).await.expect("it is whole");
+    within(store.restore(epoch, Seq(seq.0 + 2), staged, &[])).await.expect("it leads");
+    assert!(whole_of(store).await == *expected, "restored: {:#?}\nwas: {expected:#?}", whole_of(store).await);
+    let again = backup_of(store, Extent::Everything).await;
+    within(store.resign()).await;
+    again
 }
 
 /// Without the history a backup is small, and says that what is left out is not known to it.

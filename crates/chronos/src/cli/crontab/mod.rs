@@ -19,6 +19,7 @@ use super::apply::put_definitions;
 use super::client::Client;
 use super::export::write_job;
 use super::failure::{Exit, Failure};
+use super::progress::{Progress, Show, Unit};
 use super::queries::pages;
 use super::table::Table;
 use super::{ClientArgs, Format};
@@ -73,6 +74,9 @@ pub(super) struct CrontabArgs {
     /// Only tell, whatever else is asked for
     #[arg(long = "dry_run")]
     dry_run: bool,
+    /// Show no progress
+    #[arg(long, short)]
+    quiet: bool,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -205,6 +209,8 @@ async fn deliver(args: &CrontabArgs, jobs: &[Made], rows: &mut [Row]) -> Result<
     }
     let client = super::client(&args.client)?;
     let manner = if args.dry_run { Manner::DryRun } else { Manner::Do };
+    let count = Some(jobs.len() as u64);
+    let mut progress = Progress::new("import", Unit::Things("jobs"), count, Show::unless(args.quiet));
     for (row, name, definition) in jobs {
         let (definition, left) = match there(&client, name).await?.filter(|_| !args.overwrite) {
             Some(there) => kept(definition, &there),
@@ -222,6 +228,7 @@ async fn deliver(args: &CrontabArgs, jobs: &[Made], rows: &mut [Row]) -> Result<
             }
             Err(failure) => return Err(failure),
         }
+        progress.add(1);
     }
     Ok(())
 }

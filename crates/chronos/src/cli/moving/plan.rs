@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use scheduler::ids::JobName;
 use scheduler::request::Manner;
 use scheduler::schedule::{Lint, Zones};
-use scheduler::{SET_BYTES_MAX, SET_MAX};
 use serde_json::{Map, Value};
 
 use super::definition::{self, Taken};
@@ -15,6 +14,7 @@ use super::names;
 use crate::cli::apply::{Written, cycle, put_definitions, waves};
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
+use crate::cli::sets::{Member, sets};
 
 /// What became, or would become, of a job or a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,20 @@ struct Ready {
     definition: Value,
     /// Whether the server has it so already.
     same: bool,
+}
+
+impl Member for Ready {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn parents(&self) -> &[String] {
+        &self.parents
+    }
+
+    fn definition(&self) -> &Value {
+        &self.definition
+    }
 }
 
 /// An import on its way.
@@ -405,45 +419,6 @@ fn culprit(set: &[Ready], why: &str) -> Option<String> {
     named.find(|name| set.iter().any(|job| job.name == *name)).map(Into::into)
 }
 
-/// Jobs in as few sets as the bounds of the server allow, each with all of a chain.
-fn sets(jobs: Vec<Ready>) -> Vec<Vec<Ready>> {
-    // Each job leads to one of its chain, the same for all of them.
-    let place: BTreeMap<String, usize> =
-        jobs.iter().enumerate().map(|(i, job)| (job.name.clone(), i)).collect();
-    let mut leads: Vec<usize> = (0..jobs.len()).collect();
-    let end = |leads: &[usize], mut i: usize| {
-        while leads[i] != i {
-            i = leads[i];
-        }
-        i
-    };
-    for (i, job) in jobs.iter().enumerate() {
-        for parent in job.parents.iter().filter_map(|parent| place.get(parent)) {
-            let (a, b) = (end(&leads, i), end(&leads, *parent));
-            let (low, high) = (a.min(b), a.max(b));
-            leads[high] = low;
-            // The way there stays short for those that come after.
-            leads[i] = low;
-        }
-    }
-    let mut chains: BTreeMap<usize, Vec<Ready>> = BTreeMap::new();
-    for (i, job) in jobs.into_iter().enumerate() {
-        chains.entry(end(&leads, i)).or_default().push(job);
-    }
-    let mut sets: Vec<(usize, Vec<Ready>)> = Vec::new();
-    for chain in chains.into_values() {
-        let bytes: usize = chain.iter().map(|job| job.definition.to_string().len()).sum();
-        match sets.last_mut() {
-            Some((size, set)) if *size + bytes <= SET_BYTES_MAX && set.len() + chain.len() <= SET_MAX => {
-                *size += bytes;
-                set.extend(chain);
-            }
-            _ => sets.push((bytes, chain)),
-        }
-    }
-    sets.into_iter().map(|(_, set)| set).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -522,17 +497,6 @@ mod tests {
         check("job `c` waits for itself: c -> a -> c", Some("a"));
         check("job `c` waits for itself: c -> b -> c", None);
         check("another large set of jobs is being applied", None);
-    }
-
-    #[test]
-    fn chains_stay_together() {
-        let mut jobs: Vec<Value> = (0..SET_MAX).map(|i| scheduled(&format!("s{i}"))).collect();
-        jobs.push(dependent("last", &["s9999", "s0"]));
-        let sets = sets(plan(&jobs).ready);
-        let sizes: Vec<_> = sets.iter().map(Vec::len).collect();
-        assert_eq!(sizes, [SET_MAX, 1]);
-        let first: BTreeSet<_> = sets[0].iter().map(|job| job.name.as_str()).collect();
-        assert!(["s0", "s9999", "last"].iter().all(|name| first.contains(name)));
     }
 
     /// Of jobs that are here already only those begin with their next slot whose schedule is another one.
