@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -484,6 +484,13 @@ impl MemoryStore {
             members: BTreeMap::new(),
         });
         Self { node: 0, shared: Arc::new(Shared { inner, changed: watch::Sender::new(0) }), foreign: false }
+    }
+
+    /// Nothing was heard of this node for so long, nor is it until it announces itself again.
+    pub fn fell_silent(&self, node: &str, ago: Duration) {
+        if let Some((_, _, at)) = self.inner().members.get_mut(node) {
+            *at = at.checked_sub(ago).unwrap_or(*at);
+        }
     }
 
     /// Another node's handle on the same store.
