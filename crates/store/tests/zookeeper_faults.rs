@@ -323,6 +323,57 @@ async fn a_session_moves_to_another_server() {
     assert!(whole >= 2, "{whole} of three servers have what was acknowledged");
 }
 
+/// A quota of the ensemble that is used up, by bytes or by records: what there is no room for waits, the term goes on, and so
+/// does the election; it is said why, and all goes on by itself when the quota is raised.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_ensemble_loses_nothing() {
+    for limit in ["byteHardLimit", "countHardLimit"] {
+        let Some(options) = options() else { return };
+        let raw = Client::connect(&options.hosts).await.expect("it runs");
+        let quota = format!("/zookeeper/quota{}", options.path);
+        let open_to_all = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        let limits = format!("count=-1,bytes=-1=;{limit}=0").into_bytes();
+        let (store, other) = (node(&options), node(&options));
+        let term = begin(&store, "a").await;
+        // So that the number of the next one has one more digit than that of the last: the term record grows as well.
+        let (last, _) = drive(store.clone(), term, 99 - term.seq.0).await;
+        assert_eq!(last, Seq(99));
+        raw.mkdir(&quota, &open_to_all).await.expect("it can be made");
+        let set = format!("{quota}/zookeeper_limits");
+        raw.create(&set, &limits, &open_to_all).await.expect("it can be made");
+        let used = format!("{quota}/zookeeper_stats");
+        raw.create(&used, b"count=0,bytes=0", &open_to_all).await.expect("it can be made");
+        let stuck = tokio::spawn(drive(store.clone(), Term { seq: last, ..term }, 20));
+        let told = |store: &Arc<ZookeeperStore>| {
+            store.trouble().is_some_and(|why| why.contains("quota") && why.contains(&options.path))
+        };
+        until(|| told(&store)).await;
+        let (_, present) = within(store.load()).await.expect("reading needs no room");
+        assert_eq!(present.seq, last);
+        let waiting = tokio::spawn({
+            let other = other.clone();
+            async move { other.begin_term(&candidate("b")).await }
+        });
+        until(|| told(&other)).await;
+        assert!(!stuck.is_finished() && !waiting.is_finished());
+        raw.delete(&set, None).await.expect("it is there");
+        let (reached, deposed) = within(stuck).await.expect("it runs");
+        assert!(!deposed && reached == Seq(119), "{limit}: {reached:?}");
+        until(|| store.trouble().is_none() && other.trouble().is_none()).await;
+        audit(&options, term.seq, reached).await;
+        raw.create(&set, &limits, &open_to_all).await.expect("it can be made");
+        let stuck = tokio::spawn(drive(store.clone(), Term { seq: Seq(119), ..term }, 1000));
+        until(|| told(&store)).await;
+        within(store.resign()).await;
+        let (reached, deposed) = within(stuck).await.expect("it runs");
+        assert!(deposed, "{limit}: nobody waits for room to resign");
+        audit(&options, term.seq, reached).await;
+        raw.delete(&set, None).await.expect("it is there");
+        let next = within(waiting).await.expect("it runs").expect("it leads");
+        assert_eq!(next.seq.0, reached.0 + 1, "{limit}");
+    }
+}
+
 /// Without a majority nothing is written and nothing is lost: both go on when there is one again, whoever leads then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_it_tries_for_ever() {
