@@ -466,6 +466,10 @@ struct Inner {
     leader: Option<(u64, Candidate)>,
     /// What it says of its limits.
     full: Option<String>,
+    /// Batches wait to be applied.
+    held: bool,
+    /// How many came since.
+    waiting: u64,
     /// How often it was loaded.
     loads: u64,
     /// By node.
@@ -480,6 +484,8 @@ impl MemoryStore {
             nodes: 1,
             leader: None,
             full: None,
+            held: false,
+            waiting: 0,
             loads: 0,
             members: BTreeMap::new(),
         });
@@ -517,6 +523,19 @@ impl MemoryStore {
     /// Says from here on that no more jobs may be made, or that there is room again.
     pub fn set_full(&self, why: Option<&str>) {
         self.inner().full = why.map(Into::into);
+    }
+
+    /// From here on batches wait, as on a slow disk, or are applied again.
+    pub fn set_held(&self, held: bool) {
+        let mut inner = self.inner();
+        (inner.held, inner.waiting) = (held, 0);
+        drop(inner);
+        self.tell();
+    }
+
+    /// How many batches came while it was held.
+    pub fn waiting(&self) -> u64 {
+        self.inner().waiting
     }
 
     /// How often all of it was loaded, by whichever node.
@@ -622,10 +641,17 @@ impl Store for MemoryStore {
     }
 
     async fn commit(&self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Deposed> {
+        {
+            let mut inner = self.inner();
+            inner.waiting += u64::from(inner.held);
+        }
         let verdict = self
             .when(|inner| {
                 if inner.leader.as_ref().is_none_or(|(node, _)| *node != self.node) {
                     return Some(Err(Deposed { reason: "the right to lead is gone".into() }));
+                }
+                if inner.held {
+                    return None;
                 }
                 match inner.core.commit(epoch, seq, changes) {
                     Ok(()) => Some(Ok(())),

@@ -374,6 +374,107 @@ async fn a_full_ensemble_loses_nothing() {
     }
 }
 
+/// A server that takes what it is asked and answers nothing but pings, as one that is out of touch with the others does: the
+/// session lives, and would be waited for for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_does_not_wait_for_ever_for_a_server_that_is_silent() {
+    let Some(options) = options() else { return };
+    let cutter = Cutter::start(&options.hosts).await;
+    let short = Options { hosts: cutter.address(), session_timeout: SHORT, ..options.clone() };
+    let store = node(&short);
+    let term = begin(&store, "a").await;
+    let (last, _) = drive(store.clone(), term, 20).await;
+    cutter.mute();
+    let stuck = tokio::spawn(drive(store.clone(), Term { seq: last, ..term }, 8));
+    until(|| store.trouble().is_some_and(|why| why.contains("an answer of ZooKeeper is missing"))).await;
+    assert!(!stuck.is_finished(), "its session lives on its pings");
+    cutter.release();
+    let (reached, deposed) = within(stuck).await.expect("it runs");
+    assert!(!deposed && reached.0 == last.0 + 8, "{reached:?}");
+    audit(&options, term.seq, reached).await;
+}
+
+/// The same, of servers that a session begins with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_does_not_begin_with_a_server_that_is_silent() {
+    let Some(options) = options() else { return };
+    let cutter = Cutter::start(&options.hosts).await;
+    cutter.mute();
+    let store = node(&Options { hosts: cutter.address(), ..options });
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.begin_term(&candidate("a")).await }
+    });
+    until(|| store.trouble().is_some_and(|why| why.contains("answers"))).await;
+    assert!(!waiting.is_finished());
+    cutter.release();
+    within(waiting).await.expect("it runs").expect("it leads");
+}
+
+/// A question to a server that has fallen silent is answered with that, and the next one goes to another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_to_a_server_that_is_silent_has_an_end() {
+    let Some(options) = options() else { return };
+    let term = begin(&node(&options), "a").await;
+    let (servers, options) = each_behind_a_cutter(&options).await;
+    let store = node(&options);
+    within(store.present()).await.expect("it can be asked");
+    let silent = the_one_inside(&servers);
+    servers[silent].mute();
+    // It is asked some times.
+    let told = timeout(2 * PATIENCE, store.present()).await.expect("it has an end");
+    assert!(matches!(&told, Err(StoreError::Unavailable(why)) if why.contains("answers")), "{told:?}");
+    assert_eq!(within(store.present()).await, Ok(term));
+    until(|| servers[silent].inside() == 0).await;
+    assert_ne!(the_one_inside(&servers), silent);
+}
+
+/// Where what a server shows is not what the ensemble has, the next session begins with another one: a node that stays with
+/// such a one would never lead again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_out_of_line_is_left() {
+    let Some(options) = options() else { return };
+    let (servers, through) = each_behind_a_cutter(&options).await;
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let store = node(&through);
+    let mut term = begin(&store, "a").await;
+    // By chance it would be another one twice in three times.
+    for _ in 0..4 {
+        let before = the_one_inside(&servers);
+        // As it is with one that has parted from the others: the log is one batch further than the term.
+        let seq = term.seq.0 + 1;
+        let strange = format!("{}/store/log/{seq:012x}", options.path);
+        let open_to_all = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        raw.create(&strange, b"", &open_to_all).await.expect("it is new");
+        let told = within(store.commit(term.epoch, Seq(seq), &batch_of(seq))).await;
+        let told = told.expect_err("it is deposed").reason;
+        assert!(told.contains("out of line"), "{told}");
+        raw.delete(&strange, None).await.expect("it is there");
+        term = begin(&store, "a").await;
+        until(|| servers[before].inside() == 0).await;
+        assert_ne!(the_one_inside(&servers), before);
+    }
+    let (reached, deposed) = drive(store.clone(), term, 8).await;
+    assert!(!deposed && reached.0 == term.seq.0 + 8);
+}
+
+/// The servers one by one, each behind a cutter of its own, and options with their addresses.
+async fn each_behind_a_cutter(options: &Options) -> (Vec<Cutter>, Options) {
+    let mut servers = Vec::new();
+    for host in options.hosts.split(',') {
+        servers.push(Cutter::start(host).await);
+    }
+    let hosts = servers.iter().map(Cutter::address).collect::<Vec<_>>().join(",");
+    (servers, Options { hosts, ..options.clone() })
+}
+
+/// Through which of them there are sessions.
+fn the_one_inside(servers: &[Cutter]) -> usize {
+    let inside: Vec<usize> = (0..servers.len()).filter(|n| servers[*n].inside() > 0).collect();
+    let [one] = &inside[..] else { panic!("sessions with {inside:?}") };
+    *one
+}
+
 /// Without a majority nothing is written and nothing is lost: both go on when there is one again, whoever leads then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_it_tries_for_ever() {
