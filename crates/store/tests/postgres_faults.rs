@@ -602,46 +602,6 @@ async fn a_newer_store_is_refused() {
     }
 }
 
-/// Where another store is than the one that is meant, or none, nothing is made, read or written, and nobody leads.
-#[tokio::test(flavor = "multi_thread")]
-async fn only_the_store_that_is_meant_is_used() {
-    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
-    let options = options(&url);
-    let meant = |id: &str| open(&PostgresOptions { expected: Some(id.into()), ..options.clone() });
-    let strange =
-        |found: Option<&str>| StoreError::Strange { found: found.map(Into::into), wanted: "0123".into() };
-    let wrong = meant("0123");
-    let says = async |what: StoreError| {
-        let waiting = tokio::spawn({
-            let wrong = wrong.clone();
-            async move { wrong.begin_term(&candidate("wrong")).await }
-        });
-        within(async {
-            while wrong.trouble() != Some(what.to_string()) {
-                assert!(!waiting.is_finished(), "it leads on a store that is not meant");
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        waiting.abort();
-        assert_eq!(within(wrong.load()).await.map(drop), Err(what.clone()));
-        assert_eq!(within(wrong.announce(&candidate("wrong"), "{}")).await, Err(what));
-    };
-    says(strange(None)).await;
-    let made = format!("SELECT 1 FROM pg_namespace WHERE nspname = '{}'", options.schema);
-    let answer = admin(&url, &made).await;
-    let has_rows = answer.iter().any(|one| matches!(one, tokio_postgres::SimpleQueryMessage::Row(_)));
-    assert!(!has_rows, "it has made something");
-    let store = open(&options);
-    let term = lead(&store, "a").await;
-    store.resign().await;
-    let id = within(store.id()).await.expect("it has one");
-    says(strange(Some(&id))).await;
-    assert_eq!(within(store.present()).await, Ok(term), "it has begun a term");
-    assert_eq!(within(store.members()).await, Ok(Vec::new()), "it has written who it is");
-    lead(&meant(&id), "b").await;
-}
-
 /// What an older program has written is read, and is ours from when this one leads.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_store_is_taken_over() {

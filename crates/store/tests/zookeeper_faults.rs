@@ -533,40 +533,6 @@ async fn a_standby_forgets_an_outage_that_is_over() {
     second.abort();
 }
 
-/// Where another store is than the one that is meant, or none, nothing is made, read or written, and nobody leads.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_store_that_is_meant_is_used() {
-    let Some(options) = options() else { return };
-    let meant = |id: &str| node(&Options { expected: Some(id.into()), ..options.clone() });
-    let strange =
-        |found: Option<&str>| StoreError::Strange { found: found.map(Into::into), wanted: "0123".into() };
-    let wrong = meant("0123");
-    let says = async |what: StoreError| {
-        let waiting = tokio::spawn({
-            let wrong = wrong.clone();
-            async move { wrong.begin_term(&candidate("wrong")).await }
-        });
-        until(|| wrong.trouble() == Some(what.to_string()) || waiting.is_finished()).await;
-        assert!(!waiting.is_finished(), "it leads on a store that is not meant");
-        waiting.abort();
-        assert_eq!(within(wrong.load()).await.map(drop), Err(what.clone()));
-        assert_eq!(within(wrong.announce(&candidate("wrong"), "{}")).await, Err(what));
-    };
-    says(strange(None)).await;
-    let raw = Client::connect(&options.hosts).await.expect("it runs");
-    let root = options.path.trim_end_matches("/state");
-    assert!(raw.check_stat(root).await.expect("it answers").is_none(), "it has made something");
-    let store = node(&options);
-    let term = begin(&store, "a").await;
-    store.resign().await;
-    let id = within(store.id()).await.expect("it has one");
-    says(strange(Some(&id))).await;
-    assert_eq!(within(store.present()).await, Ok(term), "it has begun a term");
-    let candidates = raw.list_children(&format!("{}/candidate", options.path)).await.expect("it is there");
-    assert_eq!(candidates, Vec::<String>::new(), "it stands for election");
-    begin(&meant(&id), "b").await;
-}
-
 /// An old Chronos waits for ours, and ours for it, in the order in which they came.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_chronos_competes_fairly() {
