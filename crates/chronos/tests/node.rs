@@ -305,6 +305,109 @@ async fn an_engine_that_starts_anew_is_told_of_the_term_and_asked_for_its_tasks(
     task.shutdown().await;
 }
 
+/// What an engine says of a task by itself while its launch is on its way to the store is about the time before it.
+#[tokio::test]
+async fn what_is_being_launched_was_not_missed_by_its_engine() {
+    let cluster = Cluster::new();
+    cluster.machine.script(|_| Behaviour::Run);
+    let (says, said) = tokio::sync::mpsc::unbounded_channel();
+    let engine = Arc::new(Talking {
+        engine: cluster.machine.engine(),
+        said: tokio::sync::Mutex::new(said),
+        told: AtomicU64::new(0),
+        heard: AtomicU64::new(0),
+    });
+    let (node, task) = cluster.start_with("n1", engine.clone());
+    leads(&node).await;
+    node.ask(put("a", "R1/2100-01-01T00:00:00Z/PT1H")).await.unwrap();
+    let uid = node.projection.read().job(&name("a")).unwrap().uid;
+    let run = scheduler::ids::RunKey { job: uid, cause: scheduler::ids::Cause::Trigger(1) };
+    let launched = TaskId::of(&name("a"), run, 0);
+    cluster.store.set_held(true);
+    let asker = node.clone();
+    let asked = tokio::spawn(async move {
+        asker.ask(Request::Trigger { job: name("a"), arguments: None }).await.unwrap().0
+    });
+    eventually("its launch is decided", || async { cluster.store.waiting() > 0 }).await;
+    says.send(TaskEvent { task: launched.clone(), known: Known::NeverBegan }).unwrap();
+    eventually("the engine is heard", || async { engine.heard.load(Ordering::SeqCst) > 0 }).await;
+    assert!(cluster.machine.begun().is_empty(), "before that is durable");
+    cluster.store.set_held(false);
+    assert_eq!(asked.await.unwrap(), Answer::Triggered(run));
+    eventually("it runs", || async { !cluster.machine.running().is_empty() }).await;
+    let known = |node: &Node| match node.projection.read().state().runs.get(&run).map(|run| &run.state) {
+        Some(scheduler::run::RunState::Running(live)) => live.task == launched && live.started.is_some(),
+        _ => false,
+    };
+    let is_over = || cluster.machine.running().is_empty();
+    eventually("its engine is heard again", || async { known(&node) || is_over() }).await;
+    assert!(!is_over(), "it was ended for what was said before it began");
+    cluster.machine.end(&launched, AttemptEnd::Succeeded);
+    eventually("it succeeds", || async { cluster.outcomes("a").await == [Outcome::Succeeded] }).await;
+    assert_eq!(cluster.machine.begun().len(), 1);
+    task.shutdown().await;
+}
+
+/// Says by itself what it is given to say.
+struct Talking<E> {
+    engine: E,
+    said: tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<TaskEvent>>,
+    /// How often it has said something.
+    told: AtomicU64,
+    /// How often it was asked for more since.
+    heard: AtomicU64,
+}
+
+#[async_trait]
+impl<E: Engine> Engine for Talking<E> {
+    fn name(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    async fn begin_term(&self, epoch: Epoch) -> Result<(), EngineError> {
+        self.engine.begin_term(epoch).await
+    }
+
+    async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
+        self.engine.launch(epoch, launch).await
+    }
+
+    async fn kill(&self, epoch: Epoch, task: &TaskId, a: Duration, b: Duration) -> Result<(), EngineError> {
+        self.engine.kill(epoch, task, a, b).await
+    }
+
+    async fn reconcile(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError> {
+        self.engine.reconcile(epoch, tasks).await
+    }
+
+    async fn events(&self) -> Vec<TaskEvent> {
+        if self.told.load(Ordering::SeqCst) > 0 {
+            self.heard.fetch_add(1, Ordering::SeqCst);
+        }
+        let mut said = self.said.lock().await;
+        tokio::select! {
+            biased;
+            Some(event) = said.recv() => {
+                self.told.fetch_add(1, Ordering::SeqCst);
+                vec![event]
+            }
+            events = self.engine.events() => events,
+        }
+    }
+
+    async fn acknowledge(&self, tasks: &[TaskId]) -> Result<(), EngineError> {
+        self.engine.acknowledge(tasks).await
+    }
+
+    async fn output(&self, task: &TaskId, stream: Stream, from: u64) -> Result<Output, EngineError> {
+        self.engine.output(task, stream, from).await
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.engine.readiness()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduler_that_does_not_come_back_is_silent() {
     let cluster = Cluster::new();

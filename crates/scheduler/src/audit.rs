@@ -127,6 +127,13 @@ pub enum Act {
         /// Which.
         id: NoticeId,
     },
+    /// A node was said not to come back, so its tasks count as ended.
+    NodeForgotten {
+        /// Which, at most [`Act::NODE_MAX`] bytes of it.
+        node: Arc<str>,
+        /// How many runs had a task there.
+        runs: u64,
+    },
     /// A backup took the place of everything.
     StoreRestored {
         /// When it had been taken.
@@ -137,6 +144,9 @@ pub enum Act {
 }
 
 impl Act {
+    /// Longest id of a node in an entry.
+    pub const NODE_MAX: usize = 64;
+
     /// Its word, in stores, the API and on the command line.
     pub fn word(&self) -> &'static str {
         match self {
@@ -150,12 +160,13 @@ impl Act {
             Self::Cancelled { .. } => "cancelledBackfill",
             Self::Reran { .. } => "reran",
             Self::NoticeRetried { .. } => "retriedNotice",
+            Self::NodeForgotten { .. } => "forgotNode",
             Self::StoreRestored { .. } => "restoredStore",
         }
     }
 
     /// All words but those of definitions, which are [`Deed::WORDS`].
-    const OTHERS: [&'static str; 10] = [
+    const OTHERS: [&'static str; 11] = [
         "triggered",
         "killed",
         "markedSuccess",
@@ -165,6 +176,7 @@ impl Act {
         "cancelledBackfill",
         "reran",
         "retriedNotice",
+        "forgotNode",
         "restoredStore",
     ];
 

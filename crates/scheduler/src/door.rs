@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::audit::Act;
 use crate::ids::{Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
 use crate::job::{Job, Pause, Plan, Progress, Timetable};
+use crate::notice::clipped;
 use crate::request::{Answer, Definition, Edit, Expect, PlanText, Refusal, Request};
 use crate::revision::{Deed, Revision};
 use crate::run::{EndedRun, KillReason, Live, Outcome, Record, Run, RunState, Skipped};
@@ -66,6 +67,10 @@ impl Scheduler {
             Request::Report { task, elements } => self.report(task, elements),
             Request::EngineNote(note) => {
                 self.book.note_for_engine(note);
+                Ok(Answer::Noted)
+            }
+            Request::ForgetNode { node, runs } => {
+                self.note(None, Act::NodeForgotten { node: clipped(&node, Act::NODE_MAX), runs });
                 Ok(Answer::Noted)
             }
             Request::MarkSuccess { job, failed } => self.mark_success(&job, failed),

@@ -83,6 +83,13 @@ pub enum Request {
     },
     /// Keeps what the engine wants to be reminded of; with `None` only asks whether this term still writes.
     EngineNote(Option<Arc<str>>),
+    /// Notes that an operator gives a node up; what becomes of its tasks the engine says.
+    ForgetNode {
+        /// Which.
+        node: Arc<str>,
+        /// How many runs have a task there.
+        runs: u64,
+    },
     /// Lets the children of the job go on as if it had succeeded: in the cycle of its last run if that failed,
     /// else in a cycle of its own.
     MarkSuccess {
@@ -316,7 +323,7 @@ pub enum Answer {
     },
     /// The notice is on its way again.
     NoticeRetried,
-    /// The engine's note is kept.
+    /// It is kept: what the engine wants to be reminded of, or that a node is given up.
     Noted,
     /// It had been done before, and was answered so.
     Before(Box<Answer>),

@@ -59,6 +59,17 @@ pub trait Backing: Send + Sync + 'static {
     fn courses(&self) -> u64 {
         4
     }
+
+    /// A handle that is to work on the store with this id and on no other. `None` where a store takes no such order: then the
+    /// node asks for the id before it stands for election.
+    async fn meant(&self, _id: &str) -> Option<Arc<dyn Store>> {
+        None
+    }
+
+    /// Whether nothing has been made yet, where [`Backing::meant`] gives a handle.
+    async fn is_empty(&self) -> bool {
+        unreachable!("asked only where an order can be given")
+    }
 }
 
 /// One test for each promise, on a fresh store each: `conformance_tests!(make)`, where `make` is an async function
@@ -83,6 +94,7 @@ macro_rules! conformance_tests {
             a_damaged_backup_is_refused only_the_leader_restores followers_of_another_past_load_again
             revisions_are_found_and_bounded revisions_of_deleted_jobs_go_with_retention
             the_audit_is_found the_audit_is_bounded the_present_is_told nodes_know_of_each_other
+            only_the_store_that_is_meant_is_used
         );
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

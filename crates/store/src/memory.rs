@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -466,6 +466,10 @@ struct Inner {
     leader: Option<(u64, Candidate)>,
     /// What it says of its limits.
     full: Option<String>,
+    /// Batches wait to be applied.
+    held: bool,
+    /// How many came since.
+    waiting: u64,
     /// How often it was loaded.
     loads: u64,
     /// By node.
@@ -480,10 +484,19 @@ impl MemoryStore {
             nodes: 1,
             leader: None,
             full: None,
+            held: false,
+            waiting: 0,
             loads: 0,
             members: BTreeMap::new(),
         });
         Self { node: 0, shared: Arc::new(Shared { inner, changed: watch::Sender::new(0) }), foreign: false }
+    }
+
+    /// Nothing was heard of this node for so long, nor is it until it announces itself again.
+    pub fn fell_silent(&self, node: &str, ago: Duration) {
+        if let Some((_, _, at)) = self.inner().members.get_mut(node) {
+            *at = at.checked_sub(ago).unwrap_or(*at);
+        }
     }
 
     /// Another node's handle on the same store.
@@ -510,6 +523,19 @@ impl MemoryStore {
     /// Says from here on that no more jobs may be made, or that there is room again.
     pub fn set_full(&self, why: Option<&str>) {
         self.inner().full = why.map(Into::into);
+    }
+
+    /// From here on batches wait, as on a slow disk, or are applied again.
+    pub fn set_held(&self, held: bool) {
+        let mut inner = self.inner();
+        (inner.held, inner.waiting) = (held, 0);
+        drop(inner);
+        self.tell();
+    }
+
+    /// How many batches came while it was held.
+    pub fn waiting(&self) -> u64 {
+        self.inner().waiting
     }
 
     /// How often all of it was loaded, by whichever node.
@@ -615,10 +641,17 @@ impl Store for MemoryStore {
     }
 
     async fn commit(&self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Deposed> {
+        {
+            let mut inner = self.inner();
+            inner.waiting += u64::from(inner.held);
+        }
         let verdict = self
             .when(|inner| {
                 if inner.leader.as_ref().is_none_or(|(node, _)| *node != self.node) {
                     return Some(Err(Deposed { reason: "the right to lead is gone".into() }));
+                }
+                if inner.held {
+                    return None;
                 }
                 match inner.core.commit(epoch, seq, changes) {
                     Ok(()) => Some(Ok(())),

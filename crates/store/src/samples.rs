@@ -198,6 +198,8 @@ fn entries() -> Vec<(&'static str, Entry)> {
     );
     let nobody = |act| Entry { author: Author::default(), job: None, ..entry(1, 5, "", act) };
     all.push(("audit: of no job, by nobody", nobody(Act::NoticeRetried { id: NoticeId(7) })));
+    let node = "3f9a2c0d11b7e845".into();
+    all.push(("audit: forgot a node", nobody(Act::NodeForgotten { node, runs: 2 })));
     all.push(("audit: restored", nobody(Act::StoreRestored { taken: at(3), lines: 17 })));
     all
 }

@@ -20,6 +20,13 @@ impl Schema {
         let lease = std::time::Duration::from_secs(30);
         Self { options: PostgresOptions { schema, lease, ..PostgresOptions::new(url) } }
     }
+
+    async fn admin(&self) -> tokio_postgres::Client {
+        let connected = tokio_postgres::connect(&self.options.url, tokio_postgres::NoTls).await;
+        let (client, connection) = connected.expect("it is up");
+        tokio::spawn(connection);
+        client
+    }
 }
 
 #[async_trait::async_trait]
@@ -29,10 +36,18 @@ impl Backing for Schema {
     }
 
     async fn usurp(&self) {
-        let (client, connection) =
-            tokio_postgres::connect(&self.options.url, tokio_postgres::NoTls).await.expect("it is up");
-        tokio::spawn(connection);
+        let client = self.admin().await;
         let sql = format!("UPDATE {}.term SET lease_until = '-infinity'", self.options.schema);
         assert_eq!(client.execute_typed(&sql, &[]).await.expect("there is a store"), 1);
+    }
+
+    async fn meant(&self, id: &str) -> Option<Arc<dyn Store>> {
+        let options = PostgresOptions { expected: Some(id.into()), ..self.options.clone() };
+        Some(Arc::new(store::postgres::open(&options).expect("good options")))
+    }
+
+    async fn is_empty(&self) -> bool {
+        let sql = format!("SELECT 1 FROM pg_namespace WHERE nspname = '{}'", self.options.schema);
+        self.admin().await.query_typed(&sql, &[]).await.expect("it can be asked").is_empty()
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use scheduler::audit::Act;
 use scheduler::state::Change;
 use store::format::{read_batch, read_change, write_batch, write_change};
 use store::samples::{any_change, every_change};
@@ -78,6 +79,19 @@ fn a_delay_that_a_job_does_not_say_is_written_for_older_versions() {
     for line in [line.replace(UNSAID, ""), line] {
         assert_eq!(read_change(line.as_bytes()).expect("a line"), change, "{line}");
     }
+}
+
+/// As the first versions of this format had it: they know no act of forgetting a node, and take it for one of no job.
+#[test]
+fn a_node_that_was_forgotten_is_nothing_new_to_older_versions() {
+    const NODE: &str = r#","node":"3f9a2c0d11b7e845""#;
+    let mut changes = every_change().into_iter();
+    let (_, forgotten) = changes.find(|(title, _)| *title == "audit: forgot a node").expect("one");
+    let line = line(&forgotten);
+    assert!(line.contains(NODE), "{line}");
+    // A field that they do not know is ignored.
+    let Ok(Change::Note(entry)) = read_change(line.replace(NODE, "").as_bytes()) else { panic!("{line}") };
+    assert_eq!((&entry.act, &entry.job), (&Act::Killed { run: None, runs: 2 }, &None));
 }
 
 #[test]

@@ -13,6 +13,8 @@ use store::{Candidate, Deposed, Store, StoreError, Term, samples};
 use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
+#[path = "../testing/mount.rs"]
+mod mount;
 #[path = "../testing/postgresd.rs"]
 mod postgresd;
 #[path = "../testing/proxy.rs"]
@@ -410,6 +412,85 @@ async fn a_crash_of_the_server_is_survived() {
     assert_eq!(loaded, Term { epoch: term.epoch, seq: Seq(acknowledged) });
 }
 
+/// What has no room waits until there is some, and says why. Whoever leads meanwhile reads on, and nobody waits for the
+/// disk to resign.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_loses_nothing() {
+    let Some(mount) = mount::Mount::new("size=6m") else {
+        return skip("store-postgres-full", "a small file system can only be mounted by root");
+    };
+    let server = match Postgresd::start() {
+        Ok(server) => server,
+        Err(reason) => return skip("store-postgres", &reason),
+    };
+    let owner = std::process::Command::new("chown").arg("postgres").arg(mount.path()).status();
+    assert!(owner.expect("chown is there").success(), "the server runs as this user where root starts it");
+    let make = format!(
+        "CREATE TABLESPACE small LOCATION '{}'; CREATE ROLE small SUPERUSER LOGIN; \
+         ALTER ROLE small SET default_tablespace = small",
+        mount.path().display()
+    );
+    // Each by itself: a tablespace is made in no transaction.
+    for sql in make.split(';') {
+        admin(server.url(), sql).await;
+    }
+    let options = options(&server.url().replacen("postgres@", "small@", 1));
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    let first = term.seq.0 + 1;
+    send(&store, term, first..first + 2).await.pop().expect("some").1.expect("it leads");
+    let mut next = first + 2;
+    // Until the disk is full, with batches that need room for themselves; what is applied, and the one that waits.
+    let fill = async |next: &mut u64| loop {
+        let (store_of_call, seq) = (store.clone(), Seq(*next));
+        let mut call =
+            tokio::spawn(async move { store_of_call.commit(term.epoch, seq, &large_batch_of(seq)).await });
+        let applied = within(async {
+            loop {
+                match timeout(Duration::from_millis(1), &mut call).await {
+                    Ok(done) => break Some(done.expect("no panic")),
+                    Err(_) if store.trouble().is_some() => break None,
+                    Err(_) => {}
+                }
+            }
+        });
+        let Some(applied) = applied.await else { break call };
+        applied.expect("it leads");
+        *next += 1;
+    };
+    let ballast = mount.fill();
+    let stuck = fill(&mut next).await;
+    let trouble = store.trouble().expect("the disk is full");
+    assert!(trouble.contains("no room") && trouble.contains("No space left"), "{trouble}");
+    let (jobs, loaded) = batches_in(&store).await;
+    assert_eq!((jobs, loaded.seq), ((first..next).collect(), Seq(next - 1)), "reading needs no room");
+    std::fs::remove_file(&ballast).expect("it is there");
+    within(stuck).await.expect("no panic").expect("it goes on by itself, in its term");
+    assert_eq!(store.trouble(), None);
+    assert_eq!(batches_in(&store).await, ((first..=next).collect(), Term { seq: Seq(next), ..term }));
+    next += 1;
+    let ballast = mount.fill();
+    let stuck = fill(&mut next).await;
+    within(store.resign()).await;
+    assert!(within(stuck).await.expect("no panic").is_err(), "it was not applied");
+    std::fs::remove_file(&ballast).expect("it is there");
+    let other = open(&options);
+    let later = lead(&other, "b").await;
+    send(&other, later, later.seq.0 + 1..later.seq.0 + 2).await.pop().expect("one").1.expect("it leads");
+    assert_eq!(batches_in(&other).await.0, (first..next).chain([later.seq.0 + 1]).collect::<Vec<_>>());
+}
+
+/// The same with a job that takes more room than tables have left over.
+fn large_batch_of(seq: Seq) -> Vec<Change> {
+    let mut job = samples::job(seq.0);
+    // Nothing that could be compressed.
+    let noise = (0..4000_u64).map(|n| (n * n + seq.0).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20);
+    job.body = noise.map(|n| format!("{n:x}")).collect::<String>().into();
+    let mut changes = batch_of(seq);
+    changes[0] = Change::PutJob(Arc::new(job));
+    changes
+}
+
 /// A leader that is not heard of any more is followed by another when its lease has run out, and not before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_nobody_renews_runs_out() {
@@ -519,46 +600,6 @@ async fn a_newer_store_is_refused() {
         assert_eq!(within(store.load()).await.map(drop), Err(newer.clone()));
         assert_eq!(within(store.follow(Seq(0))).await.map(drop), Err(newer));
     }
-}
-
-/// Where another store is than the one that is meant, or none, nothing is made, read or written, and nobody leads.
-#[tokio::test(flavor = "multi_thread")]
-async fn only_the_store_that_is_meant_is_used() {
-    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
-    let options = options(&url);
-    let meant = |id: &str| open(&PostgresOptions { expected: Some(id.into()), ..options.clone() });
-    let strange =
-        |found: Option<&str>| StoreError::Strange { found: found.map(Into::into), wanted: "0123".into() };
-    let wrong = meant("0123");
-    let says = async |what: StoreError| {
-        let waiting = tokio::spawn({
-            let wrong = wrong.clone();
-            async move { wrong.begin_term(&candidate("wrong")).await }
-        });
-        within(async {
-            while wrong.trouble() != Some(what.to_string()) {
-                assert!(!waiting.is_finished(), "it leads on a store that is not meant");
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        waiting.abort();
-        assert_eq!(within(wrong.load()).await.map(drop), Err(what.clone()));
-        assert_eq!(within(wrong.announce(&candidate("wrong"), "{}")).await, Err(what));
-    };
-    says(strange(None)).await;
-    let made = format!("SELECT 1 FROM pg_namespace WHERE nspname = '{}'", options.schema);
-    let answer = admin(&url, &made).await;
-    let has_rows = answer.iter().any(|one| matches!(one, tokio_postgres::SimpleQueryMessage::Row(_)));
-    assert!(!has_rows, "it has made something");
-    let store = open(&options);
-    let term = lead(&store, "a").await;
-    store.resign().await;
-    let id = within(store.id()).await.expect("it has one");
-    says(strange(Some(&id))).await;
-    assert_eq!(within(store.present()).await, Ok(term), "it has begun a term");
-    assert_eq!(within(store.members()).await, Ok(Vec::new()), "it has written who it is");
-    lead(&meant(&id), "b").await;
 }
 
 /// What an older program has written is read, and is ours from when this one leads.

@@ -19,6 +19,11 @@ use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Candidate, HistoryQuery, Store, StoreError, samples};
 use tokio::time::timeout;
 
+#[path = "../testing/mount.rs"]
+mod mount;
+
+use mount::Mount;
+
 /// Set for the child process of a test: the folder of its store.
 const CHILD: &str = "CHRONOS_STORE_CHILD";
 
@@ -552,37 +557,6 @@ async fn a_lock_file_that_is_gone_ends_the_term() {
     assert_eq!(store.leader().await, None);
 }
 
-/// A small file system of our own in memory; needs root.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    fn new(options: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(dir.path())
-            .stderr(Stdio::null())
-            .status();
-        mount.is_ok_and(|status| status.success()).then(|| Self(dir))
-    }
-
-    fn dir(&self) -> PathBuf {
-        self.0.path().join("data")
-    }
-
-    fn remount(&self, options: &str) {
-        let status =
-            Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.0.path()).status();
-        assert!(status.expect("mount is there").success());
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 /// What could not be tested is said, not passed over.
 fn skip(what: &str) {
     let line = format!("SKIPPED {what}\n");
@@ -596,7 +570,7 @@ fn skip(what: &str) {
 #[tokio::test]
 async fn a_full_disk_loses_nothing() {
     let Some(mount) = Mount::new("size=3m") else { return skip("store-disk-full: needs root") };
-    let dir = mount.dir();
+    let dir = mount.path().join("data");
     let store = Arc::new(open(&dir));
     let ballast = dir.join("ballast");
     fs::write(&ballast, vec![0; 1 << 20]).expect("there is room");
@@ -671,10 +645,11 @@ async fn a_read_only_folder_is_named() {
     };
     if is_root {
         let Some(mount) = Mount::new("size=3m") else { return skip("store-read-only: needs mount") };
-        drop(open(&mount.dir()));
+        let dir = mount.path().join("data");
+        drop(open(&dir));
         mount.remount("ro");
-        check(&mount.dir());
-        check(&mount.0.path().join("new"));
+        check(&dir);
+        check(&mount.path().join("new"));
     } else {
         let (dir, _) = filled().await;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).expect("it is ours");

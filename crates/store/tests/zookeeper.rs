@@ -50,6 +50,18 @@ impl Backing for Path {
         members.sort_by_key(|name| name.rsplit('-').next().map(str::to_owned));
         client.delete(&format!("{dir}/{}", members[0]), None).await.expect("somebody leads");
     }
+
+    async fn meant(&self, id: &str) -> Option<Arc<dyn Store>> {
+        let options = Options { expected: Some(id.into()), ..self.0.clone() };
+        Some(Arc::new(open(options).expect("they can be meant")))
+    }
+
+    async fn is_empty(&self) -> bool {
+        let client = Client::connect(&self.0.hosts).await.expect("it runs");
+        let root = self.0.path.trim_end_matches("/state");
+        client.sync(root).await.expect("it answers");
+        client.check_stat(root).await.expect("it answers").is_none()
+    }
 }
 
 async fn make() -> Option<Path> {

@@ -323,6 +323,158 @@ async fn a_session_moves_to_another_server() {
     assert!(whole >= 2, "{whole} of three servers have what was acknowledged");
 }
 
+/// A quota of the ensemble that is used up, by bytes or by records: what there is no room for waits, the term goes on, and so
+/// does the election; it is said why, and all goes on by itself when the quota is raised.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_ensemble_loses_nothing() {
+    for limit in ["byteHardLimit", "countHardLimit"] {
+        let Some(options) = options() else { return };
+        let raw = Client::connect(&options.hosts).await.expect("it runs");
+        let quota = format!("/zookeeper/quota{}", options.path);
+        let open_to_all = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        let limits = format!("count=-1,bytes=-1=;{limit}=0").into_bytes();
+        let (store, other) = (node(&options), node(&options));
+        let term = begin(&store, "a").await;
+        // So that the number of the next one has one more digit than that of the last: the term record grows as well.
+        let (last, _) = drive(store.clone(), term, 99 - term.seq.0).await;
+        assert_eq!(last, Seq(99));
+        raw.mkdir(&quota, &open_to_all).await.expect("it can be made");
+        let set = format!("{quota}/zookeeper_limits");
+        raw.create(&set, &limits, &open_to_all).await.expect("it can be made");
+        let used = format!("{quota}/zookeeper_stats");
+        raw.create(&used, b"count=0,bytes=0", &open_to_all).await.expect("it can be made");
+        let stuck = tokio::spawn(drive(store.clone(), Term { seq: last, ..term }, 20));
+        let told = |store: &Arc<ZookeeperStore>| {
+            store.trouble().is_some_and(|why| why.contains("quota") && why.contains(&options.path))
+        };
+        until(|| told(&store)).await;
+        let (_, present) = within(store.load()).await.expect("reading needs no room");
+        assert_eq!(present.seq, last);
+        let waiting = tokio::spawn({
+            let other = other.clone();
+            async move { other.begin_term(&candidate("b")).await }
+        });
+        until(|| told(&other)).await;
+        assert!(!stuck.is_finished() && !waiting.is_finished());
+        raw.delete(&set, None).await.expect("it is there");
+        let (reached, deposed) = within(stuck).await.expect("it runs");
+        assert!(!deposed && reached == Seq(119), "{limit}: {reached:?}");
+        until(|| store.trouble().is_none() && other.trouble().is_none()).await;
+        audit(&options, term.seq, reached).await;
+        raw.create(&set, &limits, &open_to_all).await.expect("it can be made");
+        let stuck = tokio::spawn(drive(store.clone(), Term { seq: Seq(119), ..term }, 1000));
+        until(|| told(&store)).await;
+        within(store.resign()).await;
+        let (reached, deposed) = within(stuck).await.expect("it runs");
+        assert!(deposed, "{limit}: nobody waits for room to resign");
+        audit(&options, term.seq, reached).await;
+        raw.delete(&set, None).await.expect("it is there");
+        let next = within(waiting).await.expect("it runs").expect("it leads");
+        assert_eq!(next.seq.0, reached.0 + 1, "{limit}");
+    }
+}
+
+/// A server that takes what it is asked and answers nothing but pings, as one that is out of touch with the others does: the
+/// session lives, and would be waited for for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_does_not_wait_for_ever_for_a_server_that_is_silent() {
+    let Some(options) = options() else { return };
+    let cutter = Cutter::start(&options.hosts).await;
+    let short = Options { hosts: cutter.address(), session_timeout: SHORT, ..options.clone() };
+    let store = node(&short);
+    let term = begin(&store, "a").await;
+    let (last, _) = drive(store.clone(), term, 20).await;
+    cutter.mute();
+    let stuck = tokio::spawn(drive(store.clone(), Term { seq: last, ..term }, 8));
+    until(|| store.trouble().is_some_and(|why| why.contains("an answer of ZooKeeper is missing"))).await;
+    assert!(!stuck.is_finished(), "its session lives on its pings");
+    cutter.release();
+    let (reached, deposed) = within(stuck).await.expect("it runs");
+    assert!(!deposed && reached.0 == last.0 + 8, "{reached:?}");
+    audit(&options, term.seq, reached).await;
+}
+
+/// The same, of servers that a session begins with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_does_not_begin_with_a_server_that_is_silent() {
+    let Some(options) = options() else { return };
+    let cutter = Cutter::start(&options.hosts).await;
+    cutter.mute();
+    let store = node(&Options { hosts: cutter.address(), ..options });
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.begin_term(&candidate("a")).await }
+    });
+    until(|| store.trouble().is_some_and(|why| why.contains("answers"))).await;
+    assert!(!waiting.is_finished());
+    cutter.release();
+    within(waiting).await.expect("it runs").expect("it leads");
+}
+
+/// A question to a server that has fallen silent is answered with that, and the next one goes to another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_to_a_server_that_is_silent_has_an_end() {
+    let Some(options) = options() else { return };
+    let term = begin(&node(&options), "a").await;
+    let (servers, options) = each_behind_a_cutter(&options).await;
+    let store = node(&options);
+    within(store.present()).await.expect("it can be asked");
+    let silent = the_one_inside(&servers);
+    servers[silent].mute();
+    // It is asked some times.
+    let told = timeout(2 * PATIENCE, store.present()).await.expect("it has an end");
+    assert!(matches!(&told, Err(StoreError::Unavailable(why)) if why.contains("answers")), "{told:?}");
+    assert_eq!(within(store.present()).await, Ok(term));
+    until(|| servers[silent].inside() == 0).await;
+    assert_ne!(the_one_inside(&servers), silent);
+}
+
+/// Where what a server shows is not what the ensemble has, the next session begins with another one: a node that stays with
+/// such a one would never lead again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_out_of_line_is_left() {
+    let Some(options) = options() else { return };
+    let (servers, through) = each_behind_a_cutter(&options).await;
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let store = node(&through);
+    let mut term = begin(&store, "a").await;
+    // By chance it would be another one twice in three times.
+    for _ in 0..4 {
+        let before = the_one_inside(&servers);
+        // As it is with one that has parted from the others: the log is one batch further than the term.
+        let seq = term.seq.0 + 1;
+        let strange = format!("{}/store/log/{seq:012x}", options.path);
+        let open_to_all = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        raw.create(&strange, b"", &open_to_all).await.expect("it is new");
+        let told = within(store.commit(term.epoch, Seq(seq), &batch_of(seq))).await;
+        let told = told.expect_err("it is deposed").reason;
+        assert!(told.contains("out of line"), "{told}");
+        raw.delete(&strange, None).await.expect("it is there");
+        term = begin(&store, "a").await;
+        until(|| servers[before].inside() == 0).await;
+        assert_ne!(the_one_inside(&servers), before);
+    }
+    let (reached, deposed) = drive(store.clone(), term, 8).await;
+    assert!(!deposed && reached.0 == term.seq.0 + 8);
+}
+
+/// The servers one by one, each behind a cutter of its own, and options with their addresses.
+async fn each_behind_a_cutter(options: &Options) -> (Vec<Cutter>, Options) {
+    let mut servers = Vec::new();
+    for host in options.hosts.split(',') {
+        servers.push(Cutter::start(host).await);
+    }
+    let hosts = servers.iter().map(Cutter::address).collect::<Vec<_>>().join(",");
+    (servers, Options { hosts, ..options.clone() })
+}
+
+/// Through which of them there are sessions.
+fn the_one_inside(servers: &[Cutter]) -> usize {
+    let inside: Vec<usize> = (0..servers.len()).filter(|n| servers[*n].inside() > 0).collect();
+    let [one] = &inside[..] else { panic!("sessions with {inside:?}") };
+    *one
+}
+
 /// Without a majority nothing is written and nothing is lost: both go on when there is one again, whoever leads then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_it_tries_for_ever() {
@@ -379,40 +531,6 @@ async fn a_standby_forgets_an_outage_that_is_over() {
     assert!(first.is_finished() != second.is_finished(), "one of two leads");
     first.abort();
     second.abort();
-}
-
-/// Where another store is than the one that is meant, or none, nothing is made, read or written, and nobody leads.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_store_that_is_meant_is_used() {
-    let Some(options) = options() else { return };
-    let meant = |id: &str| node(&Options { expected: Some(id.into()), ..options.clone() });
-    let strange =
-        |found: Option<&str>| StoreError::Strange { found: found.map(Into::into), wanted: "0123".into() };
-    let wrong = meant("0123");
-    let says = async |what: StoreError| {
-        let waiting = tokio::spawn({
-            let wrong = wrong.clone();
-            async move { wrong.begin_term(&candidate("wrong")).await }
-        });
-        until(|| wrong.trouble() == Some(what.to_string()) || waiting.is_finished()).await;
-        assert!(!waiting.is_finished(), "it leads on a store that is not meant");
-        waiting.abort();
-        assert_eq!(within(wrong.load()).await.map(drop), Err(what.clone()));
-        assert_eq!(within(wrong.announce(&candidate("wrong"), "{}")).await, Err(what));
-    };
-    says(strange(None)).await;
-    let raw = Client::connect(&options.hosts).await.expect("it runs");
-    let root = options.path.trim_end_matches("/state");
-    assert!(raw.check_stat(root).await.expect("it answers").is_none(), "it has made something");
-    let store = node(&options);
-    let term = begin(&store, "a").await;
-    store.resign().await;
-    let id = within(store.id()).await.expect("it has one");
-    says(strange(Some(&id))).await;
-    assert_eq!(within(store.present()).await, Ok(term), "it has begun a term");
-    let candidates = raw.list_children(&format!("{}/candidate", options.path)).await.expect("it is there");
-    assert_eq!(candidates, Vec::<String>::new(), "it stands for election");
-    begin(&meant(&id), "b").await;
 }
 
 /// An old Chronos waits for ours, and ours for it, in the order in which they came.

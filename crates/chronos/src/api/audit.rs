@@ -32,7 +32,7 @@ pub(super) struct Wanted {
     by: Option<String>,
     /// Only what was done so, separated by commas: `created`, `replaced`, `patched`, `applied`, `rolledBack`, `restored`,
     /// `deleted`, `inherited`, `disabled`, `triggered`, `killed`, `markedSuccess`, `paused`, `resumed`, `backfilled`,
-    /// `cancelledBackfill`, `reran`, `retriedNotice`, `restoredStore`.
+    /// `cancelledBackfill`, `reran`, `retriedNotice`, `forgotNode`, `restoredStore`.
     act: Option<String>,
     /// Only at or after this.
     from: Option<String>,
@@ -67,7 +67,7 @@ pub(super) struct EntryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<String>,
     /// How it was: of a definition the version and the fields that were different, as far as both versions are kept; of a
-    /// pause all of it.
+    /// pause all of it; of a node that was given up which, and how many runs had a task there.
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Value::is_null")]
     before: Value,
@@ -244,6 +244,8 @@ fn states(act: &Act) -> (Value, Value) {
             return (json!({ "run": run.to_string() }), json!({ "run": again.to_string() }));
         }
         Act::NoticeRetried { id } => json!({ "notice": id.0 }),
+        // It was there before.
+        Act::NodeForgotten { node, runs } => return (json!({ "node": &**node, "runs": runs }), Value::Null),
         Act::StoreRestored { taken, lines } => json!({ "taken": instant(*taken), "lines": lines }),
     };
     (Value::Null, after)

@@ -192,6 +192,12 @@ impl ApiContext {
         })
     }
 
+    /// Notes what is done beside the jobs. Not under the key of the request: that it is noted does not say that it is done.
+    async fn note(&self, request: Request) -> Result<(), ApiError> {
+        self.hear(request).await??;
+        Ok(())
+    }
+
     /// What the node answers, within the time that a client waits.
     async fn hear(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
         if let Some(why) = self.node.store.full()

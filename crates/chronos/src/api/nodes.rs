@@ -1,11 +1,12 @@
 //! The nodes of the cluster, as each says of itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use scheduler::ids::RunKey;
+use scheduler::request::Request;
 use scheduler::run::{Run, RunState};
 use serde::Serialize;
 use store::Member;
@@ -151,11 +152,16 @@ pub(super) async fn forget(
         let message = format!("node `{node}` has said something {} s ago", member.age.as_secs());
         return Err(ApiError::new(StatusCode::CONFLICT, "alive", message).hint("stop it first"));
     }
-    // First its tasks: once nobody knows of it any more, nobody can tell that they have ended. And that they have is known
+    let begun = Instant::now();
+    let open = runs_at(&ctx, &node);
+    let runs = u64::try_from(open.len()).unwrap_or(u64::MAX);
+    // Before anything is given up, as every change is.
+    ctx.note(Request::ForgetNode { node: node.as_str().into(), runs }).await?;
+    // Then its tasks: once nobody knows of it any more, nobody can tell that they have ended. And that they have is known
     // to this process alone until it is recorded.
     if let Some(spread) = ctx.cluster.spread() {
         spread.forget(&node);
-        let left = settle(&ctx, &node).await;
+        let left = settle(&ctx, &node, open, SETTLED_WITHIN.saturating_sub(begun.elapsed())).await;
         if left > 0 {
             return Err(unsettled(&node, left, spread.is_forgotten(&node)));
         }
@@ -164,29 +170,38 @@ pub(super) async fn forget(
     ctx.node.store.forget_member(&node).await?;
     let author = super::access::author();
     let (address, _) = super::access::origin_of(&author);
-    tracing::info!(node, by = &**author.name(), address, "forgot a node");
+    tracing::info!(node, runs, by = &**author.name(), address, "forgot a node");
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Runs that have a task on a node. Where it is silent nothing more is launched.
+fn runs_at(ctx: &ApiContext, node: &str) -> Vec<RunKey> {
+    let projection = ctx.node.projection.read();
+    projection.state().runs.values().filter(|run| is_at(run, node)).map(|run| run.key).collect()
+}
+
+fn is_at(run: &Run, node: &str) -> bool {
+    matches!(&run.state, RunState::Running(live) if *live.node == *node)
+}
+
 /// Waits until no task of a node that was forgotten is awaited any more; how many still are when that takes too long.
-async fn settle(ctx: &ApiContext, node: &str) -> usize {
+async fn settle(ctx: &ApiContext, node: &str, mut left: Vec<RunKey>, within: Duration) -> usize {
     let projection = &ctx.node.projection;
     let mut batches = projection.events();
-    let is_there = |run: &Run| matches!(&run.state, RunState::Running(live) if *live.node == *node);
-    // Nothing more is launched there.
-    let mut left: Vec<RunKey> = {
-        let projection = projection.read();
-        projection.state().runs.values().filter(|run| is_there(run)).map(|run| run.key).collect()
-    };
     let settled = async {
-        while !left.is_empty() {
+        loop {
+            {
+                let projection = projection.read();
+                left.retain(|key| projection.state().runs.get(key).is_some_and(|run| is_at(run, node)));
+            }
+            if left.is_empty() {
+                return;
+            }
             // However many batches were missed, what is shown now counts.
             let _ = batches.recv().await;
-            let projection = projection.read();
-            left.retain(|key| projection.state().runs.get(key).is_some_and(|run| is_there(run)));
         }
     };
-    let _ = tokio::time::timeout(SETTLED_WITHIN, settled).await;
+    let _ = tokio::time::timeout(within, settled).await;
     left.len()
 }
 

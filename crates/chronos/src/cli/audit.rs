@@ -139,6 +139,7 @@ mod tests {
         check(json!({"before": {"version": 4, "definition": {}}}), "it was at version 4");
         check(json!({"after": {"run": "1-m1", "runs": 1}}), "run 1-m1, runs 1");
         check(json!({"before": {"since": "x", "reason": "", "until": null}}), "since x");
+        check(json!({"before": {"node": "3f9a", "runs": 2}}), "node 3f9a, runs 2");
         check(json!({}), "");
     }
 }

@@ -494,6 +494,7 @@ fn weight(change: &Change) -> usize {
                 NOTE + reasons * 2
             }
             Act::Resumed { before } => NOTE + before.reason.len() * 2,
+            Act::NodeForgotten { node, .. } => NOTE + node.len() * 2,
             _ => NOTE,
         },
         Change::PutRun(run) => {

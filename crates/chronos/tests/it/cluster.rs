@@ -269,6 +269,9 @@ fn a_node_that_will_not_come_back_is_forgotten() {
     let message = lost["attempts"][0]["message"].as_str().unwrap_or_default();
     assert!(message.contains("will not come back"), "{lost:#}");
     assert_eq!(lost["reason"], message, "the reason of a run says no less");
+    let entries = &second.get_json("/v1/audit?act=forgotNode")["entries"];
+    assert_eq!(entries[0]["before"], serde_json::json!({ "node": node, "runs": 1 }), "{entries:#}");
+    second.cli(["audit", "--act", "forgotNode"]).success().says(&format!("node {node}, runs 1"));
     second.cli(["node", "forget", "nobody"]).exit(3).says("there is no node `nobody`");
 }
 

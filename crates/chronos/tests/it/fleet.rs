@@ -10,6 +10,9 @@ use crate::wait;
 #[path = "../../../store/testing/ensemble.rs"]
 pub(crate) mod ensemble;
 
+#[path = "../../../store/testing/mount.rs"]
+pub(crate) mod mount;
+
 #[path = "../../../store/testing/postgresd.rs"]
 pub(crate) mod postgresd;
 

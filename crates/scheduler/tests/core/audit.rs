@@ -71,7 +71,9 @@ fn whoever_asks_is_noted_with_what_was_done() {
     assert_eq!((&*before.reason, &*after.reason), ("one", "two"));
     w.ask(by("bob", Request::Resume(job("a")))).unwrap();
     w.ask(by("bob", Request::Delete(job("a")))).unwrap();
-    let words = ["triggered", "killed", "markedSuccess", "paused", "paused", "resumed", "deleted"];
+    w.ask(by("bob", Request::ForgetNode { node: "n".into(), runs: 2 })).unwrap();
+    let words =
+        ["triggered", "killed", "markedSuccess", "paused", "paused", "resumed", "deleted", "forgotNode"];
     assert_eq!(noted(&mut w).into_iter().map(|(_, _, act)| act).collect::<Vec<_>>(), words);
 }
 

@@ -205,12 +205,13 @@ pub async fn the_audit_is_found(backing: &impl Backing) {
         let act = match n % 4 {
             0 => Act::Defined { deed: Deed::Replaced, version: n },
             1 => Act::Triggered { run: slot(1, n.into()) },
+            2 => Act::NodeForgotten { node: format!("node-{n}").into(), runs: n.into() },
             _ => Act::Killed { run: None, runs: n.into() },
         };
         // Clocks go back.
         let second = if n % 9 == 8 { n - 8 } else { n };
         let mut entry = entry(u64::from(n % 5), second.into(), by, act);
-        if n % 7 == 0 {
+        if n % 7 == 0 || matches!(entry.act, Act::NodeForgotten { .. }) {
             entry.job = None;
         }
         leader.commit(&[Change::Note(Arc::new(entry))]).await;
@@ -226,6 +227,7 @@ pub async fn the_audit_is_found(backing: &impl Backing) {
             AuditQuery { by: Some(String::new()), ..all.clone() },
             AuditQuery { acts: vec!["killed", "triggered"], ..all.clone() },
             AuditQuery { acts: vec!["kill"], ..all.clone() },
+            AuditQuery { acts: vec!["forgotNode"], ..all.clone() },
             times.clone(),
             AuditQuery { from: None, ..times.clone() },
             AuditQuery { to: None, acts: vec!["killed"], ..times.clone() },

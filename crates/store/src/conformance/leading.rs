@@ -177,3 +177,34 @@ pub async fn nodes_know_of_each_other(backing: &impl Backing) {
     within(b.announce(&candidate("b"), "back")).await.expect("it can be said");
     assert_eq!(known(&a).await, [told("a", &longest), told("b", "back")]);
 }
+
+/// Where another store is than the one that is meant, or none, nothing is made, read or written, and nobody leads.
+pub async fn only_the_store_that_is_meant_is_used(backing: &impl Backing) {
+    let Some(wrong) = backing.meant("0123").await else { return };
+    let says = async |found: Option<&str>| {
+        let what = StoreError::Strange { found: found.map(Into::into), wanted: "0123".into() };
+        let candidate = candidate("wrong");
+        let mut waiting = pin!(wrong.begin_term(&candidate));
+        within(async {
+            while wrong.trouble() != Some(what.to_string()) {
+                assert!(poll(&mut waiting).is_none(), "it leads on a store that is not meant");
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(within(wrong.load()).await.map(drop), Err(what.clone()));
+        assert_eq!(within(wrong.announce(&candidate, "{}")).await, Err(what));
+    };
+    says(None).await;
+    assert!(backing.is_empty().await, "it has made something");
+    let store = backing.node().await;
+    let term = within(store.begin_term(&candidate("a"))).await.expect("nobody leads");
+    store.resign().await;
+    let id = within(store.store_id()).await.expect("it can be asked").expect("it has one");
+    says(Some(&id)).await;
+    assert_eq!(within(store.present()).await, Ok(term), "it has begun a term");
+    assert_eq!(within(store.members()).await, Ok(Vec::new()), "it has written who it is");
+    assert_eq!(within(store.leader()).await, None, "it stands for election");
+    let right = backing.meant(&id).await.expect("as before");
+    within(right.begin_term(&candidate("b"))).await.expect("it is the one that is meant");
+}

@@ -48,6 +48,10 @@ enum StoredAct {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         run: Option<Key>,
         runs: u64,
+        /// These were the runs of a node that was forgotten. Older versions of this format know no such act: to them
+        /// it is one of no job.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<Text>,
     },
     Marked(Key),
     Paused {
@@ -116,7 +120,10 @@ impl From<&Act> for StoredAct {
         match act {
             Act::Defined { deed, version } => Self::Defined { deed: (*deed).into(), version: *version },
             Act::Triggered { run } => Self::Triggered(Key(*run)),
-            Act::Killed { run, runs } => Self::Killed { run: run.map(Key), runs: *runs },
+            Act::Killed { run, runs } => Self::Killed { run: run.map(Key), runs: *runs, node: None },
+            Act::NodeForgotten { node, runs } => {
+                Self::Killed { run: None, runs: *runs, node: Some(Text(node.clone())) }
+            }
             Act::Marked { run } => Self::Marked(Key(*run)),
             Act::Paused { before, after } => {
                 Self::Paused { before: before.as_ref().map(Into::into), after: after.into() }
@@ -136,7 +143,8 @@ impl From<StoredAct> for Act {
         match stored {
             StoredAct::Defined { deed, version } => Self::Defined { deed: deed.into(), version },
             StoredAct::Triggered(run) => Self::Triggered { run: run.0 },
-            StoredAct::Killed { run, runs } => Self::Killed { run: run.map(|run| run.0), runs },
+            StoredAct::Killed { node: Some(node), runs, .. } => Self::NodeForgotten { node: node.0, runs },
+            StoredAct::Killed { run, runs, node: None } => Self::Killed { run: run.map(|run| run.0), runs },
             StoredAct::Marked(run) => Self::Marked { run: run.0 },
             StoredAct::Paused { before, after } => {
                 Self::Paused { before: before.map(Into::into), after: after.into() }

@@ -159,6 +159,10 @@ impl Place {
                 self.schema(),
                 told(error)
             )),
+            Some(&SqlState::DISK_FULL) => self.unavailable(&format!(
+                "there is no room for what is to be written, which waits until there is: {}",
+                told(error)
+            )),
             _ => self.unavailable(&told(error)),
         }
     }

@@ -411,6 +411,7 @@ impl Shared {
         self.terms.send_replace(Some(term.epoch));
         let begun = Begun { client: client.clone(), member, record, version, ledger, log, stale };
         tokio::spawn(writer::lead(self.clone(), begun, orders, again));
+        self.sessions.trust();
         self.trouble_is_over();
         Ok(term)
     }

@@ -2,16 +2,16 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::Mutex;
 use zookeeper_client::{
-    Acl, Acls, Client, CreateMode, CreateOptions, Error, MultiReadResult, Permission, Stat,
+    Acl, Acls, Client, Connector, CreateMode, CreateOptions, Error, MultiReadResult, Permission, Stat,
 };
 
-use super::Options;
+use super::{Options, locked};
 use crate::StoreError;
 
 /// Questions in flight at the same time: enough to hide the way, little enough that the servers' queues stay short.
@@ -32,26 +32,33 @@ pub(super) struct Sessions {
     pub(super) options: Options,
     looking: Mutex<Option<Client>>,
     leading: Mutex<Option<Client>>,
-    /// Which server the next session is tried with first.
+    /// Which server is asked first while sessions are with one alone.
     turn: AtomicUsize,
+    /// Servers that were found to be silent, or to show what the ensemble does not have, by their numbers. While there are
+    /// some, each session is with one server alone, and none of these.
+    distrusted: std::sync::Mutex<Vec<u8>>,
+    /// A server has left a question unanswered: neither session is to be used again.
+    silent: [AtomicBool; 2],
 }
 
 impl Sessions {
     pub(super) fn new(options: Options) -> Self {
-        // Not all nodes with the same server, which the library would do.
+        // Not all nodes with the same server.
         let turn = AtomicUsize::new(usize::try_from(std::process::id()).unwrap_or(0));
-        Self { options, looking: Mutex::new(None), leading: Mutex::new(None), turn }
+        let (looking, leading) = (Mutex::new(None), Mutex::new(None));
+        let distrusted = std::sync::Mutex::new(Vec::new());
+        Self { options, looking, leading, turn, distrusted, silent: Default::default() }
     }
 
     /// The session that answers questions: another one than that of the leader, whose commits would wait behind large
     /// answers.
     pub(super) async fn looking(&self) -> Result<Client, StoreError> {
-        self.client(&self.looking).await
+        self.client(&self.looking, &self.silent[0]).await
     }
 
     /// The session that the right to lead is bound to.
     pub(super) async fn leading(&self) -> Result<Client, StoreError> {
-        self.client(&self.leading).await
+        self.client(&self.leading, &self.silent[1]).await
     }
 
     /// How many servers there are.
@@ -59,37 +66,87 @@ impl Sessions {
         self.options.hosts.split(',').count()
     }
 
-    async fn client(&self, which: &Mutex<Option<Client>>) -> Result<Client, StoreError> {
+    async fn client(&self, which: &Mutex<Option<Client>>, silent: &AtomicBool) -> Result<Client, StoreError> {
         let mut client = which.lock().await;
+        if silent.swap(false, Ordering::Relaxed)
+            && let Some(client) = client.take()
+        {
+            self.suspect(&client);
+        }
         if let Some(client) = &*client
             && !client.state().is_terminated()
         {
             return Ok(client.clone());
         }
         *client = None;
-        let mut connector = Client::connector().with_session_timeout(self.options.session_timeout);
-        if let Some(auth) = &self.options.auth {
-            connector = connector.with_auth("digest", auth.as_bytes());
-        }
-        let hosts = beginning_with(&self.options.hosts, self.turn.load(Ordering::Relaxed));
-        let made = connector.connect(&hosts);
-        let made = tokio::time::timeout(ANSWER_WITHIN, made).await.unwrap_or(Err(Error::Timeout));
-        let made = made.map_err(|error| self.meaning(&error))?;
+        let made = match self.with_one_alone().await {
+            Some(made) => made,
+            None => self.connected(self.connector(), &self.options.hosts).await?,
+        };
         // A server may lag behind what another session of ours has seen. Everybody waits here for one that says nothing.
         if tokio::time::timeout(ANSWER_WITHIN, made.sync("/")).await.is_err() {
-            self.turn.fetch_add(1, Ordering::Relaxed);
-            return Err(self.meaning(&Error::Timeout));
+            self.suspect(&made);
+            return Err(self.meaning(&Error::NoHosts));
         }
         *client = Some(made.clone());
         Ok(made)
     }
 
-    /// What the server of this session shows is not what the ensemble has: the next session is one with another server.
-    pub(super) async fn distrust(&self) {
-        self.turn.fetch_add(1, Ordering::Relaxed);
-        for which in [&self.looking, &self.leading] {
-            *which.lock().await = None;
+    /// A session with one of the servers that are not distrusted. `None` where none are, and where there are no others: then
+    /// all are as good as before.
+    async fn with_one_alone(&self) -> Option<Client> {
+        if locked(&self.distrusted).is_empty() {
+            return None;
         }
+        for _ in 0..self.servers() {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            let connector = self.connector().with_fail_eagerly();
+            if let Ok(made) = self.connected(connector, &one_of(&self.options.hosts, turn)).await
+                && !locked(&self.distrusted).contains(&server_of(&made))
+            {
+                return Some(made);
+            }
+        }
+        self.trust();
+        None
+    }
+
+    fn connector(&self) -> Connector {
+        let connector = Client::connector().with_session_timeout(self.options.session_timeout);
+        match &self.options.auth {
+            Some(auth) => connector.with_auth("digest", auth.as_bytes()),
+            None => connector,
+        }
+    }
+
+    /// A session with any of these servers: the library takes them in an order of its own.
+    async fn connected(&self, connector: Connector, hosts: &str) -> Result<Client, StoreError> {
+        let made = tokio::time::timeout(ANSWER_WITHIN, connector.connect(hosts)).await;
+        match made.unwrap_or(Err(Error::Timeout)) {
+            // The other session may be well.
+            Err(Error::Timeout) => Err(self.meaning(&Error::NoHosts)),
+            made => made.map_err(|error| self.meaning(&error)),
+        }
+    }
+
+    fn suspect(&self, client: &Client) {
+        let (server, mut distrusted) = (server_of(client), locked(&self.distrusted));
+        if !distrusted.contains(&server) {
+            distrusted.push(server);
+        }
+    }
+
+    /// What the server of the leader's session shows is not what the ensemble has: the next sessions are with others.
+    pub(super) async fn distrust(&self) {
+        if let Some(client) = self.leading.lock().await.take() {
+            self.suspect(&client);
+        }
+        *self.looking.lock().await = None;
+    }
+
+    /// All servers are as good as each other again: one of them has let a term begin.
+    pub(super) fn trust(&self) {
+        locked(&self.distrusted).clear();
     }
 
     /// Who may do what with our records: all, as Chronos made its own; with `--zk_auth` all may read.
@@ -107,6 +164,9 @@ impl Sessions {
     /// What an error of ZooKeeper means to the caller, and what to do about it.
     pub(super) fn meaning(&self, error: &Error) -> StoreError {
         let hosts = &self.options.hosts;
+        if *error == Error::Timeout {
+            self.silent.iter().for_each(|silent| silent.store(true, Ordering::Relaxed));
+        }
         StoreError::Unavailable(match error {
             Error::NoAuth | Error::InvalidAcl | Error::AuthFailed => format!(
                 "ZooKeeper does not let this node write below `{}`: {error}; the store was made with another \
@@ -129,13 +189,16 @@ impl Sessions {
     }
 }
 
-/// The same servers, another one of them first; what follows the last one (`/path`) stays there.
-fn beginning_with(hosts: &str, turn: usize) -> String {
+/// One of these servers; what follows the last one (`/path`) follows it.
+fn one_of(hosts: &str, turn: usize) -> String {
     let (servers, path) = hosts.split_at(hosts.find('/').unwrap_or(hosts.len()));
-    let mut servers: Vec<&str> = servers.split(',').collect();
-    let first = turn % servers.len();
-    servers.rotate_left(first);
-    servers.join(",") + path
+    let servers: Vec<&str> = servers.split(',').collect();
+    format!("{}{path}", servers[turn % servers.len()])
+}
+
+/// The number of the server that a session began with: the first byte of its id.
+fn server_of(client: &Client) -> u8 {
+    client.session_id().0.to_be_bytes()[0]
 }
 
 /// Whether the server may or may not have done what it was asked: this is no verdict of its own.
@@ -252,9 +315,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_turn_begins_with_another_server() {
-        let turns: Vec<String> = (0..4).map(|turn| beginning_with("a:1,b:2,c:3/x/y", turn)).collect();
-        assert_eq!(turns, ["a:1,b:2,c:3/x/y", "b:2,c:3,a:1/x/y", "c:3,a:1,b:2/x/y", "a:1,b:2,c:3/x/y"]);
-        assert_eq!(beginning_with("[::1]:2181", 7), "[::1]:2181");
+    fn each_turn_is_another_servers() {
+        let turns: Vec<String> = (0..4).map(|turn| one_of("a:1,b:2,c:3/x/y", turn)).collect();
+        assert_eq!(turns, ["a:1/x/y", "b:2/x/y", "c:3/x/y", "a:1/x/y"]);
+        assert_eq!(one_of("[::1]:2181", 7), "[::1]:2181");
     }
 }

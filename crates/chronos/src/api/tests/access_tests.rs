@@ -10,6 +10,10 @@ const USER: &str = "ops:hun:ter2";
 impl Server {
     /// A node that wants a password.
     pub(super) async fn guarded(origins: &[&str]) -> Self {
+        Self::guarded_on(MemoryStore::new(MemoryCore::new(7)), origins).await
+    }
+
+    pub(super) async fn guarded_on(store: MemoryStore, origins: &[&str]) -> Self {
         let settings = AccessSettings {
             credentials: Credentials::parse(USER),
             realm: "Mesosphere".into(),
@@ -17,7 +21,7 @@ impl Server {
             origins: origins.iter().map(|&origin| origin.into()).collect(),
         };
         let access = access::Access::new(&settings).expect("random numbers");
-        let server = Self::behind(access, MemoryStore::new(MemoryCore::new(7)), succeed);
+        let server = Self::behind(access, store, succeed);
         server.until(|node| matches!(node.status().role, Role::Leading(_))).await;
         server
     }

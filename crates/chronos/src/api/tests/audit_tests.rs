@@ -67,6 +67,27 @@ async fn every_change_is_there_with_who_and_what_and_without_secrets() {
 }
 
 #[tokio::test]
+async fn who_gave_up_which_node_is_there() {
+    let store = MemoryStore::new(MemoryCore::new(7));
+    let server = Server::guarded_on(store.another(), &[]).await;
+    store.announce(&candidate("gone"), "{}").await.expect("it can speak");
+    let forget = || server.as_ops(Method::DELETE, "/v1/nodes/gone", Value::Null);
+    assert_eq!(forget().await.status, StatusCode::CONFLICT, "it has said something");
+    assert_eq!(words(&server.audit("").await), Vec::<&str>::new(), "what is refused is not there");
+    store.fell_silent("gone", Duration::from_secs(60));
+    assert_eq!(forget().await.status, StatusCode::NO_CONTENT);
+    assert_eq!(forget().await.status, StatusCode::NOT_FOUND);
+    let audit = server.audit("?act=forgotNode").await;
+    assert_eq!(words(&audit), ["forgotNode"]);
+    let entry = &audit["entries"][0];
+    assert_eq!(
+        (&entry["by"], &entry["request"], &entry["job"]),
+        (&json!("ops"), &json!("r-1"), &Value::Null)
+    );
+    assert_eq!((&entry["before"], &entry["after"]), (&json!({"node": "gone", "runs": 0}), &Value::Null));
+}
+
+#[tokio::test]
 async fn it_is_paged_and_filtered() {
     let server = Server::guarded(&[]).await;
     for n in 0..5 {

@@ -44,6 +44,9 @@ impl<'c> Writer<'c> {
             MultiWriteError::OperationFailed { index: 1, source: Error::NoNode } => {
                 Verdict::Over(Over("another epoch has begun".into()))
             }
+            MultiWriteError::OperationFailed { source: source @ Error::QuotaExceeded, .. } => {
+                Verdict::Refused(self.shared.sessions.meaning(source))
+            }
             MultiWriteError::OperationFailed { index: 2, source } => {
                 Verdict::Doubt(format!("term: {source}"))
             }
