@@ -343,6 +343,14 @@ async fn a_full_ensemble_loses_nothing() {
         raw.create(&set, &limits, &open_to_all).await.expect("it can be made");
         let used = format!("{quota}/zookeeper_stats");
         raw.create(&used, b"count=0,bytes=0", &open_to_all).await.expect("it can be made");
+        // Who leads the ensemble may apply it last, and is who refuses.
+        let probe = format!("{}/probe", options.path);
+        within(async {
+            while raw.create(&probe, b"x", &open_to_all).await.is_ok() {
+                raw.delete(&probe, None).await.expect("it is there");
+            }
+        })
+        .await;
         let stuck = tokio::spawn(drive(store.clone(), Term { seq: last, ..term }, 20));
         let told = |store: &Arc<ZookeeperStore>| {
             store.trouble().is_some_and(|why| why.contains("quota") && why.contains(&options.path))
