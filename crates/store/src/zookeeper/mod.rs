@@ -43,7 +43,7 @@ use self::ledger::{Ledger, Names, Op};
 use self::newest::{Newest, Verdict};
 use self::reader::Reader;
 use self::record::{About, Entry, LAYOUT, StoredMember, TermRecord, json, read};
-use self::session::{Pause, Sessions, data, is_doubt, patiently};
+use self::session::{Pause, Sessions, answered, data, is_doubt, patiently};
 use self::tree::{Ended, Paths};
 use self::versions::Versions;
 use self::writer::{Begun, Command, Commit, Restore, Surplus, empty_generation, log_sizes};
@@ -379,7 +379,7 @@ impl Shared {
                 Op::Delete(path) => multi.add_delete(path, None)?,
             }
         }
-        multi.commit().await
+        answered(multi).await
     }
 
     /// Waits for the right to lead, and begins a term with it.
@@ -446,7 +446,7 @@ impl Shared {
                 multi.add_create(&self.paths.epoch(new.epoch), &[], &options)?;
                 let entry = Entry::write([(seq, new.epoch, &[][..])].into_iter());
                 multi.add_create(&self.paths.entry(seq), &entry, &options)?;
-                multi.commit().await
+                answered(multi).await
             };
             match raised.await {
                 Ok(_) => return Ok((new, stat.version + 1)),

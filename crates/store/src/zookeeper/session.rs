@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::Mutex;
 use zookeeper_client::{
-    Acl, Acls, Client, Connector, CreateMode, CreateOptions, Error, MultiReadResult, Permission, Stat,
+    Acl, Acls, Client, Connector, CreateMode, CreateOptions, Error, MultiReadResult, MultiWriteError,
+    MultiWriteResult, MultiWriter, Permission, Stat,
 };
 
 use super::{Options, locked};
@@ -234,6 +235,17 @@ where
             Err(error) if is_doubt(&error) && tries < TRIES && !client.state().is_terminated() => {}
             answer => return answer,
         }
+    }
+}
+
+/// What becomes of a multi, which is sent here and now; a server that says nothing leaves it in doubt.
+pub(super) fn answered<'c>(
+    mut multi: MultiWriter<'c>,
+) -> impl Future<Output = Result<Vec<MultiWriteResult>, MultiWriteError>> + Send + 'c {
+    let answer = multi.commit();
+    async move {
+        let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+        answer.unwrap_or(Err(MultiWriteError::RequestFailed { source: Error::Timeout }))
     }
 }
 

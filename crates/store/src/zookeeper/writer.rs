@@ -26,7 +26,7 @@ use super::batch::Batch;
 use super::latch::Member;
 use super::ledger::{Before, Ledger, Op};
 use super::record::{Entry, TermRecord, json};
-use super::session::{ANSWER_WITHIN, Pause, all, patiently};
+use super::session::{Pause, all, answered, patiently};
 use super::tree::{Ended, Kind, Noted, Paths, Revised, Tree};
 use crate::memory::MemoryCore;
 use crate::{BATCH_BYTES_MAX, Deposed, StoreError};
@@ -459,11 +459,7 @@ impl<'c> Writer<'c> {
             Ok(next) => {
                 self.version = next;
                 // Sent from here on, in this order.
-                let answer = multi.commit();
-                Box::pin(async move {
-                    let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
-                    answer.unwrap_or(Err(MultiWriteError::RequestFailed { source: Error::Timeout }))
-                })
+                Box::pin(answered(multi))
             }
             Err(error) => Box::pin(std::future::ready(Err(error.into()))),
         }
