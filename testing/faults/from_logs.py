@@ -68,7 +68,7 @@ def audit(folder):
             schedules[job, run.split("-")[0]].append((int(first), int(last)))
     problems += [f"run {run} has {len(ends)} outcomes: {ends}" for run, ends in runs.items() if len(ends) > 1]
     problems += [f"task {task} began {times} times" for task, (_, _, times) in begun.items() if times > 1]
-    over = max(due for _, due, _ in begun.values()) - LAST_MS
+    over = max((due for _, due, _ in begun.values()), default=0) - LAST_MS
     unknown = [(task, due) for task, (run, due, _) in begun.items() if run not in runs]
     problems += [f"task {task} began, and its run has no outcome" for task, due in unknown if due < over]
     known = {run for run, _, _ in begun.values()}
@@ -79,6 +79,9 @@ def audit(folder):
             continue
         outcomes.sort()
         steps = collections.Counter(b[0] - a[0] for a, b in zip(outcomes, outcomes[1:]) if a[0] == a[1] < b[0])
+        if not steps:
+            # Nothing but rows of slots that never became runs.
+            continue
         period = steps.most_common(1)[0][0]
         jobs += 1
         slots += sum((last - first) // period + 1 for first, last in outcomes)
