@@ -57,7 +57,7 @@ class Server:
         preload = [f"{key}={environment.pop(key)}" for key in ("LD_PRELOAD",) if key in environment]
         words = self.host.inside("env", *preload, self.binary, "server", "--http_address", "0.0.0.0", "--http_port", str(PORT),
                                  "--allow_unauthenticated", "--advertise_address", self.host.ip, "--data_dir", self.data,
-                                 "--history_count_max", "100000000", *self.flags)
+                                 *self.flags)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                                             start_new_session=True)
@@ -167,15 +167,17 @@ class Witness(threading.Thread):
 
 
 class Reader(threading.Thread):
-    """Reads the history as it grows, now from this node, now from that: what was shown once must stay, and a store may
-    keep few outcomes of each job."""
+    """Reads the history of one job after the other as it grows, now from this node, now from that: what was shown once
+    must stay, and a store may keep only the last outcomes of each job. With the last two hundred of it and one a
+    second, there are minutes for a round, which takes a tenth of that on a machine with little else to do."""
 
-    EVERY_S = 2.0
+    # Between two jobs. Seconds.
+    EVERY_S = 0.1
     ENDED = "succeeded,failed,killed,timedOut,lost,skipped,missed"
 
-    def __init__(self, servers, dice):
+    def __init__(self, servers, jobs, dice):
         super().__init__(daemon=True)
-        self.servers, self.dice = servers, dice
+        self.servers, self.jobs, self.dice = servers, jobs, dice
         self.known = {}
         self.complaints = []
         self.stopping = threading.Event()
@@ -185,27 +187,28 @@ class Reader(threading.Thread):
         return raw.get("key") or (raw["job"], raw["outcome"], raw["firstDue"], raw["lastDue"])
 
     def run(self):
-        while not self.stopping.wait(self.EVERY_S):
-            # What a store keeps for a short time only must not be missed because the first who is asked is away.
-            for server in self.dice.sample(self.servers, len(self.servers)):
-                try:
-                    if self.read(server.address):
-                        break
-                except (OSError, RuntimeError):
-                    pass
+        while not self.stopping.is_set():
+            for job in self.jobs:
+                if not self.stopping.wait(self.EVERY_S):
+                    self.read(job)
 
-    def read(self, address):
-        """Pages from the newest back to what is known already; whether there was an answer."""
-        cursor = None
-        for page in range(20):
-            answer = api.ask(address, "GET", f"/v1/runs?outcome={self.ENDED}&limit=300" + (f"&cursor={cursor}" if cursor else ""), timeout=5)
-            if answer.status != 200:
-                return page > 0
-            news = sum(self.take(raw) for raw in answer.body["runs"])
-            cursor = answer.body.get("next")
-            if not cursor or not news or self.stopping.is_set():
-                break
-        return True
+    def read(self, job):
+        """Pages from the newest back to what is known already, of the first node that answers. What a store keeps for a
+        short time only must not be missed because one of them is away."""
+        for server in self.dice.sample(self.servers, len(self.servers)):
+            cursor, path = "", f"/v1/runs?job={job.name}&outcome={self.ENDED}&limit=100"
+            try:
+                while cursor is not None:
+                    answer = api.ask(server.address, "GET", path + (cursor and f"&cursor={cursor}"), timeout=5)
+                    if answer.status != 200:
+                        break
+                    if not sum(self.take(raw) for raw in answer.body["runs"]):
+                        return
+                    cursor = answer.body.get("next")
+                else:
+                    return
+            except OSError:
+                pass
 
     def take(self, raw):
         """Whether it was news."""

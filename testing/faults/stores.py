@@ -78,7 +78,7 @@ class Postgres:
         self.url = f"postgres://postgres@{self.host.ip}:{Proxy.PORT}/postgres"
 
     def flags(self):
-        return ["--database_url", self.url, "--database_lease", f"{self.lease_s}s"]
+        return ["--database_url", self.url, "--database_lease", f"{self.lease_s}s", "--history_count_max", "100000000"]
 
     def settle(self):
         """One server has nobody to agree with."""
@@ -148,7 +148,7 @@ class ZooKeeper:
         self.wait_served(self.hosts)
 
     def launch(self, host):
-        flags = ["-Xms32m", "-Xmx160m", "-Dzookeeper.preAllocSize=1024"]
+        flags = ["-Xms32m", "-Xmx256m", "-Dzookeeper.preAllocSize=1024"]
         words = zookeeper_versions.command(self.version, flags, "quorum.QuorumPeerMain", os.path.join(host.folder, "zoo.cfg"))
         with open(os.path.join(host.folder, "zookeeper.log"), "ab") as log:
             self.running[host.name] = subprocess.Popen(host.inside(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -195,7 +195,8 @@ class ZooKeeper:
 
     def flags(self):
         hosts = ",".join(f"{host.ip}:{Proxy.PORT}" for host in self.hosts)
-        return ["--zk_hosts", hosts, "--zk_path", "/chronos/state", "--zk_timeout", str(self.lease_s * 1000)]
+        return ["--zk_hosts", hosts, "--zk_path", "/chronos/state", "--zk_timeout", str(self.lease_s * 1000),
+                "--history_count_max", "200"]
 
     def is_led_from(self, hosts):
         return self.leader() in hosts

@@ -172,6 +172,7 @@ impl Config {
         );
         let (listen, https, access) = access.meant()?;
         let cluster = cluster.meant(manner)?;
+        let runs_kept = cluster.store.history_count_max();
         let (mesos, unsaid) = mesos.meant()?;
         let config = Self {
             cluster,
@@ -191,7 +192,7 @@ impl Config {
                 "history_count_max",
                 flags.history_count_max,
                 file.history_count_max,
-                1000,
+                runs_kept,
             ),
             audit_age_max: layers
                 .pick("audit_age_max", flags.audit_age_max, file.audit_age_max, Length::days(365))
@@ -539,6 +540,8 @@ mod tests {
         assert_eq!(config.hostname, ["a.example.org", "10.0.0.1"]);
         assert_eq!(config.history_age_max, Duration::from_secs(90 * 86_400));
         assert_eq!(config.history_count_max, 1000);
+        assert_eq!(meant("zk_hosts: a:2181").unwrap().history_count_max, 20);
+        assert_eq!(meant("{zk_hosts: 'a:2181', history_count_max: 200}").unwrap().history_count_max, 200);
         assert_eq!(config.output_bytes_max, 10 << 30);
         assert_eq!(meant("output_bytes_max: 500MiB").unwrap().output_bytes_max, 500 << 20);
         let source = |name| config.told.iter().find(|told| told.name == name).unwrap().source.clone();

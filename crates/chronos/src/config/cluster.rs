@@ -36,6 +36,16 @@ pub enum StoreSettings {
     },
 }
 
+impl StoreSettings {
+    /// How many runs of each job it keeps unless that is said: servers of ZooKeeper have every record in memory.
+    pub(super) fn history_count_max(&self) -> u64 {
+        match self {
+            Self::Sqlite | Self::Postgres { .. } => 1000,
+            Self::ZooKeeper { .. } => 20,
+        }
+    }
+}
+
 /// How a node takes part in a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterSettings {

@@ -216,7 +216,8 @@ pub struct ConfigFile {
     /// How long a run stays in the history [default: 90d]
     #[arg(long = "history_age_max", env = "CHRONOS_HISTORY_AGE_MAX", value_name = "DURATION")]
     pub history_age_max: Option<Length>,
-    /// How many runs of each job stay in the history [default: 1000]
+    /// How many runs of each job stay in the history; ZooKeeper keeps all of it in memory, 400000 in all at most
+    /// [default: 1000, with ZooKeeper 20]
     #[arg(long = "history_count_max", env = "CHRONOS_HISTORY_COUNT_MAX", value_name = "COUNT")]
     pub history_count_max: Option<u64>,
     /// How long it is known who did what [default: 365d]

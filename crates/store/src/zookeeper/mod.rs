@@ -82,7 +82,8 @@ pub struct Options {
     pub session_timeout: Duration,
     /// `user:password`, as what the scheme `digest` knows this node.
     pub auth: Option<String>,
-    /// Of each job the last so many records of the history stay, whatever retention keeps; of very many jobs fewer.
+    /// Of each job the last so many records of the history stay, whatever retention keeps; of many jobs fewer, 400,000
+    /// of all.
     pub history_per_job: u64,
     /// Of the audit the last so many entries stay, whatever retention keeps.
     pub audit_max: u64,

@@ -121,6 +121,7 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
             own_folder(&config.data_dir)?;
             let options = zookeeper::Options {
                 expected: config.cluster.expect_store.clone(),
+                history_per_job: config.history_count_max,
                 ..ensemble(hosts, path, *timeout, auth.as_ref())
             };
             let store = zookeeper::open(options).map_err(|error| {
