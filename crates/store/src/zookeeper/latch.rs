@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
-use super::session::{Pause, Sessions, children, data, is_doubt, patiently};
+use super::session::{ANSWER_WITHIN, Held, Pause, Sessions, children, data, is_doubt, patiently};
 use super::tree::Paths;
 use crate::{Candidate, StoreError, format};
 
@@ -24,12 +24,16 @@ const MARK: &str = "latch-";
 /// Our member of the latch; dropped, it is deleted some time later.
 pub(super) struct Member {
     client: Client,
+    /// Where its session is held.
+    held: Held,
     paths: Paths,
     /// Its name without the number.
     prefix: String,
     /// Its path; empty until it is there.
     path: String,
     left: bool,
+    /// Its server answers nothing.
+    silent: bool,
     leaving: Leaving,
 }
 
@@ -56,8 +60,18 @@ impl Member {
     ) -> Result<Self, StoreError> {
         let meaning = |error: Error| sessions.meaning(&error);
         let prefix = format!("_c_{}-{MARK}", random_uuid()?);
-        let (client_of, paths_of, path) = (client.clone(), paths.clone(), String::new());
-        let mut member = Self { client: client_of, paths: paths_of, prefix, path, left: false, leaving };
+        let (held, path) = (sessions.held(), String::new());
+        let (client_of, paths_of) = (client.clone(), paths.clone());
+        let mut member = Self {
+            client: client_of,
+            held,
+            paths: paths_of,
+            prefix,
+            path,
+            left: false,
+            silent: false,
+            leaving,
+        };
         // Who it is comes first: whoever sees the member finds it.
         let about = format::write_candidate(candidate).into_bytes();
         let node = paths.node(&member.prefix);
@@ -73,7 +87,8 @@ impl Member {
         // Open to all, as Curator's are: an old Chronos may have other rights, and must be able to read it.
         let sequential = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
         while member.path.is_empty() {
-            match client.create(&path, address.as_bytes(), &sequential).await {
+            let made = timeout(ANSWER_WITHIN, client.create(&path, address.as_bytes(), &sequential)).await;
+            match made.unwrap_or(Err(Error::Timeout)) {
                 Ok((_, number)) => member.path = format!("{path}{number}"),
                 Err(error) if is_doubt(&error) && !client.state().is_terminated() => {
                     let there = children(client, &paths.candidates()).await.map_err(meaning)?;
@@ -88,23 +103,32 @@ impl Member {
     }
 
     /// Waits until it is the first.
-    pub(super) async fn first(&self, sessions: &Sessions) -> Result<(), StoreError> {
-        let meaning = |error: Error| sessions.meaning(&error);
+    pub(super) async fn first(&mut self, sessions: &Sessions) -> Result<(), StoreError> {
+        match self.is_first_at_last().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError::Unavailable("our place in the latch is gone".into())),
+            Err(error) => {
+                self.silent = error == Error::Timeout;
+                Err(sessions.meaning(&error))
+            }
+        }
+    }
+
+    /// Waits until it is the first, or not there any more: then it is not.
+    async fn is_first_at_last(&self) -> Result<bool, Error> {
         let dir = self.paths.candidates();
         loop {
-            let members = members(&self.client, &dir).await.map_err(meaning)?;
-            let ours = |name: &String| self.path.ends_with(&**name);
-            let before = match members.iter().position(ours) {
-                Some(0) => return Ok(()),
+            let members = members(&self.client, &dir).await?;
+            let before = match members.iter().position(|name| self.path.ends_with(&**name)) {
+                Some(0) => return Ok(true),
                 Some(n) => format!("{dir}/{}", members[n - 1]),
-                None => return Err(StoreError::Unavailable("our place in the latch is gone".into())),
+                None => return Ok(false),
             };
             match patiently(&self.client, || self.client.get_and_watch_data(&before)).await {
-                Ok((_, _, watcher)) => {
-                    watcher.changed().await;
-                }
+                // A server that has fallen silent does not say either that our turn has come; asking again finds it out.
+                Ok((_, _, watcher)) => drop(timeout(ANSWER_WITHIN, watcher.changed()).await),
                 Err(Error::NoNode) => {}
-                Err(error) => return Err(meaning(error)),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -118,10 +142,13 @@ impl Member {
         &self.prefix
     }
 
-    /// Gives its place up, and returns when that is done, or when the session that held it has ended.
-    pub(super) async fn leave(mut self) {
+    /// Gives its place up, and returns when that is done, or when so much time has passed: then its session ends.
+    pub(super) async fn leave(mut self, within: Duration) {
         self.left = true;
-        leave(&self.client, &self.paths, &self.prefix).await;
+        let left = leave(&self.client, &self.paths, &self.prefix);
+        if timeout(within, left).await != Ok(true) {
+            end(&self.held, &self.client).await;
+        }
     }
 }
 
@@ -132,28 +159,33 @@ impl Drop for Member {
         }
         if let Ok(runtime) = Handle::try_current() {
             let (client, paths, prefix) = (self.client.clone(), self.paths.clone(), self.prefix.clone());
-            let leaving = self.leaving.clone();
+            let (held, silent, leaving) = (self.held.clone(), self.silent, self.leaving.clone());
             leaving.0.send_modify(|count| *count += 1);
             runtime.spawn(async move {
-                leave(&client, &paths, &prefix).await;
+                if silent || !leave(&client, &paths, &prefix).await {
+                    end(&held, &client).await;
+                }
                 leaving.0.send_modify(|count| *count -= 1);
             });
         }
     }
 }
 
-/// Requests of a session are answered in their order, so a member that is just being made is seen here.
-async fn leave(client: &Client, paths: &Paths, prefix: &str) {
+/// Gives a place up; false if a server has left a question about it unanswered. Requests of a session are answered in their
+/// order, so a member that is just being made is seen here.
+async fn leave(client: &Client, paths: &Paths, prefix: &str) -> bool {
     let dir = paths.candidates();
     let mut pause = Pause::new();
     while !client.state().is_terminated() {
-        match client.list_children(&dir).await {
+        let Ok(there) = timeout(ANSWER_WITHIN, client.list_children(&dir)).await else { return false };
+        match there {
             Ok(there) => {
                 let Some(name) = there.iter().find(|name| name.starts_with(prefix)) else { break };
                 // An answer that was lost is found out by looking again.
-                match client.delete(&format!("{dir}/{name}"), None).await {
-                    Ok(()) | Err(Error::NoNode) => {}
-                    Err(_) => pause.wait().await,
+                match timeout(ANSWER_WITHIN, client.delete(&format!("{dir}/{name}"), None)).await {
+                    Ok(Ok(()) | Err(Error::NoNode)) => {}
+                    Ok(Err(_)) => pause.wait().await,
+                    Err(_) => return false,
                 }
             }
             Err(Error::NoNode) => break,
@@ -161,7 +193,17 @@ async fn leave(client: &Client, paths: &Paths, prefix: &str) {
         }
     }
     // It goes with the session in any case.
-    let _ = client.delete(&paths.node(prefix), None).await;
+    let _ = timeout(ANSWER_WITHIN, client.delete(&paths.node(prefix), None)).await;
+    true
+}
+
+/// Nobody holds this session any more: a place that could not be given up goes with it, and does not keep others waiting for
+/// as long as this process lives.
+async fn end(held: &Held, client: &Client) {
+    let mut held = held.lock().await;
+    if held.as_ref().is_some_and(|held| held.session_id() == client.session_id()) {
+        *held = None;
+    }
 }
 
 /// Members of the latch, first to lead first: ours, and those of an old Chronos.

@@ -1,7 +1,7 @@
 //! What the leader knows of the records: which are there, so that it can say in advance whether a batch creates or
 //! sets them. ZooKeeper has no operation that does either.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 use scheduler::ids::JobUid;
@@ -176,7 +176,7 @@ struct Past {
     /// Whether what was there before the term is among them.
     known: bool,
     /// Jobs with more than they keep.
-    surplus: VecDeque<JobUid>,
+    surplus: BTreeSet<JobUid>,
 }
 
 impl Past {
@@ -225,6 +225,11 @@ pub(super) async fn kept_of(client: &Client, tree: &Tree) -> Result<Vec<StoredKe
         names.iter().map(|name| tree.record(Kind::Kept, Kind::Kept.dir(name), name)).collect();
     let found = data_of_all(client, &paths).await?;
     Ok(found.iter().flatten().filter_map(|data| serde_json::from_slice(data).ok()).collect())
+}
+
+/// How much of all the history is there for each of so many jobs.
+pub(super) fn share(jobs: usize) -> u64 {
+    (HISTORY_MAX / (jobs.max(1) as u64)).max(2)
 }
 
 /// What the leader knows.
@@ -389,15 +394,14 @@ impl Ledger {
 
     /// How many records each job keeps.
     fn keeps(&self) -> usize {
-        let share = HISTORY_MAX / (self.jobs().max(1) as u64);
-        usize::try_from(self.per_job.min(share.max(2))).unwrap_or(usize::MAX)
+        usize::try_from(self.per_job.min(share(self.jobs()))).unwrap_or(usize::MAX)
     }
 
     /// A job may have half as much again, so that what is removed is removed many at a time.
     fn note_surplus(&mut self, job: JobUid, count: usize) {
         let keeps = self.keeps();
-        if count == keeps.saturating_add(keeps / 2).saturating_add(1) {
-            self.past.surplus.push_back(job);
+        if count > keeps.saturating_add(keeps / 2) {
+            self.past.surplus.insert(job);
         }
     }
 
@@ -407,7 +411,7 @@ impl Ledger {
         let keeps = self.keeps();
         while self.past.known
             && ops.len() < TRIM_MAX
-            && let Some(job) = self.past.surplus.pop_front()
+            && let Some(job) = self.past.surplus.pop_first()
         {
             let Some(of) = self.past.of.get(&job) else { continue };
             let too_many = of.len().saturating_sub(keeps);
@@ -415,7 +419,7 @@ impl Ledger {
                 of.values().take(too_many.min(TRIM_MAX)).filter_map(|name| Ended::read(name)).collect();
             ops.extend(self.remove(&gone));
             if gone.len() < too_many {
-                self.past.surplus.push_back(job);
+                self.past.surplus.insert(job);
             }
         }
         ops

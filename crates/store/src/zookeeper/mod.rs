@@ -7,10 +7,12 @@
 
 mod backup;
 mod batch;
+mod election;
 mod latch;
 mod ledger;
 mod newest;
 pub mod old;
+mod options;
 pub mod purge;
 mod reader;
 mod record;
@@ -20,8 +22,10 @@ mod versions;
 mod writer;
 mod yardstick;
 
+pub use self::options::Options;
 pub use self::yardstick::multi_rate;
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,15 +42,15 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWr
 
 use self::backup::Whole;
 use self::batch::Batch;
-use self::latch::{Leaving, Member};
+use self::latch::Leaving;
 use self::ledger::{Ledger, Names, Op};
-use self::newest::{Newest, Verdict};
+use self::newest::Newest;
 use self::reader::Reader;
-use self::record::{About, Entry, LAYOUT, StoredMember, TermRecord, json, read};
+use self::record::{About, LAYOUT, StoredMember, TermRecord, json, read};
 use self::session::{Pause, Sessions, answered, data, is_doubt, patiently};
 use self::tree::{Ended, Paths};
 use self::versions::Versions;
-use self::writer::{Begun, Command, Commit, Restore, Surplus, empty_generation, log_sizes};
+use self::writer::{Command, Commit, Restore, Surplus, empty_generation};
 use crate::backup::{Content, Extent, StageError, Staged};
 use crate::facts::first_uid;
 use crate::memory::MemoryCore;
@@ -55,104 +59,16 @@ use crate::{
     Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, bounded, format,
 };
 
-/// Shorter ones make every long pause of a machine a fail-over.
-const SESSION_MIN: Duration = Duration::from_secs(4);
 /// Jobs that a store holds: a new leader reads them all, and every server keeps all of them in memory.
 pub const JOBS_MAX: usize = 100_000;
 /// Bytes of all records together, for the same reason.
 pub const BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Records removed by retention in one order to the writer.
 const REMOVE_MAX: usize = 2000;
-/// How long who asks who leads waits for an answer.
+/// What to do where there is no room.
 const ADVICE: &str = "move to PostgreSQL, by backup and restore";
-/// How often the term record may have been written between our look and our turn.
-const SURPRISES_MAX: u32 = 3;
 /// Where more is said about an ensemble that has lost something.
 const SEE: &str = "versions before 3.9.4 are known for it, see docs/guides/zookeeper.md";
-
-/// Where the store is, and how it is used.
-#[derive(Clone)]
-pub struct Options {
-    /// `host:port` of each server, with commas between them.
-    pub hosts: String,
-    /// The node below which everything is, as of an old Chronos: `/chronos/state`.
-    pub path: String,
-    /// After so long without a word from us the servers let another lead; at least 4 s. They may have bounds of
-    /// their own.
-    pub session_timeout: Duration,
-    /// `user:password`, as what the scheme `digest` knows this node.
-    pub auth: Option<String>,
-    /// Of each job the last so many records of the history stay, whatever retention keeps; of many jobs fewer, 400,000
-    /// of all.
-    pub history_per_job: u64,
-    /// Of the audit the last so many entries stay, whatever retention keeps.
-    pub audit_max: u64,
-    /// The id of the only store that is meant; another one is not touched, and none is made.
-    pub expected: Option<String>,
-}
-
-impl Options {
-    /// As an old Chronos has them, on these servers.
-    pub fn new(hosts: impl Into<String>) -> Self {
-        Self {
-            hosts: hosts.into(),
-            path: "/chronos/state".into(),
-            session_timeout: Duration::from_secs(10),
-            auth: None,
-            history_per_job: 20,
-            audit_max: 10_000,
-            expected: None,
-        }
-    }
-
-    /// What is meant, if it can be.
-    fn checked(mut self) -> Result<Self, StoreError> {
-        let wrong = |what: String| Err(StoreError::Unavailable(what));
-        // As Chronos does: what it took as --zk_hosts or --master is taken here.
-        let hosts = self.hosts.strip_prefix("zk://").unwrap_or(&self.hosts);
-        let hosts = hosts.split('/').next().unwrap_or_default().to_owned();
-        for host in hosts.split(',') {
-            let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).map(|(_, port)| port);
-            if port.and_then(|port| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
-                return wrong(format!("--zk_hosts: `{host}` is not `host:port`"));
-            }
-        }
-        self.hosts = hosts;
-        let path = self.path.trim_end_matches('/').to_owned();
-        let is_name = |part: &str| !part.is_empty() && part != "." && part != "..";
-        if !path.starts_with('/') || !path[1..].split('/').all(is_name) || path.chars().any(char::is_control)
-        {
-            return wrong(format!(
-                "--zk_path: `{}` is not a path of ZooKeeper; write one like `/chronos/state`",
-                self.path
-            ));
-        }
-        self.path = path;
-        if self.session_timeout < SESSION_MIN {
-            return wrong(format!(
-                "--zk_timeout: {:?} is too short, the least is {SESSION_MIN:?}",
-                self.session_timeout
-            ));
-        }
-        if self.auth.as_ref().is_some_and(|auth| auth.split_once(':').is_none_or(|(user, _)| user.is_empty()))
-        {
-            return wrong("--zk_auth: write `user:password`".into());
-        }
-        Ok(self)
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { hosts, path, session_timeout, auth, .. } = self;
-        f.debug_struct("Options")
-            .field("hosts", hosts)
-            .field("path", path)
-            .field("session_timeout", session_timeout)
-            .field("auth", &auth.as_ref().map(|_| "(secret)"))
-            .finish_non_exhaustive()
-    }
-}
 
 /// Opens a store, which need not be reachable yet.
 /// # Errors
@@ -241,27 +157,6 @@ impl Shared {
             *leading = None;
             self.terms.send_replace(None);
         }
-    }
-
-    /// Before a term begins: whether the store still has all that this handle has seen. Where it has not, another server is
-    /// asked, as one may have parted from the others; where all tell the same, it is gone, and the term begins without it.
-    async fn has_lost_nothing(&self, record: &TermRecord) -> Result<(), StoreError> {
-        let lost = match self.newest.judge(record.seq, self.sessions.servers()) {
-            Verdict::Whole => return Ok(()),
-            Verdict::Behind(lost) => lost,
-            Verdict::Gone(lost) => {
-                let there = record.seq;
-                tracing::error!(
-                    there,
-                    "ZooKeeper has lost what it had acknowledged: {lost} batches are gone; {SEE}"
-                );
-                return Ok(());
-            }
-        };
-        self.distrust().await;
-        Err(StoreError::Unavailable(format!(
-            "a server of ZooKeeper does not have the last {lost} batches that this node has seen applied; another one is asked"
-        )))
     }
 
     /// Neither the sessions there are nor what was followed over them is to be relied on.
@@ -383,117 +278,6 @@ impl Shared {
         answered(multi).await
     }
 
-    /// Waits for the right to lead, and begins a term with it.
-    async fn try_begin(self: &Arc<Self>, candidate: &Candidate) -> Result<Term, StoreError> {
-        let client = self.sessions.leading().await?;
-        self.ensure(&client).await?;
-        let member =
-            Member::join(&self.sessions, &client, &self.paths, candidate, self.leaving.clone()).await?;
-        // The servers have written for us; who waits behind another has nothing to complain of.
-        self.trouble_is_over();
-        member.first(&self.sessions).await?;
-        let (record, version) = self.raise(&client, &member).await?;
-        let reader = Reader { sessions: &self.sessions, paths: &self.paths, client: &client };
-        let tree = self.paths.tree(record.generation);
-        let meaning = |error: Error| self.sessions.meaning(&error);
-        let names = match self.names_followed(&reader, &record).await {
-            Some(names) => names,
-            None => Names::list(&client, &tree).await.map_err(meaning)?,
-        };
-        let per_job = self.sessions.options.history_per_job;
-        let ledger = Ledger::new(&client, tree, names, per_job).await.map_err(meaning)?;
-        let log = log_sizes(&client, &self.paths).await.map_err(meaning)?;
-        let stale = self.stale_generations(&client, record.generation).await.map_err(meaning)?;
-        self.measure(&ledger);
-        let term = record.term();
-        let (commands, orders) = mpsc::unbounded_channel();
-        let again = commands.downgrade();
-        *locked(&self.leading) = Some(Leading { epoch: term.epoch, candidate: candidate.clone(), commands });
-        self.terms.send_replace(Some(term.epoch));
-        let begun = Begun { client: client.clone(), member, record, version, ledger, log, stale };
-        tokio::spawn(writer::lead(self.clone(), begun, orders, again));
-        self.sessions.trust();
-        self.trouble_is_over();
-        Ok(term)
-    }
-
-    /// Raises the epoch with an empty batch.
-    async fn raise(&self, client: &Client, member: &Member) -> Result<(TermRecord, i32), StoreError> {
-        let reader = Reader { sessions: &self.sessions, paths: &self.paths, client };
-        let mut surprises = 0;
-        loop {
-            // A newer one may have led while we waited.
-            self.ensure(client).await?;
-            let (old, stat) = reader.term().await?;
-            if old.by == member.name() {
-                // The answer was lost, but it was applied.
-                return Ok((old, stat.version));
-            }
-            self.has_lost_nothing(&old).await?;
-            let seq = old.seq + 1;
-            let by = member.name().to_owned();
-            let new = TermRecord { epoch: old.epoch + 1, began: seq, seq, by, ..old.clone() };
-            let mark = self.paths.epoch(old.epoch);
-            let marked = patiently(client, || client.check_stat(&mark)).await;
-            let marked = marked.map_err(|error| self.sessions.meaning(&error))?.is_some();
-            let raised = async {
-                let mut multi = client.new_multi_writer();
-                let options = self.sessions.persistent();
-                multi.add_check_version(member.path(), -1)?;
-                multi.add_set_data(&self.paths.term(), &json(&new), Some(stat.version))?;
-                if marked {
-                    multi.add_delete(&mark, None)?;
-                }
-                multi.add_create(&self.paths.epoch(new.epoch), &[], &options)?;
-                let entry = Entry::write([(seq, new.epoch, &[][..])].into_iter());
-                multi.add_create(&self.paths.entry(seq), &entry, &options)?;
-                answered(multi).await
-            };
-            match raised.await {
-                Ok(_) => return Ok((new, stat.version + 1)),
-                Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
-                    return Err(StoreError::Unavailable("our place in the latch is gone".into()));
-                }
-                // The one before us has written a last time. Again and again it cannot have.
-                Err(MultiWriteError::OperationFailed { index: 1, source: Error::BadVersion }) => {
-                    surprises += 1;
-                    if surprises > SURPRISES_MAX {
-                        // What was seen there is not what the ensemble has.
-                        self.newest.forget();
-                        self.distrust().await;
-                        return Err(StoreError::Unavailable(
-                            "a server of ZooKeeper shows another term than the ensemble has; another one is asked".into(),
-                        ));
-                    }
-                }
-                Err(error) => {
-                    let source = Error::from(error);
-                    if !is_doubt(&source) || client.state().is_terminated() {
-                        return Err(self.sessions.meaning(&source));
-                    }
-                }
-            }
-        }
-    }
-
-    /// What this handle has followed as a standby, brought up to the beginning of a term.
-    async fn names_followed(&self, reader: &Reader<'_>, record: &TermRecord) -> Option<Names> {
-        let Known { generation, seq, mut names } = locked(&self.names).take()?;
-        if generation != record.generation {
-            return None;
-        }
-        for batch in reader.between(seq, record.seq).await.ok()?? {
-            names.follow(batch.seq.0, &batch.changes);
-        }
-        Some(names)
-    }
-
-    async fn stale_generations(&self, client: &Client, present: u64) -> Result<Vec<tree::Tree>, Error> {
-        let there = session::children(client, &self.paths.base()).await?;
-        let generations = there.iter().filter_map(|name| Paths::generation(name));
-        Ok(generations.filter(|one| *one != present).map(|one| self.paths.tree(one)).collect())
-    }
-
     /// What was just followed.
     fn followed(&self, batches: &[Applied]) {
         if let Some(last) = batches.last() {
@@ -556,8 +340,11 @@ impl ZookeeperStore {
     /// Records of the history that retention does not keep.
     fn surplus(&self, mut ended: Vec<Ended>, keep: Retention, now: Timestamp) -> Vec<Ended> {
         let oldest = now.checked_sub(keep.age_max).unwrap_or(Timestamp::MIN);
-        let count_max = keep.count_max.min(self.shared.sessions.options.history_per_job);
-        let mut newer = std::collections::HashMap::new();
+        // As many as retention keeps, and as there is room for: jobs may have come that leave less for those that were there.
+        let jobs = ended.iter().map(|record| record.facts.job).collect::<HashSet<_>>().len();
+        let count_max =
+            keep.count_max.min(self.shared.sessions.options.history_per_job).min(ledger::share(jobs));
+        let mut newer = HashMap::new();
         ended.reverse();
         ended.retain(|record| {
             let newer: &mut u64 = newer.entry(record.facts.job).or_default();

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -28,11 +29,14 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 static AUTHENTICATED: [Acl; 2] =
     [Acl::new_const(Permission::READ, "world", "anyone"), Acl::new_const(Permission::ALL, "auth", "")];
 
+/// A session that lives as long as it is held, or somebody works with it.
+pub(super) type Held = Arc<Mutex<Option<Client>>>;
+
 /// Where the ensemble is, and the session that asks it, made anew when it has ended.
 pub(super) struct Sessions {
     pub(super) options: Options,
     looking: Mutex<Option<Client>>,
-    leading: Mutex<Option<Client>>,
+    leading: Held,
     /// Which server is asked first while sessions are with one alone.
     turn: AtomicUsize,
     /// Servers that were found to be silent, or to show what the ensemble does not have, by their numbers. While there are
@@ -46,7 +50,7 @@ impl Sessions {
     pub(super) fn new(options: Options) -> Self {
         // Not all nodes with the same server.
         let turn = AtomicUsize::new(usize::try_from(std::process::id()).unwrap_or(0));
-        let (looking, leading) = (Mutex::new(None), Mutex::new(None));
+        let (looking, leading) = (Mutex::new(None), Held::default());
         let distrusted = std::sync::Mutex::new(Vec::new());
         Self { options, looking, leading, turn, distrusted, silent: Default::default() }
     }
@@ -60,6 +64,11 @@ impl Sessions {
     /// The session that the right to lead is bound to.
     pub(super) async fn leading(&self) -> Result<Client, StoreError> {
         self.client(&self.leading, &self.silent[1]).await
+    }
+
+    /// Where that session is held.
+    pub(super) fn held(&self) -> Held {
+        self.leading.clone()
     }
 
     /// How many servers there are.
@@ -222,7 +231,8 @@ pub(super) fn is_doubt(error: &Error) -> bool {
     )
 }
 
-/// Asks again when the connection was lost on the way, or the server says nothing; the session outlives it.
+/// Asks again when the connection was lost on the way, which the session outlives. A server that says nothing is not asked
+/// again: the next session is with another.
 pub(super) async fn patiently<T, F>(client: &Client, ask: impl Fn() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
@@ -230,10 +240,10 @@ where
     let mut tries = 0;
     loop {
         tries += 1;
-        let answer = tokio::time::timeout(ANSWER_WITHIN, ask()).await;
-        match answer.unwrap_or(Err(Error::Timeout)) {
-            Err(error) if is_doubt(&error) && tries < TRIES && !client.state().is_terminated() => {}
-            answer => return answer,
+        match tokio::time::timeout(ANSWER_WITHIN, ask()).await {
+            Ok(Err(error)) if is_doubt(&error) && tries < TRIES && !client.state().is_terminated() => {}
+            Ok(answer) => return answer,
+            Err(_) => return Err(Error::Timeout),
         }
     }
 }

@@ -210,7 +210,7 @@ pub(super) async fn lead(
     looking.abort();
     sweeping.abort();
     // A session that is cut off ends by itself.
-    let _ = tokio::time::timeout(shared.sessions.options.session_timeout, member.leave()).await;
+    member.leave(shared.sessions.options.session_timeout).await;
     for reply in resigned {
         // Whoever asked may have gone.
         let _ = reply.send(());

@@ -1,0 +1,246 @@
+//! Servers of ZooKeeper that are not what they should be: that have lost something, are silent, or show what the others do not have.
+
+use super::*;
+
+/// Takes the last entry of the log away, as if it had never been written. Returns the first batch that is gone.
+async fn go_back(options: &Options) -> u64 {
+    let client = Client::connect(&options.hosts).await.expect("it is there");
+    let log = format!("{}/store/log", options.path);
+    let mut entries = client.list_children(&log).await.expect("the log is there");
+    entries.sort();
+    let entry = entries.pop().expect("the log has entries");
+    let first = u64::from_str_radix(&entry, 16).expect("an entry is named after its first batch");
+    let path = format!("{}/store/term", options.path);
+    let (record, _) = client.get_data(&path).await.expect("a term record");
+    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
+    record["seq"] = (first - 1).into();
+    client.set_data(&path, record.to_string().as_bytes(), None).await.expect("it is written");
+    client.delete(&format!("{log}/{entry}"), None).await.expect("it is removed");
+    first
+}
+
+/// An ensemble that has lost what it had acknowledged, as old servers do: the term ends and says why, and the next
+/// one goes on with what is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_has_gone_back_is_noticed() {
+    let Some(options) = options() else { return };
+    let store = node(&options);
+    let term = begin(&store, "a").await;
+    let (last, _) = drive(store.clone(), term, 20).await;
+    let first = go_back(&options).await;
+    let seq = last.0 + 1;
+    let told = within(store.commit(term.epoch, Seq(seq), &batch_of(seq))).await.expect_err("it is deposed");
+    assert!(told.reason.contains("has lost what it had acknowledged"), "{told}");
+    let next = begin(&store, "a").await;
+    assert_eq!(next, Term { epoch: Epoch(term.epoch.0 + 1), seq: Seq(first) });
+}
+
+/// The same, found by a standby that has followed what is gone now: it asks each of the servers before it leads without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_to_lead_asks_every_server_for_what_is_gone() {
+    let Some(options) = options() else { return };
+    let (old, new) = (node(&options), node(&options));
+    let term = begin(&old, "a").await;
+    let (last, _) = drive(old.clone(), term, 20).await;
+    within(new.load()).await.expect("it can be loaded");
+    within(old.commit(term.epoch, Seq(last.0 + 1), &batch_of(last.0 + 1))).await.expect("it leads");
+    let followed = within(new.follow(last)).await.expect("it can be followed");
+    assert_eq!(followed.last().map(|batch| batch.seq), Some(Seq(last.0 + 1)));
+    within(old.resign()).await;
+    assert_eq!(go_back(&options).await, last.0 + 1);
+    let begun = tokio::spawn({
+        let new = new.clone();
+        async move { new.begin_term(&candidate("b")).await }
+    });
+    until(|| new.trouble().is_some_and(|told| told.contains("does not have the last 1 batches"))).await;
+    let next = within(begun).await.expect("it runs").expect("it leads");
+    assert_eq!(next, Term { epoch: Epoch(term.epoch.0 + 1), seq: Seq(last.0 + 1) });
+    assert_eq!(new.trouble(), None);
+    within(new.commit(next.epoch, Seq(next.seq.0 + 1), &[])).await.expect("it leads");
+}
+
+/// People are told of servers that lose what they have acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_version_of_zookeeper_is_told() {
+    let Some(options) = options() else { return };
+    let store = node(&options);
+    within(store.announce(&candidate("a"), "{}")).await.expect("it is written");
+    let version = std::env::var("ZOOKEEPER_LOCAL_VERSION").unwrap_or_else(|_| "debian".into());
+    if version == "debian" {
+        until(|| store.note().is_some()).await;
+        let note = store.note().expect("it was there");
+        assert!(options.hosts.split(',').all(|host| note.contains(host)), "{note}");
+        assert!(note.contains("is version 3.8.0"), "{note}");
+    }
+}
+
+/// A server that takes what it is asked and answers nothing but pings, as one that is out of touch with the others does: the
+/// session lives, and would be waited for for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_does_not_wait_for_ever_for_a_server_that_is_silent() {
+    let Some(options) = options() else { return };
+    let cutter = Cutter::start(&options.hosts).await;
+    let short = Options { hosts: cutter.address(), session_timeout: SHORT, ..options.clone() };
+    let store = node(&short);
+    let term = begin(&store, "a").await;
+    let (last, _) = drive(store.clone(), term, 20).await;
+    cutter.mute();
+    let stuck = tokio::spawn(drive(store.clone(), Term { seq: last, ..term }, 8));
+    until(|| store.trouble().is_some_and(|why| why.contains("an answer of ZooKeeper is missing"))).await;
+    assert!(!stuck.is_finished(), "its session lives on its pings");
+    cutter.release();
+    let (reached, deposed) = within(stuck).await.expect("it runs");
+    assert!(!deposed && reached.0 == last.0 + 8, "{reached:?}");
+    audit(&options, term.seq, reached).await;
+}
+
+/// The same, of servers that a session begins with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_does_not_begin_with_a_server_that_is_silent() {
+    let Some(options) = options() else { return };
+    let cutter = Cutter::start(&options.hosts).await;
+    cutter.mute();
+    let store = node(&Options { hosts: cutter.address(), ..options });
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.begin_term(&candidate("a")).await }
+    });
+    until(|| store.trouble().is_some_and(|why| why.contains("answers"))).await;
+    assert!(!waiting.is_finished());
+    cutter.release();
+    within(waiting).await.expect("it runs").expect("it leads");
+}
+
+/// A question to a server that has fallen silent is answered with that, and the next one goes to another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_to_a_server_that_is_silent_has_an_end() {
+    let Some(options) = options() else { return };
+    let term = begin(&node(&options), "a").await;
+    let (servers, options) = each_behind_a_cutter(&options).await;
+    let store = node(&options);
+    within(store.present()).await.expect("it can be asked");
+    let silent = the_one_inside(&servers);
+    servers[silent].mute();
+    let told = timeout(2 * PATIENCE, store.present()).await.expect("it has an end");
+    assert!(matches!(&told, Err(StoreError::Unavailable(why)) if why.contains("answers")), "{told:?}");
+    assert_eq!(within(store.present()).await, Ok(term));
+    until(|| servers[silent].inside() == 0).await;
+    assert_ne!(the_one_inside(&servers), silent);
+}
+
+/// Who stands in line at a server that falls silent does not hear that its turn has come. It asks, and then another one; the
+/// place that it had goes with its session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_at_a_server_that_is_silent_leads_in_the_end() {
+    let Some(options) = options() else { return };
+    let first = node(&options);
+    begin(&first, "first").await;
+    let (servers, through) = each_behind_a_cutter(&options).await;
+    let second = node(&through);
+    let waiting = stands_in_line(&second, "second", &options).await;
+    let silent = the_one_inside(&servers);
+    servers[silent].mute();
+    within(first.resign()).await;
+    let term = timeout(2 * PATIENCE, waiting).await.expect("it does not wait for ever");
+    term.expect("it runs").expect("it leads");
+    until(|| servers[silent].inside() == 0).await;
+}
+
+/// Who gives up its place in line while its server is silent does not keep it, though its process and its session live: others
+/// would wait behind it for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_could_not_be_given_up_goes_with_its_session() {
+    let Some(options) = options() else { return };
+    let [first, third] = [(), ()].map(|()| node(&options));
+    begin(&first, "first").await;
+    let cutter = Cutter::start(&options.hosts).await;
+    let second = node(&Options { hosts: cutter.address(), ..options.clone() });
+    let given_up = stands_in_line(&second, "second", &options).await;
+    cutter.mute();
+    given_up.abort();
+    let _ = given_up.await;
+    let waiting = stands_in_line(&third, "third", &options).await;
+    within(first.resign()).await;
+    within(waiting).await.expect("it runs").expect("it leads");
+}
+
+/// A server that shows another term than the ensemble has would surprise its node again and again: the node asks another one.
+/// Here it is the term that is written all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_surprised_again_and_again_asks_another_server() {
+    let Some(options) = options() else { return };
+    let (servers, through) = each_behind_a_cutter(&options).await;
+    let store = node(&through);
+    begin(&store, "a").await;
+    let before = the_one_inside(&servers);
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let path = format!("{}/store/term", options.path);
+    let written = tokio::spawn(async move {
+        loop {
+            let (term, stat) = raw.get_data(&path).await.expect("it is there");
+            // Not over what somebody else has written meanwhile.
+            let _ = raw.set_data(&path, &term, Some(stat.version)).await;
+        }
+    });
+    let is_surprised = || store.trouble().is_some_and(|why| why.contains("another term"));
+    let mut begun = None;
+    within(async {
+        // By chance a term begins in between.
+        while begun.as_ref().is_none_or(JoinHandle::is_finished) {
+            let again = store.clone();
+            let begins = tokio::spawn(async move { again.begin_term(&candidate("a")).await });
+            until(|| begins.is_finished() || is_surprised()).await;
+            begun = Some(begins);
+        }
+    })
+    .await;
+    until(|| servers[before].inside() == 0).await;
+    written.abort();
+    within(begun.expect("one is on its way")).await.expect("it runs").expect("it leads");
+}
+
+/// Where what a server shows is not what the ensemble has, the next session begins with another one: a node that stays with
+/// such a one would never lead again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_out_of_line_is_left() {
+    let Some(options) = options() else { return };
+    let (servers, through) = each_behind_a_cutter(&options).await;
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let store = node(&through);
+    let mut term = begin(&store, "a").await;
+    // By chance it would be another one twice in three times.
+    for _ in 0..4 {
+        let before = the_one_inside(&servers);
+        // As it is with one that has parted from the others: the log is one batch further than the term.
+        let seq = term.seq.0 + 1;
+        let strange = format!("{}/store/log/{seq:012x}", options.path);
+        let open_to_all = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        raw.create(&strange, b"", &open_to_all).await.expect("it is new");
+        let told = within(store.commit(term.epoch, Seq(seq), &batch_of(seq))).await;
+        let told = told.expect_err("it is deposed").reason;
+        assert!(told.contains("out of line"), "{told}");
+        raw.delete(&strange, None).await.expect("it is there");
+        term = begin(&store, "a").await;
+        until(|| servers[before].inside() == 0).await;
+        assert_ne!(the_one_inside(&servers), before);
+    }
+    let (reached, deposed) = drive(store.clone(), term, 8).await;
+    assert!(!deposed && reached.0 == term.seq.0 + 8);
+}
+
+/// The servers one by one, each behind a cutter of its own, and options with their addresses.
+async fn each_behind_a_cutter(options: &Options) -> (Vec<Cutter>, Options) {
+    let mut servers = Vec::new();
+    for host in options.hosts.split(',') {
+        servers.push(Cutter::start(host).await);
+    }
+    let hosts = servers.iter().map(Cutter::address).collect::<Vec<_>>().join(",");
+    (servers, Options { hosts, ..options.clone() })
+}
+
+/// Through which of them there are sessions.
+fn the_one_inside(servers: &[Cutter]) -> usize {
+    let inside: Vec<usize> = (0..servers.len()).filter(|n| servers[*n].inside() > 0).collect();
+    let [one] = &inside[..] else { panic!("sessions with {inside:?}") };
+    *one
+}
