@@ -313,8 +313,8 @@ fn hierarchies(mounts: &str, own: &str) -> Vec<Hierarchy> {
         let mount = PathBuf::from(mount);
         let own = mount.join(path.unwrap_or("/").trim_start_matches('/'));
         let parents = match version {
+            _ if own == mount => vec![mount],
             // A group with processes of its own cannot give controllers to groups below it, the root excepted.
-            Version::Two if own == mount => vec![mount],
             Version::Two => own.parent().map(Path::to_path_buf).into_iter().chain([own.clone()]).collect(),
             // In a container the mount itself is often our group.
             Version::One => vec![own, mount],
@@ -420,7 +420,7 @@ mod tests {
             &[
                 (Version::Two, &["/c/unified"]),
                 (Version::One, &["/c/memory/a/b", "/c/memory"]),
-                (Version::One, &["/c/cpu,cpuacct/", "/c/cpu,cpuacct"]),
+                (Version::One, &["/c/cpu,cpuacct"]),
             ],
         );
         check("22 1 8:1 / / rw - ext4 /dev/sda1 rw", "", &[]);
