@@ -22,23 +22,20 @@ pub(crate) async fn rate(bench: &mut Bench) -> anyhow::Result<()> {
     // Before and after, because a busy machine changes its mind.
     let bare = || engine::yardstick::spawn_rate(Path::new(PROGRAM), AT_ONCE, TIME / 4);
     let before = tokio::task::spawn_blocking(bare).await??;
-    let ours = launch_for(&bench.program, &dir, TIME).await?;
+    let (ours, in_groups) = launch_for(&bench.program, &dir, TIME).await?;
     let after = tokio::task::spawn_blocking(bare).await??;
     let spawns = f64::midpoint(before, after);
     let line = Line::new(format!("local processes, {AT_ONCE} at once"), ours, "processes/s", Target::None);
     bench.tell(line.beside("posix_spawn/s", spawns));
-    let share = Line::new(
-        "local processes, share of a bare posix_spawn loop",
-        ours / spawns * 100.0,
-        "%",
-        Target::AtLeast(80.0),
-    );
-    bench.tell(share);
+    // Control groups, which only some users may make, are paid for by tasks that cannot escape.
+    let (with, least) = if in_groups { (", in control groups", 60.0) } else { ("", 80.0) };
+    let share = format!("local processes{with}, share of a bare posix_spawn loop");
+    bench.tell(Line::new(share, ours / spawns * 100.0, "%", Target::AtLeast(least)));
     Ok(())
 }
 
-/// Keeps so many tasks alive for so long; how many ended a second.
-async fn launch_for(program: &Path, dir: &Path, time: Duration) -> anyhow::Result<f64> {
+/// Keeps so many tasks alive for so long; how many ended a second, and whether each was in a control group.
+async fn launch_for(program: &Path, dir: &Path, time: Duration) -> anyhow::Result<(f64, bool)> {
     let engine = Arc::new(LocalEngine::open(LocalOptions {
         dir: dir.into(),
         supervisor_program: program.into(),
@@ -74,5 +71,6 @@ async fn launch_for(program: &Path, dir: &Path, time: Duration) -> anyhow::Resul
         ended += u32::try_from(ends.len())?;
         engine.acknowledge(&ends).await?;
     }
-    Ok(f64::from(ended) / begun.elapsed().as_secs_f64())
+    let in_groups = !engine.notes().iter().any(|note| note.contains("no control group can be made"));
+    Ok((f64::from(ended) / begun.elapsed().as_secs_f64(), in_groups))
 }

@@ -482,7 +482,7 @@ async fn a_full_disk_loses_no_end() {
     drop(file);
     let mut answer = Ok(Known::NeverBegan);
     for n in 0..400 {
-        // The journal's last page may still have room for some.
+        // The journal has room that was made before; the ends of those that it takes have none.
         answer = engine.launch(Epoch(1), order(&format!("full-{n}"), "true")).await;
         if answer.is_err() {
             break;

@@ -6,15 +6,19 @@
 //! - `end` before it is told, together with the task's file `end`, which answers for the task once it is acknowledged;
 //! - `epoch` before its term begins; `spawned`, `acknowledged` and `forgotten` at leisure.
 //!
+//! Behind the records are zeros, written ahead of time: a sync has then only what was written to take to the disk, and not
+//! that the file has grown, which costs several times as much.
+//!
 //! When the journal has grown, or could not be written, it is written anew from memory (after a `syncfs`, so that
 //! the files `end` can do without it) and put in its place by rename.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use scheduler::ids::TaskId;
 
@@ -23,6 +27,10 @@ use crate::local::layout::{JOURNAL, task_folder};
 
 /// Size at which the journal is written anew: some 100,000 tasks, read in well under a second.
 const LENGTH_MAX: u64 = 32 * 1024 * 1024;
+/// Zeros written at once: room for some hundreds of tasks.
+const ROOM: u64 = 256 * 1024;
+/// The longest that who waits for a record is kept for others to share its sync.
+const GATHER_MAX: Duration = Duration::from_millis(2);
 
 /// What was known when the last supervisor ended.
 #[derive(Default)]
@@ -77,7 +85,8 @@ pub(super) enum Report {
 
 /// Reads the journal, and sees to it that every end in it is in its task's folder too.
 /// # Errors
-/// If the disk does not do as told. A line cut short by the loss of power is not an error: nobody was told of it.
+/// If the disk does not do as told. A line cut short by the loss of power is not an error: nobody was told of it. Nor are
+/// zeros behind the last.
 pub(super) fn replay(root: &Path) -> io::Result<Replayed> {
     let mut replayed = Replayed::default();
     let text = match fs::read(root.join(JOURNAL)) {
@@ -144,7 +153,7 @@ pub(super) fn rewrite(root: &Path, records: &[Record]) -> io::Result<(File, u64)
     file.sync_all()?;
     fs::rename(&new, &path)?;
     File::open(root)?.sync_all()?;
-    let file = OpenOptions::new().append(true).open(&path)?;
+    let file = OpenOptions::new().write(true).open(&path)?;
     Ok((file, bytes.len() as u64))
 }
 
@@ -182,17 +191,25 @@ pub(super) struct Writer {
     root: PathBuf,
     /// `None` after a failure: what a failed sync left behind nobody can tell, so the file is not trusted again.
     file: Option<File>,
+    /// Bytes of records in it, and of the whole of it.
+    end: u64,
+    room_until: u64,
+    /// How much it has grown.
     length: u64,
+    /// How long the last sync took.
+    synced_in: Duration,
 }
 
 impl Writer {
     pub(super) fn new(root: PathBuf, (file, length): (File, u64)) -> Self {
-        Self { root, file: Some(file), length }
+        Self { root, file: Some(file), end: length, room_until: length, length, synced_in: Duration::ZERO }
     }
 
     /// Carries out orders until there can be none any more.
     pub(super) fn run(mut self, orders: &mpsc::Receiver<Order>, report: impl Fn(Report)) {
         let mut next = orders.recv().ok();
+        // Whether orders have come while the last ones were carried out.
+        let mut is_busy = false;
         while let Some(order) = next.take() {
             let (mut records, mut waiting) = match order {
                 Order::Append { records, waiting } => (records, waiting),
@@ -203,7 +220,10 @@ impl Writer {
                     continue;
                 }
             };
-            while let Ok(order) = orders.try_recv() {
+            // Who is busy waits for as long as a sync takes, as more will come that can share the next one.
+            let pause = if is_busy { self.synced_in.min(GATHER_MAX) } else { Duration::ZERO };
+            let until = Instant::now() + pause;
+            while let Ok(order) = orders.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 match order {
                     Order::Append { records: more, waiting: too } => {
                         records.extend(more);
@@ -218,7 +238,9 @@ impl Writer {
             let outcome = self.append(&records, !waiting.is_empty());
             self.report(outcome, waiting, &report);
             if next.is_none() {
-                next = orders.recv().ok();
+                next = orders.try_recv().ok();
+                is_busy = next.is_some();
+                next = next.or_else(|| orders.recv().ok());
             }
         }
     }
@@ -243,9 +265,23 @@ impl Writer {
             }
         }
         let bytes = encode(records)?;
-        file.write_all(&bytes)?;
-        self.length += bytes.len() as u64;
-        if sync { Ok(rustix::fs::fdatasync(&*file)?) } else { Ok(()) }
+        let end = self.end + bytes.len() as u64;
+        if end > self.room_until {
+            let until = end.next_multiple_of(ROOM);
+            let zeros = usize::try_from(until - self.room_until).map_err(io::Error::other)?;
+            // On a disk that is almost full there may be none for what is to come, and still some for what is.
+            if file.write_all_at(&vec![0; zeros], self.room_until).is_ok() {
+                self.room_until = until;
+            }
+        }
+        file.write_all_at(&bytes, self.end)?;
+        (self.end, self.length) = (end, self.length + bytes.len() as u64);
+        if sync {
+            let begun = Instant::now();
+            rustix::fs::fdatasync(&*file)?;
+            self.synced_in = begun.elapsed();
+        }
+        Ok(())
     }
 
     fn rewrite(&mut self, records: &[Record], waiting: &[Waiting]) -> io::Result<()> {
@@ -257,8 +293,9 @@ impl Writer {
                 }
             }
         }
-        let (file, _) = rewrite(&self.root, records)?;
+        let (file, length) = rewrite(&self.root, records)?;
         self.file = Some(file);
+        (self.end, self.room_until) = (length, length);
         // Growth is counted from here, so that many open tasks do not have it written anew at every turn.
         self.length = 0;
         Ok(())
@@ -309,5 +346,29 @@ mod tests {
         assert_eq!(open, [("ended-0", true), ("open-0", false)]);
         let has_end = |id: &str| task_folder(root, &TaskId::parse(id).expect("valid")).join("end").exists();
         assert!(has_end("done-0") && has_end("ended-0") && !has_end("gone-0") && !has_end("open-0"));
+    }
+
+    #[test]
+    fn zeros_behind_the_records_are_room_for_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        let journal = rewrite(root, &[Record::Boot("b".into()), Record::Epoch(3)]).expect("written");
+        let mut writer = Writer::new(root.to_owned(), journal);
+        let length = || fs::metadata(root.join(JOURNAL)).expect("it is there").len();
+        let (mut begun, mut lengths) = (0, std::collections::BTreeSet::new());
+        while lengths.len() < 3 {
+            let records: Vec<_> = (begun..begun + 100).map(|n| begin(&format!("t{n}-0"))).collect();
+            writer.append(&records, begun % 1000 == 0).expect("written");
+            begun += records.len();
+            lengths.insert(length());
+            let replayed = replay(root).expect("read");
+            assert_eq!((replayed.epoch, replayed.open.len()), (3, begun));
+        }
+        assert!(lengths.iter().all(|length| length % ROOM == 0), "{lengths:?}");
+        // As after a restart: what is known is written anew, and the next records stand right behind it.
+        writer.rewrite(&[Record::Boot("b".into()), Record::Epoch(4)], &[]).expect("written");
+        writer.append(&[begin("last-0")], true).expect("written");
+        let replayed = replay(root).expect("read");
+        assert_eq!((replayed.epoch, replayed.open.len()), (4, 1));
     }
 }
