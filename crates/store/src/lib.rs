@@ -337,6 +337,8 @@ pub struct AuditQuery {
     pub from: Option<Timestamp>,
     /// Only before this.
     pub to: Option<Timestamp>,
+    /// Which end comes first.
+    pub order: HistoryOrder,
     /// Where the page before this one ended.
     pub cursor: Option<u64>,
     /// At most so many; 1 to 1000.
@@ -345,15 +347,15 @@ pub struct AuditQuery {
 
 impl Default for AuditQuery {
     fn default() -> Self {
-        let acts = Vec::new();
-        Self { name: None, by: None, acts, from: None, to: None, cursor: None, limit: 100 }
+        let (acts, order) = (Vec::new(), HistoryOrder::NewestFirst);
+        Self { name: None, by: None, acts, from: None, to: None, order, cursor: None, limit: 100 }
     }
 }
 
 /// A page of the audit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AuditPage {
-    /// Newest first.
+    /// In the order that was asked for.
     pub entries: Vec<Entry>,
     /// Give it to the next query; `None` at the end.
     pub next: Option<u64>,

@@ -207,8 +207,13 @@ impl MemoryCore {
 
     /// See [`Store::audit`].
     pub fn audit(&self, query: &AuditQuery) -> AuditPage {
-        let older = self.audit.range(..query.cursor.unwrap_or(u64::MAX)).rev();
-        let mut found = older.filter(|(_, entry)| query.wants(entry));
+        let beyond: Box<dyn Iterator<Item = _>> = match query.order {
+            HistoryOrder::NewestFirst => Box::new(self.audit.range(..query.cursor.unwrap_or(u64::MAX)).rev()),
+            HistoryOrder::OldestFirst => {
+                Box::new(self.audit.range(query.cursor.map_or(0, |cursor| cursor + 1)..))
+            }
+        };
+        let mut found = beyond.filter(|(_, entry)| query.wants(entry));
         let page: Vec<_> = found.by_ref().take(query.limit()).collect();
         let next = page.last().map(|(id, _)| **id).filter(|_| found.next().is_some());
         AuditPage { entries: page.into_iter().map(|(_, entry)| Entry::clone(entry)).collect(), next }

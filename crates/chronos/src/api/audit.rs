@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::access::origin_of;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Params, instant_of, job_of, limit};
-use super::lists::{words, wrong_cursor};
+use super::lists::{Field, Order, Way, words, wrong_cursor};
 use super::{ApiContext, versions};
 use crate::wire::job::instant;
 use crate::wire::patch::diff;
@@ -38,10 +38,12 @@ pub(super) struct Wanted {
     from: Option<String>,
     /// Only before this.
     to: Option<String>,
+    /// `-time`, the newest first, if absent; or `time`.
+    sort: Option<String>,
     /// At most so many; 1 to 1000, 100 if absent. Fewer come where their definitions are large: `next` says whether there
     /// are more.
     limit: Option<usize>,
-    /// `next` of the page before.
+    /// `next` of the page before, with the same `sort`.
     cursor: Option<String>,
 }
 
@@ -81,13 +83,24 @@ pub(super) struct EntryView {
 /// A page of the audit.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Audit {
-    /// The newest first.
+    /// In the order that was asked for.
     entries: Vec<EntryView>,
     /// Cursor of the next page, if there is one.
     next: Option<String>,
 }
 
-/// Who did what, the newest first. Every change that a user asks for is here as soon as it is made, with what it changed.
+/// What the audit is sorted by.
+#[derive(Clone, Copy, PartialEq)]
+enum AuditField {
+    /// When it was done: entries are in the order in which they were written.
+    Time,
+}
+
+impl Field for AuditField {
+    const ALL: &'static [(&'static str, Self)] = &[("time", Self::Time)];
+}
+
+/// Who did what, the newest first unless `sort` says otherwise. Every change that a user asks for is here as soon as it is made, with what it changed.
 #[utoipa::path(
     get, path = "/v1/audit", tag = "node", params(Wanted),
     responses((status = 200, body = Audit), (status = 400, body = ErrorBody))
@@ -99,6 +112,7 @@ pub(super) async fn list(
     let name = job_of(wanted.job.as_deref())?;
     let cursor = wanted.cursor.as_deref().map(str::parse).transpose().map_err(|_| wrong_cursor())?;
     let most = limit(wanted.limit, 100, 1000)?;
+    let order = Order::of(wanted.sort.as_deref(), (AuditField::Time, Way::Down))?;
     let mut query = AuditQuery {
         name,
         by: wanted.by,
@@ -109,6 +123,7 @@ pub(super) async fn list(
         )?,
         from: instant_of("from", &wanted.from)?,
         to: instant_of("to", &wanted.to)?,
+        order: order.way.into(),
         cursor,
         limit: most.min(AT_ONCE),
     };

@@ -11,6 +11,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use store::HistoryOrder;
 
 use super::error::ApiError;
 
@@ -41,6 +42,16 @@ pub(super) enum Way {
     Up,
     /// The greatest.
     Down,
+}
+
+impl From<Way> for HistoryOrder {
+    /// Of times, of which the greatest is the newest.
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Down => Self::NewestFirst,
+            Way::Up => Self::OldestFirst,
+        }
+    }
 }
 
 impl<F: Field> Order<F> {

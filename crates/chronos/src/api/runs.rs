@@ -16,7 +16,7 @@ use scheduler::run::{Record, Run, RunState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::projection::Projection;
-use store::{CauseKind, HistoryOrder, HistoryQuery, OutcomeKind};
+use store::{CauseKind, HistoryQuery, OutcomeKind};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::wire::shape::{Shape, optional};
@@ -152,10 +152,7 @@ impl Filter {
             causes: self.causes.clone(),
             from: self.from,
             to: self.to,
-            order: match order.way {
-                Way::Down => HistoryOrder::NewestFirst,
-                Way::Up => HistoryOrder::OldestFirst,
-            },
+            order: order.way.into(),
             cursor,
             limit,
         }

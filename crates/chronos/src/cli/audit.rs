@@ -36,6 +36,9 @@ pub(super) struct AuditArgs {
     /// Only before this
     #[arg(long, value_name = "TIME", value_parser = instant)]
     to: Option<jiff::Timestamp>,
+    /// `-time`, the newest first, or `time`
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
     /// At most so many
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 100, value_parser = at_least_one)]
     limit: usize,
@@ -55,6 +58,7 @@ pub(super) async fn run(args: &AuditArgs) -> Result<(), Failure> {
     }
     query.extend(args.from.map(|from| ("from", from.to_string())));
     query.extend(args.to.map(|to| ("to", to.to_string())));
+    query.extend(args.sort.iter().map(|sort| ("sort", sort.clone())));
     let entries = pages(&client, &["v1", "audit"], query, "entries", args.limit).await?;
     if args.client.output == Format::Json {
         return Ok(super::out_json(&Value::Array(entries))?);

@@ -233,7 +233,9 @@ pub async fn the_audit_is_found(backing: &impl Backing) {
             AuditQuery { to: None, acts: vec!["killed"], ..times.clone() },
             AuditQuery { name: job.clone(), by: Some("dev".into()), acts: vec!["killed"], ..times.clone() },
         ] {
-            leader.check_audit(&AuditQuery { limit, ..query }).await;
+            for order in [HistoryOrder::NewestFirst, HistoryOrder::OldestFirst] {
+                leader.check_audit(&AuditQuery { limit, order, ..query.clone() }).await;
+            }
         }
     }
 }

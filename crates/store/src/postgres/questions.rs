@@ -439,7 +439,11 @@ pub(super) async fn audit(
     place: &Place,
     wanted: &AuditQuery,
 ) -> Result<AuditPage, ReadError> {
-    let before = wanted.cursor.and_then(|cursor| i64::try_from(cursor).ok()).unwrap_or(i64::MAX);
+    let (beyond, way, start) = match wanted.order {
+        HistoryOrder::NewestFirst => ("<", "DESC", i64::MAX),
+        HistoryOrder::OldestFirst => (">", "ASC", i64::MIN),
+    };
+    let start = wanted.cursor.and_then(|cursor| i64::try_from(cursor).ok()).unwrap_or(start);
     let limit = small(wanted.limit() + 1);
     let (from, to) = (wanted.from.map_or(i64::MIN, whole_ms), wanted.to.map_or(i64::MAX, whole_ms));
     let acts = &wanted.acts;
@@ -448,15 +452,16 @@ pub(super) async fn audit(
         return Ok(AuditPage::default());
     }
     let mut asked: Vec<Parameter<'_>> = vec![
-        (&before, Type::INT8),
+        (&start, Type::INT8),
         (&limit, Type::INT8),
         (&from, Type::INT8),
         (&to, Type::INT8),
         (acts, Type::TEXT_ARRAY),
     ];
-    let mut sql = "SELECT id, value FROM chronos.audit WHERE id < $1 AND at >= $3 AND at < $4 \
-                   AND (cardinality($5) = 0 OR act = ANY ($5))"
-        .to_owned();
+    let mut sql = format!(
+        "SELECT id, value FROM chronos.audit WHERE id {beyond} $1 AND at >= $3 AND at < $4 \
+         AND (cardinality($5) = 0 OR act = ANY ($5))"
+    );
     if name.is_some() {
         asked.push((&name, Type::TEXT));
         sql += &format!(" AND name = ${}", asked.len());
@@ -465,7 +470,7 @@ pub(super) async fn audit(
         asked.push((&by, Type::TEXT));
         sql += &format!(" AND author = ${}", asked.len());
     }
-    let mut rows = query(client, &place.sql(&(sql + " ORDER BY id DESC LIMIT $2")), &asked).await?;
+    let mut rows = query(client, &place.sql(&format!("{sql} ORDER BY id {way} LIMIT $2")), &asked).await?;
     let more = rows.len() > wanted.limit();
     rows.truncate(wanted.limit());
     let entries = rows.iter().map(|row| format::read_entry(text(row, 1))).collect::<Result<_, _>>()?;

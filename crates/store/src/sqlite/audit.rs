@@ -5,7 +5,7 @@ use scheduler::ids::JobName;
 
 use super::history::{ReadError, bytes};
 use crate::rows::{small, whole_ms};
-use crate::{AuditPage, AuditQuery, Retention, format};
+use crate::{AuditPage, AuditQuery, HistoryOrder, Retention, format};
 
 /// Entries removed in one transaction.
 const REMOVE_MAX: usize = 500;
@@ -24,11 +24,15 @@ pub(super) fn page(connection: &Connection, query: &AuditQuery) -> Result<AuditP
     let by_time = timed && query.name.is_none() && query.by.is_none();
     // What has a sign before it is no reason to go through the table.
     let id = if by_time { "+id" } else { "id" };
+    let (beyond, way, start) = match query.order {
+        HistoryOrder::NewestFirst => ("<", "DESC", i64::MAX),
+        HistoryOrder::OldestFirst => (">", "ASC", i64::MIN),
+    };
     let sql = format!(
-        "SELECT id, value FROM audit WHERE id IN (SELECT id FROM audit WHERE {id} < ?1 {which}AND at >= ?3 AND at < ?4 \
-         AND (?5 = '' OR instr(?5, ',' || act || ',') > 0) ORDER BY {id} DESC LIMIT ?2) ORDER BY id DESC"
+        "SELECT id, value FROM audit WHERE id IN (SELECT id FROM audit WHERE {id} {beyond} ?1 {which}AND at >= ?3 AND at < ?4 \
+         AND (?5 = '' OR instr(?5, ',' || act || ',') > 0) ORDER BY {id} {way} LIMIT ?2) ORDER BY id {way}"
     );
-    let before = query.cursor.and_then(|cursor| i64::try_from(cursor).ok()).unwrap_or(i64::MAX);
+    let start = query.cursor.and_then(|cursor| i64::try_from(cursor).ok()).unwrap_or(start);
     let limit = query.limit();
     let from = query.from.map_or(i64::MIN, whole_ms);
     let to = query.to.map_or(i64::MAX, whole_ms);
@@ -36,7 +40,7 @@ pub(super) fn page(connection: &Connection, query: &AuditQuery) -> Result<AuditP
     let (name, by) = (query.name.as_ref().map(JobName::as_str), query.by.as_deref());
     let mut statement = connection.prepare_cached(&sql)?;
     let wanted: [(usize, &dyn rusqlite::ToSql); 7] =
-        [(1, &before), (2, &small(limit + 1)), (3, &from), (4, &to), (5, &acts), (6, &name), (7, &by)];
+        [(1, &start), (2, &small(limit + 1)), (3, &from), (4, &to), (5, &acts), (6, &name), (7, &by)];
     let places = statement.parameter_count();
     for (place, value) in wanted.iter().filter(|(place, _)| *place <= places) {
         statement.raw_bind_parameter(*place, value)?;

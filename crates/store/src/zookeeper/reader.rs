@@ -378,7 +378,15 @@ impl Reader<'_> {
     pub(super) async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
         let tree = self.tree().await?;
         let mut noted = self.noted(&tree).await?;
-        noted.retain(|entry| query.cursor.is_none_or(|cursor| entry.number < cursor));
+        match query.order {
+            HistoryOrder::NewestFirst => {
+                noted.retain(|entry| query.cursor.is_none_or(|cursor| entry.number < cursor))
+            }
+            HistoryOrder::OldestFirst => {
+                noted.retain(|entry| query.cursor.is_none_or(|cursor| entry.number > cursor));
+                noted.reverse();
+            }
+        }
         let mut page = AuditPage::default();
         let mut last = None;
         for chunk in noted.chunks(AUDIT_CHUNK) {

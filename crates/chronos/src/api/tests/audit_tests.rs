@@ -94,21 +94,23 @@ async fn it_is_paged_and_filtered() {
         server.as_ops(Method::POST, "/v1/scheduler/iso8601", job(&n.to_string())).await;
     }
     server.as_ops(Method::PUT, "/v1/scheduler/job/a", Value::Null).await;
-    let mut seen = Vec::new();
-    let mut query = "?limit=2".to_owned();
-    loop {
-        let page = server.audit(&query).await;
-        seen.extend(page["entries"].as_array().expect("a list").iter().map(|entry| entry["at"].clone()));
-        let Some(next) = page["next"].as_str() else { break };
-        query = format!("?limit=2&cursor={next}");
+    for (sort, last) in [("", "created"), ("&sort=-time", "created"), ("&sort=time", "triggered")] {
+        let mut seen = Vec::new();
+        let mut query = format!("?limit=2{sort}");
+        loop {
+            let page = server.audit(&query).await;
+            seen.extend(page["entries"].as_array().expect("a list").iter().map(|entry| entry["act"].clone()));
+            let Some(next) = page["next"].as_str() else { break };
+            query = format!("?limit=2{sort}&cursor={next}");
+        }
+        assert_eq!((seen.len(), seen.last()), (6, Some(&json!(last))), "{sort}");
     }
-    assert_eq!(seen.len(), 6);
     assert_eq!(words(&server.audit("?act=triggered,created").await), ["triggered", "created"]);
     assert_eq!(words(&server.audit("?by=nobody").await), Vec::<&str>::new());
     assert_eq!(words(&server.audit("?by=ops&job=a").await).len(), 6);
     assert_eq!(words(&server.audit("?job=b").await).len(), 0);
     assert_eq!(words(&server.audit("?to=2000-01-01T00:00:00Z").await).len(), 0);
-    for bad in ["?act=eaten", "?cursor=x", "?limit=0", "?from=x", "?job=a%20b"] {
+    for bad in ["?act=eaten", "?cursor=x", "?limit=0", "?from=x", "?job=a%20b", "?sort=by"] {
         let answer = server.as_ops(Method::GET, &format!("/v1/audit{bad}"), Value::Null).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{bad}");
     }
