@@ -176,6 +176,7 @@ class Reader(threading.Thread):
     ENDED = "succeeded,failed,killed,timedOut,lost,skipped,missed"
 
     def __init__(self, servers, jobs, dice):
+        """`jobs` is asked for them before each round: some come and go."""
         super().__init__(daemon=True)
         self.servers, self.jobs, self.dice = servers, jobs, dice
         self.known = {}
@@ -188,35 +189,41 @@ class Reader(threading.Thread):
 
     def run(self):
         while not self.stopping.is_set():
-            for job in self.jobs:
+            for job in self.jobs():
                 if not self.stopping.wait(self.EVERY_S):
                     self.read(job)
 
     def read(self, job):
-        """Pages from the newest back to what is known already, of the first node that answers. What a store keeps for a
-        short time only must not be missed because one of them is away."""
+        """What is new of it, of the first node that tells all of that. What a store keeps for a short time only must not be
+        missed because one of them is away."""
         for server in self.dice.sample(self.servers, len(self.servers)):
-            cursor, path = "", f"/v1/runs?job={job.name}&outcome={self.ENDED}&limit=100"
             try:
-                while cursor is not None:
-                    answer = api.ask(server.address, "GET", path + (cursor and f"&cursor={cursor}"), timeout=5)
-                    if answer.status != 200:
-                        break
-                    if not sum(self.take(raw) for raw in answer.body["runs"]):
-                        return
-                    cursor = answer.body.get("next")
-                else:
-                    return
+                news = self.news(server, job)
             except OSError:
-                pass
+                news = None
+            if news is not None:
+                for raw in news:
+                    self.take(raw)
+                return
+
+    def news(self, server, job):
+        """Pages from the newest back to one that is known already; None if there was one without an answer."""
+        read, cursor, path = [], "", f"/v1/runs?job={job.name}&outcome={self.ENDED}&limit=100"
+        while cursor is not None:
+            answer = api.ask(server.address, "GET", path + (cursor and f"&cursor={cursor}"), timeout=5)
+            if answer.status != 200:
+                return None
+            read += answer.body["runs"]
+            if all(self.identity(raw) in self.known for raw in answer.body["runs"]):
+                break
+            cursor = answer.body.get("next")
+        return read
 
     def take(self, raw):
-        """Whether it was news."""
         said = (raw["outcome"], raw.get("ended"), raw.get("due"), raw.get("count"), len(raw.get("attempts") or []))
         before = self.known.setdefault(self.identity(raw), (said, raw))
         if before[0] != said:
             self.complaints.append(f"history has changed: {before[0]} became {said}: {raw.get('job')} {raw.get('key')}")
-        return before[1] is raw
 
 
 class Cluster:

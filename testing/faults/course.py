@@ -65,7 +65,8 @@ def run(args, folder):
     print(f"{store_name}: {len(jobs)} jobs, {cycles} cycles of {len(faults)} faults, lease {LEASE_S} s, seed {args.seed}"
           + ("" if faketime() else "; without faketime no clock is shifted"), flush=True)
     writers = [Writer(n, client, cluster.servers, folder, random.Random(f"{args.seed} {n}")) for n in range(WRITERS)]
-    reader = Reader(cluster.servers, jobs, random.Random(args.seed + 1))
+    reader = Reader(cluster.servers, lambda: jobs + [job for writer in writers for job in writer.still_there()],
+                    random.Random(args.seed + 1))
     for thread in [*writers, reader]:
         thread.start()
     if cluster.witness.wait_for_beat(boot_s(), BEGIN_S) is None:
@@ -123,7 +124,7 @@ def settle(cluster, nemesis, client, jobs, writers, reader):
     # Reading all takes a while, in which a store may have dropped what nobody had seen yet.
     reader.stopping.set()
     reader.join()
-    for job in jobs:
+    for job in reader.jobs():
         reader.read(job)
     # One that is there twice counts twice, and what was shown once is still so, where the store keeps it.
     ended = [raw for raw in read if raw.get("outcome")]

@@ -164,6 +164,10 @@ class Writer(threading.Thread):
             else:
                 self.delete(server, live)
 
+    def still_there(self):
+        """Those that may have runs to come: all but those that were deleted for certain. Of these little is kept, all of it."""
+        return [job for job in list(self.jobs) if not job.deleted_ms or job.deleted_ms[1] is None]
+
     def create(self, server, live):
         name = f"w{self.number}-{len(self.jobs):04}"
         fields = {"concurrent": True} if self.dice.random() < 0.3 else {}
