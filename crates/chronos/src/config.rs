@@ -82,6 +82,10 @@ pub struct Config {
     pub history_age_max: Duration,
     /// Retention of the history, for each job.
     pub history_count_max: u64,
+    /// Whether answers are compressed for nobody.
+    pub disable_http_compression: bool,
+    /// How many tasks statistics list.
+    pub job_history_limit: u64,
     /// Retention of the audit.
     pub audit_age_max: Duration,
     /// Retention of output and working folders.
@@ -193,6 +197,18 @@ impl Config {
                 flags.history_count_max,
                 file.history_count_max,
                 runs_kept,
+            ),
+            disable_http_compression: layers.pick(
+                "disable_http_compression",
+                flags.disable_http_compression,
+                file.disable_http_compression,
+                false,
+            ),
+            job_history_limit: layers.pick(
+                "job_history_limit",
+                flags.job_history_limit,
+                file.job_history_limit,
+                crate::api::Settings::TASKS_LISTED as u64,
             ),
             audit_age_max: layers
                 .pick("audit_age_max", flags.audit_age_max, file.audit_age_max, Length::days(365))
@@ -367,6 +383,8 @@ impl Config {
     const KILL_GRACE_MAX: Duration = Duration::from_secs(3600);
     /// As long as a job may say.
     const RETRY_DELAY_MAX: Duration = shape::SPAN_MAX;
+    /// As many runs as statistics are made of.
+    const JOB_HISTORY_LIMIT_MAX: u64 = 1000;
     /// Least age kept: enough to look at what just happened.
     const HISTORY_AGE_MIN: Duration = Duration::from_secs(60);
 
@@ -423,6 +441,13 @@ impl Config {
                 "failure_retry",
                 value,
                 "at most 316224000000 (ten years) is allowed, in milliseconds",
+            );
+        }
+        if self.job_history_limit > Self::JOB_HISTORY_LIMIT_MAX {
+            return bounds(
+                "job_history_limit",
+                self.job_history_limit.to_string(),
+                "at most 1000 is allowed",
             );
         }
         if self.history_count_max == 0 {
@@ -630,6 +655,7 @@ mod tests {
         refused("kill_grace: 2h", "at most 1h");
         refused("history_age_max: 1s", "at least 1m");
         refused("history_count_max: 0", "at least 1");
+        refused("job_history_limit: 1001", "at most 1000");
         refused("output_bytes_max: '10'", "`10` is not a size such as");
         refused("output_bytes_max: 10MB", "`10MB` is not a size such as");
         refused("output_age_max: 1s", "at least 1h");

@@ -105,8 +105,17 @@ pub struct Settings {
     pub limits: Limits,
     /// How long this node waits between attempts of jobs that do not say, where it leads.
     pub retry_delay: Duration,
+    /// How many tasks the statistics of a job list.
+    pub tasks_listed: usize,
+    /// Whether answers are compressed for who can read that.
+    pub compresses: bool,
     /// Where the server keeps what is its own.
     pub data_dir: Option<PathBuf>,
+}
+
+impl Settings {
+    /// As many as Chronos listed.
+    pub const TASKS_LISTED: usize = 5;
 }
 
 impl Default for Settings {
@@ -117,6 +126,8 @@ impl Default for Settings {
             hosts: Vec::new(),
             limits: Limits::default(),
             retry_delay: Retry::DELAY,
+            tasks_listed: Self::TASKS_LISTED,
+            compresses: true,
             data_dir: None,
         }
     }
@@ -344,6 +355,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// All endpoints.
 pub fn router(ctx: ApiContext) -> Router {
+    let compresses = ctx.settings.compresses;
     let (documented, document) = documented().split_for_parts();
     let (old_prefix, _) = classic_routes().split_for_parts();
     let methods = Arc::new(Methods::of(&document));
@@ -381,7 +393,7 @@ pub fn router(ctx: ApiContext) -> Router {
         .fallback_service(endpoints)
         .layer(from_fn(guard::options))
         // The fastest: a list of 100,000 jobs becomes a tenth in less time than it takes to write it.
-        .layer(CompressionLayer::new().gzip(true).quality(CompressionLevel::Fastest))
+        .layer(CompressionLayer::new().gzip(compresses).quality(CompressionLevel::Fastest))
 }
 
 #[cfg(test)]

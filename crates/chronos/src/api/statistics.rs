@@ -22,8 +22,6 @@ use crate::wire::job::is_data_job;
 const SAMPLE_MAX: usize = 1000;
 /// The newest runs of all jobs together that theirs are made of: read in a fraction of a second.
 const FLEET_MAX: usize = 10_000;
-/// So many tasks are listed, as with the default of `--job_history_limit`.
-const TASKS_MAX: usize = 5;
 /// Pages of the history that are looked through for tasks, where most records are of runs that never had one.
 const PAGES_MAX: usize = 20;
 
@@ -93,9 +91,10 @@ pub(super) async fn stat(
     let store = &*ctx.node.store;
     let sample = Sample::new(run_times(store, Some(job.uid), SAMPLE_MAX).await?.remove(&job.uid));
     let mut tasks: Vec<_> = live.iter().flat_map(|run| of_live(run)).collect();
-    tasks.extend(ended_tasks(store, job.uid).await?);
+    let most = ctx.settings.tasks_listed;
+    tasks.extend(ended_tasks(store, job.uid, most).await?);
     tasks.sort_by_key(|(launched, _)| std::cmp::Reverse(*launched));
-    let tasks = tasks.into_iter().take(TASKS_MAX).map(|(_, mut task)| {
+    let tasks = tasks.into_iter().take(most).map(|(_, mut task)| {
         task.num_elements_processed = task.num_elements_processed.filter(|_| is_data_job(&job));
         task
     });
@@ -205,11 +204,11 @@ fn time_of(run: &EndedRun) -> Option<f64> {
 type Launched = (Timestamp, TaskStat);
 
 /// The newest tasks of a job that have ended.
-async fn ended_tasks(store: &dyn Store, job: JobUid) -> Result<Vec<Launched>, StoreError> {
+async fn ended_tasks(store: &dyn Store, job: JobUid, most: usize) -> Result<Vec<Launched>, StoreError> {
     use OutcomeKind::{Failed, Killed, Lost, Succeeded, TimedOut};
     let outcomes = vec![Succeeded, Failed, Killed, TimedOut, Lost];
     let mut query =
-        HistoryQuery { job: Some(job), outcomes, limit: 4 * TASKS_MAX, ..HistoryQuery::default() };
+        HistoryQuery { job: Some(job), outcomes, limit: (4 * most).max(1), ..HistoryQuery::default() };
     let mut tasks = Vec::new();
     for _ in 0..PAGES_MAX {
         let page = store.history(&query).await?;
@@ -223,7 +222,7 @@ async fn ended_tasks(store: &dyn Store, job: JobUid) -> Result<Vec<Launched>, St
             }
         }
         query.cursor = page.next;
-        if tasks.len() >= TASKS_MAX || page.next.is_none() {
+        if tasks.len() >= most || page.next.is_none() {
             break;
         }
     }

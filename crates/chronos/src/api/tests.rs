@@ -113,10 +113,8 @@ impl Server {
         let settings = Arc::new(Settings {
             loopback: true,
             hosts: vec!["known.example".into()],
-            limits: Limits::default(),
-            retry_delay: scheduler::job::Retry::DELAY,
-            data_dir: None,
             access,
+            ..Settings::default()
         });
         let cluster = cluster(&node);
         let (metrics, turns) = (metrics::detached(), crate::api::editing::Turns::default());

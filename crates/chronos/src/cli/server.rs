@@ -167,6 +167,8 @@ async fn serve(
             hosts: config.hostname.clone(),
             limits: config.limits.clone(),
             retry_delay: config.retry_delay,
+            tasks_listed: usize::try_from(config.job_history_limit).unwrap_or(usize::MAX),
+            compresses: !config.disable_http_compression,
             data_dir: Some(config.data_dir.canonicalize()?),
         }),
         turns: Turns::default(),

@@ -24,6 +24,10 @@ pub struct ConfigFile {
     #[arg(long = "disable_http", env = "CHRONOS_DISABLE_HTTP", value_name = "BOOL",
         num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub disable_http: Option<bool>,
+    /// Do not compress answers, also for who can read that
+    #[arg(long = "disable_http_compression", env = "CHRONOS_DISABLE_HTTP_COMPRESSION", value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub disable_http_compression: Option<bool>,
     /// Address to listen on for HTTPS [default: that of HTTP]
     #[arg(long = "https_address", env = "CHRONOS_HTTPS_ADDRESS", value_name = "ADDRESS")]
     pub https_address: Option<Address>,
@@ -216,10 +220,13 @@ pub struct ConfigFile {
     /// How long a run stays in the history [default: 90d]
     #[arg(long = "history_age_max", env = "CHRONOS_HISTORY_AGE_MAX", value_name = "DURATION")]
     pub history_age_max: Option<Length>,
-    /// How many runs of each job stay in the history; ZooKeeper keeps all of it in memory, 400000 in all at most
-    /// [default: 1000, with ZooKeeper 20]
+    /// How many runs of each job stay in the history. ZooKeeper keeps all of it in memory, some 400000 in all; say the
+    /// same on all nodes [default: 1000, with ZooKeeper 20]
     #[arg(long = "history_count_max", env = "CHRONOS_HISTORY_COUNT_MAX", value_name = "COUNT")]
     pub history_count_max: Option<u64>,
+    /// How many tasks GET /v1/scheduler/job/stat/NAME lists; at most 1000 [default: 5]
+    #[arg(long = "job_history_limit", env = "CHRONOS_JOB_HISTORY_LIMIT", value_name = "COUNT")]
+    pub job_history_limit: Option<u64>,
     /// How long it is known who did what [default: 365d]
     #[arg(long = "audit_age_max", env = "CHRONOS_AUDIT_AGE_MAX", value_name = "DURATION")]
     pub audit_age_max: Option<Length>,

@@ -66,17 +66,10 @@ pub const OLD: &[Old] = &[
     old("cassandra_consistency", None, Value::Text, NO_CASSANDRA),
     old("cassandra_ttl", None, Value::Whole, NO_CASSANDRA),
     old(
-        "job_history_limit",
-        Some('j'),
-        Value::Whole,
-        "--history_count_max says how many runs of a job are kept",
-    ),
-    old("http_compression", None, Value::Switch, "whether an answer is compressed is for the client to ask"),
-    old(
-        "disable_http_compression",
+        "http_compression",
         None,
         Value::Switch,
-        "whether an answer is compressed is for the client to ask",
+        "answers are compressed for who can read that, unless --disable_http_compression is said",
     ),
     old("assets_path", None, Value::Text, UNUSED),
 ];
@@ -88,14 +81,21 @@ const SHORT: &[(&str, char)] = &[
     ("raven_dsn", 'r'),
     ("slack_url", 's'),
     ("http_notification_url", 'h'),
+    ("job_history_limit", 'j'),
     ("zk_hosts", 'z'),
     ("user", 'u'),
     ("failover_timeout", 'f'),
 ];
 
 /// Settings that are switches: `--no-NAME` says no.
-const SWITCHES: &[&str] =
-    &["allow_unauthenticated", "disable_http", "mail_ssl", "mesos_checkpoint", "shadow"];
+const SWITCHES: &[&str] = &[
+    "allow_unauthenticated",
+    "disable_http",
+    "disable_http_compression",
+    "mail_ssl",
+    "mesos_checkpoint",
+    "shadow",
+];
 
 /// Adds the flags of Chronos to a server's command line.
 pub fn taken(command: Command) -> Command {

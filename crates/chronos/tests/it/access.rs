@@ -367,7 +367,7 @@ fn the_command_line_of_chronos_is_taken() {
         "run_jar",
         "--master",
         "zk://u:s3cret@z:2181/mesos",
-        "--zk_hosts",
+        "-z",
         "z:2181",
         "--http_port",
         "0",
@@ -396,7 +396,7 @@ fn the_command_line_of_chronos_is_taken() {
         "--http_address=127.0.0.1",
         "-u",
         "root",
-        "--failover-timeout",
+        "-f",
         "604800",
         "--zk_path",
         "/chronos/state",
@@ -463,8 +463,9 @@ fn the_command_line_of_chronos_is_taken() {
         "--cassandra_ttl",
         "1",
         "-j",
-        "5",
+        "2",
         "--http_compression",
+        "--disable_http_compression",
         "--assets_path",
         "x",
         "--cluster-name",
@@ -498,7 +499,7 @@ fn the_command_line_of_chronos_is_taken() {
         "--graphite_host_port is taken and does nothing",
         "--mesos_checkpoint has no effect",
         "--revive_offers_for_new_jobs is taken and does nothing",
-        "--job_history_limit is taken",
+        "--http_compression is taken",
     ] {
         assert!(log.contains(part), "{part:?} is not in {log}");
     }
@@ -511,6 +512,31 @@ fn the_command_line_of_chronos_is_taken() {
     refused(&folder, &[], &["run_jar", "--user", "ops:hunter2"]).says("CHRONOS_USER");
     refused(&folder, &[], &["run_jar", "--zk_hosts", "localhost"]).says("a list of host:port is wanted");
     refused(&folder, &[], &["run_jar", "--zk_host", "x"]).says("--zk_hosts");
+}
+
+#[test]
+fn what_the_flags_of_chronos_say_of_answers_is_heeded() {
+    let packed = |server: &TestServer| {
+        let answer = http::send(&server.address, "GET", "/openapi.json", &["Accept-Encoding: gzip"], b"");
+        answer.expect("an answer").head.to_lowercase().contains("content-encoding: gzip")
+    };
+    for (flags, listed, compresses) in
+        [(&["--job_history_limit", "2", "--disable_http_compression"][..], 2, false), (&[], 3, true)]
+    {
+        let server = TestServer::launch(Folder::new(), flags);
+        server.wait_ready();
+        assert_eq!(packed(&server), compresses, "{flags:?}");
+        server.put(by_hand("a", "true"));
+        for n in 1..=3 {
+            server.cli(["run", "a"]).success();
+            wait::until("it has run", || (server.runs("a").len() == n).then_some(()));
+            wait::until("it has ended", || {
+                server.runs("a").iter().all(|run| run["outcome"] == "succeeded").then_some(())
+            });
+        }
+        let stat = server.get_json("/v1/scheduler/job/stat/a");
+        assert_eq!(stat["taskStatHistory"].as_array().map(Vec::len), Some(listed), "{stat}");
+    }
 }
 
 #[test]

@@ -45,6 +45,8 @@ fn help_of_every_command() {
         "shadow",
         "settle",
         "cluster",
+        "nodes",
+        "node",
     ];
     golden("help.txt", &chronos(&["--help"]).success().stdout_text());
     for command in commands {
