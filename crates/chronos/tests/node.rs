@@ -310,13 +310,7 @@ async fn an_engine_that_starts_anew_is_told_of_the_term_and_asked_for_its_tasks(
 async fn what_is_being_launched_was_not_missed_by_its_engine() {
     let cluster = Cluster::new();
     cluster.machine.script(|_| Behaviour::Run);
-    let (says, said) = tokio::sync::mpsc::unbounded_channel();
-    let engine = Arc::new(Talking {
-        engine: cluster.machine.engine(),
-        said: tokio::sync::Mutex::new(said),
-        told: AtomicU64::new(0),
-        heard: AtomicU64::new(0),
-    });
+    let engine = Directed::new(cluster.machine.engine());
     let (node, task) = cluster.start_with("n1", engine.clone());
     leads(&node).await;
     node.ask(put("a", "R1/2100-01-01T00:00:00Z/PT1H")).await.unwrap();
@@ -329,7 +323,7 @@ async fn what_is_being_launched_was_not_missed_by_its_engine() {
         asker.ask(Request::Trigger { job: name("a"), arguments: None }).await.unwrap().0
     });
     eventually("its launch is decided", || async { cluster.store.waiting() > 0 }).await;
-    says.send(TaskEvent { task: launched.clone(), known: Known::NeverBegan }).unwrap();
+    engine.says.send(TaskEvent { task: launched.clone(), known: Known::NeverBegan }).unwrap();
     eventually("the engine is heard", || async { engine.heard.load(Ordering::SeqCst) > 0 }).await;
     assert!(cluster.machine.begun().is_empty(), "before that is durable");
     cluster.store.set_held(false);
@@ -348,9 +342,12 @@ async fn what_is_being_launched_was_not_missed_by_its_engine() {
     task.shutdown().await;
 }
 
-/// Says by itself what it is given to say.
-struct Talking<E> {
+/// Says by itself what it is given to say; while its gate is held it does not say how it is, and keeps who asks waiting,
+/// thread and all.
+struct Directed<E> {
     engine: E,
+    gate: Mutex<()>,
+    says: tokio::sync::mpsc::UnboundedSender<TaskEvent>,
     said: tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<TaskEvent>>,
     /// How often it has said something.
     told: AtomicU64,
@@ -358,8 +355,17 @@ struct Talking<E> {
     heard: AtomicU64,
 }
 
+impl<E> Directed<E> {
+    fn new(engine: E) -> Arc<Self> {
+        let (says, said) = tokio::sync::mpsc::unbounded_channel();
+        let said = tokio::sync::Mutex::new(said);
+        let never = || AtomicU64::new(0);
+        Arc::new(Self { engine, gate: Mutex::new(()), says, said, told: never(), heard: never() })
+    }
+}
+
 #[async_trait]
-impl<E: Engine> Engine for Talking<E> {
+impl<E: Engine> Engine for Directed<E> {
     fn name(&self) -> &'static str {
         self.engine.name()
     }
@@ -404,6 +410,7 @@ impl<E: Engine> Engine for Talking<E> {
     }
 
     fn readiness(&self) -> Readiness {
+        drop(self.gate.lock());
         self.engine.readiness()
     }
 }
@@ -411,9 +418,8 @@ impl<E: Engine> Engine for Talking<E> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduler_that_does_not_come_back_is_silent() {
     let cluster = Cluster::new();
-    let gate = Arc::new(Mutex::new(()));
-    let engine = Gated { engine: cluster.machine.engine(), gate: gate.clone() };
-    let (node, task) = cluster.start_with("n1", Arc::new(engine));
+    let engine = Directed::new(cluster.machine.engine());
+    let (node, task) = cluster.start_with("n1", engine.clone());
     leads(&node).await;
     let is_silent = |seconds| node.pulse.silence() > Duration::from_secs(seconds);
     let begun = std::time::Instant::now();
@@ -421,7 +427,7 @@ async fn a_scheduler_that_does_not_come_back_is_silent() {
     eventually("an idle one beats, three seconds on", || async { later() && !is_silent(2) }).await;
     let (open, opened) = std::sync::mpsc::channel::<()>();
     let closed = std::thread::spawn(move || {
-        let _closed = gate.lock().unwrap();
+        let _closed = engine.gate.lock().unwrap();
         opened.recv()
     });
     // A thread that is held may be the one that looks after the timers: this one waits by itself.
@@ -434,52 +440,6 @@ async fn a_scheduler_that_does_not_come_back_is_silent() {
     closed.join().unwrap().unwrap();
     eventually("it beats again", || async { !is_silent(1) }).await;
     task.shutdown().await;
-}
-
-/// Does not say how it is while its gate is closed, and keeps who asks waiting, thread and all.
-struct Gated<E> {
-    engine: E,
-    gate: Arc<Mutex<()>>,
-}
-
-#[async_trait]
-impl<E: Engine> Engine for Gated<E> {
-    fn name(&self) -> &'static str {
-        self.engine.name()
-    }
-
-    async fn begin_term(&self, epoch: Epoch) -> Result<(), EngineError> {
-        self.engine.begin_term(epoch).await
-    }
-
-    async fn launch(&self, epoch: Epoch, launch: Launch) -> Result<Known, EngineError> {
-        self.engine.launch(epoch, launch).await
-    }
-
-    async fn kill(&self, epoch: Epoch, task: &TaskId, a: Duration, b: Duration) -> Result<(), EngineError> {
-        self.engine.kill(epoch, task, a, b).await
-    }
-
-    async fn reconcile(&self, epoch: Epoch, tasks: &[TaskId]) -> Result<Vec<Known>, EngineError> {
-        self.engine.reconcile(epoch, tasks).await
-    }
-
-    async fn events(&self) -> Vec<TaskEvent> {
-        self.engine.events().await
-    }
-
-    async fn acknowledge(&self, tasks: &[TaskId]) -> Result<(), EngineError> {
-        self.engine.acknowledge(tasks).await
-    }
-
-    async fn output(&self, task: &TaskId, stream: Stream, from: u64) -> Result<Output, EngineError> {
-        self.engine.output(task, stream, from).await
-    }
-
-    fn readiness(&self) -> Readiness {
-        drop(self.gate.lock());
-        self.engine.readiness()
-    }
 }
 
 /// Starts anew while it launches a task, and says that it runs only when it has been told of the term again.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::client::{Answer, Client};
 use super::failure::{Exit, Failure};
 use super::progress::{Progress, Show, Unit};
-use super::sets::{Member, sets};
+use super::sets::sets;
 use super::{ClientArgs, Format};
 use crate::wire::twice::Document;
 
@@ -59,17 +59,17 @@ pub(super) struct Written {
     pub(super) origin: String,
 }
 
-impl Member for Written {
-    fn name(&self) -> &str {
-        &self.name
+impl Written {
+    pub(super) fn new(name: String, definition: Value, origin: String) -> Self {
+        let parents = definition.get("parents").and_then(Value::as_array);
+        let parents = parents.into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect();
+        Self { name, parents, definition, origin }
     }
+}
 
-    fn parents(&self) -> &[String] {
-        &self.parents
-    }
-
-    fn definition(&self) -> &Value {
-        &self.definition
+impl AsRef<Self> for Written {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 
@@ -478,9 +478,7 @@ fn written(definition: Value, origin: String) -> Result<Written, Failure> {
     let fields = definition.as_object().ok_or_else(|| wrong("this is not a job"))?;
     let name =
         fields.get("name").and_then(Value::as_str).ok_or_else(|| wrong("the job has no `name`"))?.to_owned();
-    let parents = fields.get("parents").and_then(Value::as_array);
-    let parents = parents.into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect();
-    Ok(Written { name, parents, definition, origin })
+    Ok(Written::new(name, definition, origin))
 }
 
 /// Jobs whose parents are all in earlier waves, or not in the set at all. Those on a cycle are refused here: the

@@ -3,19 +3,14 @@
 use std::collections::BTreeMap;
 
 use scheduler::{SET_BYTES_MAX, SET_MAX};
-use serde_json::Value;
 
-/// A job, as far as it matters in which set it is.
-pub(super) trait Member {
-    fn name(&self) -> &str;
-    fn parents(&self) -> &[String];
-    fn definition(&self) -> &Value;
-}
+use super::apply::Written;
 
 /// Sets within the bounds of the server, but for a chain that is beyond them by itself, which is one too: the server says so.
-pub(super) fn sets<M: Member>(jobs: Vec<M>) -> Vec<Vec<M>> {
+pub(super) fn sets<J: AsRef<Written>>(jobs: Vec<J>) -> Vec<Vec<J>> {
     // Each job leads to one of its chain, the same for all of them.
-    let place: BTreeMap<&str, usize> = jobs.iter().enumerate().map(|(i, job)| (job.name(), i)).collect();
+    let place: BTreeMap<&str, usize> =
+        jobs.iter().enumerate().map(|(i, job)| (job.as_ref().name.as_str(), i)).collect();
     let mut leads: Vec<usize> = (0..jobs.len()).collect();
     let end = |leads: &[usize], mut i: usize| {
         while leads[i] != i {
@@ -24,7 +19,7 @@ pub(super) fn sets<M: Member>(jobs: Vec<M>) -> Vec<Vec<M>> {
         i
     };
     for (i, job) in jobs.iter().enumerate() {
-        for parent in job.parents().iter().filter_map(|parent| place.get(parent.as_str())) {
+        for parent in job.as_ref().parents.iter().filter_map(|parent| place.get(parent.as_str())) {
             let (a, b) = (end(&leads, i), end(&leads, *parent));
             let (low, high) = (a.min(b), a.max(b));
             leads[high] = low;
@@ -32,13 +27,13 @@ pub(super) fn sets<M: Member>(jobs: Vec<M>) -> Vec<Vec<M>> {
             leads[i] = low;
         }
     }
-    let mut chains: BTreeMap<usize, Vec<M>> = BTreeMap::new();
+    let mut chains: BTreeMap<usize, Vec<J>> = BTreeMap::new();
     for (i, job) in jobs.into_iter().enumerate() {
         chains.entry(end(&leads, i)).or_default().push(job);
     }
-    let mut sets: Vec<(usize, Vec<M>)> = Vec::new();
+    let mut sets: Vec<(usize, Vec<J>)> = Vec::new();
     for chain in chains.into_values() {
-        let bytes: usize = chain.iter().map(|job| job.definition().to_string().len()).sum();
+        let bytes: usize = chain.iter().map(|job| job.as_ref().definition.to_string().len()).sum();
         match sets.last_mut() {
             Some((size, set)) if *size + bytes <= SET_BYTES_MAX && set.len() + chain.len() <= SET_MAX => {
                 *size += bytes;
@@ -56,34 +51,13 @@ mod tests {
 
     use super::*;
 
-    struct Job {
-        name: String,
-        parents: Vec<String>,
-        definition: Value,
-    }
-
-    impl Member for Job {
-        fn name(&self) -> &str {
-            &self.name
-        }
-
-        fn parents(&self) -> &[String] {
-            &self.parents
-        }
-
-        fn definition(&self) -> &Value {
-            &self.definition
-        }
-    }
-
-    fn job(name: String, parents: &[&str]) -> Job {
-        let parents: Vec<String> = parents.iter().map(|&parent| parent.into()).collect();
-        Job { definition: json!({ "name": name, "parents": parents }), name, parents }
+    fn job(name: String, parents: &[&str]) -> Written {
+        Written::new(name, json!({ "parents": parents }), String::new())
     }
 
     #[test]
     fn chains_stay_together() {
-        let mut jobs: Vec<Job> = (0..SET_MAX).map(|i| job(format!("s{i}"), &[])).collect();
+        let mut jobs: Vec<Written> = (0..SET_MAX).map(|i| job(format!("s{i}"), &[])).collect();
         jobs.push(job("last".into(), &["s9999", "s0", "elsewhere"]));
         let sets = sets(jobs);
         assert_eq!(sets.iter().map(Vec::len).collect::<Vec<_>>(), [SET_MAX, 1]);
@@ -93,8 +67,8 @@ mod tests {
 
     #[test]
     fn a_set_has_so_many_bytes_at_most() {
-        let large =
-            |i: usize| Job { definition: json!("x".repeat(SET_BYTES_MAX / 4)), ..job(format!("j{i}"), &[]) };
+        let definition = json!("x".repeat(SET_BYTES_MAX / 4));
+        let large = |i: usize| Written::new(format!("j{i}"), definition.clone(), String::new());
         assert_eq!(sets((0..7).map(large).collect()).iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 1]);
     }
 }

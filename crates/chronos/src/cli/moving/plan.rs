@@ -14,7 +14,7 @@ use super::names;
 use crate::cli::apply::{Written, cycle, put_definitions, waves};
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::sets::{Member, sets};
+use crate::cli::sets::sets;
 
 /// What became, or would become, of a job or a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,24 +71,14 @@ impl Row {
 /// A job that nothing speaks against so far.
 struct Ready {
     row: usize,
-    name: String,
-    parents: Vec<String>,
-    definition: Value,
+    written: Written,
     /// Whether the server has it so already.
     same: bool,
 }
 
-impl Member for Ready {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn parents(&self) -> &[String] {
-        &self.parents
-    }
-
-    fn definition(&self) -> &Value {
-        &self.definition
+impl AsRef<Written> for Ready {
+    fn as_ref(&self) -> &Written {
+        &self.written
     }
 }
 
@@ -208,10 +198,12 @@ impl Plan {
                 self.at_once.insert(name.clone(), slot);
             }
         }
-        let parents = definition.get("parents").and_then(Value::as_array);
-        let parents = parents.into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect();
         let same = there.is_some_and(|there| definition::says_the_same(&definition, there, zones, now));
-        self.ready.push(Ready { row: place, name, parents, definition: definition.into(), same });
+        self.ready.push(Ready {
+            row: place,
+            written: Written::new(name, definition.into(), row.origin.clone()),
+            same,
+        });
     }
 
     /// Two files with one name: the first counts.
@@ -219,7 +211,7 @@ impl Plan {
         let mut first: BTreeMap<String, usize> = BTreeMap::new();
         let rows = &mut self.rows;
         self.ready.retain(|job| {
-            let first = *first.entry(job.name.clone()).or_insert(job.row);
+            let first = *first.entry(job.written.name.clone()).or_insert(job.row);
             if first != job.row {
                 let why = format!("a job of this name is in `{}` already", rows[first].origin);
                 rows[job.row].refuse(why);
@@ -230,8 +222,8 @@ impl Plan {
 
     fn refuse_cycles(&mut self) {
         let written = |job: &Ready| Written {
-            name: job.name.clone(),
-            parents: job.parents.clone(),
+            name: job.written.name.clone(),
+            parents: job.written.parents.clone(),
             definition: Value::Null,
             origin: String::new(),
         };
@@ -243,7 +235,7 @@ impl Plan {
         let stuck: BTreeSet<_> = stuck.into_iter().map(|job| job.name).collect();
         let rows = &mut self.rows;
         self.ready.retain(|job| {
-            let is_stuck = stuck.contains(&job.name);
+            let is_stuck = stuck.contains(&job.written.name);
             if is_stuck {
                 rows[job.row].refuse(format!("it is on a cycle or comes after one: {why}"));
             }
@@ -257,18 +249,19 @@ impl Plan {
             let known: BTreeSet<&str> = self
                 .ready
                 .iter()
-                .map(|job| job.name.as_str())
+                .map(|job| job.written.name.as_str())
                 .chain(present.keys().map(String::as_str))
                 .collect();
-            let missing =
-                |job: &Ready| job.parents.iter().find(|parent| !known.contains(parent.as_str())).cloned();
+            let missing = |job: &Ready| {
+                job.written.parents.iter().find(|parent| !known.contains(parent.as_str())).cloned()
+            };
             let orphans: BTreeMap<String, String> =
-                self.ready.iter().filter_map(|job| Some((job.name.clone(), missing(job)?))).collect();
+                self.ready.iter().filter_map(|job| Some((job.written.name.clone(), missing(job)?))).collect();
             if orphans.is_empty() {
                 return;
             }
-            for job in self.ready.iter().filter(|job| orphans.contains_key(&job.name)) {
-                let parent = &orphans[&job.name];
+            for job in self.ready.iter().filter(|job| orphans.contains_key(&job.written.name)) {
+                let parent = &orphans[&job.written.name];
                 let refused = self.rows.iter().any(|row| {
                     row.fate == Fate::Refused && row.renamed.as_ref().unwrap_or(&row.name) == parent
                 });
@@ -279,7 +272,7 @@ impl Plan {
                     format!("there is no parent `{parent}`, neither among these jobs nor on the server")
                 });
             }
-            self.ready.retain(|job| !orphans.contains_key(&job.name));
+            self.ready.retain(|job| !orphans.contains_key(&job.written.name));
         }
     }
 
@@ -326,7 +319,7 @@ impl Plan {
         mut set: Vec<Ready>,
     ) -> Result<(), Failure> {
         while !set.is_empty() {
-            let definitions: Vec<&Value> = set.iter().map(|job| &job.definition).collect();
+            let definitions: Vec<&Value> = set.iter().map(|job| &job.written.definition).collect();
             let failure = match put(&definitions).await {
                 Ok(applied) => {
                     set.iter().zip(applied).for_each(|(job, applied)| self.taken(job, applied));
@@ -343,20 +336,23 @@ impl Plan {
             let mut gone = BTreeSet::from([refused.clone()]);
             loop {
                 let heir = set.iter().find(|job| {
-                    !gone.contains(&job.name) && job.parents.iter().any(|parent| gone.contains(parent))
+                    !gone.contains(&job.written.name)
+                        && job.written.parents.iter().any(|parent| gone.contains(parent))
                 });
                 let Some(heir) = heir else { break };
-                gone.insert(heir.name.clone());
+                gone.insert(heir.written.name.clone());
             }
-            for job in set.iter().filter(|job| gone.contains(&job.name)) {
-                let parent = job.parents.iter().find(|parent| gone.contains(*parent));
+            for job in set.iter().filter(|job| gone.contains(&job.written.name)) {
+                let parent = job.written.parents.iter().find(|parent| gone.contains(*parent));
                 let why = match parent {
-                    Some(parent) if job.name != refused => format!("its parent `{parent}` is refused"),
+                    Some(parent) if job.written.name != refused => {
+                        format!("its parent `{parent}` is refused")
+                    }
                     _ => why.clone(),
                 };
                 self.rows[job.row].refuse(why);
             }
-            set.retain(|job| !gone.contains(&job.name));
+            set.retain(|job| !gone.contains(&job.written.name));
         }
         Ok(())
     }
@@ -377,7 +373,7 @@ impl Plan {
                 row.notes.push(warning.into());
             }
         }
-        match (self.at_once.get(&job.name), row.fate) {
+        match (self.at_once.get(&job.written.name), row.fate) {
             (Some(slot), Fate::Created) => {
                 row.notes.push(format!("its slot of {slot:.0} is past and due at once"));
             }
@@ -416,7 +412,7 @@ fn culprit(set: &[Ready], why: &str) -> Option<String> {
     let first = why.strip_prefix("job `")?.split('`').next()?;
     let circle = why.split_once(" waits for itself: ").map_or("", |(_, circle)| circle);
     let mut named = std::iter::once(first).chain(circle.split(" -> "));
-    named.find(|name| set.iter().any(|job| job.name == *name)).map(Into::into)
+    named.find(|name| set.iter().any(|job| job.written.name == *name)).map(Into::into)
 }
 
 #[cfg(test)]
@@ -477,7 +473,7 @@ mod tests {
         refused(&plan, "after-it", "waits for itself");
         refused(&plan, "bad", "`schedule`");
         refused(&plan, "", "no `name`");
-        let ready: Vec<_> = plan.ready.iter().map(|job| job.name.as_str()).collect();
+        let ready: Vec<_> = plan.ready.iter().map(|job| job.written.name.as_str()).collect();
         assert_eq!(ready, ["a", "good"]);
     }
 
@@ -486,7 +482,7 @@ mod tests {
         let plan = plan(&[scheduled("my job"), dependent("after it", &["my job"])]);
         let renamed: Vec<_> = plan.rows.iter().map(|row| row.renamed.as_deref()).collect();
         assert_eq!(renamed, [Some("my_job"), Some("after_it")]);
-        assert_eq!(plan.ready[1].definition["parents"], json!(["my_job"]));
+        assert_eq!(plan.ready[1].written.definition["parents"], json!(["my_job"]));
     }
 
     #[test]
@@ -512,7 +508,7 @@ mod tests {
                 let job = json!({ "name": "a", "schedule": written });
                 let plan = Plan::new(files(&[job]), here, starts, &Zones::bundled(), now);
                 match plan.ready.first() {
-                    Some(job) => assert_eq!(job.definition["schedule"], expected),
+                    Some(job) => assert_eq!(job.written.definition["schedule"], expected),
                     None => assert_eq!(
                         (plan.rows[0].fate, &here["a"]["schedule"]),
                         (Fate::Unchanged, &json!(expected))
