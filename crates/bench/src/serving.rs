@@ -89,9 +89,12 @@ pub(crate) async fn api(bench: &mut Bench) -> anyhow::Result<()> {
             "/v1/jobs?state=enabled&kind=schedule&sort=lastOutcome&limit=100",
         ),
         ("page of a label, of which there is none", "/v1/jobs?label=team%3Detl&sort=-lastSuccess&limit=100"),
+        ("one job", "/v1/jobs/job-0050000"),
+        ("one job as of old", "/v1/scheduler/job/job-0050000"),
         ("search", "/v1/jobs?search=77777&limit=100"),
         ("search, sorted by next slot", "/v1/jobs?search=7777&sort=-next&limit=100"),
         ("next slots of the fleet", "/v1/next?limit=100"),
+        ("forecast of an hour of the fleet", "/v1/forecast?hours=1"),
         ("graph of one job", "/v1/graph?job=job-0050000"),
         ("search as of old", "/v1/scheduler/jobs/search?name=77777"),
     ];

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::mail_server::{MailServer, WebServer, certificate, is_here};
+use crate::mail_server::{Mail, MailServer, WebServer, certificate, is_here};
 use crate::server::{Folder, TestServer, by_hand};
 
 fn owned(name: &str, command: &str) -> Value {
@@ -117,6 +117,12 @@ fn a_storm_is_a_few_mails_and_every_failure_is_counted() {
     // One at once, and one for each minute that it takes.
     let minutes = usize::try_from(begun.elapsed().as_secs() / 60).unwrap();
     assert!(messages <= 2 + minutes, "{messages} messages for {alerts} failures in {minutes} minutes");
+    // So many arrive, and what was folded says what is in it.
+    let folded = |mail: &Mail| mail.text().contains("job-") && mail.text().matches("job-").count() > 1;
+    let mails = crate::wait::within(3 * crate::wait::BOUND, "they have arrived", || {
+        Some(mail.mails()).filter(|mails| mails.len() == counted(&server).0)
+    });
+    assert!(mails.iter().any(folded), "{:?}", mails.iter().map(Mail::text).collect::<Vec<_>>());
 }
 
 /// Each kind of protection against a server that insists on it, and what is said where it does not work.

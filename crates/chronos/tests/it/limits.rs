@@ -148,6 +148,49 @@ fn a_limit_holds_runs_and_says_so() {
     server.wait_for_run("c", "running", |run| run["state"] == "running");
 }
 
+/// The limits of a label and of the rate hold runs of the real program, too, and `why` names them.
+#[test]
+fn limits_of_labels_and_of_the_rate_hold_runs_too() {
+    let server = TestServer::launch(
+        Folder::new(),
+        &["--running_max_by_label", "team=etl:1", "--launch_rate_max", "1"],
+    );
+    server.wait_ready();
+    let labelled = |name: &str, team: &str| {
+        let mut job = by_hand(name, "sleep 600");
+        job["labels"] = serde_json::json!({ "team": team });
+        job
+    };
+    for (name, team) in [("a", "etl"), ("b", "etl"), ("c", "web")] {
+        server.put(labelled(name, team));
+    }
+    server.cli(["run", "a"]).success();
+    server.wait_for_run("a", "running", |run| run["state"] == "running");
+    server.cli(["run", "b"]).success();
+    wait::until("the limit of the label is named", || {
+        let why = server.cli(["why", "b"]).success().stdout_text();
+        why.contains("with label team=etl are running (--running_max_by_label team=etl:1)").then_some(())
+    });
+    // Another label has its own.
+    server.cli(["run", "c"]).success();
+    server.wait_for_run("c", "running", |run| run["state"] == "running");
+    server.cli(["kill", "a"]).success();
+    server.wait_for_run("b", "running", |run| run["state"] == "running");
+    // Five at once take four seconds at least: one is launched at once, and one in each second.
+    for n in 0..5 {
+        server.put(by_hand(&format!("quick-{n}"), "true"));
+    }
+    for n in 0..5 {
+        server.cli(["run", &format!("quick-{n}")]).success();
+    }
+    let begun: Vec<jiff::Timestamp> = (0..5)
+        .map(|n| server.wait_for(&format!("quick-{n}"), "succeeded"))
+        .map(|run| run["attempts"][0]["launched"].as_str().expect("a time").parse().expect("a time"))
+        .collect();
+    let (first, last) = (begun.iter().min().expect("some"), begun.iter().max().expect("some"));
+    assert!(last.duration_since(*first).as_millis() >= 3_500, "{begun:?}");
+}
+
 fn disk_use(path: &std::path::Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(path) else {
         return path.metadata().map(|file| file.len()).unwrap_or_default();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::mail_server::certificate;
 use crate::server::{Folder, TestServer, by_hand, is_alive, server_command};
 use crate::skip::skip;
 use crate::wait;
@@ -80,6 +81,40 @@ fn files_are_fetched_and_a_failure_names_the_uri() {
     let message = run["attempts"][0]["message"].as_str().unwrap();
     assert!(message.starts_with("cannot fetch file:///no/such/file: No such file"), "{message}");
     server.cli(["logs", "bad", "--stderr"]).success().says("cannot fetch file:///no/such/file");
+}
+
+/// From a server with a certificate that the machine has an authority for, and from no other.
+#[test]
+fn a_file_is_fetched_over_https_from_whom_the_machine_trusts() {
+    if std::process::Command::new("openssl").arg("version").output().is_err() {
+        return skip("access", "openssl is not here");
+    }
+    let folder = Folder::new();
+    let (ca, cert, key) = certificate(&folder);
+    let port = crate::port::unused().to_string();
+    let tls =
+        ["--https_port", &port, "--tls_cert", cert.to_str().unwrap(), "--tls_key", key.to_str().unwrap()];
+    let far = TestServer::launch(folder, &tls);
+    far.wait_ready();
+    let fetch = json!([{ "uri": format!("https://localhost:{port}/ping"), "output_file": "said" }]);
+    let job = with(by_hand("secure", "cat said"), json!({ "fetch": fetch, "retries": 0 }));
+    for (trusted, outcome) in [(Some(&ca), "succeeded"), (None, "failed")] {
+        let near = Folder::new();
+        let mut command = server_command(&near, &[]);
+        command.envs(trusted.map(|ca| ("SSL_CERT_FILE", ca)));
+        let server = TestServer::launch_command(near, command);
+        server.wait_ready();
+        let run = run(&server, job.clone(), outcome);
+        if trusted.is_some() {
+            server.cli(["logs", "secure"]).success().stdout("pong\n");
+        } else {
+            let message = run["attempts"][0]["message"].as_str().unwrap();
+            assert!(
+                message.contains("cannot fetch https://localhost") && message.contains("certificate"),
+                "{message}"
+            );
+        }
+    }
 }
 
 /// As small containers are: nothing that goes over plain HTTP needs one.
