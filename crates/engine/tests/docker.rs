@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use engine::conformance::{Lab, PATIENCE, ends_of, order, read_all, task, until};
 use engine::docker::{DockerEngine, DockerOptions, Fetcher};
 use engine::{
-    Container, Engine, EngineError, Fetch, Forgotten, Keep, Known, Launch, Limits, Network, Output,
+    Container, Engine, EngineError, Fetch, Forgotten, Keep, Known, Launch, Limits, Network, Output, Port,
     Readiness, Secret, SecretSource, Stream, TaskEvent, TaskSpec, Volume, VolumeSource, since_boot,
 };
 use scheduler::ids::{Epoch, TaskId};
@@ -425,6 +425,12 @@ async fn a_container_is_what_its_job_says() {
     std::fs::write(lab.folder.path().join("given"), "from the machine\n").expect("written");
     let here = lab.folder.path().display().to_string();
     let volume = |path: &str, source, read_only| Volume { container_path: path.into(), source, read_only };
+    let told = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let external = VolumeSource::External {
+        name: lab.name("external"),
+        driver: "local".into(),
+        options: vec![told("type", "tmpfs"), told("device", "tmpfs"), told("o", "size=3m")],
+    };
     let container = Container {
         network: Network::None,
         volumes: vec![
@@ -432,6 +438,7 @@ async fn a_container_is_what_its_job_says() {
             volume("/rw", VolumeSource::Host(here.clone()), false),
             volume("/empty", VolumeSource::Empty, false),
             volume("/named", VolumeSource::Host(lab.name("volume")), false),
+            volume("/external", external, true),
         ],
         parameters: parameters(&[
             ("workdir", "/tmp"),
@@ -449,7 +456,7 @@ async fn a_container_is_what_its_job_says() {
     };
     let command = "pwd; id -u; hostname; echo $FROM_OPTION $TAKEN $SECRET; ulimit -n; cat /ro/given; \
                    touch /ro/x 2>/dev/null || echo read-only; ls -d /empty /named /scratch; grep db /etc/hosts; \
-                   ls /sys/class/net";
+                   ls /sys/class/net; grep ' /external ' /proc/mounts | sed -E 's/.*(tmpfs) r([ow]).*(size=[0-9]+k).*/\\1 \\2 \\3/'";
     let secret = lab.folder.path().join("secret");
     std::fs::write(&secret, "hush\n").expect("written");
     let launch = with(within(container, order("all-0", command)), |spec| {
@@ -462,14 +469,14 @@ async fn a_container_is_what_its_job_says() {
     assert_eq!(
         stdout(&engine, "all-0").await,
         "/tmp\n65534\nits-name\nyes first hush\n99\nfrom the machine\nread-only\n/empty\n/named\n/scratch\n\
-         10.0.0.9\tdb\nlo\n"
+         10.0.0.9\tdb\nlo\ntmpfs o size=3072k\n"
     );
     let host = |field: &str| lab.inspect("all-0", &format!("{{{{.HostConfig.{field}}}}}"));
     assert_eq!([host("Memory"), host("MemorySwap"), host("CpuShares")], ["67108864", "67108864", "512"]);
     assert_eq!([host("RestartPolicy.Name"), host("AutoRemove")].map(|v| v.replace("no", "")), ["", "false"]);
     assert_eq!(lab.inspect("all-0", "{{index .Config.Labels \"team\"}}"), "etl");
     docker(&lab.host, &["rm", "--volumes", &lab.name("all-0")]);
-    docker(&lab.host, &["volume", "rm", &lab.name("volume")]);
+    docker(&lab.host, &["volume", "rm", &lab.name("volume"), &lab.name("external")]);
 }
 
 #[tokio::test]
@@ -497,11 +504,18 @@ async fn networks_are_those_of_the_job() {
     if docker(&lab.host, &["network", "ls", "--format", "{{.Name}}"]).lines().all(|name| name != "bridge") {
         return skip("docker-bridge", "Docker has no bridge here");
     }
-    let bridge = within(in_network(Network::Bridge, &[]), order("bridge-0", "ls /sys/class/net"));
+    let port = |container, protocol: &str| Port { host: 0, container, protocol: protocol.into() };
+    let published =
+        Container { ports: vec![port(8080, "tcp"), port(53, "UDP")], ..in_network(Network::Bridge, &[]) };
+    let bridge = within(published, order("bridge-0", "ls /sys/class/net"));
     assert_eq!(run(&engine, bridge).await, AttemptEnd::Succeeded);
     assert_eq!(
         (stdout(&engine, "bridge-0").await.as_str(), mode("bridge-0").as_str()),
         ("eth0\nlo\n", "bridge")
+    );
+    assert_eq!(
+        lab.inspect("bridge-0", "{{range $port, $_ := .HostConfig.PortBindings}}{{$port}} {{end}}"),
+        "53/udp 8080/tcp"
     );
     let [one, two] = ["one", "two"].map(|name| lab.name(name));
     for name in [&one, &two] {
@@ -976,6 +990,18 @@ async fn images_are_fetched_with_and_without_a_password() {
     // And as the server's user has it.
     std::fs::write(lab.folder.path().join("logins.json"), &logins).expect("written");
     assert_eq!(run("known-0", image(&closed, "2"), Vec::new()).await, AttemptEnd::Succeeded);
+    // A name that means another image by now: what is here is taken, unless it is to be fetched anew.
+    let moving = image(&open, "moving");
+    docker(&lab.host, &["tag", "chronos-test-entry", &moving]);
+    docker(&lab.host, &["push", &moving]);
+    docker(&lab.host, &["tag", IMAGE, &moving]);
+    let id_of = |image: &str| docker(&lab.host, &["image", "inspect", "--format", "{{.Id}}", image]);
+    for (id, force_pull, expected) in [("kept-0", false, IMAGE), ("anew-0", true, "chronos-test-entry")] {
+        let container = Container { image: moving.clone(), force_pull, ..plain() };
+        engine.launch(Epoch(1), within(container, order(id, "true"))).await.expect("taken");
+        assert_eq!(ends_of(&engine, &[id]).await, [AttemptEnd::Succeeded]);
+        assert_eq!(lab.inspect(id, "{{.Image}}"), id_of(expected).trim(), "{id}");
+    }
     let absent = run("absent-0", image(&closed, "3"), Vec::new()).await;
     assert!(
         matches!(&absent, AttemptEnd::Failed { message, .. } if message.contains("not found") && !message.contains("login")),
