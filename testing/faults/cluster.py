@@ -178,7 +178,7 @@ class Reader(threading.Thread):
     def __init__(self, servers, jobs, dice):
         """`jobs` is asked for them before each round: some come and go."""
         super().__init__(daemon=True)
-        self.servers, self.jobs, self.dice = servers, jobs, dice
+        self.order, self.jobs, self.dice = list(servers), jobs, dice
         self.known = {}
         self.complaints = []
         self.stopping = threading.Event()
@@ -192,11 +192,12 @@ class Reader(threading.Thread):
             for job in self.jobs():
                 if not self.stopping.wait(self.EVERY_S):
                     self.read(job)
+            self.dice.shuffle(self.order)
 
     def read(self, job):
         """What is new of it, of the first node that tells all of that. What a store keeps for a short time only must not be
-        missed because one of them is away."""
-        for server in self.dice.sample(self.servers, len(self.servers)):
+        missed because one of them is away: that one is asked last from then on, as waiting for it takes seconds."""
+        for server in list(self.order):
             try:
                 news = self.news(server, job)
             except OSError:
@@ -205,6 +206,8 @@ class Reader(threading.Thread):
                 for raw in news:
                     self.take(raw)
                 return
+            self.order.remove(server)
+            self.order.append(server)
 
     def news(self, server, job):
         """Pages from the newest back to one that is known already; None if there was one without an answer."""

@@ -165,8 +165,9 @@ class Writer(threading.Thread):
                 self.delete(server, live)
 
     def still_there(self):
-        """Those that may have runs to come: all but those that were deleted for certain. Of these little is kept, all of it."""
-        return [job for job in list(self.jobs) if not job.deleted_ms or job.deleted_ms[1] is None]
+        """Those that may have runs to come: not those that were never made, nor those that were deleted for certain, of which
+        there is little, and all of it is kept."""
+        return [job for job in list(self.jobs) if job.created_ms and not (job.deleted_ms and job.deleted_ms[1])]
 
     def create(self, server, live):
         name = f"w{self.number}-{len(self.jobs):04}"
