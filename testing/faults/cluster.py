@@ -169,7 +169,8 @@ class Witness(threading.Thread):
 class Reader(threading.Thread):
     """Reads the history of one job after the other as it grows, now from this node, now from that: what was shown once
     must stay, and a store may keep only the last outcomes of each job. With the last two hundred of it and one a
-    second, there are minutes for a round, which takes a tenth of that on a machine with little else to do."""
+    second, there are minutes for a round, which takes a tenth of that on a machine with little else to do. Where one
+    took longer than what is kept lasts, it says so: what was not read then is not what was lost."""
 
     # Between two jobs. Seconds.
     EVERY_S = 0.1
@@ -180,6 +181,8 @@ class Reader(threading.Thread):
         super().__init__(daemon=True)
         self.order, self.jobs, self.dice = list(servers), jobs, dice
         self.known = {}
+        # When each job was read last, and the longest time between two readings of one. Seconds.
+        self.read_at, self.longest_s = {}, 0.0
         self.complaints = []
         self.stopping = threading.Event()
 
@@ -203,6 +206,7 @@ class Reader(threading.Thread):
             except OSError:
                 news = None
             if news is not None:
+                self.note_gap(job, news)
                 for raw in news:
                     self.take(raw)
                 return
@@ -221,6 +225,20 @@ class Reader(threading.Thread):
                 break
             cursor = answer.body.get("next")
         return read
+
+    def note_gap(self, job, news):
+        """Remembers how long nobody looked, and complains if nothing of what was known by then is there any more."""
+        now = boot_s()
+        before = self.read_at.get(job.name)
+        # Where nothing was there yet, there is nothing to find again.
+        if news or before:
+            self.read_at[job.name] = now
+        if before is None:
+            return
+        self.longest_s = max(self.longest_s, now - before)
+        if news and not any(self.identity(raw) in self.known for raw in news):
+            self.complaints.append(f"the reader was too slow, not the servers: of {job.name} {len(news)} outcomes are kept after "
+                                   f"{now - before:.0f} s, none of which it had read before")
 
     def take(self, raw):
         said = (raw["outcome"], raw.get("ended"), raw.get("due"), raw.get("count"), len(raw.get("attempts") or []))

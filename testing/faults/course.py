@@ -72,6 +72,8 @@ def run(args, folder):
     if cluster.witness.wait_for_beat(boot_s(), BEGIN_S) is None:
         raise RuntimeError(f"nothing was launched within {BEGIN_S} s; see the logs in {folder}")
     for number, fault in enumerate(plan(faults, cycles, dice), 1):
+        if args.minutes and time.monotonic() - begun > args.minutes * 60:
+            break
         nemesis.run(fault)
         cycle = nemesis.cycles[-1] if nemesis.cycles else None
         if cycle:
@@ -89,7 +91,7 @@ def run(args, folder):
     quiet_max = LEASE_S + store.tick_s + 2 + engine.extra_s + engine.recovers_s + SLACK_S
     troubles += [f"slow: nothing was launched for {b - a:.1f} s, of {quiet_max:.1f} s, though nothing was done, from {a:.2f} on"
                  for a, b in nemesis.quiet if b - a - cluster.witness.stalled(a, b) > quiet_max]
-    return verdict(args, store_name, nemesis, evidence, troubles, folder, faults_s, time.monotonic() - begun)
+    return verdict(args, store_name, nemesis, evidence, reader, troubles, folder, faults_s, time.monotonic() - begun)
 
 
 def put(client, server, job, until):
@@ -181,7 +183,7 @@ def panics(cluster):
     return found[:10]
 
 
-def verdict(args, store_name, nemesis, evidence, troubles, folder, faults_s, all_s):
+def verdict(args, store_name, nemesis, evidence, reader, troubles, folder, faults_s, all_s):
     checker = Checker(evidence)
     violations = checker.run()
     unproved = [] if violations else prove(evidence)
@@ -193,7 +195,8 @@ def verdict(args, store_name, nemesis, evidence, troubles, folder, faults_s, all
     text += ["", *lines, f"back in service within the bound of DESIGN §10: {within} of {len(nemesis.cycles)} cycles; "
              f"with {SLACK_S:.0f} s for a busy machine: {len(nemesis.cycles) - len(slow)}",
              f"times without a launch that nothing was done for: {len(nemesis.quiet)}, "
-             f"the longest {max((b - a for a, b in nemesis.quiet), default=0.0):.1f} s", ""]
+             f"the longest {max((b - a for a, b in nemesis.quiet), default=0.0):.1f} s",
+             f"the history was read while it grew, of each job again within {reader.longest_s:.0f} s", ""]
     text += [f"  {count:7} {reason}" for reason, count in checker.reasons.most_common()]
     problems = [*violations[:30], *troubles]
     problems += [f"slow: {c.fault.name}: nothing was launched for {c.silence:.1f} s, of {c.bound:.1f} s" for c in slow]
