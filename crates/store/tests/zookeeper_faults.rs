@@ -247,6 +247,39 @@ async fn an_expired_session_is_the_end_of_a_term() {
     assert_eq!(present, Term { epoch: next.epoch, seq: Seq(seq) });
 }
 
+/// A leader that has nothing to write hears of the end of its session all the same, and so do those that wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_leader_hears_that_its_session_has_ended() {
+    let Some(options) = options() else { return };
+    let cutter = Cutter::start(&options.hosts).await;
+    let store = node(&Options { hosts: cutter.address(), session_timeout: SHORT, ..options.clone() });
+    let term = begin(&store, "a").await;
+    cutter.hold();
+    // It may have to wait for what only the servers know.
+    let pruned = within(store.prune(Retention::UNBOUNDED, samples::at(0)));
+    let (_, pruned) = tokio::join!(within(store.deposed(term.epoch)), pruned);
+    assert!(pruned.is_err(), "{pruned:?}");
+    assert_eq!(within(store.leader()).await, None, "it says that it leads");
+}
+
+/// A leader whose place in the latch somebody has removed keeps its session; it hears of its successor where it looks for
+/// what is the present.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_leader_hears_of_its_successor() {
+    let Some(options) = options() else { return };
+    let [old, new] = [(), ()].map(|()| node(&options));
+    let term = begin(&old, "a").await;
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let dir = format!("{}/candidate", options.path);
+    for name in raw.list_children(&dir).await.expect("it is there") {
+        raw.delete(&format!("{dir}/{name}"), None).await.expect("it is there");
+    }
+    let next = begin(&new, "b").await;
+    assert_eq!(within(old.present()).await, Ok(next));
+    within(old.deposed(term.epoch)).await;
+    assert_eq!(within(old.leader()).await, Some(candidate("b")));
+}
+
 /// The server that a leader is connected to dies: the session moves to another, nobody is deposed, nothing is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_moves_to_another_server() {

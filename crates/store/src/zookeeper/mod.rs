@@ -159,6 +159,14 @@ impl Shared {
         }
     }
 
+    /// Another one leads: who has nothing to write finds out here.
+    fn end_terms_before(&self, epoch: Epoch) {
+        let ours = locked(&self.leading).as_ref().map(|leading| leading.epoch);
+        if let Some(ours) = ours.filter(|ours| *ours < epoch) {
+            self.end_term(ours.0);
+        }
+    }
+
     /// Neither the sessions there are nor what was followed over them is to be relied on.
     async fn distrust(&self) {
         *locked(&self.names) = None;
@@ -403,7 +411,9 @@ impl Store for ZookeeperStore {
 
     async fn present(&self) -> Result<Term, StoreError> {
         let client = self.client().await?;
-        Ok(self.reader(&client).term().await?.0.term())
+        let term = self.reader(&client).term().await?.0.term();
+        self.shared.end_terms_before(term.epoch);
+        Ok(term)
     }
 
     async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {

@@ -248,6 +248,15 @@ where
     }
 }
 
+/// Until a session is over.
+pub(super) async fn ended(client: &Client) {
+    let mut states = client.state_watcher();
+    let mut state = states.state();
+    while !state.is_terminated() {
+        state = states.changed().await;
+    }
+}
+
 /// What becomes of a multi, which is sent here and now; a server that says nothing leaves it in doubt.
 pub(super) fn answered<'c>(
     mut multi: MultiWriter<'c>,

@@ -21,12 +21,13 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use zookeeper_client::{Client, Error, MultiWriteError, MultiWriteResult, MultiWriter};
 
+use self::doubt::expired;
 use super::Shared;
 use super::batch::Batch;
 use super::latch::Member;
 use super::ledger::{Before, Ledger, Op};
 use super::record::{Entry, TermRecord, json};
-use super::session::{Pause, all, answered, patiently};
+use super::session::{Pause, all, answered, ended, patiently};
 use super::tree::{Ended, Kind, Noted, Paths, Revised, Tree};
 use crate::memory::MemoryCore;
 use crate::{BATCH_BYTES_MAX, Deposed, StoreError};
@@ -155,8 +156,10 @@ struct Writer<'c> {
     sent: VecDeque<Flight>,
     answers: FuturesOrdered<BoxFuture<'c, Answer>>,
     commands: mpsc::UnboundedReceiver<Command>,
-    /// Commands that came while something had to be settled, or whose time has not come.
+    /// Commands that came while something had to be settled.
     backlog: VecDeque<Command>,
+    /// What is to be removed once the history is known.
+    put_off: Vec<Command>,
     conflicts: u32,
     /// Nothing has been applied since an answer was missing.
     in_doubt: bool,
@@ -173,7 +176,7 @@ pub(super) async fn lead(
 ) {
     let Begun { client, member, record, version, ledger, log, stale } = begun;
     let (tree, epoch) = (ledger.tree.clone(), record.epoch);
-    let looking = tokio::spawn(learn(client.clone(), tree, again));
+    let looking = tokio::spawn(learn(shared.clone(), tree, again));
     let sweeping = tokio::spawn(sweep(client.clone(), stale));
     let mut writer = Writer {
         client: &client,
@@ -191,6 +194,7 @@ pub(super) async fn lead(
         answers: FuturesOrdered::new(),
         commands,
         backlog: VecDeque::new(),
+        put_off: Vec::new(),
         conflicts: 0,
         in_doubt: false,
         ending: false,
@@ -217,11 +221,19 @@ pub(super) async fn lead(
     }
 }
 
-/// Lists the history while the term goes on: it is needed only to bound it.
-async fn learn(client: Client, tree: Tree, again: mpsc::WeakUnboundedSender<Command>) {
+/// Lists the history while the term goes on: it is needed only to bound it. Not over the leader's session, whose commits
+/// would wait behind the answers.
+async fn learn(shared: Arc<Shared>, tree: Tree, again: mpsc::WeakUnboundedSender<Command>) {
     let mut pause = Pause::new();
-    while !client.state().is_terminated() {
-        match Before::list(&client, &tree).await {
+    loop {
+        let listed = async {
+            let client = shared.sessions.looking().await?;
+            let meaning = |error: Error| shared.meaning(&error);
+            // Its server may lag behind the one that let the term begin.
+            patiently(&client, || client.sync(&tree.path)).await.map_err(meaning)?;
+            Before::list(&client, &tree).await.map_err(meaning)
+        };
+        match listed.await {
             Ok(before) => {
                 if let Some(commands) = again.upgrade() {
                     // The term may be over.
@@ -268,6 +280,8 @@ impl<'c> Writer<'c> {
         if self.record.unfinished.is_some() {
             self.finish().await?;
         }
+        let session = ended(self.client);
+        tokio::pin!(session);
         loop {
             self.send_ready().await?;
             let command = match self.backlog.pop_front() {
@@ -278,6 +292,8 @@ impl<'c> Writer<'c> {
                         self.answered(answer).await?;
                         continue;
                     }
+                    // Who has nothing to write is told by nothing else.
+                    () = &mut session => return Err(expired()),
                     command = self.commands.recv() => command,
                 },
             };
@@ -286,12 +302,13 @@ impl<'c> Writer<'c> {
                 Some(Command::Learn(before)) => {
                     self.ledger.learn(before);
                     self.shared.measure(&self.ledger);
+                    self.backlog.extend(self.put_off.drain(..));
+                }
+                Some(command @ Command::Remove { .. }) if !self.ledger.is_whole() => {
+                    self.put_off.push(command);
                 }
                 Some(Command::Remove { surplus, reply }) => {
                     self.settle_all().await?;
-                    while !self.ledger.is_whole() {
-                        self.wait_until_whole().await?;
-                    }
                     let done = self.remove(&surplus).await?;
                     // Whoever asked may have gone; it is removed all the same.
                     let _ = reply.send(done);
@@ -299,6 +316,7 @@ impl<'c> Writer<'c> {
                 Some(Command::Restore(order)) => {
                     self.settle_all().await?;
                     self.restore(*order).await?;
+                    self.backlog.extend(self.put_off.drain(..));
                 }
                 Some(Command::Resign { reply }) => {
                     self.ending = true;
@@ -312,20 +330,6 @@ impl<'c> Writer<'c> {
                 }
             }
         }
-    }
-
-    /// Takes commands until the history is known; the others come later.
-    async fn wait_until_whole(&mut self) -> Result<(), Over> {
-        match self.commands.recv().await {
-            Some(Command::Learn(before)) => self.ledger.learn(before),
-            Some(command @ Command::Resign { .. }) => {
-                self.backlog.push_front(command);
-                return Err(Over("the term ended before its history was known".into()));
-            }
-            Some(command) => self.backlog.push_back(command),
-            None => return Err(Over("the store was closed".into())),
-        }
-        Ok(())
     }
 
     fn accept(&mut self, commit: Commit) {
@@ -516,6 +520,7 @@ impl<'c> Writer<'c> {
         let sent = std::mem::take(&mut self.sent).into_iter().flat_map(|flight| flight.batches);
         let mut replies: Replies = waiting.chain(sent.flat_map(|(_, replies)| replies)).collect();
         self.peek();
+        self.backlog.extend(self.put_off.drain(..));
         for command in std::mem::take(&mut self.backlog) {
             let deposed = || Deposed { reason: reason.into() };
             match command {
