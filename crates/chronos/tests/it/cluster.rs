@@ -1,5 +1,7 @@
 //! Several servers on one store: any of them answers.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, header};
 use crate::http;
-use crate::server::{Folder, TestServer, by_hand};
+use crate::server::{Folder, TestServer, by_hand, client_command};
 use crate::wait;
 
 /// A server that leads and one that stands by on the same folder and has found it.
@@ -30,7 +32,13 @@ const JSON: &str = "Content-Type: application/json";
 #[test]
 fn a_standby_hands_on_what_only_the_leader_can_do() {
     let (first, second) = pair(&[]);
-    let job = by_hand("far", "echo one; sleep 0.2; echo two").to_string();
+    // What follows its output is there, or it does not wait for ever.
+    let go = first.folder.path().join("go");
+    let wait = format!(
+        "for n in $(seq 200); do [ -e '{0}' ] && break; sleep 0.1; done; [ -e '{0}' ] && echo two",
+        go.display()
+    );
+    let job = by_hand("far", &format!("echo one; {wait}")).to_string();
     let made = second.post("/v1/scheduler/iso8601", job.as_bytes()).expect("it answers");
     assert_eq!(made.status, 204, "{made:?}");
     assert_eq!(header(&made, "x-chronos-node"), Some(&*instance(&first)), "the leader answered");
@@ -56,9 +64,19 @@ fn a_standby_hands_on_what_only_the_leader_can_do() {
     });
     assert_eq!(here, there);
     assert_eq!(here.0, 400);
-    // The whole command line works here: what is asked for is done there, and output is streamed.
+    // The whole command line works here: what is asked for is done there, and output comes as it is written.
     second.cli(["run", "far"]).success();
-    second.cli(["logs", "-f", "far"]).success().stdout("one\ntwo\n");
+    let mut follows = client_command()
+        .args(["logs", "-f", "far"])
+        .env("CHRONOS_SERVER", format!("http://{}", second.address))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(follows.stdout.take().expect("it has one")).lines();
+    assert_eq!(lines.next().expect("a line").expect("it can be read"), "one");
+    std::fs::write(&go, "").expect("there is room");
+    assert_eq!(lines.next().expect("a line").expect("it can be read"), "two");
+    assert!(lines.next().is_none() && follows.wait().expect("it ends").success());
     second.cli(["why", "far"]).success();
     second.wait_for("far", "succeeded");
     second.cli(["pause", "far"]).success();
