@@ -157,6 +157,12 @@ impl Config {
         // What is about telling people, and about who may ask, has a file of its own.
         let asked = (flags.clone(), file.clone());
         let access = AccessTexts::pick(&mut layers, &asked.0, &asked.1, manner);
+        let disable_http_compression = layers.pick(
+            "disable_http_compression",
+            flags.disable_http_compression,
+            file.disable_http_compression,
+            false,
+        );
         let hostname =
             layers.pick("hostname", flags.hostname.map(Hosts), file.hostname.map(Hosts), Hosts(Vec::new()));
         let cluster = ClusterTexts::pick(&mut layers, &asked.0, &asked.1, manner);
@@ -198,12 +204,7 @@ impl Config {
                 file.history_count_max,
                 runs_kept,
             ),
-            disable_http_compression: layers.pick(
-                "disable_http_compression",
-                flags.disable_http_compression,
-                file.disable_http_compression,
-                false,
-            ),
+            disable_http_compression,
             job_history_limit: layers.pick(
                 "job_history_limit",
                 flags.job_history_limit,
