@@ -165,6 +165,11 @@ pub enum Known {
     Running,
     /// It is over.
     Ended(AttemptEnd),
+    /// Nobody can tell, and nobody waits for it any longer: it counts as ended, and may be heard of again.
+    GivenUp {
+        /// Why, for people; at most [`AttemptEnd::MESSAGE_MAX`] bytes.
+        message: Arc<str>,
+    },
     /// It never began, and under the present epoch it never will unless launched again.
     NeverBegan,
     /// Not to be had now; it may run or may have ended.
@@ -177,7 +182,7 @@ pub struct TaskEvent {
     /// Whose news.
     pub task: TaskId,
     /// [`Known::Waiting`], [`Known::Placed`], [`Known::Running`], [`Known::Ended`], or what it has come to that nobody
-    /// knew before: [`Known::NeverBegan`], [`Known::Unknown`].
+    /// knew before: [`Known::NeverBegan`], [`Known::GivenUp`], [`Known::Unknown`].
     pub known: Known,
 }
 

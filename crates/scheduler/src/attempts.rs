@@ -71,19 +71,11 @@ impl Scheduler {
         }
     }
 
-    /// Takes what an engine says. News of a task that nobody waits for is acknowledged and forgotten.
+    /// Takes what an engine says.
     pub(crate) fn task_news(&mut self, task: TaskId, news: TaskNews) {
         let run = self.book.run_of_task(&task).cloned();
         let Some((run, live)) = run.and_then(|run| run.live(&task).map(|live| (run, live))) else {
-            // Given up as lost, and now heard of again.
-            match news {
-                TaskNews::Ended(_) => self.effects.push(Effect::Acknowledge { task }),
-                TaskNews::Running | TaskNews::Waiting | TaskNews::Placed { .. } => {
-                    self.effects.push(Effect::Kill { task });
-                }
-                TaskNews::NeverBegan | TaskNews::Unknown => {}
-            }
-            return;
+            return self.heard_again(task, news);
         };
         match news {
             TaskNews::Waiting => self.task_waits(&run, live),
@@ -92,6 +84,10 @@ impl Scheduler {
             TaskNews::Ended(end) => {
                 self.attempt_ended(&run, live, end);
                 self.effects.push(Effect::Acknowledge { task });
+            }
+            TaskNews::GivenUp { message } => {
+                self.give_up(run.key, &live);
+                self.attempt_ended(&run, live, AttemptEnd::Lost { message });
             }
             TaskNews::NeverBegan => self.never_began(&run, live),
             TaskNews::Unknown => {
@@ -278,6 +274,7 @@ impl Scheduler {
     /// Nobody has been able to tell for so long that the attempt is given up.
     fn lose(&mut self, run: &Run, live: &Live, guarantee: Guarantee) {
         self.kills.remove(&live.task);
+        self.give_up(run.key, live);
         let mut run = run.clone();
         let message = "nobody could tell how it ended within `lostAfter`".into();
         run.attempts.push(Attempt {

@@ -1,5 +1,5 @@
-//! The audit: who did what. One entry for everything that a user asked for and that changed something, and for every
-//! change of a definition, whoever made it. Durable with the change; kept by the stores and never read by the core.
+//! The audit: who did what. One entry for everything that a user asked for and that changed something, for every
+//! change of a definition, whoever made it, and for what was heard too late for the history. Durable with the change; kept by the stores and never read by the core.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use crate::job::Pause;
 use crate::notice::{NoticeId, clipped};
 use crate::request::{Answer, Refusal, Request};
 use crate::revision::Deed;
+use crate::run::AttemptEnd;
 use crate::scheduler::Scheduler;
 
 /// Who asks. What the texts mean is known at the door of the server; here they are only kept.
@@ -134,6 +135,19 @@ pub enum Act {
         /// How many runs had a task there.
         runs: u64,
     },
+    /// How an attempt had ended in truth was heard after it had been recorded as lost, which it stays. Nobody asked.
+    HeardLate {
+        /// Of which run.
+        run: RunKey,
+        /// Which attempt, counted from 0.
+        attempt: u32,
+        /// Where it was.
+        node: Arc<str>,
+        /// When it had been recorded as lost.
+        lost: Timestamp,
+        /// How it ended, as its engine tells it.
+        end: AttemptEnd,
+    },
     /// A backup took the place of everything.
     StoreRestored {
         /// When it had been taken.
@@ -161,12 +175,13 @@ impl Act {
             Self::Reran { .. } => "reran",
             Self::NoticeRetried { .. } => "retriedNotice",
             Self::NodeForgotten { .. } => "forgotNode",
+            Self::HeardLate { .. } => "heardLate",
             Self::StoreRestored { .. } => "restoredStore",
         }
     }
 
     /// All words but those of definitions, which are [`Deed::WORDS`].
-    const OTHERS: [&'static str; 11] = [
+    const OTHERS: [&'static str; 12] = [
         "triggered",
         "killed",
         "markedSuccess",
@@ -177,6 +192,7 @@ impl Act {
         "reran",
         "retriedNotice",
         "forgotNode",
+        "heardLate",
         "restoredStore",
     ];
 

@@ -37,6 +37,8 @@ pub(crate) enum Timer {
     Backfill(BackfillId),
     /// The run has waited or run for as long as is worth telling: see [`Book::alert_at`].
     Alert(RunKey),
+    /// Some of what was given up of a job is old.
+    GivenUp(JobUid),
 }
 
 /// A queued run's turn among those of its job: what is due now before past slots that have not begun, then by due time.
@@ -355,7 +357,7 @@ impl Book {
 
     pub(crate) fn put_progress(&mut self, uid: JobUid, progress: Progress) {
         let old = self.state.progress.get(&uid);
-        let holds = |of: &Progress| (of.paused.clone(), of.quick_failures.clone());
+        let holds = |of: &Progress| (of.paused.clone(), of.quick_failures.clone(), of.given_up_until());
         let holds_change = old.is_none_or(|old| holds(old) != holds(&progress));
         if holds_change {
             self.unindex_holds(uid);
@@ -671,13 +673,15 @@ impl Book {
         self.timers.extend(ends);
     }
 
-    /// When a pause or a launch loop lets go of the job.
+    /// When a pause or a launch loop lets go of the job, and when it is to let go of what was given up.
     fn ends_of_holds(&self, uid: JobUid) -> Vec<(Timestamp, Timer)> {
         let Some(progress) = self.state.progress.get(&uid) else { return Vec::new() };
         let pause = progress.paused.as_ref().and_then(|pause| pause.until);
         let slowed = progress.quick_failures.as_ref().and_then(|loops| loops.until);
         let pause = pause.map(|until| (until, Timer::Pause(uid)));
-        pause.into_iter().chain(slowed.map(|until| (until, Timer::Loop(uid)))).collect()
+        let slowed = slowed.map(|until| (until, Timer::Loop(uid)));
+        let given_up = progress.given_up_until().map(|until| (until, Timer::GivenUp(uid)));
+        pause.into_iter().chain(slowed).chain(given_up).collect()
     }
 
     /// Under `catchUp: all` slots wait while a run of the job is queued, so its runs move its place.

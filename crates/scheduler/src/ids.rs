@@ -301,6 +301,12 @@ impl TaskId {
         fits.then(|| Self(text.into()))
     }
 
+    /// The keys of runs that the id may have in it: a job's name has dashes too.
+    pub fn keys(&self) -> impl Iterator<Item = RunKey> {
+        let identity = self.0.rsplit_once('-').map_or("", |(identity, _)| identity);
+        identity.match_indices('-').filter_map(|(at, _)| identity[at + 1..].parse().ok())
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::given_up::GivenUp;
 use crate::ids::{Cycle, GraphVersion, JobName, JobUid};
 use crate::launch_loop::QuickFailures;
 use crate::limits::Label;
@@ -308,6 +309,8 @@ pub struct Progress {
     pub last_error: Option<Moment>,
     /// Set while its attempts fail as soon as they are launched. Boxed, because hardly any job is like that.
     pub quick_failures: Option<Box<QuickFailures>>,
+    /// Attempts that were given up and may be heard of again, oldest first; at most [`GivenUp::COUNT_MAX`].
+    pub given_up: Vec<GivenUp>,
 }
 
 impl Progress {
@@ -327,7 +330,13 @@ impl Progress {
             last_success: None,
             last_error: None,
             quick_failures: None,
+            given_up: Vec::new(),
         }
+    }
+
+    /// When the first of what was given up is forgotten.
+    pub(crate) fn given_up_until(&self) -> Option<Timestamp> {
+        self.given_up.iter().map(GivenUp::until).min()
     }
 
     /// The identity of the last consumed slot.

@@ -12,6 +12,7 @@ mod attempts;
 mod backfilling;
 mod book;
 mod door;
+mod given_up;
 mod graph;
 mod jitter;
 mod joins;
@@ -43,6 +44,7 @@ pub mod state;
 
 pub use apply::{SET_BATCH, SET_BYTES_MAX, SET_MAX};
 pub use door::{HEIRS_MAX, WAITING_MAX};
+pub use given_up::GivenUp;
 pub use joins::JOINS_MAX;
 pub use launch_loop::QuickFailures;
 pub use post::{NOTICES_MAX, SETTLED_MAX};

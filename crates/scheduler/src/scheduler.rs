@@ -70,6 +70,11 @@ pub enum TaskNews {
     Running,
     /// It is over.
     Ended(AttemptEnd),
+    /// Nobody can tell, and nobody waits for it any longer: it counts as ended, and may be heard of again.
+    GivenUp {
+        /// Why, for people; at most [`AttemptEnd::MESSAGE_MAX`] bytes.
+        message: Arc<str>,
+    },
     /// It has not begun, and will not unless launched again.
     NeverBegan,
     /// Nobody can tell now.
@@ -218,13 +223,15 @@ impl Scheduler {
         }
     }
 
-    /// The tasks that a former leader may have launched: what must be reconciled first.
+    /// The tasks that a former leader may have launched: what must be reconciled first. Those that were given up are among
+    /// them: where one runs it is to be ended.
     pub fn open_tasks(&self) -> Vec<TaskId> {
-        let runs = self.book.state().runs.values();
-        runs.filter_map(
-            |run| if let RunState::Running(live) = &run.state { Some(live.task.clone()) } else { None },
-        )
-        .collect()
+        let state = self.book.state();
+        let live = state.runs.values().filter_map(|run| match &run.state {
+            RunState::Running(live) => Some(live.task.clone()),
+            RunState::Queued | RunState::Waiting { .. } => None,
+        });
+        live.chain(state.all_given_up().map(|(task, _)| task)).collect()
     }
 
     /// The state as decided so far; ahead of what is durable.
@@ -390,6 +397,7 @@ impl Scheduler {
                 Timer::Pause(uid) => self.end_pause(uid),
                 Timer::Loop(uid) => self.end_loop_pause(uid),
                 Timer::Backfill(id) => self.release(id),
+                Timer::GivenUp(uid) => self.forget_given_up(uid),
                 Timer::Alert(key) => self.watch_wait(key),
             }
             *budget -= 1;

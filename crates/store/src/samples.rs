@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use scheduler::QuickFailures;
 use scheduler::audit::{Act, Author, Entry};
 use scheduler::backfill::{Backfill, Children, Order, Rate, Redo};
 use scheduler::ids::{BackfillId, Cause, Cycle, GraphVersion, JobName, JobUid, RunKey, TaskId};
@@ -25,6 +24,7 @@ use scheduler::run::{
 };
 use scheduler::schedule::{DstPolicy, Fold, Gap, Nominal, Slot};
 use scheduler::state::{Arrival, Change, Fanout, Join, Meta, Stage, ZoneData};
+use scheduler::{GivenUp, QuickFailures};
 
 /// An instant near 2025-01-01, this many milliseconds later.
 pub fn at(ms: i64) -> Timestamp {
@@ -200,6 +200,9 @@ fn entries() -> Vec<(&'static str, Entry)> {
     all.push(("audit: of no job, by nobody", nobody(Act::NoticeRetried { id: NoticeId(7) })));
     let node = "3f9a2c0d11b7e845".into();
     all.push(("audit: forgot a node", nobody(Act::NodeForgotten { node, runs: 2 })));
+    let end = AttemptEnd::Failed { exit: Some(3), signal: None, message: "exit status 3".into() };
+    let late = Act::HeardLate { run, attempt: 1, node: "3f9a2c0d11b7e845".into(), lost: at(9), end };
+    all.push(("audit: heard late", Entry { author: Author::default(), ..entry(1, 5, "", late) }));
     all.push(("audit: restored", nobody(Act::StoreRestored { taken: at(3), lines: 17 })));
     all
 }
@@ -231,6 +234,7 @@ fn busy_progress() -> Progress {
         last_success: Some(at(-50).into()),
         last_error: Some(at(-20).into()),
         quick_failures: Some(Box::new(QuickFailures { count: 6, last: at(30), until: Some(at(2030)) })),
+        given_up: vec![GivenUp { run: slot(1, 5), attempt: 1, node: "3f9a2c0d11b7e845".into(), at: at(40) }],
     }
 }
 
@@ -826,8 +830,12 @@ fn any_progress() -> impl Strategy<Value = Progress> {
     let quick_failures = (any::<u32>(), any_at(), option::of(any_at()))
         .prop_map(|(count, last, until)| Box::new(QuickFailures { count, last, until }));
     let holds = (option::of(paused), option::of(quick_failures));
-    (slots, counts, times, holds, vec((any_uid(), any_cycle()), 0..3)).prop_map(
-        |((mark, next, remaining), counts, (accounted_since, last_success, last_error), holds, flags)| {
+    let given_up = (any_key(), any::<u32>(), any_text(), any_at());
+    let given_up = given_up.prop_map(|(run, attempt, node, at)| GivenUp { run, attempt, node, at });
+    let lists = (vec((any_uid(), any_cycle()), 0..3), vec(given_up, 0..3));
+    (slots, counts, times, holds, lists).prop_map(
+        |((mark, next, remaining), counts, (accounted_since, last_success, last_error), holds, lists)| {
+            let (flags, given_up) = lists;
             let (paused, quick_failures) = holds;
             let (sequence, successes, errors, errors_in_a_row) = counts;
             Progress {
@@ -844,6 +852,7 @@ fn any_progress() -> impl Strategy<Value = Progress> {
                 last_success: last_success.map(Moment::from),
                 last_error: last_error.map(Moment::from),
                 quick_failures,
+                given_up,
             }
         },
     )

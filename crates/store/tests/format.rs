@@ -94,6 +94,20 @@ fn a_node_that_was_forgotten_is_nothing_new_to_older_versions() {
     assert_eq!((&entry.act, &entry.job), (&Act::Killed { run: None, runs: 2 }, &None));
 }
 
+/// As the first versions of this format had it: to them none of the runs was killed.
+#[test]
+fn what_was_heard_late_is_nothing_new_to_older_versions() {
+    let mut changes = every_change().into_iter();
+    let (_, heard) = changes.find(|(title, _)| *title == "audit: heard late").expect("one");
+    let line = line(&heard);
+    let Change::Note(entry) = heard else { panic!("{line}") };
+    let Act::HeardLate { run, .. } = entry.act else { panic!("{line}") };
+    let late = &line[line.find(r#","late":{"#).expect("that it is")..line.len() - "}}}}".len()];
+    // A field that they do not know is ignored.
+    let Ok(Change::Note(entry)) = read_change(line.replace(late, "").as_bytes()) else { panic!("{line}") };
+    assert_eq!(entry.act, Act::Killed { run: Some(run), runs: 0 });
+}
+
 #[test]
 fn what_is_wrong_and_where_is_said() {
     let check = |line: &str, says: &str| {

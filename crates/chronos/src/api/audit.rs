@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use engine::addresses;
 use scheduler::audit::{Act, Entry};
-use scheduler::ids::JobUid;
+use scheduler::ids::{JobUid, TaskId};
 use scheduler::job::Pause;
 use scheduler::revision::{Deed, Revision};
 use serde::{Deserialize, Serialize};
@@ -18,8 +18,10 @@ use super::access::origin_of;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Params, instant_of, job_of, limit};
 use super::lists::{Field, Order, Way, words, wrong_cursor};
+use super::view::details;
 use super::{ApiContext, versions};
 use crate::wire::job::instant;
+use crate::wire::outcome::word_of_end;
 use crate::wire::patch::diff;
 
 /// Which entries.
@@ -32,7 +34,7 @@ pub(super) struct Wanted {
     by: Option<String>,
     /// Only what was done so, separated by commas: `created`, `replaced`, `patched`, `applied`, `rolledBack`, `restored`,
     /// `deleted`, `inherited`, `disabled`, `triggered`, `killed`, `markedSuccess`, `paused`, `resumed`, `backfilled`,
-    /// `cancelledBackfill`, `reran`, `retriedNotice`, `forgotNode`, `restoredStore`.
+    /// `cancelledBackfill`, `reran`, `retriedNotice`, `forgotNode`, `heardLate`, `restoredStore`.
     act: Option<String>,
     /// Only at or after this.
     from: Option<String>,
@@ -69,11 +71,13 @@ pub(super) struct EntryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<String>,
     /// How it was: of a definition the version and the fields that were different, as far as both versions are kept; of a
-    /// pause all of it; of a node that was given up which, and how many runs had a task there.
+    /// pause all of it; of a node that was given up which, and how many runs had a task there; of an attempt that is recorded
+    /// as lost since when, and on which node it was.
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Value::is_null")]
     before: Value,
-    /// How it is since: the same, or the run, the backfill or the notice that came of it. Values of environment variables,
+    /// How it is since: the same, or the run, the backfill or the notice that came of it; of an attempt how it had ended in
+    /// truth, which is heard late and changes nothing. Values of environment variables,
     /// passwords in URLs and what follows `?` in those of files are not told.
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -190,6 +194,16 @@ impl Definitions {
 async fn view(ctx: &ApiContext, kept: &mut Definitions, entry: &Entry) -> Result<EntryView, ApiError> {
     let (before, after) = match (&entry.act, &entry.job) {
         (Act::Defined { deed, version }, Some((uid, _))) => defined(ctx, kept, *uid, *deed, *version).await?,
+        (Act::HeardLate { run, attempt, node, lost, end }, Some((_, name))) => {
+            let task = TaskId::of(name, *run, *attempt).to_string();
+            let (exit, signal, message) = details(end);
+            let before = json!({ "outcome": "lost", "at": instant(*lost), "node": &**node });
+            let after = json!({
+                "run": run.to_string(), "attempt": attempt, "task": task, "outcome": word_of_end(end), "exit": exit,
+                "signal": signal, "message": message,
+            });
+            (before, after)
+        }
         (act, _) => states(act),
     };
     let (address, request) = origin_of(&entry.author);
@@ -246,6 +260,7 @@ fn states(act: &Act) -> (Value, Value) {
     let after = match act {
         // Not without a job, and told above.
         Act::Defined { version, .. } => json!({ "version": version }),
+        Act::HeardLate { run, attempt, .. } => json!({ "run": run.to_string(), "attempt": attempt }),
         Act::Triggered { run } | Act::Marked { run } => json!({ "run": run.to_string() }),
         Act::Killed { run: Some(run), runs } => json!({ "run": run.to_string(), "runs": runs }),
         Act::Killed { run: None, runs } => json!({ "runs": runs }),

@@ -26,7 +26,12 @@ fn begin() {
     use metrics::{counter, gauge, histogram};
     gauge!("chronos_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     gauge!("chronos_leader").set(0.0);
-    for name in ["chronos_launches_total", "chronos_launch_loops_total", "chronos_logins_refused_total"] {
+    for name in [
+        "chronos_launches_total",
+        "chronos_launch_loops_total",
+        "chronos_late_outcomes_total",
+        "chronos_logins_refused_total",
+    ] {
         counter!(name).absolute(0);
     }
     for outcome in OUTCOMES {
@@ -58,6 +63,10 @@ fn describe() {
     describe_gauge!("chronos_alerts_lost", "Alerts that nobody was told of, because the outbox was full");
     describe_counter!("chronos_http_requests_total", "HTTP requests");
     describe_counter!("chronos_launch_loops_total", "Jobs that began to fail as soon as they were launched");
+    describe_counter!(
+        "chronos_late_outcomes_total",
+        "Ends of attempts that were heard after they were recorded as lost"
+    );
     describe_gauge!("chronos_held_runs", "Queued runs that a limit of this server holds back, by limit");
     describe_gauge!("chronos_jobs", "Jobs");
     describe_gauge!("chronos_live_runs", "Runs that have not ended, by state");

@@ -16,7 +16,7 @@ use super::access;
 use super::error::{self, ApiError, ErrorBody, no_such_job};
 use super::extract::{self, Document, Segments};
 use super::{ANSWER_WITHIN, ApiContext, SHOWN_WITHIN, seq_header};
-use crate::node::{AskError, memory};
+use crate::node::AskError;
 use crate::wire::job::is_data_job;
 use crate::wire::shape::{Shape, optional, required};
 
@@ -124,7 +124,7 @@ async fn known_of(ctx: &ApiContext, task: &TaskId) -> Result<Option<Known>, ApiE
         let ours = attempts.iter().find(|attempt| TaskId::of(job, key, attempt.number) == *task);
         ours.map(|attempt| Known::Ended(attempt.end.clone()))
     };
-    for key in memory::keys(task) {
+    for key in task.keys() {
         let live = ctx.node.projection.read().state().runs.get(&key).cloned();
         let known = match live {
             Some(run) if has(&run, task) => Some(Known::Running),

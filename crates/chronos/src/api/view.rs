@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use crate::wire::duration;
 use crate::wire::job::{instant, is_exhausted};
 pub(super) use crate::wire::outcome::{fault, word};
-use crate::wire::outcome::{reason, why};
+use crate::wire::outcome::{reason, why, word_of_end};
 
 /// A run, or a row of slots that never became runs.
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -222,17 +222,19 @@ fn killing(reason: &KillReason) -> &'static str {
     }
 }
 
+/// Exit status, signal and message of an end, as far as it has them.
+pub(super) fn details(end: &AttemptEnd) -> (Option<i32>, Option<i32>, Option<String>) {
+    match end {
+        AttemptEnd::Succeeded => (Some(0), None, None),
+        AttemptEnd::Failed { exit, signal, message } => (*exit, *signal, Some(message.to_string())),
+        AttemptEnd::Killed | AttemptEnd::TimedOut => (None, None, None),
+        AttemptEnd::Lost { message } => (None, None, Some(message.to_string())),
+    }
+}
+
 impl AttemptView {
     fn ended(job: &JobName, run: RunKey, attempt: &Attempt) -> Self {
-        let (outcome, exit, signal, message) = match &attempt.end {
-            AttemptEnd::Succeeded => ("succeeded", Some(0), None, None),
-            AttemptEnd::Failed { exit, signal, message } => {
-                ("failed", *exit, *signal, Some(message.to_string()))
-            }
-            AttemptEnd::Killed => ("killed", None, None, None),
-            AttemptEnd::TimedOut => ("timedOut", None, None, None),
-            AttemptEnd::Lost { message } => ("lost", None, None, Some(message.to_string())),
-        };
+        let (exit, signal, message) = details(&attempt.end);
         Self {
             number: attempt.number,
             task: TaskId::of(job, run, attempt.number).to_string(),
@@ -240,7 +242,7 @@ impl AttemptView {
             launched: instant(attempt.launched),
             started: attempt.started.map(instant),
             ended: Some(instant(attempt.ended)),
-            outcome,
+            outcome: word_of_end(&attempt.end),
             exit,
             signal,
             message: message.filter(|m| !m.is_empty()),

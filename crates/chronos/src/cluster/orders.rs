@@ -111,7 +111,10 @@ impl From<Known> for State {
             }
             Known::Ended(AttemptEnd::Killed) => Self::Killed,
             Known::Ended(AttemptEnd::TimedOut) => Self::TimedOut,
-            Known::Ended(AttemptEnd::Lost { message }) => Self::Lost { message: message.to_string() },
+            // A node says so of its own tasks never.
+            Known::GivenUp { message } | Known::Ended(AttemptEnd::Lost { message }) => {
+                Self::Lost { message: message.to_string() }
+            }
         }
     }
 }

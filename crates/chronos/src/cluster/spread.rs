@@ -17,6 +17,7 @@ use engine::{
     TaskEvent, TaskSpec, since_boot,
 };
 use futures_util::future::join_all;
+use scheduler::GivenUp;
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::RunState;
 use store::{Member, Store};
@@ -27,7 +28,7 @@ use super::news::News;
 use super::orders::{Asked, Piece, Told};
 use super::{TO, reach};
 use crate::config::Credentials;
-use crate::node::{Node, memory};
+use crate::node::Node;
 use table::{Place, Question, Silence, Table};
 
 /// How often tasks that run elsewhere are asked for.
@@ -133,7 +134,7 @@ impl Spread {
         let Some(others) = self.others.get() else { return Place::Here };
         let projection = others.node.projection.read();
         let state = projection.state();
-        for run in memory::keys(task).filter_map(|key| state.runs.get(&key)) {
+        for run in task.keys().filter_map(|key| state.runs.get(&key)) {
             let RunState::Running(live) = &run.state else { continue };
             if live.task != *task {
                 continue;
@@ -145,14 +146,18 @@ impl Spread {
             let contained = state.jobs.get(&run.key.job).is_none_or(|job| job.body.contains("\"container\""));
             return Place::There { node: live.node.clone(), contained };
         }
-        Place::Nowhere
+        match state.given_up(task) {
+            Some(GivenUp { node, .. }) if **node == *self.here || self.local.has_place(node) => Place::Here,
+            Some(GivenUp { node, .. }) => Place::GivenUp { node: node.clone() },
+            None => Place::Nowhere,
+        }
     }
 
     /// The other node that has to do with a task: where it is, or where it was when it was given up.
     fn other_node(&self, task: &TaskId) -> Option<Arc<str>> {
         match self.place(task) {
             Place::Here => None,
-            Place::There { node, .. } => Some(node),
+            Place::There { node, .. } | Place::GivenUp { node } => Some(node),
             Place::Nowhere => self.state().table.node_of(task).cloned(),
         }
     }
@@ -224,7 +229,7 @@ impl Spread {
     }
 
     /// What is known of tasks of another node.
-    async fn ask(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, bool)]) -> Vec<Known> {
+    async fn ask(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, Place)]) -> Vec<Known> {
         let names: Vec<TaskId> = tasks.iter().map(|(task, _)| task.clone()).collect();
         let asked = Asked { reconcile: Asked::names(&names), ..Asked::of(epoch) };
         let left_alone = self.state().table.leaves_alone(node, since_boot());
@@ -244,7 +249,7 @@ impl Spread {
                 }
                 let silence = self.silence(node).await;
                 tracing::debug!(%problem, ?silence, "a node was asked for its tasks");
-                tasks.iter().map(|(_, contained)| silence.known(node, *contained)).collect()
+                tasks.iter().map(|(_, place)| silence.known(node, place)).collect()
             }
         }
     }
@@ -266,7 +271,7 @@ impl Spread {
     }
 
     /// Asks another node, and goes on asking until the ends of these tasks are acknowledged.
-    async fn ask_and_watch(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, bool)]) -> Vec<Known> {
+    async fn ask_and_watch(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, Place)]) -> Vec<Known> {
         let answers = self.ask(epoch, node, tasks).await;
         let mut state = self.state();
         if state.epoch == Some(epoch) {
@@ -335,7 +340,7 @@ impl Spread {
     }
 
     /// Asks for some of what is watched, and tells what is new.
-    async fn look_at(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, bool)]) {
+    async fn look_at(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, Place)]) {
         let known = self.ask(epoch, node, tasks).await;
         let mut state = self.state();
         // What was heard in the name of another term may be old.
@@ -424,11 +429,10 @@ impl Engine for Spread {
         let mut here = Vec::new();
         let mut there: BTreeMap<Arc<str>, Question> = BTreeMap::new();
         for task in tasks {
-            match self.place(task) {
-                Place::There { node, contained } => {
-                    there.entry(node).or_default().push((task.clone(), contained));
-                }
-                Place::Here | Place::Nowhere => here.push(task.clone()),
+            let place = self.place(task);
+            match place.elsewhere() {
+                Some(node) => there.entry(node.clone()).or_default().push((task.clone(), place)),
+                None => here.push(task.clone()),
             }
         }
         let others = join_all(there.iter().map(|(node, tasks)| self.ask_and_watch(epoch, node, tasks)));

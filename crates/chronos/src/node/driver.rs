@@ -12,12 +12,12 @@ use engine::{Known, Readiness, TaskEvent};
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
-use scheduler::audit::Act;
+use scheduler::audit::{Act, Entry};
 use scheduler::clock::ClockGuard;
 use scheduler::ids::{Seq, TaskId};
 use scheduler::job::{Job, Plan, Progress, Rules};
 use scheduler::request::RequestId;
-use scheduler::run::{Outcome, Record, RunState, Skipped};
+use scheduler::run::{AttemptEnd, Outcome, Record, RunState, Skipped};
 use scheduler::state::{Change, State};
 use scheduler::{Effect, Event, QuickFailures, Scheduler, Settings, TaskNews};
 use store::{Applied, Deposed, OutcomeKind, StoreError, Term};
@@ -427,8 +427,10 @@ impl Driver<'_> {
             return Err(Deposed { reason: format!("the projection has a gap: {gap}") });
         }
         for change in &applied.changes {
-            if let Change::Append(record) = change {
-                tell(record);
+            match change {
+                Change::Append(record) => tell(record),
+                Change::Note(entry) => tell_late(entry),
+                _ => {}
             }
         }
         for effect in effects {
@@ -495,6 +497,7 @@ fn weight(change: &Change) -> usize {
             }
             Act::Resumed { before } => NOTE + before.reason.len() * 2,
             Act::NodeForgotten { node, .. } => NOTE + node.len() * 2,
+            Act::HeardLate { node, end, .. } => NOTE + (node.len() + message_len(end)) * 2,
             _ => NOTE,
         },
         Change::PutRun(run) => {
@@ -509,7 +512,8 @@ fn weight(change: &Change) -> usize {
         Change::PutJoin(join) => 400 + join.parents.len() * 40,
         Change::PutProgress(_, progress) => {
             let reason = progress.paused.as_ref().map_or(0, |pause| pause.reason.len() * 2);
-            700 + reason + progress.flags.len() * 80
+            let given_up: usize = progress.given_up.iter().map(|one| 150 + one.node.len() * 2).sum();
+            700 + reason + progress.flags.len() * 80 + given_up
         }
         Change::PutNotice(notice) => 900 + notice.alerts.len() * 1000,
         Change::Meta(_) => 600,
@@ -532,12 +536,24 @@ fn reason_weight(outcome: &Outcome) -> usize {
 }
 
 fn attempts_weight(attempts: &[scheduler::run::Attempt], each: usize) -> usize {
-    use scheduler::run::AttemptEnd::{Failed, Lost};
-    let message = |a: &scheduler::run::Attempt| match &a.end {
-        Failed { message, .. } | Lost { message } => message.len() * 2,
-        _ => 0,
+    attempts.iter().map(|a| each + message_len(&a.end) * 2).sum()
+}
+
+fn message_len(end: &AttemptEnd) -> usize {
+    match end {
+        AttemptEnd::Failed { message, .. } | AttemptEnd::Lost { message } => message.len(),
+        AttemptEnd::Succeeded | AttemptEnd::Killed | AttemptEnd::TimedOut => 0,
+    }
+}
+
+/// Says what was heard too late for the history, to the log and the metrics.
+fn tell_late(entry: &Entry) {
+    let (Act::HeardLate { run, attempt, node, lost, end }, Some((_, job))) = (&entry.act, &entry.job) else {
+        return;
     };
-    attempts.iter().map(|a| each + message(a)).sum()
+    counter!("chronos_late_outcomes_total").increment(1);
+    let outcome = outcome::word_of_end(end);
+    warn!(%job, %run, attempt, %node, %lost, outcome, "heard how an attempt ended that is recorded as lost");
 }
 
 /// Says what was recorded, to the log and the metrics.

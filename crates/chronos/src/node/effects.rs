@@ -408,6 +408,7 @@ pub(super) fn news_of(known: Known) -> TaskNews {
         Known::Placed { node } => TaskNews::Placed { node },
         Known::Running => TaskNews::Running,
         Known::Ended(end) => TaskNews::Ended(end),
+        Known::GivenUp { message } => TaskNews::GivenUp { message },
         Known::NeverBegan => TaskNews::NeverBegan,
         Known::Unknown => TaskNews::Unknown,
     }

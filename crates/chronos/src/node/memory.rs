@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::{EngineError, Memory};
-use scheduler::ids::{Epoch, RunKey, TaskId};
+use scheduler::ids::{Epoch, TaskId};
 use scheduler::request::Request;
 use scheduler::run::{Attempt, Record, Run, RunState};
 use tokio::sync::watch;
@@ -49,7 +49,7 @@ fn unknown(why: &str) -> EngineError {
 impl Memory for NodeMemory {
     async fn node_of(&self, task: &TaskId) -> Result<Option<Arc<str>>, EngineError> {
         let node = self.node().await?;
-        for key in keys(task) {
+        for key in task.keys() {
             let live = node.projection.read().state().runs.get(&key).cloned();
             let found = match live {
                 Some(run) => of_live(&run, task),
@@ -124,11 +124,4 @@ fn of_live(run: &Run, task: &TaskId) -> Option<Arc<str>> {
 
 fn of_attempts(task: &TaskId, attempts: &[Attempt], name: impl Fn(u32) -> TaskId) -> Option<Arc<str>> {
     attempts.iter().find(|attempt| name(attempt.number) == *task).map(|attempt| attempt.node.clone())
-}
-
-/// The keys of runs that the id of a task may have in it: a job's name has dashes too.
-pub(crate) fn keys(task: &TaskId) -> impl Iterator<Item = RunKey> {
-    let text = task.as_str();
-    let identity = text.rsplit_once('-').map_or("", |(identity, _)| identity);
-    identity.match_indices('-').filter_map(|(at, _)| identity[at + 1..].parse().ok())
 }

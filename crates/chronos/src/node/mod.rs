@@ -6,7 +6,7 @@ mod driver;
 mod effects;
 mod heritage;
 mod life;
-pub(crate) mod memory;
+mod memory;
 mod outlook;
 mod pulse;
 mod restore;

@@ -17,6 +17,17 @@ pub fn word(kind: OutcomeKind) -> &'static str {
     }
 }
 
+/// The word for the end of an attempt.
+pub fn word_of_end(end: &AttemptEnd) -> &'static str {
+    word(match end {
+        AttemptEnd::Succeeded => OutcomeKind::Succeeded,
+        AttemptEnd::Failed { .. } => OutcomeKind::Failed,
+        AttemptEnd::Killed => OutcomeKind::Killed,
+        AttemptEnd::TimedOut => OutcomeKind::TimedOut,
+        AttemptEnd::Lost { .. } => OutcomeKind::Lost,
+    })
+}
+
 /// The reason of an outcome, where it has one.
 pub fn reason(outcome: &Outcome) -> Option<String> {
     Some(match outcome {

@@ -293,6 +293,47 @@ fn a_node_that_will_not_come_back_is_forgotten() {
     second.cli(["node", "forget", "nobody"]).exit(3).says("there is no node `nobody`");
 }
 
+/// It was forgotten too soon: what it did meanwhile is told, and what was recorded stays.
+#[test]
+fn what_became_of_a_task_that_is_recorded_as_lost_is_heard_when_its_node_is_back() {
+    let Some(fleet) = Fleet::new() else { return };
+    // Its tasks outlive the server, and nobody counts on their end.
+    let keep = ["--on_isolation", "keep"];
+    let (first, second) = (fleet.joined(&keep), fleet.joined(&[]));
+    let node = first.get_json("/v1/status")["node"].as_str().unwrap().to_owned();
+    let flag = Folder::new();
+    let done = flag.path().join("done");
+    let command = format!("until [ -e {} ]; do sleep 0.1; done", done.display());
+    second.put(by_hand("away", &command));
+    second.cli(["run", "away"]).success();
+    second.wait_for_run("away", "it runs", |run| run["state"] == "running");
+    let folder = first.kill();
+    second.wait_ready();
+    wait::until("it is forgotten", || {
+        second.cli(["node", "forget", &node]).stdout_text().contains("forgot node").then_some(())
+    });
+    let recorded = second.wait_for("away", "lost");
+    let heard = |server: &TestServer| server.get_json("/v1/audit?job=away&act=heardLate")["entries"].clone();
+    assert_eq!(heard(&second), json!([]));
+    std::fs::write(&done, "").expect("the flag can be written");
+    let _back = fleet.node(folder, &keep);
+    let entries =
+        wait::until("its end is heard", || Some(heard(&second)).filter(|heard| *heard != json!([])));
+    assert_eq!(entries.as_array().map(Vec::len), Some(1), "{entries:#}");
+    let (entry, attempt) = (&entries[0], &recorded["attempts"][0]);
+    assert_eq!(entry["before"], json!({ "outcome": "lost", "at": attempt["ended"], "node": node }));
+    assert_eq!(entry["after"]["outcome"], "succeeded", "{entry:#}");
+    assert_eq!(
+        (&entry["after"]["run"], &entry["after"]["task"]),
+        (&recorded["key"], &attempt["task"]),
+        "{entry:#}"
+    );
+    second.cli(["audit", "away"]).success().says("heardLate").says("outcome succeeded");
+    assert_eq!(second.runs("away"), [recorded], "what was recorded stays");
+    let job = second.get_json("/v1/jobs/away");
+    assert_eq!((&job["successCount"], &job["errorCount"]), (&json!(0), &json!(1)), "{job:#}");
+}
+
 #[test]
 fn an_empty_store_is_not_taken_for_the_one_that_had_jobs() {
     let (Some(fleet), Some(other)) = (Fleet::new(), Fleet::new()) else { return };

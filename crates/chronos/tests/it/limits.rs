@@ -139,6 +139,7 @@ fn a_limit_holds_runs_and_says_so() {
         "chronos_held_runs{limit=\"running_max 2\"} 1",
         "chronos_runs_total{outcome=\"missed\"} 0",
         "chronos_launch_loops_total 0",
+        "chronos_late_outcomes_total 0",
         "chronos_unknown_attempts 0",
         "chronos_age_seconds 0",
     ] {

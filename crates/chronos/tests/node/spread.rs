@@ -14,28 +14,37 @@ struct Remote {
     /// The tasks that it was asked for, one after the other.
     asked: Arc<Mutex<Vec<String>>>,
     acknowledged: Arc<Mutex<Vec<String>>>,
+    killed: Arc<Mutex<Vec<String>>>,
 }
 
 type Script = dyn Fn(String) -> BoxFuture<'static, Value> + Send + Sync;
+/// The same, of a task and those that were to be killed.
+type ScriptOfKills = dyn Fn(String, &[String]) -> BoxFuture<'static, Value> + Send + Sync;
 
 impl Remote {
     async fn start(node: &str, store: &MemoryStore, script: Box<Script>) -> Self {
+        Self::start_with(node, store, Box::new(move |task, _| script(task))).await
+    }
+
+    async fn start_with(node: &str, store: &MemoryStore, script: Box<ScriptOfKills>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = vec![listener.local_addr().unwrap().to_string()];
         let candidate = Candidate { node: node.into(), addresses, pid: 1, ..Candidate::default() };
-        let remote = Self { asked: Arc::default(), acknowledged: Arc::default() };
-        let (asked, acknowledged, script) =
-            (remote.asked.clone(), remote.acknowledged.clone(), Arc::new(script));
+        let remote = Self { asked: Arc::default(), acknowledged: Arc::default(), killed: Arc::default() };
+        let (asked, acknowledged, killed, script) =
+            (remote.asked.clone(), remote.acknowledged.clone(), remote.killed.clone(), Arc::new(script));
         let names = |body: &Value, field: &str| -> Vec<String> {
             let names = body[field].as_array().into_iter().flatten();
             names.filter_map(Value::as_str).map(str::to_owned).collect()
         };
         let told = move |Json(body): Json<Value>| async move {
             acknowledged.lock().unwrap().extend(names(&body, "acknowledge"));
+            killed.lock().unwrap().extend(names(&body, "kill"));
             let mut known = Vec::new();
             for task in names(&body, "reconcile") {
                 asked.lock().unwrap().push(task.clone());
-                known.push(script(task).await);
+                let answer = script(task, &killed.lock().unwrap());
+                known.push(answer.await);
             }
             Json(json!({ "known": known }))
         };
@@ -125,6 +134,48 @@ async fn what_never_began_elsewhere_is_launched_here_and_asked_for_there_no_more
     assert_eq!(count(&remote.acknowledged, "a"), 0, "its end came from here");
     assert_eq!(here.begun().len(), 1, "once");
     task.shutdown().await;
+}
+
+impl Cluster {
+    /// The ends that were heard late, as the audit has them.
+    async fn heard_late(&self) -> Vec<AttemptEnd> {
+        let query = store::AuditQuery { acts: vec!["heardLate"], ..store::AuditQuery::default() };
+        let entries = self.store.audit(&query).await.unwrap().entries;
+        let end = |entry: scheduler::audit::Entry| match entry.act {
+            scheduler::audit::Act::HeardLate { end, .. } => Some(end),
+            _ => None,
+        };
+        entries.into_iter().filter_map(end).collect()
+    }
+}
+
+/// Its node had promised that its tasks end, and did not keep it: the next leader finds what runs on, ends it, and hears
+/// what became of it.
+#[tokio::test]
+async fn what_a_former_leader_gave_up_is_ended_by_the_next() {
+    let cluster = Cluster::new();
+    cluster.leave_behind("n1", &["a"]).await;
+    let gone = Candidate { node: "n1".into(), pid: 1, ..Candidate::default() };
+    cluster.store.announce(&gone, r#"{"tasksEndAfterMs":1000}"#).await.unwrap();
+    cluster.store.fell_silent("n1", Duration::from_secs(60));
+    let (second, second_task, _others) = cluster.join("n2", &FakeMachine::new());
+    leads(&second).await;
+    let given_up = |node: &Node| node.projection.read().state().all_given_up().count();
+    eventually("it is given up", || async { given_up(&second) == 1 }).await;
+    second_task.shutdown().await;
+
+    // It ends once that was asked for.
+    let says = |task: String, killed: &[String]| {
+        let known = json!(if killed.contains(&task) { "killed" } else { "running" });
+        Box::pin(std::future::ready(known)) as BoxFuture<'static, Value>
+    };
+    let remote = Remote::start_with("n1", &cluster.store, Box::new(says)).await;
+    let (third, third_task, _others) = cluster.join("n3", &FakeMachine::new());
+    leads(&third).await;
+    eventually("its end is noted", || async { cluster.heard_late().await == [AttemptEnd::Killed] }).await;
+    eventually("where it was that is known", || async { count(&remote.acknowledged, "a") > 0 }).await;
+    assert_eq!(given_up(&third), 0);
+    third_task.shutdown().await;
 }
 
 /// A question that is not answered, until whoever asked waits no longer.

@@ -31,6 +31,8 @@ enum Deed {
     Cancel(usize, bool),
     Rerun(usize, bool),
     News(usize, u8),
+    /// News of a task that was given up.
+    Again(usize, u8),
     FailOver(u32),
     Engine(bool),
     Clock(bool),
@@ -103,7 +105,8 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         2 => (name, 1u32..4, any::<bool>(), any::<bool>()).prop_map(|(n, p, o, r)| Deed::Backfill(n, p, o, r)),
         1 => (0usize..4, any::<bool>()).prop_map(|(n, kill)| Deed::Cancel(n, kill)),
         2 => (0usize..16, any::<bool>()).prop_map(|(n, follow)| Deed::Rerun(n, follow)),
-        12 => (0usize..8, 0u8..8).prop_map(|(n, what)| Deed::News(n, what)),
+        12 => (0usize..8, 0u8..9).prop_map(|(n, what)| Deed::News(n, what)),
+        3 => (0usize..8, 0u8..9).prop_map(|(n, what)| Deed::Again(n, what)),
         1 => (0u32..600).prop_map(Deed::FailOver),
         1 => any::<bool>().prop_map(Deed::Engine),
         1 => any::<bool>().prop_map(Deed::Clock),
@@ -113,6 +116,19 @@ fn any_deed() -> impl Strategy<Value = Deed> {
 
 fn name(n: usize) -> String {
     format!("j{n}")
+}
+
+fn news(what: u8) -> TaskNews {
+    match what {
+        0 => TaskNews::Running,
+        1 => TaskNews::Unknown,
+        2 => TaskNews::NeverBegan,
+        3 => TaskNews::Ended(AttemptEnd::Killed),
+        4 => TaskNews::Ended(AttemptEnd::Lost { message: "law".into() }),
+        5 => TaskNews::Ended(AttemptEnd::failed("law")),
+        6 => TaskNews::GivenUp { message: "law".into() },
+        _ => TaskNews::Ended(AttemptEnd::Succeeded),
+    }
 }
 
 fn carry_out(w: &mut World, deed: Deed) {
@@ -162,19 +178,15 @@ fn carry_out(w: &mut World, deed: Deed) {
         }
         Deed::News(n, what) => {
             let Some(task) = w.alive.keys().nth(n).cloned() else { return };
-            let news = match what {
-                0 => TaskNews::Running,
-                1 => TaskNews::Unknown,
-                2 => TaskNews::NeverBegan,
-                3 => TaskNews::Ended(AttemptEnd::Killed),
-                4 => TaskNews::Ended(AttemptEnd::Lost { message: "law".into() }),
-                5 => TaskNews::Ended(AttemptEnd::failed("law")),
-                _ => TaskNews::Ended(AttemptEnd::Succeeded),
-            };
+            let news = news(what);
             if !matches!(news, TaskNews::Running | TaskNews::Unknown) {
                 w.alive.remove(&task);
             }
             w.event(Event::Task { task, news });
+        }
+        Deed::Again(n, what) => {
+            let Some((task, _)) = w.stored.all_given_up().nth(n) else { return };
+            w.event(Event::Task { task, news: news(what) });
         }
         Deed::FailOver(s) => w.fail_over(&w.now.checked_add(seconds(s.into())).unwrap().to_string()),
         Deed::Engine(ready) => w.event(Event::Engine { ready }),

@@ -7,6 +7,7 @@ mod apply;
 mod audit;
 mod backfill;
 mod editing;
+mod given_up;
 mod herd;
 mod jitter;
 mod joins;

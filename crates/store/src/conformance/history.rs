@@ -202,10 +202,12 @@ pub async fn the_audit_is_found(backing: &impl Backing) {
     let mut leader = Leader::of(backing).await;
     for n in 0..60_u32 {
         let by = ["ops", "dev", ""][n as usize % 3];
-        let act = match n % 4 {
-            0 => Act::Defined { deed: Deed::Replaced, version: n },
-            1 => Act::Triggered { run: slot(1, n.into()) },
-            2 => Act::NodeForgotten { node: format!("node-{n}").into(), runs: n.into() },
+        let (run, lost, end) = (slot(1, n.into()), at(0), scheduler::run::AttemptEnd::Succeeded);
+        let act = match n % 8 {
+            0 | 4 => Act::Defined { deed: Deed::Replaced, version: n },
+            1 | 5 => Act::Triggered { run },
+            2 | 6 => Act::NodeForgotten { node: format!("node-{n}").into(), runs: n.into() },
+            3 => Act::HeardLate { run, attempt: n, node: "node".into(), lost, end },
             _ => Act::Killed { run: None, runs: n.into() },
         };
         // Clocks go back.
@@ -228,6 +230,7 @@ pub async fn the_audit_is_found(backing: &impl Backing) {
             AuditQuery { acts: vec!["killed", "triggered"], ..all.clone() },
             AuditQuery { acts: vec!["kill"], ..all.clone() },
             AuditQuery { acts: vec!["forgotNode"], ..all.clone() },
+            AuditQuery { acts: vec!["heardLate"], ..all.clone() },
             times.clone(),
             AuditQuery { from: None, ..times.clone() },
             AuditQuery { to: None, acts: vec!["killed"], ..times.clone() },

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backfill::StoredBackfillId;
 use super::revision::StoredDeed;
+use super::run::StoredAttemptEnd;
 use super::value::{Key, Ms, Name, Text, Uid, is_default};
 
 /// See [`Author`].
@@ -52,6 +53,9 @@ enum StoredAct {
         /// it is one of no job.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         node: Option<Text>,
+        /// How an attempt of this run ended was heard late. Older versions know no such act: to them nothing was killed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        late: Option<StoredLate>,
     },
     Marked(Key),
     Paused {
@@ -77,6 +81,15 @@ enum StoredAct {
         taken: Ms,
         lines: u64,
     },
+}
+
+/// See [`Act::HeardLate`].
+#[derive(Serialize, Deserialize)]
+struct StoredLate {
+    attempt: u32,
+    node: Text,
+    lost: Ms,
+    end: StoredAttemptEnd,
 }
 
 /// See [`Pause`].
@@ -120,9 +133,16 @@ impl From<&Act> for StoredAct {
         match act {
             Act::Defined { deed, version } => Self::Defined { deed: (*deed).into(), version: *version },
             Act::Triggered { run } => Self::Triggered(Key(*run)),
-            Act::Killed { run, runs } => Self::Killed { run: run.map(Key), runs: *runs, node: None },
+            Act::Killed { run, runs } => {
+                Self::Killed { run: run.map(Key), runs: *runs, node: None, late: None }
+            }
             Act::NodeForgotten { node, runs } => {
-                Self::Killed { run: None, runs: *runs, node: Some(Text(node.clone())) }
+                Self::Killed { run: None, runs: *runs, node: Some(Text(node.clone())), late: None }
+            }
+            Act::HeardLate { run, attempt, node, lost, end } => {
+                let (node, lost, end) = (Text(node.clone()), Ms(*lost), end.into());
+                let late = Some(StoredLate { attempt: *attempt, node, lost, end });
+                Self::Killed { run: Some(Key(*run)), runs: 0, node: None, late }
             }
             Act::Marked { run } => Self::Marked(Key(*run)),
             Act::Paused { before, after } => {
@@ -143,8 +163,12 @@ impl From<StoredAct> for Act {
         match stored {
             StoredAct::Defined { deed, version } => Self::Defined { deed: deed.into(), version },
             StoredAct::Triggered(run) => Self::Triggered { run: run.0 },
+            StoredAct::Killed { run: Some(run), late: Some(late), .. } => {
+                let StoredLate { attempt, node, lost, end } = late;
+                Self::HeardLate { run: run.0, attempt, node: node.0, lost: lost.0, end: end.into() }
+            }
             StoredAct::Killed { node: Some(node), runs, .. } => Self::NodeForgotten { node: node.0, runs },
-            StoredAct::Killed { run, runs, node: None } => Self::Killed { run: run.map(|run| run.0), runs },
+            StoredAct::Killed { run, runs, .. } => Self::Killed { run: run.map(|run| run.0), runs },
             StoredAct::Marked(run) => Self::Marked { run: run.0 },
             StoredAct::Paused { before, after } => {
                 Self::Paused { before: before.map(Into::into), after: after.into() }

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use scheduler::QuickFailures;
 use scheduler::ids::{Cycle, GraphVersion, JobUid};
 use scheduler::job::{
     CatchUp, Guarantee, Job, Overlap, Pause, Plan, Progress, Retry, Rules, Tags, Timetable,
 };
 use scheduler::limits::Label;
 use scheduler::schedule::{DstPolicy, Fold, Gap};
+use scheduler::{GivenUp, QuickFailures};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::notice::StoredAlertRules;
-use super::value::{Ms, Name, Shared, Span, StoredCycle, StoredSlot, Text, Uid, is_default};
+use super::value::{Key, Ms, Name, Shared, Span, StoredCycle, StoredSlot, Text, Uid, is_default};
 
 /// See [`Job`].
 #[derive(Serialize, Deserialize)]
@@ -191,6 +191,18 @@ pub(super) struct StoredProgress {
     last_error: Option<Ms>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quick_failures: Option<StoredQuickFailures>,
+    /// Older versions of this format know no such thing, and forget it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    given_up: Vec<StoredGivenUp>,
+}
+
+/// See [`GivenUp`].
+#[derive(Serialize, Deserialize)]
+struct StoredGivenUp {
+    run: Key,
+    attempt: u32,
+    node: Text,
+    at: Ms,
 }
 
 /// See [`QuickFailures`].
@@ -495,6 +507,7 @@ impl StoredProgress {
             last_success,
             last_error,
             quick_failures,
+            given_up,
         } = &**progress;
         Self {
             job: Uid(job),
@@ -517,6 +530,7 @@ impl StoredProgress {
             quick_failures: quick_failures.as_deref().map(|QuickFailures { count, last, until }| {
                 StoredQuickFailures { count: *count, last: Ms(*last), until: until.map(Ms) }
             }),
+            given_up: given_up.iter().map(Into::into).collect(),
         }
     }
 
@@ -540,7 +554,20 @@ impl StoredProgress {
             quick_failures: self.quick_failures.map(|StoredQuickFailures { count, last, until }| {
                 Box::new(QuickFailures { count, last: last.0, until: until.map(|at| at.0) })
             }),
+            given_up: self.given_up.into_iter().map(Into::into).collect(),
         };
         (self.job.0, progress)
+    }
+}
+
+impl From<&GivenUp> for StoredGivenUp {
+    fn from(GivenUp { run, attempt, node, at }: &GivenUp) -> Self {
+        Self { run: Key(*run), attempt: *attempt, node: Text(node.clone()), at: Ms(*at) }
+    }
+}
+
+impl From<StoredGivenUp> for GivenUp {
+    fn from(StoredGivenUp { run, attempt, node, at }: StoredGivenUp) -> Self {
+        Self { run: run.0, attempt, node: node.0, at: at.0 }
     }
 }

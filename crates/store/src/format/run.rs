@@ -103,7 +103,7 @@ struct StoredAttempt {
 /// See [`AttemptEnd`].
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum StoredAttemptEnd {
+pub(super) enum StoredAttemptEnd {
     Succeeded,
     Failed {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -329,15 +329,7 @@ impl From<&Attempt> for StoredAttempt {
             started: started.map(Ms),
             ended: Ms(*ended),
             node: Shared(node.clone()),
-            end: match end {
-                AttemptEnd::Succeeded => StoredAttemptEnd::Succeeded,
-                AttemptEnd::Failed { exit, signal, message } => {
-                    StoredAttemptEnd::Failed { exit: *exit, signal: *signal, message: Text(message.clone()) }
-                }
-                AttemptEnd::Killed => StoredAttemptEnd::Killed,
-                AttemptEnd::TimedOut => StoredAttemptEnd::TimedOut,
-                AttemptEnd::Lost { message } => StoredAttemptEnd::Lost { message: Text(message.clone()) },
-            },
+            end: end.into(),
             elements: *elements,
         }
     }
@@ -351,16 +343,36 @@ impl From<StoredAttempt> for Attempt {
             started: stored.started.map(|at| at.0),
             ended: stored.ended.0,
             node: stored.node.0,
-            end: match stored.end {
-                StoredAttemptEnd::Succeeded => AttemptEnd::Succeeded,
-                StoredAttemptEnd::Failed { exit, signal, message } => {
-                    AttemptEnd::Failed { exit, signal, message: message.0 }
-                }
-                StoredAttemptEnd::Killed => AttemptEnd::Killed,
-                StoredAttemptEnd::TimedOut => AttemptEnd::TimedOut,
-                StoredAttemptEnd::Lost { message } => AttemptEnd::Lost { message: message.0 },
-            },
+            end: stored.end.into(),
             elements: stored.elements,
+        }
+    }
+}
+
+impl From<&AttemptEnd> for StoredAttemptEnd {
+    fn from(end: &AttemptEnd) -> Self {
+        match end {
+            AttemptEnd::Succeeded => Self::Succeeded,
+            AttemptEnd::Failed { exit, signal, message } => {
+                Self::Failed { exit: *exit, signal: *signal, message: Text(message.clone()) }
+            }
+            AttemptEnd::Killed => Self::Killed,
+            AttemptEnd::TimedOut => Self::TimedOut,
+            AttemptEnd::Lost { message } => Self::Lost { message: Text(message.clone()) },
+        }
+    }
+}
+
+impl From<StoredAttemptEnd> for AttemptEnd {
+    fn from(stored: StoredAttemptEnd) -> Self {
+        match stored {
+            StoredAttemptEnd::Succeeded => Self::Succeeded,
+            StoredAttemptEnd::Failed { exit, signal, message } => {
+                Self::Failed { exit, signal, message: message.0 }
+            }
+            StoredAttemptEnd::Killed => Self::Killed,
+            StoredAttemptEnd::TimedOut => Self::TimedOut,
+            StoredAttemptEnd::Lost { message } => Self::Lost { message: message.0 },
         }
     }
 }

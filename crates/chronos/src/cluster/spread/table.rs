@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use engine::{Known, TaskEvent};
 use scheduler::ids::TaskId;
-use scheduler::run::AttemptEnd;
 
 /// Who did not answer is not asked again for so long: its tasks may be many questions, and each would be waited for.
 const SILENT_FOR: Duration = Duration::from_secs(1);
@@ -23,18 +22,24 @@ pub(super) enum Place {
         /// Whether it runs in a container, which outlives its server.
         contained: bool,
     },
+    /// It was given up on another node, and may be heard of there again.
+    GivenUp { node: Arc<str> },
     /// Nowhere: its run is over, or it is yet to be launched again.
     Nowhere,
 }
 
 impl Place {
+    /// The other node that is asked for it.
+    pub(super) fn elsewhere(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::There { node, .. } | Self::GivenUp { node } => Some(node),
+            Self::Here | Self::Nowhere => None,
+        }
+    }
+
     /// Whether it has been launched somewhere else since it was known to be there.
     fn has_left(&self, node: &str) -> bool {
-        match self {
-            Self::Here => true,
-            Self::There { node: other, .. } => **other != *node,
-            Self::Nowhere => false,
-        }
+        *self == Self::Here || self.elsewhere().is_some_and(|other| **other != *node)
     }
 }
 
@@ -50,19 +55,20 @@ pub(super) enum Silence {
 }
 
 impl Silence {
-    /// What is known of a task there.
-    pub(super) fn known(self, node: &str, contained: bool) -> Known {
+    /// What is known of a task there. Of one that nobody waits for silence says nothing new.
+    pub(super) fn known(self, node: &str, place: &Place) -> Known {
+        let Place::There { contained, .. } = place else { return Known::Unknown };
         let why = match self {
             Self::Forgotten => "an operator said that its node will not come back",
             Self::CutOff if !contained => "its node was cut off, and ends its tasks then",
             Self::CutOff | Self::Open => return Known::Unknown,
         };
-        Known::Ended(AttemptEnd::Lost { message: format!("node {node}: {why}").into() })
+        Known::GivenUp { message: format!("node {node}: {why}").into() }
     }
 }
 
-/// Tasks that one node is asked for, and whether each runs in a container.
-pub(super) type Question = Vec<(TaskId, bool)>;
+/// Tasks that one node is asked for, and where the state has each.
+pub(super) type Question = Vec<(TaskId, Place)>;
 
 /// See the module.
 #[derive(Default)]
@@ -87,7 +93,8 @@ struct Watched {
 }
 
 impl Table {
-    /// What was heard in another term is asked anew. The word of an operator outlives it.
+    /// What was heard in another term is asked anew, and what was given up is in the state. The word of an operator
+    /// outlives it.
     pub(super) fn begin_term(&mut self) {
         *self = Self { forgotten: std::mem::take(&mut self.forgotten), ..Self::default() };
     }
@@ -95,7 +102,7 @@ impl Table {
     /// What somebody who has asked for a task is told: from here on its end is awaited. Nothing is to be awaited of what
     /// never began there, nor of what has been launched elsewhere meanwhile.
     pub(super) fn note(&mut self, task: &TaskId, node: &Arc<str>, known: &Known, place: &Place) {
-        if !matches!(place, Place::There { node: present, .. } if present == node) {
+        if place.elsewhere() != Some(node) {
             return;
         }
         self.forget_task(task);
@@ -129,9 +136,7 @@ impl Table {
             if place.has_left(&watched.node) {
                 left.push(task.clone());
             } else if watched.known != Known::NeverBegan && !self.asked.contains(&watched.node) {
-                // A run that is over, so one whose job may be gone, may have had a container.
-                let contained = !matches!(place, Place::There { contained: false, .. });
-                questions.entry(watched.node.clone()).or_default().push((task.clone(), contained));
+                questions.entry(watched.node.clone()).or_default().push((task.clone(), place));
             }
         }
         for task in left {
@@ -150,8 +155,8 @@ impl Table {
         let Some(watched) = self.watched.get_mut(task).filter(|watched| *watched.node == *node) else {
             return;
         };
-        // An end is told until it is acknowledged.
-        if watched.known == known && !matches!(known, Known::Ended(_)) {
+        // An end is told until it is acknowledged, and that nobody waits until nobody does.
+        if watched.known == known && !matches!(known, Known::Ended(_) | Known::GivenUp { .. }) {
             return;
         }
         watched.known = known;

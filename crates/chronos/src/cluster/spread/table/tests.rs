@@ -38,6 +38,11 @@ impl World {
         self
     }
 
+    fn given_up(&mut self, task: &str, node: &str) -> &mut Self {
+        self.places.insert(id(task), Place::GivenUp { node: node.into() });
+        self
+    }
+
     fn here(&mut self, task: &str) -> &mut Self {
         self.places.insert(id(task), Place::Here);
         self
@@ -165,6 +170,30 @@ fn what_was_given_up_is_still_asked_for_where_it_was() {
     assert_eq!(world.table.acknowledged(&id("a-0")).as_deref(), Some("n1"));
 }
 
+/// That nobody waits for it is told until it is so in the state; then only its node has something to tell.
+#[test]
+fn silence_is_told_of_a_task_until_it_is_given_up() {
+    let lost = || Known::GivenUp { message: LOST.into() };
+    let mut world = World::watching(&[("a-0", "n1")]);
+    for _ in 0..2 {
+        world.asks(&["n1: a-0"]).answer("a-0", "n1", lost()).tells(&[("a-0", lost())]);
+    }
+    world.given_up("a-0", "n1").asks(&["n1: a-0"]).answer("a-0", "n1", Known::Unknown);
+    world.tells(&[("a-0", Known::Unknown)]).answer("a-0", "n1", Known::Unknown).tells(&[]);
+    world.answer("a-0", "n1", ended()).tells(&[("a-0", ended())]);
+}
+
+/// The state says what former leaders have given up.
+#[test]
+fn what_was_given_up_in_another_term_is_asked_for_where_it_was() {
+    let mut world = World::watching(&[("a-0", "n1")]);
+    world.given_up("a-0", "n1").table.begin_term();
+    world.asks(&[]).note("a-0", "n2", Known::Running).asks(&[]);
+    world.note("a-0", "n1", Known::Unknown).asks(&["n1: a-0"]);
+    world.answer("a-0", "n1", Known::Running).tells(&[("a-0", Known::Running)]);
+    assert_eq!(world.table.node_of(&id("a-0")).map(|node| &**node), Some("n1"), "it is ended there");
+}
+
 #[test]
 fn news_wait_until_they_are_taken() {
     let names: Vec<String> = (0..1000).map(|i| format!("t{i:03}-0")).collect();
@@ -236,20 +265,26 @@ fn who_is_heard_of_after_it_was_forgotten_has_come_back() {
 
 #[test]
 fn what_silence_says_of_a_task() {
-    let said = |silence: Silence, contained| match silence.known("n1", contained) {
-        Known::Ended(AttemptEnd::Lost { message }) => {
+    let said = |silence: Silence, place: &Place| match silence.known("n1", place) {
+        Known::GivenUp { message } => {
             assert!(message.starts_with("node n1: "), "{message}");
             LOST
         }
         Known::Unknown => "open",
         known => panic!("{known:?}"),
     };
+    let there = |contained| Place::There { node: "n1".into(), contained };
     for (silence, process, container) in [
         (Silence::Open, "open", "open"),
         // Containers outlive their server; nobody ends them.
         (Silence::CutOff, LOST, "open"),
         (Silence::Forgotten, LOST, LOST),
     ] {
-        assert_eq!((said(silence, false), said(silence, true)), (process, container), "{silence:?}");
+        let found = (said(silence, &there(false)), said(silence, &there(true)));
+        assert_eq!(found, (process, container), "{silence:?}");
+        // Nobody waits for it.
+        for place in [Place::GivenUp { node: "n1".into() }, Place::Nowhere] {
+            assert_eq!(said(silence, &place), "open", "{silence:?}, {place:?}");
+        }
     }
 }
