@@ -13,7 +13,7 @@ use scheduler::run::AttemptEnd;
 
 use crate::calendar::Millis;
 use crate::cluster::{Cluster, Happening, NodeId, Stage};
-use crate::node::{Message, News};
+use crate::node::{CUT_OFF, Message, News};
 use crate::users::CANARY;
 
 /// An order to start a task, with what the checkers want to know of it.
@@ -428,6 +428,12 @@ impl Cluster {
     fn engine_sees(&self, id: &TaskId) -> News {
         match self.engine.tasks.get(id) {
             None => News::NeverBegan,
+            // The promise of some machines: what they run has ended when they are cut off, and nobody can tell how.
+            Some(Task { phase: Phase::Ended(_), hidden_until, .. })
+                if self.now < *hidden_until && hidden_until % 2 == 0 =>
+            {
+                News::GivenUp { message: CUT_OFF.into() }
+            }
             Some(task) if self.now < task.hidden_until => News::Unknown,
             Some(task) => match &task.phase {
                 Phase::Accepted if self.engine.places => News::Waiting,

@@ -164,7 +164,7 @@ impl Calls {
     /// Whether the answer counts; a definite one settles the question.
     fn answered(&mut self, question: u64, task: &TaskId, news: &News) -> bool {
         let counts = self.is_last(question, task);
-        if counts && *news != News::Unknown {
+        if counts && !is_open(news) {
             self.questions.remove(task);
         }
         counts
@@ -180,14 +180,14 @@ impl Calls {
 impl Office {
     /// Each task with where the state says that it is.
     fn with_places(&self, tasks: Vec<TaskId>) -> Vec<(TaskId, Arc<str>)> {
-        let places: BTreeMap<&TaskId, &Arc<str>> = (self.core.state().runs.values())
-            .filter_map(|run| match &run.state {
-                RunState::Running(live) => Some((&live.task, &live.node)),
-                _ => None,
-            })
-            .collect();
-        let place =
-            |task: &TaskId| places.get(task).map_or_else(|| "nowhere".into(), |place| (*place).clone());
+        let state = self.core.state();
+        let live = state.runs.values().filter_map(|run| match &run.state {
+            RunState::Running(live) => Some((live.task.clone(), live.node.clone())),
+            _ => None,
+        });
+        let given_up = state.all_given_up().map(|(task, given_up)| (task, given_up.node.clone()));
+        let places: BTreeMap<TaskId, Arc<str>> = live.chain(given_up).collect();
+        let place = |task: &TaskId| places.get(task).cloned().unwrap_or_else(|| "nowhere".into());
         tasks.into_iter().map(|task| (task.clone(), place(&task))).collect()
     }
 
@@ -792,7 +792,7 @@ impl Cluster {
             if news == News::NeverBegan && office.is_coming(&task) {
                 continue;
             }
-            if news == News::Unknown {
+            if is_open(&news) {
                 unknown.push(task.clone());
             }
             self.hear(node, task, news);
@@ -842,7 +842,15 @@ pub(crate) fn short(effect: &Effect) -> String {
     }
 }
 
-/// Whether the task was given up by the scheduler, not by its engine.
+/// Whether more is to be heard: what counts as ended is asked for too, until it is heard of.
+fn is_open(news: &News) -> bool {
+    matches!(news, News::Unknown | News::GivenUp { .. })
+}
+
+/// Why a task counts as ended whose machine is cut off.
+pub(crate) const CUT_OFF: &str = "its node was cut off, and ends its tasks then";
+
+/// Whether nobody has stated that the task has ended: it was given up.
 pub(crate) fn given_up(end: &AttemptEnd) -> bool {
-    matches!(end, AttemptEnd::Lost { message } if message.contains("lostAfter"))
+    matches!(end, AttemptEnd::Lost { message } if message.contains("lostAfter") || &**message == CUT_OFF)
 }

@@ -62,6 +62,10 @@ impl Failover {
                 return Some(format!("run {} of {} is still {:?}", run.key, run.job, run.state));
             }
         }
+        // All machines can be reached again.
+        if let Some((task, given_up)) = state.all_given_up().next() {
+            return Some(format!("{task} was given up at {}, and nobody has heard of it", given_up.at));
+        }
         let fanout = state.fanouts.values().find(|fanout| self.cycles.contains(&fanout.cycle))?;
         Some(format!("the children of run {} have not all been told", fanout.run))
     }
@@ -95,26 +99,51 @@ impl Failover {
         state: &State,
         ledger: &Ledger,
     ) -> Verdict {
-        let live = state.runs.get(&key);
-        if live.is_some_and(|run| matches!(&run.state, RunState::Running(live) if live.task == *task)) {
+        if state
+            .runs
+            .get(&key)
+            .is_some_and(|run| matches!(&run.state, RunState::Running(live) if live.task == *task))
+        {
             return Ok(());
         }
-        let attempts =
-            live.map(|run| &run.attempts).or(ledger.ended.get(&key).map(|ended| &ended.run.attempts));
-        let Some(attempt) = attempts.and_then(|all| all.iter().find(|a| a.number == number)) else {
+        let Some(attempt) = ledger.attempts_of(&key).and_then(|all| all.iter().find(|a| a.number == number))
+        else {
             return Err(format!("the engine had {task}, {phase:?}; the ledger does not know the attempt"));
         };
-        let same = given_up(&attempt.end)
-            || matches!(
-                (phase, &attempt.end),
-                (Phase::Ended(AttemptEnd::Succeeded), AttemptEnd::Succeeded)
-                    | (Phase::Ended(AttemptEnd::Lost { .. }), AttemptEnd::Lost { .. })
-                    | (
-                        Phase::Ended(AttemptEnd::Failed { .. } | AttemptEnd::Killed),
-                        AttemptEnd::Failed { .. } | AttemptEnd::Killed | AttemptEnd::TimedOut,
-                    )
-            );
+        if given_up(&attempt.end) {
+            return heard_late(task, (key, number), phase, state, ledger);
+        }
+        let same = matches!(
+            (phase, &attempt.end),
+            (Phase::Ended(AttemptEnd::Succeeded), AttemptEnd::Succeeded)
+                | (Phase::Ended(AttemptEnd::Lost { .. }), AttemptEnd::Lost { .. })
+                | (
+                    Phase::Ended(AttemptEnd::Failed { .. } | AttemptEnd::Killed),
+                    AttemptEnd::Failed { .. } | AttemptEnd::Killed | AttemptEnd::TimedOut,
+                )
+        );
         if same { Ok(()) } else { Err(format!("{task} is {phase:?}; the ledger says {:?}", attempt.end)) }
+    }
+}
+
+/// What was given up has ended by now, and how is noted; of a job that is gone it need not be.
+fn heard_late(
+    task: &TaskId,
+    attempt: (RunKey, u32),
+    phase: &Phase,
+    state: &State,
+    ledger: &Ledger,
+) -> Verdict {
+    let late = ledger.late.get(&attempt);
+    let agrees = match (phase, late) {
+        (Phase::Ended(AttemptEnd::Lost { .. }), late) => late.is_none(),
+        (Phase::Ended(end), Some(late)) => late == end,
+        (_, late) => late.is_none() && !state.jobs.contains_key(&attempt.0.job),
+    };
+    if agrees {
+        Ok(())
+    } else {
+        Err(format!("{task} was given up and is {phase:?}; heard late was {late:?}"))
     }
 }
 

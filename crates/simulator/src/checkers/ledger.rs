@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use scheduler::audit::Act;
+use scheduler::audit::{Act, Entry};
 use scheduler::backfill::Children;
 use scheduler::ids::{BackfillId, Cause, JobUid, RunKey, Seq, TaskId};
 use scheduler::job::{Job, Plan};
 use scheduler::revision::Deed;
-use scheduler::run::{EndedRun, Record, Run, RunState};
+use scheduler::run::{Attempt, AttemptEnd, EndedRun, Record, Run, RunState};
 use scheduler::state::{Change, State};
 
 use super::Verdict;
 use crate::model_store::Decided;
+use crate::node::given_up;
 
 /// A moment in the log: changes, counted.
 pub(crate) type Position = usize;
@@ -40,6 +41,8 @@ pub(crate) struct Ledger {
     pub(crate) removed: BTreeSet<JobUid>,
     /// Tasks that the log says may have been launched.
     pub(crate) intents: BTreeSet<TaskId>,
+    /// How attempts had ended in truth that were given up, once that was heard.
+    pub(crate) late: BTreeMap<(RunKey, u32), AttemptEnd>,
     /// Each batch, and where it begins.
     pub(crate) batches: BTreeMap<Seq, (Position, Vec<Change>)>,
 }
@@ -114,6 +117,7 @@ impl Ledger {
                 }
             }
             Change::Append(record) => self.append(record, step),
+            Change::Note(entry) => self.note(entry),
             _ => Ok(()),
         };
         self.state.apply(change);
@@ -144,6 +148,25 @@ impl Ledger {
                 run.key, run.job, before.run.outcome, run.outcome
             )),
         }
+    }
+
+    fn note(&mut self, entry: &Entry) -> Verdict {
+        let Act::HeardLate { run, attempt, end, .. } = &entry.act else { return Ok(()) };
+        let what = format!("attempt {attempt} of run {run}");
+        let recorded = self.attempts_of(run).and_then(|all| all.iter().find(|a| a.number == *attempt));
+        if !recorded.is_some_and(|recorded| given_up(&recorded.end)) {
+            return Err(format!("{what} was not given up, and its end was heard late: {recorded:?}"));
+        }
+        match self.late.insert((*run, *attempt), end.clone()) {
+            None => Ok(()),
+            Some(before) => Err(format!("the end of {what} was heard late twice: {before:?} and {end:?}")),
+        }
+    }
+
+    /// The attempts of a run that have ended.
+    pub(crate) fn attempts_of(&self, run: &RunKey) -> Option<&Vec<Attempt>> {
+        let live = self.state.runs.get(run).map(|run| &run.attempts);
+        live.or_else(|| self.ended.get(run).map(|ended| &ended.run.attempts))
     }
 
     /// Whether the log has an attempt of this name that has not ended.
