@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
+use store::StoreError;
 use store::backup::{self, BackupError, Extent, StageError, Staged};
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
@@ -17,7 +18,7 @@ use super::ApiContext;
 use super::conditions::Unconditional;
 use super::error::{ApiError, ErrorBody, defect};
 use super::extract::Params;
-use crate::node::{AskError, RestoreError, Role};
+use crate::node::{AskError, Occupied, RestoreError, Role};
 use crate::wire::job::instant;
 
 /// JSON, one value a line.
@@ -114,7 +115,7 @@ pub(super) struct RestoredView {
     request_body(content_type = "application/x-ndjson", content = String),
     responses(
         (status = 200, body = RestoredView), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody),
-        (status = 503, body = ErrorBody)
+        (status = 503, body = ErrorBody), (status = 507, body = ErrorBody)
     )
 )]
 pub(super) async fn restore(
@@ -129,9 +130,8 @@ pub(super) async fn restore(
         send(body, None).await;
         return Err(refused);
     }
-    let replaced = ctx.node.projection.read().state().jobs.len();
     if !how.dry_run
-        && let Err(refused) = may_restore(&ctx, &how, replaced).await
+        && let Err(refused) = may_restore(&ctx, &how).await
     {
         send(body, None).await;
         return Err(refused);
@@ -139,15 +139,16 @@ pub(super) async fn restore(
     let staged = stage(&ctx, body).await?;
     let (taken, records) = (instant(staged.header.taken), staged.records);
     let (staged, jobs) = checked(staged).await?;
-    let mut undo = None;
+    let (mut replaced, mut undo) = (ctx.node.projection.read().state().jobs.len(), None);
     if !how.dry_run {
-        let folder = ctx.settings.data_dir.clone().filter(|_| replaced > 0);
-        let restored = match ctx.node.restore(staged, folder, super::access::author()).await {
+        let occupied = if how.replace { Occupied::Replace } else { Occupied::Refuse };
+        let folder = ctx.settings.data_dir.clone();
+        let restored = match ctx.node.restore(staged, occupied, folder, super::access::author()).await {
             Err(RestoreError::NotLeading) => return Err(ctx.not_leading().await),
             restored => restored?,
         };
         ctx.node.projection.wait_for(restored.seq, super::ANSWER_WITHIN).await;
-        undo = restored.undo.map(|path| path.display().to_string());
+        (replaced, undo) = (restored.replaced, restored.undo.map(|path| path.display().to_string()));
     }
     Ok(Json(RestoredView { dry_run: how.dry_run, taken, jobs, records, replaced, undo }))
 }
@@ -163,17 +164,15 @@ fn not_of_a_shadow(ctx: &ApiContext, why: &str) -> Result<(), ApiError> {
 }
 
 /// Before much is sent for nothing.
-async fn may_restore(ctx: &ApiContext, how: &How, jobs: usize) -> Result<(), ApiError> {
+async fn may_restore(ctx: &ApiContext, how: &How) -> Result<(), ApiError> {
     if !matches!(ctx.node.status().role, Role::Leading(_)) {
         return Err(ctx.not_leading().await);
     }
-    if jobs > 0 && !how.replace {
-        let message = format!("there are {jobs} jobs here, which the backup would replace");
-        return Err(ApiError::new(StatusCode::CONFLICT, "not_empty", message)
-            .field("replace")
-            .hint("if that is meant, say `replace=true`, or `--yes` on the command line"));
+    match ctx.node.projection.read().state().jobs.len() {
+        0 => Ok(()),
+        _ if how.replace => Ok(()),
+        jobs => Err(RestoreError::Occupied(jobs).into()),
     }
-    Ok(())
 }
 
 async fn stage(ctx: &ApiContext, body: Body) -> Result<Staged, ApiError> {
@@ -213,7 +212,7 @@ impl From<StageError> for ApiError {
     fn from(error: StageError) -> Self {
         match error {
             StageError::Backup(problem) => problem.into(),
-            StageError::Store(problem) => nothing_restored(problem.to_string()),
+            StageError::Store(problem) => not_stored(&problem),
         }
     }
 }
@@ -244,13 +243,39 @@ impl From<RestoreError> for ApiError {
             RestoreError::NotLeading => AskError::NotLeading.into(),
             RestoreError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", error.to_string())
                 .hint("nothing has changed by this one; look what the other has done, and ask again"),
+            RestoreError::Occupied(_) => Self::new(StatusCode::CONFLICT, "not_empty", error.to_string())
+                .field("replace")
+                .hint("if that is meant, say `replace=true`, or `--yes` on the command line"),
             RestoreError::Undo(ref cause) => nothing_restored(format!("{error}: {cause:#}")),
-            RestoreError::Store(problem) => nothing_restored(problem.to_string()),
+            RestoreError::Store(problem) => not_stored(&problem),
         }
+    }
+}
+
+fn not_stored(problem: &StoreError) -> ApiError {
+    match problem {
+        StoreError::TooLarge(why) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", why)
+            .hint("nothing has changed; this kind of store holds no more: restore it where the state is in PostgreSQL"),
+        problem => nothing_restored(problem.to_string()),
     }
 }
 
 fn nothing_restored(message: String) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
         .hint("nothing has changed; see that the disk of the server has room, and try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_is_not_told_to_try_again() {
+        let error: ApiError = StageError::Store(StoreError::TooLarge("100001 jobs".into())).into();
+        let told = format!("{error:?}");
+        assert!(told.contains("store_full") && told.contains("100001 jobs"), "{told}");
+        assert!(told.contains("nothing has changed") && !told.contains("disk"), "{told}");
+        let error: ApiError = RestoreError::Store(StoreError::Unavailable("no answer".into())).into();
+        assert!(format!("{error:?}").contains("the disk of the server"), "{error:?}");
+    }
 }

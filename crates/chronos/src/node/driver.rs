@@ -225,7 +225,8 @@ impl Driver<'_> {
         let store = self.life.options.store.clone();
         let place =
             Place { store: &*store, present: self.core.state(), epoch: self.term.epoch, seq: self.seq };
-        let (answer, ended) = match restore::restore(place, order.staged, order.undo, order.author).await {
+        let Restore { staged, occupied, undo, author, answer: asker } = order;
+        let (answer, ended) = match restore::restore(place, (staged, occupied, undo), author).await {
             Ok((restored, strays)) => {
                 self.life.strays = strays;
                 (Ok(restored), Some(Ended::Restored))
@@ -238,7 +239,7 @@ impl Driver<'_> {
                 (Err(problem), None)
             }
         };
-        let _ = order.answer.send(answer); // The asker may have gone.
+        let _ = asker.send(answer); // The asker may have gone.
         ended
     }
 

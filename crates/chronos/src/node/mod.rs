@@ -19,7 +19,7 @@ pub use life::{NodeOptions, NodeTask, start};
 pub use memory::NodeMemory;
 pub use outlook::Outlook;
 pub use pulse::Pulse;
-pub(crate) use restore::{Restore, RestoreError, Restored};
+pub(crate) use restore::{Occupied, Restore, RestoreError, Restored};
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -141,11 +141,12 @@ impl Node {
     pub(crate) async fn restore(
         &self,
         staged: Staged,
+        occupied: Occupied,
         undo: Option<PathBuf>,
         author: Author,
     ) -> Result<Restored, RestoreError> {
         let (answer, reply) = oneshot::channel();
-        let order = Restore { staged, undo, author, answer };
+        let order = Restore { staged, occupied, undo, author, answer };
         self.restores.try_send(order).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => RestoreError::Busy,
             mpsc::error::TrySendError::Closed(_) => RestoreError::NotLeading,

@@ -30,11 +30,19 @@ const PIECES: usize = 8;
 /// What a node is asked to put in the place of everything.
 pub(crate) struct Restore {
     pub(crate) staged: Staged,
-    /// Where to write what was there before; `None` if nothing was, or nobody wants it.
+    pub(crate) occupied: Occupied,
+    /// Where to write what was there before, if there are jobs; `None` if nobody wants it.
     pub(crate) undo: Option<PathBuf>,
     /// Who asks for it.
     pub(crate) author: Author,
     pub(crate) answer: oneshot::Sender<Result<Restored, RestoreError>>,
+}
+
+/// What to do where there are jobs. Decided when nothing more comes: while a backup is sent others may make some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occupied {
+    Refuse,
+    Replace,
 }
 
 /// What became of it.
@@ -42,6 +50,8 @@ pub(crate) struct Restore {
 pub(crate) struct Restored {
     /// The batch that it was.
     pub(crate) seq: Seq,
+    /// How many jobs were there before.
+    pub(crate) replaced: usize,
     /// The backup of what was there before.
     pub(crate) undo: Option<PathBuf>,
 }
@@ -55,6 +65,9 @@ pub(crate) enum RestoreError {
     /// Another one waits or is under way.
     #[error("another restore is under way")]
     Busy,
+    /// There are so many jobs, and nobody said that they are to be replaced.
+    #[error("there are {0} jobs here, which the backup would replace")]
+    Occupied(usize),
     /// What is there could not be written down.
     #[error("cannot write down what is there before it is replaced")]
     Undo(#[source] anyhow::Error),
@@ -75,12 +88,16 @@ pub(super) struct Place<'a> {
 /// Does it, and says which tasks are to be looked after in the next term.
 pub(super) async fn restore(
     place: Place<'_>,
-    staged: Staged,
-    undo: Option<PathBuf>,
+    order: (Staged, Occupied, Option<PathBuf>),
     author: Author,
 ) -> Result<(Restored, Vec<TaskId>), RestoreError> {
     let Place { store, present, epoch, seq } = place;
-    let undo = match undo {
+    let (staged, occupied, undo) = order;
+    let replaced = present.jobs.len();
+    if replaced > 0 && occupied == Occupied::Refuse {
+        return Err(RestoreError::Occupied(replaced));
+    }
+    let undo = match undo.filter(|_| replaced > 0) {
         Some(folder) => Some(keep(store, &folder).await.map_err(RestoreError::Undo)?),
         None => None,
     };
@@ -96,7 +113,7 @@ pub(super) async fn restore(
     changes.push(Change::Note(Arc::new(Entry { at: super::driver::now(), author, job: None, act })));
     store.restore(epoch, next, staged, &changes).await?;
     info!(%taken, records, seq = next.0, strays = strays.len(), "restored a backup");
-    Ok((Restored { seq: next, undo }, strays))
+    Ok((Restored { seq: next, replaced, undo }, strays))
 }
 
 /// What was staged: its state, and which of these runs have ended in it.

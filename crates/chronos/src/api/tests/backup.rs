@@ -1,5 +1,10 @@
 //! A store is taken and put back while the node goes on.
 
+use std::convert::Infallible;
+
+use futures_util::stream;
+use tokio::sync::mpsc;
+
 use super::*;
 
 impl Server {
@@ -51,6 +56,36 @@ async fn what_was_taken_comes_back_and_what_came_since_goes() {
     server.change(Method::PUT, "/v1/scheduler/job/old").await;
     let again = server.until_get("/v1/scheduler/job/old", |job| job["successCount"] == 2).await;
     assert_eq!(again["errorCount"], json!(0));
+}
+
+/// While the backup is on its way others go on.
+#[tokio::test]
+async fn a_job_that_is_made_while_a_backup_is_sent_is_not_replaced_unasked() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "old", "command": "true", "schedule": FAR})).await;
+    let backup = server.backup().await;
+    server.change(Method::DELETE, "/v1/scheduler/job/old").await;
+
+    let (to, pieces) = mpsc::channel::<String>(1);
+    let pieces = stream::unfold(pieces, |mut pieces| async move {
+        Some((Ok::<_, Infallible>(pieces.recv().await?), pieces))
+    });
+    let request = Request::post("/v1/restore").header("content-type", "application/x-ndjson");
+    let restoring = server.send(request.body(Body::from_stream(pieces)).expect("a request"));
+    let (first, rest) = backup.split_at(backup.len() / 2);
+    let meanwhile = async {
+        to.send(first.into()).await.expect("it is read");
+        // There is room for the next piece when the first has been taken: after the look at what is there.
+        to.send(String::new()).await.expect("it is read");
+        server.create(json!({"name": "new", "command": "true", "schedule": FAR})).await;
+        to.send(rest.into()).await.expect("it is read");
+        drop(to);
+    };
+    let (refused, ()) = tokio::join!(restoring, meanwhile);
+    assert_eq!((refused.status, &refused.json()["code"]), (StatusCode::CONFLICT, &json!("not_empty")));
+    assert_eq!(server.names().await, ["new"]);
+    let restored = server.restore("replace=true", &backup).await.json();
+    assert_eq!(restored["replaced"], json!(1), "{restored}");
 }
 
 #[tokio::test]
