@@ -47,15 +47,16 @@ impl Options {
     pub(super) fn checked(mut self) -> Result<Self, StoreError> {
         let wrong = |what: String| Err(StoreError::Unavailable(what));
         // As Chronos does: what it took as --zk_hosts or --master is taken here.
-        let hosts = self.hosts.strip_prefix("zk://").unwrap_or(&self.hosts);
-        let hosts = hosts.split('/').next().unwrap_or_default().to_owned();
-        for host in hosts.split(',') {
+        let hosts = self.hosts.trim();
+        let hosts = hosts.strip_prefix("zk://").unwrap_or(hosts).split('/').next().unwrap_or_default();
+        let hosts: Vec<&str> = hosts.split(',').map(str::trim).collect();
+        for host in &hosts {
             let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).map(|(_, port)| port);
             if port.and_then(|port| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
                 return wrong(format!("--zk_hosts: `{host}` is not `host:port`"));
             }
         }
-        self.hosts = hosts;
+        self.hosts = hosts.join(",");
         let path = self.path.trim_end_matches('/').to_owned();
         let is_name = |part: &str| !part.is_empty() && part != "." && part != "..";
         if !path.starts_with('/') || !path[1..].split('/').all(is_name) || path.chars().any(char::is_control)
@@ -89,5 +90,21 @@ impl fmt::Debug for Options {
             .field("session_timeout", session_timeout)
             .field("auth", &auth.as_ref().map(|_| "(secret)"))
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_as_the_servers_are_told_them() {
+        let hosts = |text: &str| Options::new(text).checked().map(|options| options.hosts).ok();
+        for text in ["a:1,b:2", " a:1, b:2 ", "zk://a:1,b:2/mesos"] {
+            assert_eq!(hosts(text).as_deref(), Some("a:1,b:2"), "{text}");
+        }
+        for text in ["a", "a:1,", "a:1,b", ":1"] {
+            assert_eq!(hosts(text), None, "{text}");
+        }
     }
 }

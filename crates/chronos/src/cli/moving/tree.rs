@@ -87,7 +87,7 @@ impl TreeArgs {
     fn options(&self) -> Result<zookeeper::Options, Failure> {
         let auth = self.zk_auth.as_ref().map(|auth| auth.0.clone());
         let path = self.zk_path.clone();
-        let options = zookeeper::Options { path, auth, ..zookeeper::Options::new(self.zk_hosts.trim()) };
+        let options = zookeeper::Options { path, auth, ..zookeeper::Options::new(&self.zk_hosts) };
         zookeeper::open(options.clone()).map_err(Failure::usage)?;
         Ok(options)
     }
