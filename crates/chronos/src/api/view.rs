@@ -271,7 +271,7 @@ pub(super) fn pause(progress: &Progress, now: Timestamp) -> Option<&Pause> {
 }
 
 impl PauseView {
-    fn of(progress: &Progress, now: Timestamp) -> Option<Self> {
+    pub(super) fn of(progress: &Progress, now: Timestamp) -> Option<Self> {
         let pause = pause(progress, now)?;
         let until = pause.until.map(instant);
         Some(Self { since: instant(pause.since), reason: pause.reason.to_string(), until })

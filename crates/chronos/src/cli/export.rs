@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::ChosenArgs;
 use super::client::{Client, job_name};
 use super::failure::{Exit, Failure};
-use super::moving::given::{for_the_old, tell_lost};
+use super::moving::given::for_the_old;
+use super::moving::handover::{Handover, Leaving, leaving};
 use super::moving::{definition, folder, leave};
-use super::queries::pages;
 
 pub(super) const HELP: &str = "\
 Only definitions are written: no counters, no history, no state. `chronos backup` keeps everything.
@@ -20,8 +20,8 @@ Examples:
   chronos export --output_dir jobs && git -C jobs add -A
   chronos export nightly -o json
   chronos export --label team=etl --output_dir etl
-  chronos export --chronos > for-the-old-chronos.json
-  chronos export --format chronos-sync --output_dir config --advance";
+  chronos export --chronos --advance > for-the-old-chronos.json
+  chronos export --format chronos-sync --output_dir config --advance=15m";
 
 /// Laid out for which program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,20 +62,29 @@ pub(super) struct ExportArgs {
     #[arg(long, short, hide_possible_values = true, value_name = "FORMAT", default_value = "yaml")]
     output: Language,
     /// Only what the old Chronos understands, as JSON; what is lost is told
-    #[arg(long, conflicts_with_all = ["output", "output_dir"])]
+    #[arg(long, group = "FormOfOld", conflicts_with_all = ["output", "output_dir"])]
     chronos: bool,
     /// `chronos-sync`: the folders that chronos-sync brings to an old Chronos, into the folder of --output_dir
     #[arg(
         long,
+        group = "FormOfOld",
         hide_possible_values = true,
         value_name = "LAYOUT",
         requires = "output_dir",
         conflicts_with_all = ["output", "chronos"]
     )]
     format: Option<Layout>,
-    /// Let schedules whose start has passed begin with their next slot: the old Chronos would run them at once
-    #[arg(long, requires = "format")]
-    advance: bool,
+    /// For the old Chronos, let schedules begin with their first slot after WHEN, as in `10m` or 2030-01-01T08:00:00Z, by
+    /// when this server is to be stopped; without WHEN, after now. The old Chronos runs a start that has passed at once
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = Handover::NOW,
+        requires = "FormOfOld"
+    )]
+    advance: Option<Handover>,
     #[command(flatten)]
     at: super::ServerAt,
 }
@@ -85,20 +94,21 @@ pub(super) async fn run(args: &ExportArgs) -> Result<(), Failure> {
         return leave::run(args).await;
     }
     let client = Client::of(&args.at)?;
-    let jobs = definitions(&client, args).await?;
+    let jobs = jobs(&client, args).await?;
     if let (Some(Layout::ChronosSync), Some(folder)) = (args.format, &args.output_dir) {
-        return for_chronos_sync(folder, jobs, args.advance);
+        return for_chronos_sync(folder, for_the_old(jobs, args.advance, definition::give)?);
     }
+    if args.chronos {
+        let old = for_the_old(jobs, args.advance, definition::known)?;
+        return Ok(super::out_json(&json!(old))?);
+    }
+    let jobs: Vec<Value> = jobs.into_iter().map(|job| Value::Object(job.definition)).collect();
     if let Some(folder) = &args.output_dir {
         for job in &jobs {
             write_job(folder, job["name"].as_str().unwrap_or_default(), job)?;
         }
         let files = if jobs.len() == 1 { "1 file".into() } else { format!("{} files", jobs.len()) };
         return Ok(super::out(format!("wrote {files} into {}\n", folder.display()).as_bytes())?);
-    }
-    if args.chronos {
-        let old = jobs.into_iter().map(for_old_chronos).collect::<Result<Vec<_>, Failure>>()?;
-        return Ok(super::out_json(&Value::Array(old))?);
     }
     match args.output {
         Language::Json => super::out_json(&Value::Array(jobs))?,
@@ -112,14 +122,13 @@ pub(super) async fn run(args: &ExportArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn definitions(client: &Client, args: &ExportArgs) -> Result<Vec<Value>, Failure> {
-    let path = ["v1", "definitions"];
+async fn jobs(client: &Client, args: &ExportArgs) -> Result<Vec<Leaving>, Failure> {
     if args.jobs.is_empty() {
-        return pages(client, &path, args.chosen.query(), "definitions", usize::MAX).await;
+        return leaving(client, args.chosen.query(), usize::MAX).await;
     }
     let mut jobs = Vec::new();
     for name in &args.jobs {
-        jobs.extend(pages(client, &path, vec![("job", job_name(name)?.to_owned())], "definitions", 1).await?);
+        jobs.extend(leaving(client, vec![("job", job_name(name)?.to_owned())], 1).await?);
     }
     Ok(jobs)
 }
@@ -142,21 +151,9 @@ pub(super) fn write_job(folder: &Path, name: &str, job: &Value) -> Result<PathBu
     Ok(path)
 }
 
-/// A job without what the old Chronos would refuse or not understand.
-fn for_old_chronos(job: Value) -> Result<Value, Failure> {
-    let Value::Object(fields) = job else { return Ok(job) };
-    let (kept, lost): (Map<String, Value>, Map<String, Value>) =
-        fields.into_iter().partition(|(key, _)| definition::is_known(key));
-    let (mut kept, mut lost) = (kept, lost);
-    lost.extend(definition::without_secrets(&mut kept));
-    tell_lost(&kept, &lost);
-    Ok(Value::Object(kept))
-}
-
 /// Writes the folders that chronos-sync reads.
-fn for_chronos_sync(folder: &Path, jobs: Vec<Value>, advance: bool) -> Result<(), Failure> {
-    let files = for_the_old(jobs, advance);
-    let written = folder::write(folder, &files)?;
+fn for_chronos_sync(folder: &Path, jobs: Vec<Map<String, Value>>) -> Result<(), Failure> {
+    let written = folder::write(folder, &jobs)?;
     for path in &written.stale {
         super::warn(&format!(
             "`{}` is not the file of any of these jobs: remove it, or chronos-sync brings it back",
@@ -178,24 +175,6 @@ fn for_chronos_sync(folder: &Path, jobs: Vec<Value>, advance: bool) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_old_chronos_gets_what_it_knows() {
-        let job = serde_json::json!({ "name": "a", "schedule": "R//P1D", "retries": 3, "catchUp": "none", "labels": {} });
-        let old = for_old_chronos(job).expect("a job");
-        assert_eq!(old, serde_json::json!({ "name": "a", "schedule": "R//P1D", "retries": 3 }));
-        // A variable without a value is one that it cannot read.
-        let variables = serde_json::json!([{ "name": "A", "value": "1" }, { "name": "B", "valueFrom": { "env": "CHRONOS_SECRET_B" } }]);
-        let job = serde_json::json!({ "name": "a", "schedule": "R//P1D", "environmentVariables": variables });
-        let old = for_old_chronos(job.clone()).expect("a job");
-        assert_eq!(old["environmentVariables"], serde_json::json!([{ "name": "A", "value": "1" }]));
-        let (given, lost) = definition::give(job.as_object().expect("a job"));
-        assert_eq!(given["environmentVariables"], old["environmentVariables"]);
-        assert_eq!(
-            lost["environmentVariables B valueFrom"],
-            serde_json::json!({ "env": "CHRONOS_SECRET_B" })
-        );
-    }
 
     #[test]
     fn a_file_is_named_after_its_job() {

@@ -322,21 +322,35 @@ pub(super) async fn pages(
     items: &str,
     limit: usize,
 ) -> Result<Vec<Value>, Failure> {
-    let (mut found, mut cursor) = (Vec::new(), None::<String>);
-    while found.len() < limit {
+    let [found] = columns(client, path, query, [items], limit).await?;
+    Ok(found)
+}
+
+/// The same of lists that stand beside each other on every page; the first one counts.
+pub(super) async fn columns<const N: usize>(
+    client: &Client,
+    path: &[&str],
+    query: Vec<(&str, String)>,
+    items: [&str; N],
+    limit: usize,
+) -> Result<[Vec<Value>; N], Failure> {
+    let (mut found, mut cursor) = ([const { Vec::new() }; N], None::<String>);
+    while found[0].len() < limit {
         let mut query = query.clone();
-        query.push(("limit", (limit - found.len()).min(PAGE_MAX).to_string()));
+        query.push(("limit", (limit - found[0].len()).min(PAGE_MAX).to_string()));
         query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
         let mut page = client.get(path, &query).await?;
-        if let Some(Value::Array(more)) = page.get_mut(items).map(Value::take) {
-            found.extend(more);
+        for (found, items) in found.iter_mut().zip(items) {
+            if let Some(Value::Array(more)) = page.get_mut(items).map(Value::take) {
+                found.extend(more);
+            }
         }
         match &page["next"] {
             Value::Null => break,
             next => cursor = Some(next.as_str().map_or_else(|| next.to_string(), Into::into)),
         }
     }
-    found.truncate(limit);
+    found.iter_mut().for_each(|found| found.truncate(limit));
     Ok(found)
 }
 

@@ -231,13 +231,30 @@ fn what_an_export_loses_is_told() {
     server.put(json!({ "name": "a", "command": "true", "schedule": "0 3 * * *", "catchUp": "none" }));
     server.put(json!({ "name": "b", "command": "true", "schedule": "R/2020-01-01T00:00:00Z/P1D", "catchUp": "none" }));
     server.put(by_hand("c", "true"));
+    server.put(json!({ "name": "d", "command": "true", "schedule": "R1//P1D" }));
+    server.wait_for("d", "succeeded");
+    server.put(json!({ "name": "e", "command": "true", "parents": ["c"] }));
+    server.cli(["pause", "e"]).success();
     let folder = server.folder.path().join("config");
     let folder = folder.to_str().unwrap();
     let told = server.cli(["export", "--format", "chronos-sync", "--output_dir", folder]).success();
     told.says("job `a`: the old Chronos does not know `catchUp: \"none\"`")
         .says("job `a`: the old Chronos knows no cron expressions")
-        .says("job `b`: its start has passed, so the old Chronos runs it at once");
-    server.cli(["delete", "c"]).success();
+        .says("job `b`: its start has passed, so the old Chronos runs it at once")
+        .says("job `d`: its schedule is over, so it is written as disabled")
+        .says("job `e`: it is paused, which the old Chronos does not know: it is written as disabled");
+    let files = files(&server.folder.path().join("config"));
+    assert!(
+        files["scheduled/d.yaml"].contains("schedule: R0//P1D")
+            && files["scheduled/d.yaml"].contains("disabled: true")
+    );
+    assert!(files["dependent/e.yaml"].contains("disabled: true"), "{files:#?}");
+    let list = server.cli(["export", "--chronos", "--advance", "d", "e", "b"]).success().json();
+    let disabled: Vec<_> = list.as_array().unwrap().iter().map(|job| &job["disabled"]).collect();
+    assert_eq!(disabled, [&json!(true), &json!(true), &Value::Null], "{list}");
+    assert_ne!(list[2]["schedule"], "R/2020-01-01T00:00:00Z/P1D", "{list}");
+    server.cli(["export", "--advance"]).exit(2).says("--chronos");
+    server.cli(["delete", "e", "c"]).success();
     let told =
         server.cli(["export", "--format", "chronos-sync", "--output_dir", folder, "--advance"]).success();
     told.says("scheduled/c.yaml` is not the file of any of these jobs");

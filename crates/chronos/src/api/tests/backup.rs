@@ -160,6 +160,9 @@ async fn a_definition_is_what_its_author_said() {
     server.until_get("/v1/jobs/d", |job| job["exhausted"] == true).await;
     let page = server.get("/v1/definitions").await.json();
     let definitions = page["definitions"].as_array().expect("a list");
+    let (far, daily) = (&page["progress"][0], &page["progress"][2]);
+    assert!(far["next"].is_string() && daily["next"].is_string() && far["remaining"].is_null(), "{page}");
+    assert_eq!((&page["progress"][1], &page["progress"][3]), (&json!({}), &json!({ "remaining": 0 })));
     for (job, definition) in jobs.iter().zip(definitions) {
         for (key, value) in job.as_object().expect("an object") {
             assert_eq!(&definition[key], value, "{definition}");
@@ -168,7 +171,9 @@ async fn a_definition_is_what_its_author_said() {
         let again = server.post(&format!("/v1/scheduler/{door}?verbose=true"), definition).await;
         assert_eq!(again.json()["result"], json!("unchanged"), "{definition}");
     }
+    assert_eq!(server.post("/v1/jobs/c/pause", &json!({ "reason": "x" })).await.status, StatusCode::OK);
     let one = server.get("/v1/definitions?job=c").await.json();
+    assert_eq!(one["progress"][0]["paused"]["reason"], json!("x"));
     assert_eq!(one["definitions"][0]["name"], json!("c"));
     assert_eq!(server.get("/v1/definitions?job=none").await.status, StatusCode::NOT_FOUND);
     let first = server.get("/v1/definitions?limit=2").await.json();

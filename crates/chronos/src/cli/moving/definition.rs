@@ -18,7 +18,7 @@ fn fields() -> impl Iterator<Item = &'static str> {
 }
 
 /// Whether an old Chronos reads this field of a definition.
-pub(in crate::cli) fn is_known(field: &str) -> bool {
+fn is_known(field: &str) -> bool {
     fields().any(|known| known == field)
 }
 
@@ -111,6 +111,14 @@ fn join_files(document: &mut Map<String, Value>) -> Option<String> {
     Some("`uris` has been added to `fetch`, which does the same".into())
 }
 
+/// What an old Chronos reads of a definition, and what it does not.
+pub(in crate::cli) fn known(definition: &Map<String, Value>) -> (Map<String, Value>, Map<String, Value>) {
+    let (mut known, mut lost): (Map<String, Value>, Map<String, Value>) =
+        definition.iter().map(owned).partition(|(key, _)| is_known(key));
+    lost.extend(without_secrets(&mut known));
+    (known, lost)
+}
+
 /// A definition with every field that an old Chronos has in a file of chronos-sync, in its order, and what it does
 /// not understand.
 pub(in crate::cli) fn give(definition: &Map<String, Value>) -> (Map<String, Value>, Map<String, Value>) {
@@ -140,7 +148,7 @@ pub(in crate::cli) fn give(definition: &Map<String, Value>) -> (Map<String, Valu
 /// Takes out the variables whose values are found when a task begins, and returns them under names that say which they
 /// are. An old Chronos wants a value of each: it answers 500 to a variable without one, and ends where it finds one in its
 /// store.
-pub(in crate::cli) fn without_secrets(given: &mut Map<String, Value>) -> Map<String, Value> {
+fn without_secrets(given: &mut Map<String, Value>) -> Map<String, Value> {
     let Some(Value::Array(variables)) = given.get_mut("environmentVariables") else { return Map::new() };
     let is_secret = |variable: &Value| variable.get("value").is_none();
     let lost = variables.iter().filter(|variable| is_secret(variable)).map(|variable| {
@@ -167,12 +175,25 @@ fn owned((key, value): (&String, &Value)) -> (String, Value) {
     (key.clone(), value.clone())
 }
 
-/// The schedule of a definition, if it has one that can be read.
-pub(super) fn schedule(definition: &Map<String, Value>, zones: &Zones, now: Timestamp) -> Option<Schedule> {
+/// The schedule of a definition, if it has one that can be read; `anchor` stands for an empty start.
+pub(super) fn schedule(
+    definition: &Map<String, Value>,
+    zones: &Zones,
+    anchor: Timestamp,
+) -> Option<Schedule> {
     let text = |key: &str| definition.get(key).and_then(Value::as_str).unwrap_or_default();
     let dst = DstPolicy::default();
-    Schedule::parse(zones, text("schedule"), text("scheduleTimeZone"), dst, now, Spread::of(text("name")))
+    Schedule::parse(zones, text("schedule"), text("scheduleTimeZone"), dst, anchor, Spread::of(text("name")))
         .ok()
+}
+
+/// A slot as the start of the same schedule, on its wall clock: calendar periods are added there.
+pub(super) fn start(schedule: &Schedule, slot: Timestamp) -> String {
+    let local = slot.to_zoned(schedule.zone().time_zone().clone());
+    if local.offset().is_zero() {
+        return crate::wire::job::instant(slot);
+    }
+    local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
 }
 
 /// Keeps the start that a job has here where the old Chronos, which moves it on with every launch, has one of the same
@@ -244,11 +265,16 @@ pub(super) fn says_the_same(
     same_zone && take(present.clone(), zones, now).is_ok_and(|present| present.definition == *taken)
 }
 
-/// `R5`, start and period of a repeating interval.
-fn parts(schedule: &str) -> Option<(&str, &str, &str)> {
+/// `R5`, start and period of a repeating interval, whose start may be empty.
+pub(super) fn interval(schedule: &str) -> Option<(&str, &str, &str)> {
     let (repeats, rest) = schedule.split_once('/')?;
     let (start, period) = rest.rsplit_once('/')?;
-    (repeats.starts_with('R') && !start.is_empty()).then_some((repeats, start, period))
+    repeats.starts_with('R').then_some((repeats, start, period))
+}
+
+/// The same of one with a start.
+fn parts(schedule: &str) -> Option<(&str, &str, &str)> {
+    interval(schedule).filter(|(_, start, _)| !start.is_empty())
 }
 
 /// The slot that a new job with this definition has at once, because its start is past.
@@ -261,7 +287,7 @@ pub(super) fn past_slot(definition: &Map<String, Value>, zones: &Zones, now: Tim
 }
 
 /// Whether an old Chronos would run this job as soon as it has it.
-pub(in crate::cli) fn begins_at_once(definition: &Map<String, Value>, zones: &Zones, now: Timestamp) -> bool {
+pub(super) fn begins_at_once(definition: &Map<String, Value>, zones: &Zones, now: Timestamp) -> bool {
     let off = definition.get("disabled") == Some(&json!(true));
     let text = definition.get("schedule").and_then(Value::as_str).unwrap_or_default();
     let empty = text.starts_with('R') && text.contains("//");
@@ -271,22 +297,21 @@ pub(in crate::cli) fn begins_at_once(definition: &Map<String, Value>, zones: &Zo
 /// So many slots must stay what they were for a start to be moved: enough for every month of some years.
 const SLOTS_COMPARED: usize = 48;
 
-/// Writes the next slot as the start, so that nothing is due at once. `false`: that would have changed later slots, as at
-/// the ends of months.
-pub(in crate::cli) fn advance(definition: &mut Map<String, Value>, zones: &Zones, now: Timestamp) -> bool {
+/// Writes the next slot as the start, and leaves out the one that is due at once, so that nothing is. `false`: that would
+/// have changed later slots, as at the ends of months.
+pub(super) fn advance(definition: &mut Map<String, Value>, zones: &Zones, now: Timestamp) -> bool {
     let text = definition.get("schedule").and_then(Value::as_str).unwrap_or_default().to_owned();
     let Some((repeats, _, period)) = parts(&text) else { return false };
     let Some(before) = schedule(definition, zones, now) else { return false };
     let Some(next) = before.first_after(now) else { return false };
-    let local = next.due.to_zoned(before.zone().time_zone().clone());
-    let start = match definition.get("scheduleTimeZone").and_then(Value::as_str) {
-        Some(zone) if !zone.is_empty() => local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
-        _ => crate::wire::job::instant(next.due),
-    };
+    // A new job has no slots before the latest past one, see `past_slot`: that is one of them.
+    let left = before.repeats().map(|repeats| repeats.saturating_sub(1));
+    let repeats = left.map_or(repeats.to_owned(), |left| format!("R{left}"));
     let mut moved = definition.clone();
-    moved.insert("schedule".into(), json!(format!("{repeats}/{start}/{period}")));
+    moved.insert("schedule".into(), json!(format!("{repeats}/{}/{period}", start(&before, next.due))));
+    let compared = left.and_then(|left| usize::try_from(left).ok()).unwrap_or(usize::MAX).min(SLOTS_COMPARED);
     let slots = |schedule: &Schedule| -> Vec<Timestamp> {
-        schedule.upcoming(now).take(SLOTS_COMPARED).map(|slot| slot.due).collect()
+        schedule.upcoming(now).take(compared).map(|slot| slot.due).collect()
     };
     let same = schedule(&moved, zones, now).is_some_and(|after| slots(&after) == slots(&before));
     if same {
@@ -359,6 +384,23 @@ mod tests {
         assert!(job.notes[0].contains("`epsilon`"), "{:?}", job.notes);
     }
 
+    #[test]
+    fn the_old_chronos_gets_what_it_knows() {
+        let job = object(
+            json!({ "name": "a", "schedule": "R//P1D", "retries": 3, "catchUp": "none", "labels": {} }),
+        );
+        let (old, lost) = known(&job);
+        assert_eq!(Value::from(old), json!({ "name": "a", "schedule": "R//P1D", "retries": 3 }));
+        assert_eq!(Value::from(lost), json!({ "catchUp": "none", "labels": {} }));
+        // A variable without a value is one that it cannot read.
+        let variables = json!([{ "name": "A", "value": "1" }, { "name": "B", "valueFrom": { "env": "CHRONOS_SECRET_B" } }]);
+        let job = object(json!({ "name": "a", "schedule": "R//P1D", "environmentVariables": variables }));
+        for (given, lost) in [known(&job), give(&job)] {
+            assert_eq!(given["environmentVariables"], json!([{ "name": "A", "value": "1" }]));
+            assert_eq!(lost["environmentVariables B valueFrom"], json!({ "env": "CHRONOS_SECRET_B" }));
+        }
+    }
+
     #[track_caller]
     fn kept(ours: &str, theirs: &str, zone: &str, expected: bool) {
         let job =
@@ -395,11 +437,14 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_moved_to_the_next_slot_if_the_slots_stay_the_same() {
+    fn a_start_is_moved_to_the_next_slot_if_the_slots_that_are_left_stay_the_same() {
         advanced("R/2020-01-01T02:00:00Z/P1D", "", Some("R/2030-06-16T02:00:00.000Z/P1D"));
-        advanced("R7/2020-01-01T02:00:00Z/PT1H", "", Some("R7/2030-06-15T13:00:00.000Z/PT1H"));
+        advanced("R7/2020-01-01T02:00:00Z/PT1H", "", Some("R6/2030-06-15T13:00:00.000Z/PT1H"));
+        advanced("R1/2020-01-01T02:00:00Z/PT1H", "", Some("R0/2030-06-15T13:00:00.000Z/PT1H"));
         advanced("R/2020-01-01T02:30:00Z/P1D", "Europe/Berlin", Some("R/2030-06-16T02:30:00.000+02:00/P1D"));
         advanced("R/2020-01-31T02:00:00Z/P1M", "", None);
+        let offset = "R/2030-07-01T00:30:00.000+02:00/P1M";
+        advanced("R/2020-01-01T00:30:00+02:00/P1M", "", Some(offset));
     }
 
     /// Any job that an old Chronos can have.

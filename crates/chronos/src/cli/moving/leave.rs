@@ -6,21 +6,24 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use store::zookeeper::old::{Old, Others, Standing};
 
+use super::handover::{Handover, leaving};
 use super::tree::TreeArgs;
 use super::{definition, given};
 use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::queries::pages;
 
 pub(in crate::cli) const HELP: &str = "\
 The way back to an old Chronos: its jobs in ZooKeeper become those of this server, field by field as
 it wrote them. Its framework id stays. Do it while no old Chronos leads there, as one that does has
-its jobs in memory and writes over them; stop this server before you start the old one. Jobs that
-the old Chronos cannot read are told and not written.
+its jobs in memory and writes over them. Jobs that the old Chronos cannot read are told and not
+written; those that are paused here, or whose schedule is over, are written as disabled.
+
+This server goes on launching until it is stopped, and the old one would launch those slots again:
+give --advance a time, stop this server before it, and start the old one then.
 
 Examples:
-  chronos export zookeeper --zk_hosts zk1:2181,zk2:2181,zk3:2181 --advance
-  chronos export zookeeper --zk_hosts zk1:2181 --advance --others delete --yes";
+  chronos export zookeeper --zk_hosts zk1:2181,zk2:2181,zk3:2181 --advance=15m
+  chronos export zookeeper --zk_hosts zk1:2181 --advance=15m --others delete --yes";
 
 /// What becomes of jobs that are there and not on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -37,9 +40,10 @@ pub(in crate::cli) struct LeaveArgs {
     /// are some
     #[arg(long, value_name = "WHAT", hide_possible_values = true)]
     others: Option<Surplus>,
-    /// Let schedules whose start has passed begin with their next slot: the old Chronos would run them at once
-    #[arg(long)]
-    advance: bool,
+    /// Let schedules begin with their first slot after WHEN, as in `10m` or 2030-01-01T08:00:00Z, by when this server is to
+    /// be stopped; without WHEN, after now. The old Chronos runs a start that has passed at once
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = Handover::NOW)]
+    advance: Option<Handover>,
     /// Write although an old Chronos leads there, or another server than the one that is asked
     #[arg(long = "beside_leader")]
     beside_leader: bool,
@@ -52,8 +56,8 @@ pub(in crate::cli) struct LeaveArgs {
 
 pub(in crate::cli) async fn run(args: &LeaveArgs) -> Result<(), Failure> {
     let client = Client::of(&args.at)?;
-    let jobs = pages(&client, &["v1", "definitions"], Vec::new(), "definitions", usize::MAX).await?;
-    let jobs = given::for_the_old(jobs, args.advance);
+    let jobs = leaving(&client, Vec::new(), usize::MAX).await?;
+    let jobs = given::for_the_old(jobs, args.advance, definition::give)?;
     let all = jobs.len();
     let (jobs, refused) = readable(jobs);
     let before = args.tree.read().await?;

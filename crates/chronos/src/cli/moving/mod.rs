@@ -4,6 +4,7 @@ pub(super) mod compare;
 pub(super) mod definition;
 pub(super) mod folder;
 pub(super) mod given;
+pub(super) mod handover;
 pub(super) mod import;
 pub(super) mod inherit;
 pub(super) mod leave;

@@ -191,7 +191,11 @@ impl Plan {
             if starts == Starts::AsWritten {
                 self.at_once.insert(name.clone(), slot);
             } else if definition::advance(&mut definition, zones, now) {
-                row.notes.push("its start has passed and is now its next slot".into());
+                let left = definition::schedule(&definition, zones, now).and_then(|left| left.repeats());
+                row.notes.push(match left {
+                    Some(0) => "its last slot has passed and is left out".into(),
+                    _ => "its start has passed and is now its next slot".into(),
+                });
             } else {
                 row.notes
                     .push("its start has passed and stays, because another would move later slots".into());
