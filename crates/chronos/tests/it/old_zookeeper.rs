@@ -189,10 +189,10 @@ fn an_old_leader_is_seen() {
     tree.cli(&server, "export", &["--yes"]).success();
 }
 
-/// A server of ours beside an old Chronos.
+/// A server of ours beside an old Chronos, which keeps more of its history than it would by itself.
 fn beside(tree: &Tree, folder: Arc<Folder>) -> TestServer {
-    let server =
-        TestServer::launch(folder, &["--zk_hosts", &tree.options.hosts, "--zk_path", &tree.options.path]);
+    let place = ["--zk_hosts", &tree.options.hosts, "--zk_path", &tree.options.path];
+    let server = TestServer::launch(folder, &[&place[..], &["--history_count_max", "1000"]].concat());
     wait::until("it has read the store", || (server.get("/v1/jobs")?.status == 200).then_some(()));
     server
 }
@@ -229,7 +229,7 @@ fn the_first_leader_takes_over_what_is_there() {
         assert!(told, "{lost}: {log}");
     }
     server.cli(["audit", "extract"]).success().says("import");
-    server.cli(["delete", "extract", "load"]);
+    server.cli(["delete", "extract", "load"]).success();
     assert_eq!(tree.read(), before, "the tree is only read");
 
     // A later leader goes on with what is here, whatever has become of it.
@@ -255,17 +255,9 @@ fn an_old_chronos_that_has_led_since_is_noticed_and_somebody_must_decide() {
     tree.write(&[tick(&start)]);
     let server = beside(&tree, folder);
     stands_aside(&server);
-    let old = tree.runtime.block_on(old::stand_in(tree.options.clone(), "old.example.org:8080")).unwrap();
-    wait::until("it leads", || {
-        let leader = tree.runtime.block_on(old::leader(tree.options.clone())).unwrap()?;
-        leader.node.is_empty().then_some(())
-    });
+    let old = OldLeader::elected(&tree);
     tree.settle("keep").exit(3).says("an old Chronos at old.example.org:8080 leads there");
-    drop(old);
-    wait::until("it is gone", || {
-        let leader = tree.runtime.block_on(old::leader(tree.options.clone())).unwrap();
-        leader.is_none_or(|leader| !leader.node.is_empty()).then_some(())
-    });
+    old.stop(&tree);
     let runs = server.runs("tick");
     tree.settle("keep").success().says("the jobs that are here count");
     server.wait_ready();
@@ -273,27 +265,206 @@ fn an_old_chronos_that_has_led_since_is_noticed_and_somebody_must_decide() {
     let (folder, _) = server.terminate();
 
     // Once more, and this time the old one counts: nothing is launched of what was due before its next slot.
-    let next = Timestamp::now() + SignedDuration::from_secs(3600);
+    let stopped = Timestamp::now();
+    let next = stopped + SignedDuration::from_secs(3600);
     let next = next.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
     tree.write(&[tick(&next)]);
     let server = beside(&tree, folder);
     stands_aside(&server);
-    let runs = server.runs("tick");
     tree.settle("import").success();
     server.wait_ready();
     assert_eq!(definitions(&server)["tick"]["schedule"], format!("R/{next}/PT1S"));
     server.put(by_hand("now", "true"));
     server.cli(["run", "now"]).success();
     server.wait_for("now", "succeeded");
-    let new: Vec<_> = server
-        .runs("tick")
-        .into_iter()
-        .filter(|run| !runs.iter().any(|old| old["key"] == run["key"]))
-        .collect();
-    assert!(
-        new.iter().all(|run| run["attempts"].as_array().is_none_or(Vec::is_empty)),
-        "what the old one launched is not launched again: {new:#?}\n{runs:#?}"
-    );
+    for run in server.runs("tick") {
+        let attempts = run["attempts"].as_array().unwrap();
+        let launched = |attempt: &Value| attempt["launched"].as_str().unwrap().parse::<Timestamp>().unwrap();
+        assert!(attempts.iter().all(|attempt| launched(attempt) < stopped), "of the old one is {run:#}");
+    }
+}
+
+/// An old Chronos that leads, and launches as the reference says; see [`OldLeader::launch`].
+struct OldLeader(old::StandIn);
+
+impl OldLeader {
+    fn elected(tree: &Tree) -> Self {
+        let old = old::stand_in(tree.options.clone(), "old.example.org:8080");
+        let old = Self(tree.runtime.block_on(old).unwrap());
+        wait::until("it leads", || {
+            let leader = tree.runtime.block_on(old::leader(tree.options.clone())).unwrap()?;
+            leader.node.is_empty().then_some(())
+        });
+        old
+    }
+
+    fn stop(self, tree: &Tree) {
+        drop(self.0);
+        wait::until("it is gone", || {
+            let leader = tree.runtime.block_on(old::leader(tree.options.clone())).unwrap();
+            leader.is_none_or(|leader| !leader.node.is_empty()).then_some(())
+        });
+    }
+
+    /// Launches what is due until there is enough, and writes the schedules back.
+    fn lead(self, tree: &Tree, ledger: &mut Ledger, what: &str, enough: impl Fn(&Ledger) -> bool) {
+        wait::until(what, || {
+            let (mut jobs, now) = (tree.jobs(), Timestamp::now());
+            let due =
+                jobs.values_mut().filter_map(|job| Self::launch(job, now, ledger).then_some(job.clone()));
+            let due: Vec<Value> = due.collect();
+            if !due.is_empty() {
+                tree.write(&due);
+            }
+            enough(ledger).then_some(())
+        });
+        self.stop(tree);
+    }
+
+    /// Launches a job if it is due: once for all slots that have passed, and moves its schedule on. Notes each of them.
+    fn launch(job: &mut Value, now: Timestamp, ledger: &mut Ledger) -> bool {
+        let Some(schedule) = job["schedule"].as_str().filter(|_| job["disabled"] != true) else {
+            return false;
+        };
+        let parts: Vec<&str> = schedule.split('/').collect();
+        let (left, start) = (parts[0][1..].parse::<u64>().ok(), parts[1].parse::<Timestamp>().unwrap());
+        let seconds = parts[2].strip_prefix("PT").and_then(|text| text.strip_suffix('S')).unwrap();
+        let (period, late) = (seconds.parse::<i64>().unwrap(), now.duration_since(start));
+        if left == Some(0) || late <= SignedDuration::ZERO {
+            return false;
+        }
+        let passed = late.as_secs() / period + 1;
+        let slot = |number: i64| start + SignedDuration::from_secs(number * period);
+        let name = job["name"].as_str().unwrap().to_owned();
+        (0..passed).for_each(|number| ledger.0.push((name.clone(), slot(number), "old")));
+        let left = left.map_or(String::new(), |left| (left - 1).to_string());
+        job["schedule"] = format!("R{left}/{:.3}/{}", slot(passed), parts[2]).into();
+        true
+    }
+}
+
+/// Which slot of which job was launched by whom.
+#[derive(Debug, Default)]
+struct Ledger(Vec<(String, Timestamp, &'static str)>);
+
+impl Ledger {
+    fn of(&self, job: &str, by: &str) -> usize {
+        self.0.iter().filter(|(name, _, who)| name == job && *who == by).count()
+    }
+
+    /// Everything that ours have launched, from their history.
+    fn read(&mut self, server: &TestServer) {
+        let page = server.get_json("/v1/runs?limit=1000");
+        assert_eq!(page["next"], Value::Null, "one page holds them all");
+        let slots = page["runs"].as_array().unwrap().iter().filter(|run| {
+            run["cause"] == "slot" && run["attempts"].as_array().is_some_and(|attempts| !attempts.is_empty())
+        });
+        self.0.extend(slots.map(|run| (run["job"].as_str().unwrap().to_owned(), due(run), "ours")));
+    }
+
+    #[track_caller]
+    fn has_no_slot_twice(&self) {
+        let mut slots: Vec<_> = self.0.iter().map(|(job, slot, _)| (job, slot)).collect();
+        slots.sort();
+        let twice = slots.windows(2).find(|pair| pair[0] == pair[1]);
+        assert_eq!(twice, None, "{self:#?}");
+    }
+}
+
+/// Old, new, old by way of an export, and new again.
+#[test]
+fn from_one_to_the_other_and_back_no_slot_is_launched_twice() {
+    let Some(tree) = Tree::new() else { return };
+    let mut ledger = Ledger::default();
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
+    let every_second = |name: &str, repeats: &str| {
+        listed(json!({ "name": name, "schedule": format!("{repeats}/{now}/PT1S"), "scheduleTimeZone": "" }))
+    };
+    tree.write(&[every_second("tick", "R"), every_second("some", "R8"), every_second("once", "R1")]);
+    let enough = |ledger: &Ledger| ledger.of("tick", "old") >= 3;
+    OldLeader::elected(&tree).lead(&tree, &mut ledger, "the old one launches", enough);
+
+    let server = beside(&tree, Folder::new());
+    server.wait_for("some", "succeeded");
+    server.put(json!({ "name": "held", "command": "true", "schedule": "R//PT1S" }));
+    server.put(json!({ "name": "ours", "command": "true", "schedule": "R1//PT1S" }));
+    server.wait_for("ours", "succeeded");
+    server.wait_for("held", "succeeded");
+    server.cli(["pause", "held"]).success();
+    wait::until("the slots of `some` are used up", || {
+        (server.get_json("/v1/jobs/some")["exhausted"] == true).then_some(())
+    });
+    let folder = hand_over(&tree, server);
+    OldLeader::elected(&tree)
+        .lead(&tree, &mut ledger, "it launches again", |ledger| ledger.of("tick", "old") >= 6);
+    assert_eq!((ledger.of("held", "old"), ledger.of("ours", "old")), (0, 0));
+
+    let last = ledger.0.iter().map(|(_, slot, _)| *slot).max().unwrap();
+    let server = beside(&tree, folder);
+    stands_aside(&server);
+    tree.settle("import").success();
+    server.wait_ready();
+    server.wait_for_run("tick", "it goes on", |run| due(run) > last && run["outcome"] == "succeeded");
+    assert_eq!(definitions(&server)["held"]["disabled"], true);
+    ledger.read(&server);
+    assert!(["tick", "some", "held", "ours"].iter().all(|job| ledger.of(job, "ours") > 0), "{ledger:#?}");
+    ledger.has_no_slot_twice();
+}
+
+fn due(run: &Value) -> Timestamp {
+    run["due"].as_str().unwrap().parse().unwrap()
+}
+
+/// Exports and stops the server as the guide says: before the old one begins, or all of it is done once more.
+fn hand_over(tree: &Tree, mut server: TestServer) -> Arc<Folder> {
+    for seconds in [15, 30, 60, 120] {
+        let until = Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap();
+        let told = tree.cli(&server, "export", &["--yes", &format!("--advance={until}")]).success();
+        let exported = Timestamp::now();
+        told.says("job `held`: it is paused")
+            .says("job `ours`: its schedule is over")
+            .says("stop this server before that");
+        // What it launches after the export is not for the old one either.
+        server.wait_for_run("tick", "it goes on", |run| due(run) > exported);
+        let (folder, _) = server.terminate();
+        if Timestamp::now() < until {
+            return folder;
+        }
+        server = beside(tree, folder);
+        server.wait_ready();
+    }
+    panic!("it was never stopped in time");
+}
+
+/// What a server that is ended in the midst of it leaves: some of the jobs, or all, and an order that still stands.
+#[test]
+fn a_takeover_that_was_cut_is_completed_by_the_next_leader() {
+    let Some(tree) = Tree::new() else { return };
+    let job = |name: &str, schedule: &str| {
+        listed(json!({ "name": name, "schedule": schedule, "scheduleTimeZone": "" }))
+    };
+    tree.write(&[
+        job("first", "R1/2020-01-01T00:00:00.000Z/P1D"),
+        job("second", "R/2099-01-01T00:00:00.000Z/P1D"),
+    ]);
+    let server = beside(&tree, Folder::new());
+    server.wait_ready();
+    server.wait_for("first", "succeeded");
+    server.cli(["delete", "second"]).success();
+    let folder = server.kill();
+    let remembered = tree.runtime.block_on(old::recall(tree.options.clone())).unwrap();
+    let ordered = old::remember(tree.options.clone(), remembered, old::Standing::Import);
+    tree.runtime.block_on(ordered).unwrap();
+
+    let server = beside(&tree, folder);
+    wait::until("it is done", || {
+        (server.log().matches("took over the jobs of the old Chronos").count() == 2).then_some(())
+    });
+    server.wait_ready();
+    assert_eq!(definitions(&server).keys().collect::<Vec<_>>(), ["first", "second"]);
+    assert_eq!(server.get_json("/v1/jobs/first")["version"], 1);
+    assert_eq!(server.runs("first").len(), 1);
+    tree.settle("keep").exit(3).says("nothing to decide");
 }
 
 #[test]

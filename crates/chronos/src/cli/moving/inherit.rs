@@ -105,3 +105,101 @@ async fn put(node: &Node, set: &[&Value]) -> Result<Vec<Value>, Failure> {
     });
     Ok(told.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use engine::Keep;
+    use engine::fake::FakeMachine;
+    use scheduler::SET_BYTES_MAX;
+    use scheduler::limits::Limits;
+    use scheduler::schedule::Zones;
+    use store::memory::{MemoryCore, MemoryStore};
+    use store::{Candidate, Retention, Store};
+
+    use super::super::folder::File;
+    use super::*;
+    use crate::node::{Acquaintance, NodeOptions, NodeTask};
+
+    /// A node that leads on this store.
+    async fn leader(store: MemoryStore, machine: &FakeMachine) -> (Node, NodeTask) {
+        let (node, task) = crate::node::start(NodeOptions {
+            identity: Candidate { node: "n".into(), ..Candidate::default() },
+            store: Arc::new(store),
+            acquaintance: Acquaintance::default(),
+            heritage: None,
+            engine: Arc::new(machine.engine()),
+            zones: Zones::bundled(),
+            retention: Retention { count_max: 1000, ..Retention::UNBOUNDED },
+            output: Keep::EVERYTHING,
+            kill_grace: Duration::from_secs(1),
+            disable_after_failures: 0,
+            retry_delay: scheduler::job::Retry::DELAY,
+            limits: Limits::default(),
+            notifier: Arc::default(),
+        });
+        let mut status = node.watch_status();
+        let leads = status.wait_for(|status| matches!(status.role, Role::Leading(_))).await.map(drop);
+        leads.expect("it lives");
+        (node, task)
+    }
+
+    /// More jobs than one set holds, the first of them due at once.
+    fn files() -> Vec<File> {
+        let command = format!("true #{}", "x".repeat(60_000));
+        let job = |i: usize| {
+            let start = if i == 0 { "R1/2020-01-01T00:00:00Z/P1D" } else { "R/2099-01-01T00:00:00Z/P1D" };
+            let definition = json!({ "name": format!("j{i}"), "command": command, "schedule": start });
+            let definition = definition.as_object().cloned().expect("an object");
+            File::Job { definition, origin: format!("J_j{i}"), notes: Vec::new() }
+        };
+        (0..=SET_BYTES_MAX / 60_000).map(job).collect()
+    }
+
+    fn plan() -> Plan {
+        Plan::new(files(), &BTreeMap::new(), Starts::AsWritten, &Zones::bundled(), Timestamp::now())
+    }
+
+    #[tokio::test]
+    async fn a_takeover_that_is_cut_between_two_sets_is_completed_by_the_next_leader() {
+        let (machine, store) = (FakeMachine::new(), MemoryStore::new(MemoryCore::new(1)));
+        let (node, task) = leader(store.another(), &machine).await;
+        let mut cut = plan();
+        let done = cut.put(async |set: &[&Value]| match cut_after_first(&node) {
+            true => Err(Failure::new(Exit::Unreachable, anyhow::anyhow!("the server has ended"))),
+            false => put(&node, set).await,
+        });
+        assert!(done.await.is_err());
+        let (all, first) = (cut.rows.len(), cut.count(Fate::Created));
+        assert!(0 < first && first < all, "{first} of {all}");
+        task.shutdown().await;
+
+        let (node, task) = leader(store.another(), &machine).await;
+        let mut whole = plan();
+        whole
+            .put(async |set| put(&node, set).await)
+            .await
+            .unwrap_or_else(|failure| panic!("{}", failure.chain()));
+        assert_eq!((whole.count(Fate::Unchanged), whole.count(Fate::Created)), (first, all - first));
+        // A second launch would be decided by the time at which the first is known to have ended.
+        for _ in 0..6000 {
+            if node.projection.read().state().progress.values().any(|progress| progress.successes > 0) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        task.shutdown().await;
+        let (state, _) = store.another().load().await.expect("a store in memory");
+        assert_eq!(state.progress.values().map(|progress| progress.successes).sum::<u64>(), 1);
+        let names: BTreeSet<_> = state.jobs.values().map(|job| job.name.to_string()).collect();
+        assert_eq!((state.jobs.len(), names.len()), (all, all));
+        assert!(state.jobs.values().all(|job| job.version == 1));
+        assert_eq!(machine.begun().len(), 1, "what was due at once is launched once: {:?}", machine.begun());
+    }
+
+    /// Whether there are jobs, as there are after the first set.
+    fn cut_after_first(node: &Node) -> bool {
+        !node.projection.read().state().jobs.is_empty()
+    }
+}
