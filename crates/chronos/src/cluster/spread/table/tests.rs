@@ -1,5 +1,7 @@
 //! Tables: who is asked for what, and what is told, step by step.
 
+use scheduler::run::AttemptEnd;
+
 use super::*;
 
 const LOST: &str = "lost";
