@@ -353,6 +353,8 @@ struct Directed<E> {
     told: AtomicU64,
     /// How often it was asked for more since.
     heard: AtomicU64,
+    /// Kills that it was ordered, where it answers none.
+    deaf: Option<AtomicU64>,
 }
 
 impl<E> Directed<E> {
@@ -360,7 +362,22 @@ impl<E> Directed<E> {
         let (says, said) = tokio::sync::mpsc::unbounded_channel();
         let said = tokio::sync::Mutex::new(said);
         let never = || AtomicU64::new(0);
-        Arc::new(Self { engine, gate: Mutex::new(()), says, said, told: never(), heard: never() })
+        Arc::new(Self {
+            engine,
+            gate: Mutex::default(),
+            says,
+            said,
+            told: never(),
+            heard: never(),
+            deaf: None,
+        })
+    }
+
+    /// Says what its engine says, and answers no kill.
+    fn deaf(engine: E) -> Arc<Self> {
+        let mut this = Self::new(engine);
+        Arc::get_mut(&mut this).unwrap().deaf = Some(AtomicU64::new(0));
+        this
     }
 }
 
@@ -379,6 +396,10 @@ impl<E: Engine> Engine for Directed<E> {
     }
 
     async fn kill(&self, epoch: Epoch, task: &TaskId, a: Duration, b: Duration) -> Result<(), EngineError> {
+        if let Some(kills) = &self.deaf {
+            kills.fetch_add(1, Ordering::SeqCst);
+            std::future::pending().await
+        }
         self.engine.kill(epoch, task, a, b).await
     }
 
@@ -440,6 +461,24 @@ async fn a_scheduler_that_does_not_come_back_is_silent() {
     closed.join().unwrap().unwrap();
     eventually("it beats again", || async { !is_silent(1) }).await;
     task.shutdown().await;
+}
+
+/// A node that is dead is not heard of for as long as its connections are tried.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_answer_holds_up_no_planned_hand_over() {
+    let cluster = Cluster::new();
+    cluster.machine.script(|_| Behaviour::Run);
+    let engine = Directed::deaf(cluster.machine.engine());
+    let (node, task) = cluster.start_with("n1", engine.clone());
+    leads(&node).await;
+    node.ask(put("a", "R1//PT1H")).await.unwrap();
+    eventually("it runs", || async { cluster.machine.running().len() == 1 }).await;
+    node.ask(Request::KillJob(name("a"))).await.unwrap();
+    let kills = || engine.deaf.as_ref().is_some_and(|kills| kills.load(Ordering::SeqCst) > 0);
+    eventually("it is to be ended", || async { kills() }).await;
+    let begun = tokio::time::Instant::now();
+    task.shutdown().await;
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
 }
 
 /// Starts anew while it launches a task, and says that it runs only when it has been told of the term again.

@@ -11,7 +11,7 @@ use scheduler::ids::{Epoch, TaskId};
 use scheduler::notice::{NoticeId, Sent};
 use scheduler::run::RunState;
 use scheduler::{Effect, TaskNews};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
 use crate::wire::task_spec;
@@ -26,6 +26,12 @@ const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
 const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
 /// The same reason why nothing is launched is told again after so long.
 const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(60);
+/// At the end of a term orders that may begin a task are waited for so long: one that is lost with this process leaves a task
+/// of which nobody can tell while the node is away.
+const BEGUN_WITHIN: Duration = Duration::from_secs(2);
+/// And all others for so long, a small part of what a planned hand-over may take: whoever leads next gives them again, and
+/// they may go to a node that is dead.
+const DONE_WITHIN: Duration = Duration::from_millis(100);
 /// Orders on their way to an engine at once.
 const ORDERS_MAX: usize = 512;
 /// Tasks in one reconciliation.
@@ -54,6 +60,10 @@ pub(super) struct Effects {
     reports: mpsc::UnboundedSender<Report>,
     /// Of each engine by its place, so that none waits behind another.
     orders: Arc<Mutex<BTreeMap<usize, Arc<Semaphore>>>>,
+    /// Shared by the orders under way that may begin a task.
+    beginning: Arc<RwLock<()>>,
+    /// Shared by all others.
+    ending: Arc<RwLock<()>>,
     open: Arc<Mutex<Open>>,
 }
 
@@ -117,7 +127,8 @@ impl Effects {
         grace: Duration,
         reports: mpsc::UnboundedSender<Report>,
     ) -> Self {
-        Self { engine, epoch, grace, reports, orders: Arc::default(), open: Arc::default() }
+        let (orders, beginning, ending, open) = Default::default();
+        Self { engine, epoch, grace, reports, orders, beginning, ending, open }
     }
 
     /// Whether a launch of this task was released and is not settled yet.
@@ -175,16 +186,11 @@ impl Effects {
         }
     }
 
-    /// Waits until all orders that were released have reached the engine, but not long.
+    /// Waits until the orders that were released have reached their engines, but not long.
     pub(super) async fn finish(&self) {
-        let all = u32::try_from(ORDERS_MAX).unwrap_or(u32::MAX);
-        let places: Vec<_> = lock(&self.orders).values().cloned().collect();
-        let finished = async {
-            for orders in places {
-                drop(orders.acquire_many(all).await);
-            }
-        };
-        let _ = tokio::time::timeout(Duration::from_secs(2), finished).await;
+        let begun = tokio::time::timeout(BEGUN_WITHIN, self.beginning.write());
+        let done = tokio::time::timeout(DONE_WITHIN, self.ending.write());
+        let _ = tokio::join!(begun, done);
     }
 
     /// Carries out what does not go to a user. An order is stale so long after it was decided, however long it waited.
@@ -214,9 +220,10 @@ impl Effects {
             Effect::Kill { task } => self.order_kill(task),
             Effect::Acknowledge { task } => {
                 // Best effort: an end that was not acknowledged is told again.
-                let orders = self.orders_to(&task, None);
+                let (orders, under_way) = (self.orders_to(&task, None), share(&self.ending));
                 let this = self.clone();
                 tokio::spawn(async move {
+                    let _under_way = under_way;
                     let Ok(_permit) = orders.acquire().await else { return };
                     if let Err(problem) = this.engine.acknowledge(std::slice::from_ref(&task)).await {
                         warn!(%task, %problem, "could not acknowledge an end");
@@ -235,9 +242,10 @@ impl Effects {
     }
 
     fn order_launch(&self, launch: Launch, lag: Option<Duration>) {
-        let orders = self.orders_to(&launch.task, Some(&launch.spec));
+        let (orders, under_way) = (self.orders_to(&launch.task, Some(&launch.spec)), share(&self.beginning));
         let this = self.clone();
         tokio::spawn(async move {
+            let _under_way = under_way;
             let Ok(_permit) = orders.acquire().await else { return };
             this.launch(launch, lag).await;
         });
@@ -278,9 +286,10 @@ impl Effects {
 
     /// Its place is durable. Where the answer is lost, its news or a question will tell.
     fn order_to_go_ahead(&self, task: TaskId, node: Arc<str>, not_after: Duration) {
-        let orders = self.orders_to(&task, None);
+        let (orders, under_way) = (self.orders_to(&task, None), share(&self.beginning));
         let this = self.clone();
         tokio::spawn(async move {
+            let _under_way = under_way;
             let Ok(_permit) = orders.acquire().await else { return };
             if let Err(problem) = this.engine.go_ahead(this.epoch, &task, &node, not_after).await
                 && !this.ends_term(&problem)
@@ -291,7 +300,7 @@ impl Effects {
     }
 
     fn order_kill(&self, task: TaskId) {
-        let orders = self.orders_to(&task, None);
+        let (orders, mut under_way) = (self.orders_to(&task, None), share(&self.ending));
         let this = self.clone();
         tokio::spawn(async move {
             while !this.reports.is_closed() {
@@ -300,6 +309,7 @@ impl Effects {
                     Ok(_permit) => this.kill(&task).await,
                     Err(_) => return,
                 };
+                drop(under_way.take());
                 if done {
                     return;
                 }
@@ -394,6 +404,12 @@ impl Effects {
     fn report(&self, report: Report) {
         let _ = self.reports.send(report); // Nobody listens once the term is over.
     }
+}
+
+/// One order more is under way, until this is dropped. It is counted when it is given: what was spawned may not have run yet
+/// when somebody waits for all. Nothing is given while that is so.
+fn share(orders: &Arc<RwLock<()>>) -> Option<OwnedRwLockReadGuard<()>> {
+    orders.clone().try_read_owned().ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -604,6 +620,45 @@ mod tests {
             assert_eq!(told(&mut told_of, task.as_str()).await, news);
         }
         assert_eq!(recorded.0.load(Ordering::Relaxed), 1);
+    }
+
+    /// How long it takes to wait for the orders that are under way.
+    async fn finished(effects: &Effects) -> Duration {
+        let begun = tokio::time::Instant::now();
+        effects.finish().await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hand_over_waits_for_what_may_begin_and_not_for_who_does_not_answer() {
+        let local = FakeMachine::new();
+        let engine = Arc::new(Router::new(Arc::new(local.engine()), Arc::new(Silent)));
+        engine.begin_term(Epoch(1)).await.expect("it begins");
+        let (reports, _told) = mpsc::unbounded_channel();
+        let effects = Effects::new(engine, Epoch(1), Duration::ZERO, reports);
+        let id = |id| TaskId::parse(id).expect("a task id");
+        let now = engine::since_boot();
+        local.script(|_| Behaviour::Run);
+        effects.order_launch(launch("plain-0", None), None);
+        assert_eq!(finished(&effects).await, Duration::ZERO);
+        assert_eq!(local.running(), [id("plain-0")], "it was on its way");
+        for task in ["boxed-0", "plain-0"].map(id) {
+            effects.release(Effect::Kill { task }, now);
+        }
+        effects.release(Effect::Acknowledge { task: id("boxed-1") }, now);
+        let took = finished(&effects).await;
+        assert!(took < Duration::from_millis(500), "{took:?}, and another could lead");
+        assert_eq!(local.running(), [], "who answers has it before");
+        let slow = Duration::from_secs(1);
+        local.script(move |_| Behaviour::Delay(slow, Box::new(Behaviour::Run)));
+        effects.order_launch(launch("plain-1", None), None);
+        let took = finished(&effects).await;
+        assert!((slow..BEGUN_WITHIN).contains(&took), "{took:?}");
+        assert_eq!(local.running(), [id("plain-1")]);
+        let container = Container { image: "i".into(), ..Container::default() };
+        effects.order_launch(launch("boxed-2", Some(container)), None);
+        let took = finished(&effects).await;
+        assert!((BEGUN_WITHIN..2 * BEGUN_WITHIN).contains(&took), "{took:?}, and not for ever");
     }
 
     fn task() -> TaskId {
