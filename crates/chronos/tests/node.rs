@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -355,6 +355,10 @@ struct Directed<E> {
     heard: AtomicU64,
     /// Kills that it was ordered, where it answers none.
     deaf: Option<AtomicU64>,
+    /// Whether it takes no lease now.
+    is_away: AtomicBool,
+    /// Those that it was given, or was to take.
+    leases: Mutex<Vec<Option<Duration>>>,
 }
 
 impl<E> Directed<E> {
@@ -370,6 +374,8 @@ impl<E> Directed<E> {
             told: never(),
             heard: never(),
             deaf: None,
+            is_away: AtomicBool::default(),
+            leases: Mutex::default(),
         })
     }
 
@@ -428,6 +434,14 @@ impl<E: Engine> Engine for Directed<E> {
 
     async fn output(&self, task: &TaskId, stream: Stream, from: u64) -> Result<Output, EngineError> {
         self.engine.output(task, stream, from).await
+    }
+
+    async fn renew_lease(&self, until: Option<Duration>) -> Result<(), EngineError> {
+        self.leases.lock().unwrap().push(until);
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(EngineError::Unknown("it is away".into()));
+        }
+        self.engine.renew_lease(until).await
     }
 
     fn readiness(&self) -> Readiness {

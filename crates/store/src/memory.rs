@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use scheduler::audit::Entry;
 use scheduler::ids::{Epoch, JobName, JobUid, RunKey, Seq};
 use scheduler::revision::{Deed, Revision};
@@ -501,6 +501,14 @@ impl MemoryStore {
     pub fn fell_silent(&self, node: &str, ago: Duration) {
         if let Some((_, _, at)) = self.inner().members.get_mut(node) {
             *at = at.checked_sub(ago).unwrap_or(*at);
+        }
+    }
+
+    /// The clock by which it tells how long ago nodes have said something steps, forward or back.
+    pub fn step_clock(&self, by: SignedDuration) {
+        for (_, _, at) in self.inner().members.values_mut() {
+            // A panic, where there is no such time.
+            *at = if by.is_negative() { *at + by.unsigned_abs() } else { *at - by.unsigned_abs() };
         }
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use engine::Engine;
 use reqwest::Client;
 use scheduler::run::RunState;
-use store::{Candidate, Member};
+use store::Candidate;
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
@@ -27,7 +27,7 @@ use crate::config::Credentials;
 use crate::node::{Node, Role};
 use address::Address;
 use news::News;
-use spread::Spread;
+use spread::{Neighbour, Spread};
 
 /// Names the process that answers, in every answer.
 pub const NODE: &str = "x-chronos-node";
@@ -290,6 +290,8 @@ async fn tell(node: Node, cluster: Cluster, leased: bool) {
     let mut promised = false;
     loop {
         tokio::select! {
+            // A node that is gone says nothing more.
+            biased;
             changed = status.changed() => {
                 if changed.is_err() {
                     return;
@@ -301,13 +303,14 @@ async fn tell(node: Node, cluster: Cluster, leased: bool) {
             }
             _ = every.tick() => {}
         }
-        let until = engine::since_boot() + LEASE;
+        let now = engine::since_boot();
+        let until = now + LEASE;
         if leased && !promised {
             promised = node.engine.renew_lease(Some(until)).await.is_ok();
         }
-        let tasks_end_after_ms =
-            promised.then(|| u64::try_from(TASKS_END_AFTER.as_millis()).unwrap_or(u64::MAX));
-        let news = News { tasks_end_after_ms, replaced, ..News::of(&node, &cluster) }.to_text();
+        let in_ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (said_at_ms, tasks_end_after_ms) = (in_ms(now), promised.then(|| in_ms(TASKS_END_AFTER)));
+        let news = News { said_at_ms, tasks_end_after_ms, replaced, ..News::of(&node, &cluster) }.to_text();
         let said = node.store.announce(&node.identity, &news);
         match tokio::time::timeout(TOLD_WITHIN, said).await {
             Ok(Ok(())) => {
@@ -325,7 +328,7 @@ async fn tell(node: Node, cluster: Cluster, leased: bool) {
         }
         if replaced && matches!(node.status().role, Role::Leading(_)) && swept.elapsed() >= SWEPT_EVERY {
             // What is not done by then is done the next time: others wait for what this node says.
-            let _ = tokio::time::timeout(TOLD_WITHIN, sweep(&node)).await;
+            let _ = tokio::time::timeout(TOLD_WITHIN, sweep(&node, &cluster)).await;
             swept = Instant::now();
         }
     }
@@ -333,8 +336,9 @@ async fn tell(node: Node, cluster: Cluster, leased: bool) {
 
 /// Forgets nodes in whose place others were started: they would be missed for ever, and be more and more whom a search for
 /// output asks in vain.
-async fn sweep(node: &Node) {
-    let Ok(members) = node.store.members().await else { return };
+async fn sweep(node: &Node, cluster: &Cluster) {
+    let Some(spread) = &cluster.spread else { return };
+    let Ok(neighbours) = spread.neighbours().await else { return };
     let places: BTreeSet<Arc<str>> = {
         let projection = node.projection.read();
         let live = projection.state().runs.values().filter_map(|run| match &run.state {
@@ -343,8 +347,8 @@ async fn sweep(node: &Node) {
         });
         live.collect()
     };
-    for member in members.iter().filter(|member| is_over(member, &places)) {
-        let gone = &member.candidate.node;
+    for neighbour in neighbours.iter().filter(|neighbour| is_over(neighbour, &places)) {
+        let gone = &neighbour.candidate.node;
         if let Ok(true) = node.store.forget_member(gone).await {
             info!(node = gone, "forgot a node in whose place another was started");
         }
@@ -352,10 +356,10 @@ async fn sweep(node: &Node) {
 }
 
 /// Whether a node was replaced, and nothing is at `places` of it whose end somebody waits for.
-fn is_over(member: &Member, places: &BTreeSet<Arc<str>>) -> bool {
-    member.age > REPLACED_AFTER
-        && !places.contains(&*member.candidate.node)
-        && News::read(&member.news).replaced
+fn is_over(neighbour: &Neighbour, places: &BTreeSet<Arc<str>>) -> bool {
+    neighbour.silent_for > REPLACED_AFTER
+        && !places.contains(&*neighbour.candidate.node)
+        && neighbour.news.replaced
 }
 
 #[cfg(test)]
@@ -384,11 +388,11 @@ mod tests {
     #[test]
     fn only_silent_nodes_without_tasks_that_were_replaced_are_over() {
         let silent = REPLACED_AFTER + Duration::from_secs(1);
-        let over = |replaced, age, place: &str| {
+        let over = |replaced, silent_for, place: &str| {
             let candidate =
                 Candidate { node: "a".into(), addresses: Vec::new(), pid: 1, version: String::new() };
-            let news = News { replaced, ..News::default() }.to_text();
-            is_over(&Member { candidate, news, age }, &[Arc::from(place)].into())
+            let news = News { replaced, ..News::default() };
+            is_over(&Neighbour { candidate, news, silent_for }, &[Arc::from(place)].into())
         };
         assert!(over(true, silent, "b"));
         assert!(

@@ -9,6 +9,10 @@ use crate::node::{Node, Role};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct News {
+    /// When it began to say this, in milliseconds since its machine was booted: from then on its tasks have their time. It
+    /// makes each word another one, so that who hears the same again knows that nothing was said in between; it is
+    /// compared with no other clock.
+    pub(crate) said_at_ms: u64,
     /// As in `/ready`.
     pub(crate) role: String,
     /// The term that it knows.
@@ -50,6 +54,7 @@ impl News {
         let leads = matches!(status.role, Role::Leading(_));
         let troubles = status.troubles.into_iter().chain(cluster.login());
         Self {
+            said_at_ms: 0,
             role: status.role.word().into(),
             epoch: term.epoch.0,
             seq: term.seq.0,

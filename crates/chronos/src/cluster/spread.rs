@@ -3,9 +3,13 @@
 //!
 //! A node that answers is told of the term first, so that a late order of a former leader is refused there too. Of one
 //! that does not answer nothing is known, unless it has said that its tasks end when it is cut off, and has been silent
-//! for long enough: then they have ended, and nobody knows how. What is known of them is in `table`.
+//! for long enough: then they have ended, and nobody knows how. What is known of them is in `table`, how long each node has
+//! been silent in `heard`.
 
+mod heard;
 mod table;
+
+pub(crate) use heard::Neighbour;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,21 +18,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use engine::{
     EVENTS_MAX, Engine, EngineError, Finding, Forgotten, Keep, Known, Launch, Output, Readiness, Stream,
-    TaskEvent, TaskSpec, since_boot,
+    TaskEvent, TaskSpec,
 };
 use futures_util::future::join_all;
 use scheduler::GivenUp;
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::RunState;
-use store::{Member, Store};
+use store::{Store, StoreError};
 use tokio::sync::Notify;
 
 use super::address::Address;
-use super::news::News;
 use super::orders::{Asked, Piece, Told};
-use super::{TO, reach};
+use super::{TO, TOLD_EVERY, reach};
 use crate::config::Credentials;
 use crate::node::Node;
+use heard::Heard;
 use table::{Place, Question, Silence, Table};
 
 /// How often tasks that run elsewhere are asked for.
@@ -38,7 +42,7 @@ const TASKS_MAX: usize = 256;
 /// Outputs of which it is remembered where they are.
 const OUTPUTS_MAX: usize = 1024;
 /// What the store says of the nodes is believed for so long.
-const MEMBERS_FOR: Duration = Duration::from_secs(1);
+const NEIGHBOURS_FOR: Duration = Duration::from_secs(1);
 /// Another node answers within this, or does not.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// The engines of other nodes are counted from here on: more than there are on one node.
@@ -51,6 +55,8 @@ pub struct Spread {
     here: String,
     store: Arc<dyn Store>,
     login: Option<Credentials>,
+    /// The time since boot.
+    clock: Box<dyn Fn() -> Duration + Send + Sync>,
     others: OnceLock<Others>,
     state: Arc<Mutex<State>>,
     arrived: Notify,
@@ -72,28 +78,33 @@ struct State {
     found: BTreeMap<String, Address>,
     /// On which node the output of a task was found.
     outputs: BTreeMap<TaskId, String>,
-    /// What the store said of the nodes, and when since boot.
-    members: Option<(Duration, Arc<Vec<Member>>)>,
+    /// What each node says, and since when.
+    heard: Heard,
+    /// What that was when the store was asked last, and when since boot.
+    neighbours: Option<(Duration, Arc<Vec<Neighbour>>)>,
     /// The other nodes whose engines were spoken of, by their numbers.
     numbers: Vec<Arc<str>>,
 }
 
 impl Spread {
-    /// `here` is the id of this node, whose engine is `local`; `login` is what other nodes want to hear.
+    /// `here` is the id of this node, whose engine is `local`; `login` is what other nodes want to hear; `clock` tells the
+    /// time since boot.
     pub fn new(
         local: Arc<dyn Engine>,
         here: String,
         store: Arc<dyn Store>,
         login: Option<Credentials>,
+        clock: impl Fn() -> Duration + Send + Sync + 'static,
     ) -> Arc<Self> {
         let (others, state, arrived) = (OnceLock::new(), Arc::default(), Notify::new());
-        Arc::new(Self { local, here, store, login, others, state, arrived })
+        Arc::new(Self { local, here, store, login, clock: Box::new(clock), others, state, arrived })
     }
 
     /// From here on the other nodes can be asked.
     pub fn begin(self: &Arc<Self>, node: &Node, http: reqwest::Client) {
         let _ = self.others.set(Others { node: node.clone(), http });
         tokio::spawn(watch(Arc::downgrade(self)));
+        tokio::spawn(listen(Arc::downgrade(self)));
     }
 
     /// Whether nodes log in to each other.
@@ -107,11 +118,12 @@ impl Spread {
     }
 
     /// An operator says that this node will not come back: its tasks count as ended, unless it is heard of again.
-    pub(crate) fn forget(&self, node: &str) {
+    pub fn forget(&self, node: &str) {
+        let now = self.now();
         let mut state = self.state();
-        state.table.forget(node, since_boot());
-        // What was heard before is not to be taken for a sign of life, nor to hide one.
-        state.members = None;
+        state.table.forget(node, now);
+        // What was heard before is not to hide a sign of life.
+        state.neighbours = None;
     }
 
     /// Whether that is still so.
@@ -122,6 +134,17 @@ impl Spread {
     /// The ends of all tasks of this node are durable.
     pub(crate) fn is_settled(&self, node: &str) {
         self.state().table.is_settled(node);
+    }
+
+    /// For how long a node has said nothing new; not at all where it is not known.
+    pub(crate) async fn silent_for(&self, node: &str) -> Result<Duration, StoreError> {
+        let neighbours = self.neighbours().await?;
+        let known = neighbours.iter().find(|neighbour| neighbour.candidate.node == node);
+        Ok(known.map_or(Duration::ZERO, |neighbour| neighbour.silent_for))
+    }
+
+    fn now(&self) -> Duration {
+        (self.clock)()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -162,32 +185,36 @@ impl Spread {
         }
     }
 
-    async fn members(&self) -> Result<Arc<Vec<Member>>, EngineError> {
-        if let Some((at, members)) = &self.state().members
-            && since_boot().saturating_sub(*at) < MEMBERS_FOR
+    /// All nodes that have said something, and how long each has been silent.
+    /// # Errors
+    /// What the store says.
+    pub(super) async fn neighbours(&self) -> Result<Arc<Vec<Neighbour>>, StoreError> {
+        let asked = self.now();
+        if let Some((at, neighbours)) = &self.state().neighbours
+            && asked.saturating_sub(*at) < NEIGHBOURS_FOR
         {
-            return Ok(members.clone());
+            return Ok(neighbours.clone());
         }
-        let members =
-            self.store.members().await.map_err(|problem| EngineError::Unknown(problem.to_string()))?;
-        let (now, members) = (since_boot(), Arc::new(members));
+        let members = self.store.members().await?;
+        let answered = self.now();
         let mut state = self.state();
-        let ages = members.iter().map(|member| (&*member.candidate.node, member.age));
-        state.table.heard(ages, now);
-        state.members = Some((now, members.clone()));
-        Ok(members)
+        let neighbours = Arc::new(state.heard.hear(members, asked, answered));
+        let silences = neighbours.iter().map(|it| (&*it.candidate.node, it.silent_for));
+        state.table.heard(silences, asked);
+        state.neighbours = Some((asked, neighbours.clone()));
+        Ok(neighbours)
     }
 
     /// Tells another node something, or asks it. It is told of the term first.
     async fn tell(&self, node: &str, asked: &Asked) -> Result<Told, EngineError> {
         let unknown = |why: String| EngineError::Unknown(format!("node {node}: {why}"));
         let others = self.others.get().ok_or_else(|| unknown("this node has just begun".into()))?;
-        let members = self.members().await?;
-        let member = members.iter().find(|member| member.candidate.node == node);
-        let member = member.ok_or_else(|| unknown("it has never said anything".into()))?;
-        let instance = member.candidate.instance();
+        let neighbours = self.neighbours().await.map_err(|problem| unknown(problem.to_string()))?;
+        let known = neighbours.iter().find(|neighbour| neighbour.candidate.node == node);
+        let candidate = &known.ok_or_else(|| unknown("it has never said anything".into()))?.candidate;
+        let instance = candidate.instance();
         let last = self.state().found.get(&instance).cloned();
-        let at = reach::reach(&others.http, &member.candidate, last.as_ref(), self.login.is_some())
+        let at = reach::reach(&others.http, candidate, last.as_ref(), self.login.is_some())
             .await
             .map_err(unknown)?;
         self.state().found.insert(instance.clone(), at.clone());
@@ -232,7 +259,7 @@ impl Spread {
     async fn ask(&self, epoch: Epoch, node: &Arc<str>, tasks: &[(TaskId, Place)]) -> Vec<Known> {
         let names: Vec<TaskId> = tasks.iter().map(|(task, _)| task.clone()).collect();
         let asked = Asked { reconcile: Asked::names(&names), ..Asked::of(epoch) };
-        let left_alone = self.state().table.leaves_alone(node, since_boot());
+        let left_alone = self.state().table.leaves_alone(node, self.now());
         let told = if left_alone {
             Err(EngineError::Unknown("it is not asked now".into()))
         } else {
@@ -245,7 +272,7 @@ impl Spread {
             Ok(_) => vec![Known::Unknown; tasks.len()],
             Err(problem) => {
                 if !left_alone {
-                    self.state().table.falls_silent(node, since_boot());
+                    self.state().table.falls_silent(node, self.now());
                 }
                 let silence = self.silence(node).await;
                 tracing::debug!(%problem, ?silence, "a node was asked for its tasks");
@@ -256,18 +283,12 @@ impl Spread {
 
     /// What it means that a node does not answer.
     async fn silence(&self, node: &str) -> Silence {
-        // What was heard a moment ago is not good enough here, but it is too old only on the safe side.
-        let Ok(members) = self.members().await else { return Silence::Open };
+        let Ok(neighbours) = self.neighbours().await else { return Silence::Open };
         if self.is_forgotten(node) {
             return Silence::Forgotten;
         }
-        let member = members.iter().find(|member| member.candidate.node == node);
-        // For so long it has been silent that its tasks, as it has promised, have ended.
-        let is_cut_off = member.is_some_and(|member| {
-            let after = News::read(&member.news).tasks_end_after_ms.map(Duration::from_millis);
-            after.is_some_and(|after| member.age > after)
-        });
-        if is_cut_off { Silence::CutOff } else { Silence::Open }
+        let known = neighbours.iter().find(|neighbour| neighbour.candidate.node == node);
+        if known.is_some_and(Neighbour::has_ended_its_tasks) { Silence::CutOff } else { Silence::Open }
     }
 
     /// Asks another node, and goes on asking until the ends of these tasks are acknowledged.
@@ -297,8 +318,9 @@ impl Spread {
         let mut silent = None;
         // Where it was found last comes first.
         let last = self.state().outputs.get(task).cloned();
-        let members = self.members().await?;
-        let others = members.iter().map(|member| member.candidate.node.clone());
+        let neighbours =
+            self.neighbours().await.map_err(|problem| EngineError::Unknown(problem.to_string()))?;
+        let others = neighbours.iter().map(|neighbour| neighbour.candidate.node.clone());
         let others = others.filter(|node| *node != self.here && Some(node) != last.as_ref());
         for node in last.iter().cloned().chain(others) {
             match self.tell(&node, &asked).await {
@@ -370,6 +392,16 @@ async fn watch(spread: std::sync::Weak<Spread>) {
     }
 }
 
+/// Listens for ever, whoever leads: who comes to lead knows by then how long each of the others has been silent. Why the
+/// store does not answer is told elsewhere.
+async fn listen(spread: std::sync::Weak<Spread>) {
+    while let Some(spread) = spread.upgrade() {
+        let _ = spread.neighbours().await;
+        drop(spread);
+        tokio::time::sleep(TOLD_EVERY).await;
+    }
+}
+
 #[async_trait]
 impl Engine for Spread {
     fn name(&self) -> &'static str {
@@ -382,7 +414,8 @@ impl Engine for Spread {
             if state.epoch != Some(epoch) {
                 let mut table = std::mem::take(&mut state.table);
                 table.begin_term();
-                *state = State { epoch: Some(epoch), table, ..State::default() };
+                let heard = std::mem::take(&mut state.heard);
+                *state = State { epoch: Some(epoch), table, heard, ..State::default() };
             }
         }
         self.local.begin_term(epoch).await

@@ -1,10 +1,13 @@
-//! Tasks that former leaders left on their nodes, as the next leader asks for them there.
+//! Tasks that former leaders left on their nodes, as the next leader asks for them there, and what it makes of silence.
 
 use axum::Json;
 use axum::routing::{get, post};
 use chronos::cluster::Cluster as Others;
 use chronos::cluster::spread::Spread;
+use chronos::config::OnIsolation;
+use engine::since_boot;
 use futures_util::future::BoxFuture;
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::*;
@@ -53,7 +56,10 @@ impl Remote {
             .route("/ping", get(move || async move { ([("x-chronos-node", instance)], "") }))
             .route("/v1/engine", post(told));
         tokio::spawn(async move { axum::serve(listener, routes).await });
-        store.announce(&candidate, "{}").await.unwrap();
+        // Its word is that of the node whose place it takes.
+        let members = store.members().await.unwrap();
+        let said = members.into_iter().find(|member| member.candidate.node == node).unwrap().news;
+        store.announce(&candidate, &said).await.unwrap();
         remote
     }
 
@@ -74,11 +80,19 @@ fn of(task: &str, job: &str) -> bool {
 impl Cluster {
     /// A task of each of these jobs, left behind by a node that led.
     async fn leave_behind(&self, node: &str, jobs: &[&str]) {
+        self.leave_behind_and(OnIsolation::Keep, node, jobs).await;
+    }
+
+    /// The same by a node that does so with its tasks when it is cut off.
+    async fn leave_behind_and(&self, on_isolation: OnIsolation, node: &str, jobs: &[&str]) {
         self.machine.script(|_| Behaviour::Run);
-        let (leader, task) = self.start(node);
+        let engine = Arc::new(self.machine.engine());
+        let Joined { node: leader, task, .. } = self.join_with(node, engine, on_isolation, since_boot);
         leads(&leader).await;
         for job in jobs {
-            leader.ask(put(job, "R1//PT1H")).await.unwrap();
+            let Request::Put(definition) = put(job, "R1//PT1H") else { unreachable!() };
+            let rules = Rules { retry: Retry { max: 0, ..Retry::default() }, ..definition.rules };
+            leader.ask(Request::Put(Definition { rules, ..definition })).await.unwrap();
             let runs = || self.machine.running().iter().any(|task| of(task.as_str(), job));
             eventually("it runs", || async { runs() }).await;
         }
@@ -86,13 +100,32 @@ impl Cluster {
         let is_known = |run: &scheduler::run::Run| matches!(&run.state, scheduler::run::RunState::Running(live) if live.started.is_some());
         let known = || leader.projection.read().state().runs.values().all(|run| is_known(run));
         eventually("that is recorded", || async { known() }).await;
+        let word = async || self.word_of(node).await.is_some_and(|word| promises(&word, on_isolation));
+        eventually("it has said so", word).await;
         task.shutdown().await;
     }
 
+    /// What a node said last.
+    async fn word_of(&self, node: &str) -> Option<Value> {
+        let members = self.store.members().await.unwrap();
+        let member = members.into_iter().find(|member| member.candidate.node == node)?;
+        Some(serde_json::from_str(&member.news).unwrap())
+    }
+
     /// A node with an engine of its own, which asks the others.
-    fn join(&self, name: &str, machine: &FakeMachine) -> (Node, NodeTask, Others) {
+    fn join(&self, name: &str, machine: &FakeMachine) -> Joined {
+        self.join_with(name, Arc::new(machine.engine()), OnIsolation::Keep, since_boot)
+    }
+
+    fn join_with(
+        &self,
+        name: &str,
+        engine: Arc<dyn Engine>,
+        on_isolation: OnIsolation,
+        clock: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Joined {
         let store = Arc::new(self.store.another());
-        let spread = Spread::new(Arc::new(machine.engine()), name.into(), store, None);
+        let spread = Spread::new(engine, name.into(), store, None, clock);
         let (node, task) = self.start_with(name, spread.clone());
         let ring = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(ring)
@@ -100,9 +133,25 @@ impl Cluster {
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        let others = Others::start(&node, spread, tls, None, false).unwrap();
-        (node, task, others)
+        let leased = on_isolation == OnIsolation::Kill;
+        let _others = Others::start(&node, spread.clone(), tls, None, leased).unwrap();
+        Joined { node, task, spread, _others }
     }
+}
+
+/// A node among others.
+struct Joined {
+    node: Node,
+    task: NodeTask,
+    spread: Arc<Spread>,
+    _others: Others,
+}
+
+/// Whether this is the word of a node that does so with its tasks.
+fn promises(word: &Value, on_isolation: OnIsolation) -> bool {
+    // The 60 s of DESIGN §7, and what it takes until the last of them has ended.
+    let promised = if on_isolation == OnIsolation::Kill { json!(75_000) } else { Value::Null };
+    word["tasksEndAfterMs"] == promised
 }
 
 #[tokio::test]
@@ -121,7 +170,7 @@ async fn what_never_began_elsewhere_is_launched_here_and_asked_for_there_no_more
         Box::pin(std::future::ready(known)) as BoxFuture<'static, Value>
     };
     let remote = Remote::start("n1", &cluster.store, Box::new(says)).await;
-    let (node, task, _others) = cluster.join("n2", &here);
+    let Joined { node, task, .. } = cluster.join("n2", &here);
     leads(&node).await;
     eventually("it runs here", || async { !here.running().is_empty() }).await;
     let (asked, before) = (remote.asked_for("a"), remote.asked_for("b"));
@@ -210,9 +259,146 @@ async fn a_node_that_hangs_keeps_no_other_waiting() {
         }) as BoxFuture<'static, Value>
     };
     let _remote = Remote::start("n1", &cluster.store, Box::new(never)).await;
-    let (node, task, _others) = cluster.join("n3", &FakeMachine::new());
+    let Joined { node, task, .. } = cluster.join("n3", &FakeMachine::new());
     leads(&node).await;
     let asked_meanwhile = || hangs.lock().unwrap().is_some_and(|before| other.asked_for("b") >= before + 3);
     eventually("the other is asked meanwhile", || async { asked_meanwhile() }).await;
+    task.shutdown().await;
+}
+
+/// A boot clock that can be put forward.
+#[derive(Clone, Default)]
+struct Clock(Arc<AtomicU64>);
+
+impl Clock {
+    fn now(&self) -> Duration {
+        since_boot() + Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// After this its tasks have ended, where a node has promised that.
+const PROMISED: Duration = Duration::from_secs(75);
+
+/// A node that led, and that answers no question any more, and the one that leads now.
+struct Judged {
+    cluster: Cluster,
+    silent: Remote,
+    clock: Clock,
+    /// It has said nothing since.
+    since: Duration,
+    judge: Joined,
+}
+
+impl Judged {
+    /// It has left behind a task of job `a`.
+    async fn that(on_isolation: OnIsolation) -> Self {
+        let (cluster, clock) = (Cluster::new(), Clock::default());
+        cluster.leave_behind_and(on_isolation, "n1", &["a"]).await;
+        let since = clock.now();
+        // An answer that makes no sense is none.
+        let nothing = |_: String| Box::pin(std::future::ready(Value::Null)) as BoxFuture<'static, Value>;
+        let silent = Remote::start("n1", &cluster.store, Box::new(nothing)).await;
+        let engine = Arc::new(FakeMachine::new().engine());
+        let now = clock.clone();
+        let judge = cluster.join_with("n2", engine, OnIsolation::Kill, move || now.now());
+        leads(&judge.node).await;
+        let this = Self { cluster, silent, clock, since, judge };
+        this.looks_again().await;
+        this
+    }
+
+    async fn is_lost(&self) -> bool {
+        self.cluster.outcomes("a").await == [Outcome::Lost]
+    }
+
+    /// So much time passes for the one that leads.
+    fn pass(&self, time: Duration) {
+        self.clock.0.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    /// The node is asked again and again, and each time what its silence means is looked at.
+    async fn looks_again(&self) {
+        let before = self.silent.asked_for("a");
+        let looked = async || self.silent.asked_for("a") >= before + 2 || self.is_lost().await;
+        eventually("it is asked again", looked).await;
+    }
+
+    /// On a machine that has other things to do the time may be over by now.
+    async fn is_not_lost_before(&self, time: Duration) {
+        self.looks_again().await;
+        assert!(!self.is_lost().await || self.clock.now() - self.since > time, "it may still run");
+    }
+
+    async fn is_lost_in_the_end(&self) {
+        eventually("its task has ended", || self.is_lost()).await;
+    }
+}
+
+#[tokio::test]
+async fn tasks_of_a_node_that_is_cut_off_have_ended_after_the_time_that_it_has_promised() {
+    let judged = Judged::that(OnIsolation::Kill).await;
+    judged.pass(Duration::from_secs(55));
+    judged.is_not_lost_before(PROMISED).await;
+    judged.pass(Duration::from_secs(21));
+    judged.is_lost_in_the_end().await;
+    judged.judge.task.shutdown().await;
+}
+
+#[tokio::test]
+async fn tasks_of_a_node_that_keeps_them_end_when_an_operator_says_so() {
+    let judged = Judged::that(OnIsolation::Keep).await;
+    for _ in 0..3 {
+        judged.pass(10 * PROMISED);
+        judged.is_not_lost_before(Duration::MAX).await;
+    }
+    judged.judge.spread.forget("n1");
+    // That the clock of the store goes back is no sign of life.
+    judged.cluster.store.step_clock(SignedDuration::from_hours(-1));
+    judged.is_lost_in_the_end().await;
+    judged.judge.task.shutdown().await;
+}
+
+/// As after a fail-over of the store to another machine.
+#[tokio::test]
+async fn the_clock_of_the_store_neither_ends_tasks_nor_keeps_them() {
+    let judged = Judged::that(OnIsolation::Kill).await;
+    judged.cluster.store.step_clock(SignedDuration::from_hours(1));
+    judged.is_not_lost_before(PROMISED).await;
+    judged.cluster.store.step_clock(SignedDuration::from_hours(-2));
+    judged.is_not_lost_before(PROMISED).await;
+    judged.pass(PROMISED + Duration::from_secs(1));
+    judged.is_lost_in_the_end().await;
+    judged.judge.task.shutdown().await;
+}
+
+/// What the others count on is known to who has to do it.
+#[tokio::test]
+async fn a_node_promises_what_its_engine_has_taken_on() {
+    let cluster = Cluster::new();
+    let engine = Directed::new(cluster.machine.engine());
+    engine.is_away.store(true, Ordering::SeqCst);
+    let Joined { task, .. } = cluster.join_with("n1", engine.clone(), OnIsolation::Kill, since_boot);
+    let leases = || engine.leases.lock().unwrap().clone();
+    let says = async |what| cluster.word_of("n1").await.is_some_and(|word| promises(&word, what));
+    let in_vain = async || leases().len() > 1 && says(OnIsolation::Keep).await;
+    eventually("it has said something, and its engine was asked in vain", in_vain).await;
+    engine.is_away.store(false, Ordering::SeqCst);
+    eventually("it promises", || says(OnIsolation::Kill)).await;
+    let said_at = cluster.word_of("n1").await.unwrap()["saidAtMs"].as_u64().unwrap();
+    let lease = Some(Duration::from_millis(said_at) + Duration::from_secs(60));
+    let in_ms = |lease: Duration| lease.as_millis();
+    let is_given = leases().iter().any(|given| given.map(in_ms) == lease.map(in_ms));
+    assert!(is_given, "from when it began to say so: {:?}, {:?}", leases(), lease);
+    task.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_keeps_its_tasks_has_no_lease() {
+    let cluster = Cluster::new();
+    let engine = Directed::new(cluster.machine.engine());
+    let Joined { task, .. } = cluster.join_with("n1", engine.clone(), OnIsolation::Keep, since_boot);
+    eventually("its engine was told", || async { !engine.leases.lock().unwrap().is_empty() }).await;
+    assert!(engine.leases.lock().unwrap().iter().all(Option::is_none));
+    assert!(promises(&cluster.word_of("n1").await.unwrap(), OnIsolation::Keep));
     task.shutdown().await;
 }

@@ -66,7 +66,7 @@ pub(super) fn start_node(
         expected: config.cluster.expect_store.clone(),
     };
     let login = config.access.credentials.clone();
-    let spread = Spread::new(engine, identity.node.clone(), store.clone(), login);
+    let spread = Spread::new(engine, identity.node.clone(), store.clone(), login, engine::since_boot);
     let (node, task) = node::start(NodeOptions {
         identity,
         store,

@@ -215,10 +215,10 @@ impl Table {
         self.forgotten.remove(node);
     }
 
-    /// How long ago each node was heard of, as of now. Who was heard of since it was forgotten has come back.
+    /// For how long each node has been silent, as of now. Who was heard of since it was forgotten has come back.
     pub(super) fn heard<'a>(&mut self, nodes: impl Iterator<Item = (&'a str, Duration)>, now: Duration) {
-        for (node, age) in nodes {
-            if self.forgotten.get(node).is_some_and(|since| age < now.saturating_sub(*since)) {
+        for (node, silent_for) in nodes {
+            if self.forgotten.get(node).is_some_and(|since| silent_for < now.saturating_sub(*since)) {
                 self.forgotten.remove(node);
             }
         }
