@@ -3,10 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use crate::fleet::postgresd::{Postgresd, skip};
 use crate::fleet::{Fleet, header};
 use crate::http;
 use crate::server::{Folder, TestServer, by_hand, client_command};
@@ -236,6 +238,64 @@ fn outlives(fleet: &Fleet) {
     third.cli(["kill", "gated"]).success();
     third.wait_for("gated", "killed");
     drop(back);
+}
+
+/// Processes of tasks below a folder.
+fn tasks(folder: &Folder) -> Vec<u32> {
+    let supervisor = folder.supervisor();
+    folder.processes().into_iter().filter(|pid| Some(*pid) != supervisor).collect()
+}
+
+/// With the minute that a node has for it.
+#[test]
+fn a_node_that_is_cut_off_ends_its_tasks_and_one_that_keeps_them_does_not() {
+    let mut postgres = match Postgresd::start() {
+        Ok(postgres) => postgres,
+        Err(reason) => return skip("cluster", &reason),
+    };
+    let fleet = Fleet::on(postgres.url());
+    let keep = ["--on_isolation", "keep"];
+    let keeps = fleet.joined(&keep);
+    let gate = keeps.folder.path().join("gate");
+    let begin = |node: &TestServer, job: &str| {
+        let command = format!("until [ -e {} ]; do sleep 0.05; done", gate.display());
+        node.put(by_hand(job, &command));
+        node.cli(["run", job]).success();
+        node.wait_for_run(job, "it runs", |run| run["state"] == "running");
+    };
+    begin(&keeps, "kept");
+    // Tasks begin on the node that leads.
+    let kills = fleet.joined(&[]);
+    let (folder, _) = keeps.terminate();
+    kills.wait_ready();
+    begin(&kills, "ended");
+    let keeps = fleet.node(folder, &keep);
+    wait::until("both are told of, and who leads", || (roles(&keeps) == [1, 1]).then_some(()));
+    wait::until("it stands by", || keeps.log().contains("the leader answers").then_some(()));
+    assert!(!tasks(&kills.folder).is_empty() && !tasks(&keeps.folder).is_empty());
+    assert_eq!(postgres.order("stop").as_deref(), Ok("stopped"));
+    let cut = Instant::now();
+    wait::until("its task has ended", || tasks(&kills.folder).is_empty().then_some(()));
+    // How long before the cut it was heard last depends on what else the machine does.
+    assert!(cut.elapsed() > Duration::from_secs(30), "a short cut does no harm: {:?}", cut.elapsed());
+    // The lease, the grace, and what a supervisor may take to look.
+    let over = Duration::from_secs(60 + 5 + 5);
+    wait::until("no lease of before the cut is left", || (cut.elapsed() > over).then_some(()));
+    assert!(!tasks(&keeps.folder).is_empty(), "nobody was to end it");
+    assert!(postgres.order("start").is_ok_and(|told| told.starts_with("listening")));
+    // Until somebody leads again, questions are refused.
+    let end_of = |job: &str| {
+        wait::until("its end is recorded", || {
+            let runs = kills.get(&format!("/v1/runs?job={job}"))?.json()["runs"].clone();
+            runs.as_array()?.iter().find(|run| !run["outcome"].is_null()).cloned()
+        })
+    };
+    let ended = end_of("ended");
+    assert_eq!((&ended["outcome"], &ended["reason"]), (&json!("failed"), &json!("killed from outside")));
+    std::fs::write(&gate, "").unwrap();
+    let kept = end_of("kept");
+    assert_eq!(kept["outcome"], "succeeded", "{kept:#}");
+    assert_eq!(kept["attempts"].as_array().map(Vec::len), Some(1), "{kept:#}");
 }
 
 #[test]
