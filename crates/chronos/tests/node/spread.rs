@@ -206,8 +206,7 @@ async fn what_a_former_leader_gave_up_is_ended_by_the_next() {
     cluster.leave_behind("n1", &["a"]).await;
     let gone = Candidate { node: "n1".into(), pid: 1, ..Candidate::default() };
     cluster.store.announce(&gone, r#"{"tasksEndAfterMs":1000}"#).await.unwrap();
-    cluster.store.fell_silent("n1", Duration::from_secs(60));
-    let (second, second_task, _others) = cluster.join("n2", &FakeMachine::new());
+    let Joined { node: second, task: second_task, .. } = cluster.join("n2", &FakeMachine::new());
     leads(&second).await;
     let given_up = |node: &Node| node.projection.read().state().all_given_up().count();
     eventually("it is given up", || async { given_up(&second) == 1 }).await;
@@ -219,7 +218,7 @@ async fn what_a_former_leader_gave_up_is_ended_by_the_next() {
         Box::pin(std::future::ready(known)) as BoxFuture<'static, Value>
     };
     let remote = Remote::start_with("n1", &cluster.store, Box::new(says)).await;
-    let (third, third_task, _others) = cluster.join("n3", &FakeMachine::new());
+    let Joined { node: third, task: third_task, .. } = cluster.join("n3", &FakeMachine::new());
     leads(&third).await;
     eventually("its end is noted", || async { cluster.heard_late().await == [AttemptEnd::Killed] }).await;
     eventually("where it was that is known", || async { count(&remote.acknowledged, "a") > 0 }).await;
