@@ -1,7 +1,12 @@
 //! Who did what.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::SignedDuration;
+
 use super::access_tests::login;
 use super::*;
+use crate::cluster::spread::Spread;
 
 impl Server {
     async fn as_ops(&self, method: Method, path: &str, body: Value) -> Answered {
@@ -85,6 +90,28 @@ async fn who_gave_up_which_node_is_there() {
         (&json!("ops"), &json!("r-1"), &Value::Null)
     );
     assert_eq!((&entry["before"], &entry["after"]), (&json!({"node": "gone", "runs": 0}), &Value::Null));
+}
+
+/// As after a fail-over of the store to another machine.
+#[tokio::test]
+async fn the_clock_of_the_store_gives_no_node_up_and_keeps_none() {
+    let store = MemoryStore::new(MemoryCore::new(7));
+    store.announce(&candidate("gone"), "{}").await.expect("it can speak");
+    let seconds = Arc::new(AtomicU64::new(1000));
+    let clock = seconds.clone();
+    let server = Server::among(access::Access::default(), store.another(), succeed, |node| {
+        let now = move || Duration::from_secs(clock.load(Ordering::SeqCst));
+        let spread = Spread::new(node.engine.clone(), "here".into(), Arc::new(store.another()), None, now);
+        Cluster::start(node, spread, crate::tls::unused(), None, false).expect("a client")
+    });
+    server.until(|node| matches!(node.status().role, Role::Leading(_))).await;
+    let forget = || server.ask(Method::DELETE, "/v1/nodes/gone", &[], Value::Null);
+    store.step_clock(SignedDuration::from_hours(1));
+    let refused = forget().await;
+    assert_eq!((refused.status, &refused.json()["code"]), (StatusCode::CONFLICT, &json!("alive")));
+    store.step_clock(SignedDuration::from_hours(-2));
+    seconds.fetch_add(11, Ordering::SeqCst);
+    assert_eq!(forget().await.status, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test]
