@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use chronos::node::{Acquaintance, AskError, Node, NodeOptions, NodeTask, Role, start};
 use engine::fake::{Behaviour, FakeMachine};
 use engine::{Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent};
+use scheduler::audit::Author;
 use scheduler::ids::{Epoch, JobName, TaskId};
 use scheduler::job::{Retry, Rules};
 use scheduler::limits::Limits;
@@ -111,6 +112,27 @@ fn put(job: &str, schedule: &str) -> Request {
         rules: Rules::default(),
         body: "{\"command\":\"true\"}".into(),
     })
+}
+
+/// Who asks beside the API, as whoever takes over the jobs of an old Chronos does, is told as well that there is no room.
+#[tokio::test]
+async fn a_full_store_takes_no_more_jobs_whoever_asks() {
+    let cluster = Cluster::new();
+    let (node, task) = cluster.start("n1");
+    leads(&node).await;
+    node.ask(put("a", "R1/2100-01-01T00:00:00Z/PT1H")).await.unwrap();
+    cluster.store.set_full(Some("it has 1 job"));
+    let Request::Put(b) = put("b", "R1/2100-01-01T00:00:00Z/PT1H") else { unreachable!("it is one") };
+    let set = Request::Apply { definitions: vec![b.clone()], manner: Manner::Do };
+    let by = Request::By { author: Author::new("import", "from ZooKeeper"), request: Box::new(set) };
+    for request in [Request::Put(b.clone()), by.clone()] {
+        assert_eq!(node.ask(request).await, Err(AskError::Full("it has 1 job".into())));
+    }
+    node.ask(put("a", "R1/2101-01-01T00:00:00Z/PT1H")).await.unwrap();
+    node.ask(Request::Delete(name("a"))).await.unwrap();
+    cluster.store.set_full(None);
+    node.ask(by).await.unwrap();
+    task.shutdown().await;
 }
 
 #[tokio::test]

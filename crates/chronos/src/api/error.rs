@@ -157,6 +157,8 @@ impl From<AskError> for ApiError {
             AskError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", error.to_string())
                 .hint("nothing has changed; ask again later"),
             AskError::OutcomeUnknown => outcome_unknown(error.to_string()),
+            AskError::Full(why) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", why)
+                .hint("delete jobs, or move to PostgreSQL: a backup of this server can be restored there"),
         }
     }
 }

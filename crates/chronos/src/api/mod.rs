@@ -61,9 +61,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::ids::{JobName, Seq};
 use scheduler::job::{Job, Progress, Retry};
 use scheduler::limits::Limits;
-use scheduler::request::{Answer, Definition, Request, Verdict};
+use scheduler::request::{Answer, Request, Verdict};
 use serde::Serialize;
-use store::projection::Projection;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -211,12 +210,6 @@ impl ApiContext {
 
     /// What the node answers, within the time that a client waits.
     async fn hear(&self, request: Request) -> Result<Result<(Answer, Seq), AskError>, ApiError> {
-        if let Some(why) = self.node.store.full()
-            && makes_jobs(&self.node.projection.read(), &request)
-        {
-            let hint = "delete jobs, or move to PostgreSQL: a backup of this server can be restored there";
-            return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", why).hint(hint));
-        }
         let authored = Request::By { author: access::author(), request: Box::new(request) };
         match tokio::time::timeout(ANSWER_WITHIN, self.node.ask(authored)).await {
             Err(_) => {
@@ -226,19 +219,6 @@ impl ApiContext {
             Ok(Err(AskError::NotLeading)) => Err(self.not_leading().await),
             Ok(answer) => Ok(answer),
         }
-    }
-}
-
-/// Whether there would be more jobs than before.
-fn makes_jobs(projection: &Projection, request: &Request) -> bool {
-    let is_new = |definition: &Definition| projection.job(&definition.name).is_none();
-    match request {
-        Request::Put(definition) | Request::Edit { definition, .. } => is_new(definition),
-        Request::Apply { definitions, .. } => definitions.iter().any(is_new),
-        Request::When { then: request, .. } | Request::By { request, .. } | Request::Once { request, .. } => {
-            makes_jobs(projection, request)
-        }
-        _ => false,
     }
 }
 

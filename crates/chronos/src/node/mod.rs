@@ -28,10 +28,10 @@ use crate::notify::Notifier;
 use engine::Engine;
 use scheduler::audit::Author;
 use scheduler::ids::{Epoch, Seq};
-use scheduler::request::{Answer, Refusal, Request};
+use scheduler::request::{Answer, Definition, Refusal, Request};
 use scheduler::schedule::Zones;
 use store::backup::Staged;
-use store::projection::ProjectionHandle;
+use store::projection::{Projection, ProjectionHandle};
 use store::{Candidate, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -113,6 +113,9 @@ pub enum AskError {
     /// More requests wait than the node takes in; nothing has changed.
     #[error("too many requests are waiting")]
     Busy,
+    /// The store takes no more jobs, for this reason; nothing has changed.
+    #[error("{0}")]
+    Full(String),
     /// The term ended before the answer was durable: it may or may not have happened.
     #[error("the outcome is unknown: leadership ended before the change was confirmed")]
     OutcomeUnknown,
@@ -126,6 +129,12 @@ impl Node {
     /// # Errors
     /// See [`AskError`].
     pub async fn ask(&self, request: Request) -> Result<(Answer, Seq), AskError> {
+        // Here, as what has been decided is applied.
+        if let Some(why) = self.store.full()
+            && makes_jobs(&self.projection.read(), &request)
+        {
+            return Err(AskError::Full(why));
+        }
         let (answer, reply) = oneshot::channel();
         self.asks.try_send(Ask { request, answer }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => AskError::Busy,
@@ -177,5 +186,18 @@ impl Node {
     /// To wait for a change of the status.
     pub fn watch_status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+}
+
+/// Whether there would be more jobs than before.
+fn makes_jobs(projection: &Projection, request: &Request) -> bool {
+    let is_new = |definition: &Definition| projection.job(&definition.name).is_none();
+    match request {
+        Request::Put(definition) | Request::Edit { definition, .. } => is_new(definition),
+        Request::Apply { definitions, .. } => definitions.iter().any(is_new),
+        Request::When { then: request, .. } | Request::By { request, .. } | Request::Once { request, .. } => {
+            makes_jobs(projection, request)
+        }
+        _ => false,
     }
 }

@@ -93,6 +93,7 @@ async fn put(node: &Node, set: &[&Value]) -> Result<Vec<Value>, Failure> {
         Err(AskError::Refused(refusal)) if refusal != Refusal::SetUnderWay => {
             return Err(refused(refusal.to_string()));
         }
+        Err(AskError::Full(why)) => return Err(refused(why)),
         Err(problem) => return Err(Failure::new(Exit::Unreachable, problem)),
     };
     let told = verdicts.into_iter().zip(warnings).map(|(verdict, warnings)| {
