@@ -27,6 +27,8 @@ use crate::{
 const LOG_BATCHES_MAX: usize = 4096;
 /// What one answer to a follower holds at most; memory needs no bound in bytes.
 const FOLLOW_BATCHES_MAX: usize = 256;
+/// Records and entries of a backup that are in memory before those are left out that nobody keeps.
+const STAGED_MIN: usize = 10_000;
 
 /// What a store is, without time, threads or faults: a simulator brings its own. A clone is another store.
 #[derive(Clone, Debug)]
@@ -302,17 +304,29 @@ impl MemoryCore {
         lines
     }
 
-    /// Reads a backup whole, see [`Store::stage`].
-    pub(crate) async fn stage(mut from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
+    /// Reads a backup whole, see [`Store::stage`]. Of the history of each job only the newest records are taken, by the
+    /// number of jobs, and of the audit only the newest entries.
+    pub(crate) async fn stage(
+        mut from: mpsc::Receiver<Vec<u8>>,
+        of_each: impl Fn(usize) -> u64,
+        audit_max: u64,
+    ) -> Result<Staged, StageError> {
         let mut content = Self::new(0);
         let mut reader = Reader::default();
+        let mut bound = STAGED_MIN;
         while let Some(piece) = from.recv().await {
             reader.feed(&piece, |_, line| {
                 content.add(line);
                 Ok::<_, BackupError>(())
             })?;
+            // On the way too: all of it may be more than there is memory for.
+            if content.records.len() + content.audit.len() > bound {
+                content.keep_newest(&of_each, audit_max);
+                bound = STAGED_MIN.max(2 * (content.records.len() + content.audit.len()));
+            }
         }
         let header = reader.finish()?;
+        content.keep_newest(&of_each, audit_max);
         let records = content.records.len() as u64;
         Ok(Staged { header, records, content: Content::Memory(Box::new(content)) })
     }
@@ -345,21 +359,44 @@ impl MemoryCore {
         match line {
             Line::Record(change) => self.make(std::slice::from_ref(&change)),
             Line::Kept(job, _, since) => {
-                self.kept_since.insert(job, since);
+                // More of it may have been left out here.
+                let whole = self.kept_since.entry(job).or_insert(since);
+                *whole = since.max(*whole);
             }
+        }
+    }
+
+    /// Leaves out what a store has no room for, see [`MemoryCore::stage`].
+    fn keep_newest(&mut self, of_each: impl Fn(usize) -> u64, audit_max: u64) {
+        // Those that are deleted have a history too.
+        let jobs = self.state.jobs.len().max(self.records_of.len());
+        self.remove_older(of_each(jobs));
+        self.remove_older_entries(audit_max);
+    }
+
+    /// Of each job the newest so many records stay. Returns how many went.
+    fn remove_older(&mut self, count_max: u64) -> u64 {
+        let keep = usize::try_from(count_max).unwrap_or(usize::MAX);
+        let surplus = self.records_of.values().flat_map(|ids| ids.iter().rev().skip(keep).copied());
+        let surplus: Vec<u64> = surplus.collect();
+        surplus.iter().for_each(|id| self.remove(*id));
+        surplus.len() as u64
+    }
+
+    /// Of the audit the newest so many entries stay.
+    fn remove_older_entries(&mut self, count_max: u64) {
+        while self.audit.len() as u64 > count_max {
+            self.audit.pop_first();
         }
     }
 
     /// See [`Store::prune`].
     pub fn prune(&mut self, retention: Retention, now: Timestamp) -> u64 {
         let oldest = now.checked_sub(retention.age_max).unwrap_or(Timestamp::MIN);
-        let keep = usize::try_from(retention.count_max).unwrap_or(usize::MAX);
+        let surplus = self.remove_older(retention.count_max);
         let old = self.records.iter().filter(|(_, (facts, _))| facts.recorded < oldest).map(|(id, _)| *id);
-        let surplus = self.records_of.values().flat_map(|ids| ids.iter().rev().skip(keep).copied());
-        let gone: BTreeSet<u64> = old.chain(surplus).collect();
-        for id in &gone {
-            self.remove(*id);
-        }
+        let old: Vec<u64> = old.collect();
+        old.iter().for_each(|id| self.remove(*id));
         // A deleted job is forgotten with its last record: nobody can ask for it any more.
         self.records_of.retain(|_, ids| !ids.is_empty());
         let Self { state, records_of, kept_since, .. } = self;
@@ -375,11 +412,8 @@ impl MemoryCore {
         self.revision_of.retain(|(job, _), _| !gone_jobs.contains(job));
         let oldest = now.checked_sub(retention.audit_age_max).unwrap_or(Timestamp::MIN);
         self.audit.retain(|_, entry| entry.at >= oldest);
-        let surplus = (self.audit.len() as u64).saturating_sub(retention.audit_count_max);
-        for _ in 0..surplus {
-            self.audit.pop_first();
-        }
-        gone.len() as u64
+        self.remove_older_entries(retention.audit_count_max);
+        surplus + old.len() as u64
     }
 
     fn revise(&mut self, revision: &Arc<Revision>) {
@@ -722,7 +756,7 @@ impl Store for MemoryStore {
     }
 
     async fn stage(&self, from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
-        MemoryCore::stage(from).await
+        MemoryCore::stage(from, |_| u64::MAX, u64::MAX).await
     }
 
     async fn restore(

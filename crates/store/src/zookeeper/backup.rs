@@ -12,7 +12,7 @@ use super::ledger::kept_of;
 use super::reader::Reader;
 use super::record::StoredKept;
 use super::session::data_of_all;
-use super::tree::{Ended, Kind, Revised, number};
+use super::tree::{Ended, Kind, Revised, batch_of, number, place_of};
 use crate::backup::{Extent, Header, Line, Writer};
 use crate::facts::after;
 use crate::memory::{MemoryCore, changes_of};
@@ -168,10 +168,11 @@ pub(super) struct Part {
     pub(super) kept: Vec<StoredKept>,
 }
 
-/// Content in parts, numbered as if it had come with the batch `seq`.
+/// Content in parts, numbered as if it had come with the batch `seq` and, where that has not so many places, those before.
 pub(super) fn parts(content: &MemoryCore, seq: u64) -> impl Iterator<Item = (u64, Part)> {
-    let mut lines = content.lines().into_iter().peekable();
-    let mut place = 0;
+    let lines = content.lines();
+    let mut next = number(seq + 1, 0).saturating_sub(lines.len() as u64);
+    let mut lines = lines.into_iter().peekable();
     std::iter::from_fn(move || {
         lines.peek()?;
         let (mut changes, mut kept, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -194,8 +195,40 @@ pub(super) fn parts(content: &MemoryCore, seq: u64) -> impl Iterator<Item = (u64
             }
         }
         let mut batch = Batch::encode(&changes);
-        batch.first_place = place;
-        place += changes.len();
+        batch.first_place = place_of(next);
+        let seq = batch_of(next);
+        next += changes.len() as u64;
         Some((seq, Part { batch, kept }))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use scheduler::ids::Seq;
+    use scheduler::run::Outcome;
+
+    use super::*;
+    use crate::samples::ended;
+
+    #[test]
+    fn what_is_restored_is_numbered_before_what_comes_next() {
+        let mut content = MemoryCore::new(1);
+        let term = content.begin_term();
+        let records = (0..3000).map(|n| Change::Append(Arc::new(ended(1, n, Outcome::Succeeded))));
+        content.commit(term.epoch, Seq(term.seq.0 + 1), &records.collect::<Vec<_>>()).expect("it is next");
+        let mut next = number(8, 0) - 3001;
+        let mut count = 0;
+        for (seq, part) in parts(&content, 7) {
+            assert_eq!(number(seq, part.batch.first_place), next);
+            next += part.batch.rows.len() as u64;
+            count += 1;
+        }
+        assert!(count > 1, "all of it is one part");
+        assert_eq!(next, number(8, 0));
+        // More than a batch has places: none is that of another record, and they sort.
+        assert_eq!(number(7, 1 << 20), number(8, 0));
+        assert_eq!(number(batch_of(next - 1), place_of(next - 1) + 5), number(8, 4));
+    }
 }

@@ -37,8 +37,8 @@ impl Shared {
             Some(names) => names,
             None => Names::list(&client, &tree).await.map_err(meaning)?,
         };
-        let per_job = self.sessions.options.history_per_job;
-        let ledger = Ledger::new(&client, tree, names, per_job).await.map_err(meaning)?;
+        let keep = self.sessions.options.keep();
+        let ledger = Ledger::new(&client, tree, names, keep).await.map_err(meaning)?;
         let log = log_sizes(&client, &self.paths).await.map_err(meaning)?;
         let stale = self.stale_generations(&client, record.generation).await.map_err(meaning)?;
         self.measure(&ledger);

@@ -10,13 +10,14 @@ use scheduler::state::Change;
 use zookeeper_client::{Client, Error};
 
 use super::batch::{Batch, Row};
+use super::options::Keep;
 use super::record::{StoredKept, json};
 use super::session::{all, children, data_of_all};
 use super::tree::{Ended, Kind, Noted, Revised, Tree, hot_name, number};
 use crate::facts::after;
+use crate::format;
+use crate::memory::{MemoryCore, changes_of};
 
-/// Records of the history in all; with so many jobs that this is less than what each may keep, each keeps less.
-const HISTORY_MAX: u64 = 400_000;
 /// Records of the history that one commit removes beside its own work.
 const TRIM_MAX: usize = 200;
 /// What a record of the history is taken for in sums: its size is not known without reading it.
@@ -227,9 +228,14 @@ pub(super) async fn kept_of(client: &Client, tree: &Tree) -> Result<Vec<StoredKe
     Ok(found.iter().flatten().filter_map(|data| serde_json::from_slice(data).ok()).collect())
 }
 
-/// How much of all the history is there for each of so many jobs.
-pub(super) fn share(jobs: usize) -> u64 {
-    (HISTORY_MAX / (jobs.max(1) as u64)).max(2)
+/// What content would take, as [`Ledger::bytes`] says it when it is there.
+pub(super) fn bytes_of(content: &MemoryCore) -> u64 {
+    let mut text = Vec::new();
+    let values = changes_of(content.state()).into_iter().filter(puts).map(|change| {
+        text.clear();
+        format::write_change(&mut text, &change).len() as u64
+    });
+    values.sum::<u64>() + content.records().count() as u64 * RECORD_BYTES
 }
 
 /// What the leader knows.
@@ -238,23 +244,22 @@ pub(super) struct Ledger {
     names: Names,
     dirs: HashSet<(Kind, u16)>,
     past: Past,
-    /// Records that each job keeps, see [`super::Options::history_per_job`].
-    per_job: u64,
+    keep: Keep,
 }
 
 impl Ledger {
-    pub(super) async fn new(client: &Client, tree: Tree, names: Names, per_job: u64) -> Result<Self, Error> {
+    pub(super) async fn new(client: &Client, tree: Tree, names: Names, keep: Keep) -> Result<Self, Error> {
         let mut dirs = HashSet::new();
         for kind in Kind::HOT.into_iter().chain(Kind::COLD) {
             dirs.extend(dirs_of(client, &tree, kind).await?.into_iter().map(|dir| (kind, dir)));
         }
-        Ok(Self { tree, names, dirs, past: Past::default(), per_job })
+        Ok(Self { tree, names, dirs, past: Past::default(), keep })
     }
 
     /// Another generation, of which nothing is there yet but its kinds.
-    pub(super) fn empty(tree: Tree, per_job: u64) -> Self {
+    pub(super) fn empty(tree: Tree, keep: Keep) -> Self {
         let past = Past { known: true, ..Past::default() };
-        Self { tree, names: Names::default(), dirs: HashSet::new(), past, per_job }
+        Self { tree, names: Names::default(), dirs: HashSet::new(), past, keep }
     }
 
     pub(super) fn names(&self) -> &Names {
@@ -394,7 +399,7 @@ impl Ledger {
 
     /// How many records each job keeps.
     fn keeps(&self) -> usize {
-        usize::try_from(self.per_job.min(share(self.jobs()))).unwrap_or(usize::MAX)
+        usize::try_from(self.keep.each_of(self.jobs())).unwrap_or(usize::MAX)
     }
 
     /// A job may have half as much again, so that what is removed is removed many at a time.

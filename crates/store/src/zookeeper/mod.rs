@@ -22,7 +22,7 @@ mod versions;
 mod writer;
 mod yardstick;
 
-pub use self::options::Options;
+pub use self::options::{Limits, Options};
 pub use self::yardstick::multi_rate;
 
 use std::collections::{HashMap, HashSet};
@@ -59,10 +59,6 @@ use crate::{
     Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, bounded, format,
 };
 
-/// Jobs that a store holds: a new leader reads them all, and every server keeps all of them in memory.
-pub const JOBS_MAX: usize = 100_000;
-/// Bytes of all records together, for the same reason.
-pub const BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Records removed by retention in one order to the writer.
 const REMOVE_MAX: usize = 2000;
 /// What to do where there is no room.
@@ -175,13 +171,14 @@ impl Shared {
 
     /// Says whether there is room.
     fn measure(&self, ledger: &Ledger) {
-        let (jobs, bytes) = (ledger.jobs(), ledger.bytes());
-        let full = if jobs >= JOBS_MAX {
+        let (jobs, bytes, limits) = (ledger.jobs(), ledger.bytes(), self.sessions.options.limits);
+        let full = if jobs >= limits.jobs {
+            let most = limits.jobs;
             Some(format!(
-                "the store in ZooKeeper holds {jobs} jobs, and is meant for {JOBS_MAX} at most: {ADVICE}"
+                "the store in ZooKeeper holds {jobs} jobs, and is meant for {most} at most: {ADVICE}"
             ))
-        } else if bytes >= BYTES_MAX {
-            let (is, most) = (bytes >> 20, BYTES_MAX >> 20);
+        } else if bytes >= limits.bytes {
+            let (is, most) = (bytes >> 20, limits.bytes >> 20);
             Some(format!(
                 "the store in ZooKeeper holds {is} MiB, and is meant for {most} MiB at most: {ADVICE}"
             ))
@@ -350,8 +347,7 @@ impl ZookeeperStore {
         let oldest = now.checked_sub(keep.age_max).unwrap_or(Timestamp::MIN);
         // As many as retention keeps, and as there is room for: jobs may have come that leave less for those that were there.
         let jobs = ended.iter().map(|record| record.facts.job).collect::<HashSet<_>>().len();
-        let count_max =
-            keep.count_max.min(self.shared.sessions.options.history_per_job).min(ledger::share(jobs));
+        let count_max = keep.count_max.min(self.shared.sessions.options.keep().each_of(jobs));
         let mut newer = HashMap::new();
         ended.reverse();
         ended.retain(|record| {
@@ -569,13 +565,28 @@ impl Store for ZookeeperStore {
     }
 
     async fn stage(&self, from: mpsc::Receiver<Vec<u8>>) -> Result<Staged, StageError> {
-        let Staged { header, records, content } = MemoryCore::stage(from).await?;
+        let options = &self.shared.sessions.options;
+        let (limits, keep) = (options.limits, options.keep());
+        let staged = MemoryCore::stage(from, |jobs| keep.each_of(jobs), options.audit_max).await?;
+        let Staged { header, records, content } = staged;
         let content = content.in_memory()?;
+        let measured = tokio::task::spawn_blocking(move || (ledger::bytes_of(&content), content)).await;
+        let (bytes, content) =
+            measured.map_err(|error| StoreError::Unavailable(format!("reading stopped: {error}")))?;
         let jobs = content.state().jobs.len();
-        if jobs > JOBS_MAX {
-            let why =
-                format!("the backup has {jobs} jobs, of {JOBS_MAX} that ZooKeeper is meant for: {ADVICE}");
-            return Err(StoreError::TooLarge(why).into());
+        let too_large = |why: String| Err(StoreError::TooLarge(why).into());
+        if jobs > limits.jobs {
+            let most = limits.jobs;
+            return too_large(format!(
+                "the backup has {jobs} jobs, and ZooKeeper is meant for {most} at most: restore it into PostgreSQL"
+            ));
+        }
+        if bytes > limits.bytes {
+            let (is, most) = (bytes >> 20, limits.bytes >> 20);
+            return too_large(format!(
+                "the backup takes {is} MiB in ZooKeeper, which is meant for {most} MiB at most: restore it into PostgreSQL, \
+                 or take it without the history (`chronos backup --no_history`)"
+            ));
         }
         Ok(Staged { header, records, content: Content::Memory(content) })
     }

@@ -20,13 +20,49 @@ pub struct Options {
     pub session_timeout: Duration,
     /// `user:password`, as what the scheme `digest` knows this node.
     pub auth: Option<String>,
-    /// Of each job the last so many records of the history stay, whatever retention keeps; of many jobs fewer, 400,000
-    /// of all.
+    /// Of each job the last so many records of the history stay, whatever retention keeps; of many jobs fewer, see
+    /// [`Limits::history`].
     pub history_per_job: u64,
     /// Of the audit the last so many entries stay, whatever retention keeps.
     pub audit_max: u64,
+    /// What the store takes. Those of all nodes are the same; only tests have others.
+    pub limits: Limits,
     /// The id of the only store that is meant; another one is not touched, and none is made.
     pub expected: Option<String>,
+}
+
+/// What a store is meant for at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Jobs: a new leader reads them all, and every server keeps all of them in memory.
+    pub jobs: usize,
+    /// Bytes of state and history together, for the same reason.
+    pub bytes: u64,
+    /// Records of the history in all; with so many jobs that this is less than what each may keep, each keeps less.
+    pub history: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { jobs: 100_000, bytes: 256 * 1024 * 1024, history: 400_000 }
+    }
+}
+
+/// How much of the history stays.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    per_job: u64,
+    in_all: u64,
+}
+
+impl Keep {
+    /// Whatever the number of jobs: what was last, and what it was before.
+    const LEAST: u64 = 2;
+
+    /// Of so many jobs each keeps so many records.
+    pub(super) fn each_of(self, jobs: usize) -> u64 {
+        self.per_job.min((self.in_all / (jobs.max(1) as u64)).max(Self::LEAST))
+    }
 }
 
 impl Options {
@@ -39,8 +75,13 @@ impl Options {
             auth: None,
             history_per_job: 20,
             audit_max: 10_000,
+            limits: Limits::default(),
             expected: None,
         }
+    }
+
+    pub(super) fn keep(&self) -> Keep {
+        Keep { per_job: self.history_per_job, in_all: self.limits.history }
     }
 
     /// What is meant, if it can be.

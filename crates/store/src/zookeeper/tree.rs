@@ -268,7 +268,17 @@ fn escaped(text: &str) -> String {
 
 /// The number of a cold record: they sort as they were written.
 pub(super) fn number(seq: u64, place: usize) -> u64 {
-    seq << PLACE_BITS | place as u64
+    (seq << PLACE_BITS) + place as u64
+}
+
+/// The batch that a record with this number came with.
+pub(super) fn batch_of(number: u64) -> u64 {
+    number >> PLACE_BITS
+}
+
+/// Its place among the changes of that batch.
+pub(super) fn place_of(number: u64) -> usize {
+    usize::try_from(number & ((1 << PLACE_BITS) - 1)).unwrap_or(0)
 }
 
 /// What the name of a record of the history says.

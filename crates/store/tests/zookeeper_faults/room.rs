@@ -1,5 +1,12 @@
 //! What does not fit: quotas, batches larger than a request, histories that grow.
 
+use scheduler::audit::{Act, Entry};
+use scheduler::ids::JobUid;
+use store::AuditQuery;
+use store::backup::{Extent, StageError, Staged};
+use store::memory::{MemoryCore, MemoryStore};
+use store::zookeeper::Limits;
+
 use super::*;
 
 /// A quota of the ensemble that is used up, by bytes or by records: what there is no room for waits, the term goes on, and so
@@ -205,5 +212,212 @@ async fn history_is_bounded_while_it_is_written() {
         let last_gone =
             store::Facts::of(&samples::ended(uid, 99 - found.len() as u64, Outcome::Succeeded)).last_due;
         assert_eq!(since, Some(last_gone.checked_add(Duration::from_millis(1)).expect("a time")));
+    }
+}
+
+/// Limits that are soon reached.
+fn limited(options: Options, limits: Limits) -> Options {
+    Options { limits, ..options }
+}
+
+/// A store that holds what it is meant for says so to whoever asks whether there is room, and takes what is committed all the
+/// same; and says no more when something has gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_store_says_so_and_loses_nothing() {
+    let large = |uid: u64| {
+        let mut job = samples::job(uid);
+        job.body = "x".repeat(300 * 1024).into();
+        Change::PutJob(Arc::new(job))
+    };
+    let small = |uid: u64| Change::PutJob(Arc::new(samples::job(uid)));
+    type Put = fn(u64) -> Change;
+    let cases: [(Limits, Put, u64, &str); 2] = [
+        (Limits { jobs: 3, ..Limits::default() }, small, 3, "holds 3 jobs, and is meant for 3 at most"),
+        (Limits { bytes: 1 << 20, ..Limits::default() }, large, 4, "holds 1 MiB, and is meant for 1 MiB"),
+    ];
+    for (limits, put, fill, said) in cases {
+        let Some(options) = options() else { return };
+        let options = limited(options, limits);
+        let store = node(&options);
+        let term = begin(&store, "a").await;
+        let mut seq = term.seq.0;
+        let mut commit = async |change: Change| {
+            seq += 1;
+            within(store.commit(term.epoch, Seq(seq), &[change])).await.expect("it leads");
+        };
+        for uid in 1..fill {
+            commit(put(uid)).await;
+        }
+        assert_eq!(store.full(), None);
+        commit(put(fill)).await;
+        let why = store.full().expect("there is no more room");
+        assert!(why.contains(said) && why.contains("PostgreSQL"), "{why}");
+        commit(put(fill + 1)).await;
+        // Whoever leads next knows it from the beginning.
+        let next = node(&options);
+        within(next.load()).await.expect("it can be loaded");
+        within(store.resign()).await;
+        let term = begin(&next, "b").await;
+        assert!(next.full().is_some(), "a new leader does not know");
+        for (seq, uid) in (term.seq.0 + 1..).zip(1..=2) {
+            let gone = [Change::RemoveJob(JobUid(uid))];
+            within(next.commit(term.epoch, Seq(seq), &gone)).await.expect("it leads");
+        }
+        assert_eq!(next.full(), None, "{said}");
+        assert_eq!(within(next.load()).await.expect("it can be loaded").0.jobs.len() as u64, fill - 1);
+    }
+}
+
+/// The more jobs there are, the less of its history each keeps: what is too much goes as they write, and by retention where
+/// they do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_history_of_all_is_bounded_as_jobs_come() {
+    let Some(options) = options() else { return };
+    let store = node(&limited(options, Limits { history: 40, ..Limits::default() }));
+    let term = begin(&store, "a").await;
+    within(store.prune(Retention::UNBOUNDED, samples::at(0))).await.expect("it leads");
+    let mut seq = term.seq.0;
+    let mut commit = async |changes: Vec<Change>| {
+        seq += 1;
+        within(store.commit(term.epoch, Seq(seq), &changes)).await.expect("it leads");
+    };
+    let append = |uid, n| Change::Append(Arc::new(samples::ended(uid, n, Outcome::Succeeded)));
+    let put = |uid| Change::PutJob(Arc::new(samples::job(uid)));
+    let held = async |uid| {
+        let query = HistoryQuery { job: Some(JobUid(uid)), limit: 1000, ..HistoryQuery::default() };
+        within(store.history(&query)).await.expect("it can be read").records
+    };
+    let newest = |uid, end: u64, count: u64| -> Vec<_> {
+        (0..end).rev().take(count as usize).map(|n| samples::ended(uid, n, Outcome::Succeeded)).collect()
+    };
+    commit(vec![put(1), put(2)]).await;
+    for n in 0..20 {
+        commit(vec![append(1, n), append(2, n)]).await;
+    }
+    for uid in [1, 2] {
+        assert_eq!(held(uid).await, newest(uid, 20, 20), "20 for each of two");
+        assert_eq!(within(store.kept_since(JobUid(uid))).await, Ok(None));
+    }
+    // Of eight each keeps five, and half as many again for a while. Job 2 writes nothing more.
+    commit((3..=8).map(put).collect()).await;
+    for n in 20..30 {
+        commit(vec![append(1, n)]).await;
+    }
+    let left = held(1).await;
+    assert!((5..=8).contains(&left.len()), "{} of job 1", left.len());
+    assert_eq!(left, newest(1, 30, left.len() as u64));
+    assert_eq!(held(2).await.len(), 20, "nobody has asked for job 2");
+    // Retention goes by the jobs that have a history.
+    commit((3..=8).map(|uid| append(uid, 0)).collect()).await;
+    within(store.prune(Retention::UNBOUNDED, samples::at(0))).await.expect("it leads");
+    for uid in [1, 2] {
+        assert_eq!(held(uid).await, newest(uid, if uid == 1 { 30 } else { 20 }, 5));
+    }
+    let last_gone = store::Facts::of(&samples::ended(2, 14, Outcome::Succeeded)).last_due;
+    let since = last_gone.checked_add(Duration::from_millis(1)).expect("a time");
+    assert_eq!(within(store.kept_since(JobUid(2))).await, Ok(Some(since)));
+}
+
+/// A backup of a store that keeps more, of jobs with these numbers of records; of those with most the oldest is gone there too.
+async fn backup_of(jobs: &[(u64, u64)], more: impl Iterator<Item = Change>) -> Vec<u8> {
+    let mut core = MemoryCore::new(1);
+    let term = core.begin_term();
+    let put = jobs.iter().map(|(uid, _)| Change::PutJob(Arc::new(samples::job(*uid))));
+    let records = jobs.iter().flat_map(|(uid, count)| (0..*count).map(|n| (*uid, n)));
+    let records =
+        records.map(|(uid, n)| Change::Append(Arc::new(samples::ended(uid, n, Outcome::Succeeded))));
+    let changes: Vec<Change> = put.chain(more).chain(records).collect();
+    core.commit(term.epoch, Seq(term.seq.0 + 1), &changes).expect("it is the next");
+    let most = jobs.iter().map(|(_, count)| *count).max().unwrap_or_default();
+    core.prune(Retention { count_max: most.saturating_sub(1), ..Retention::UNBOUNDED }, samples::at(0));
+    let (to, mut from) = tokio::sync::mpsc::channel(64);
+    let other = MemoryStore::new(core);
+    let reading = async {
+        let mut bytes = Vec::new();
+        while let Some(piece) = from.recv().await {
+            bytes.extend(piece);
+        }
+        bytes
+    };
+    let (taken, bytes) = within(async { tokio::join!(other.backup(Extent::Everything, to), reading) }).await;
+    taken.expect("it is taken");
+    bytes
+}
+
+async fn stage(store: &ZookeeperStore, backup: Vec<u8>) -> Result<Staged, StageError> {
+    let (to, from) = tokio::sync::mpsc::channel(1);
+    let sending = async move {
+        for piece in backup.chunks(64 * 1024) {
+            if to.send(piece.to_vec()).await.is_err() {
+                return;
+            }
+        }
+    };
+    within(async { tokio::join!(store.stage(from), sending) }).await.0
+}
+
+/// What comes from a store that keeps more of the past is cut to what this one keeps: the newest of each job and of the audit,
+/// and it is known since when the rest is whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_with_more_of_the_past_is_restored_without_it() {
+    let Some(options) = options() else { return };
+    let limits = Limits { history: 90, ..Limits::default() };
+    let options = Options { history_per_job: 40, audit_max: 5, ..limited(options, limits) };
+    let store = node(&options);
+    let term = begin(&store, "a").await;
+    let entry = |n| -> Entry { samples::entry(1, n, "ops", Act::Killed { run: None, runs: 1 }) };
+    let notes = (0..12).map(|n| Change::Note(Arc::new(entry(n))));
+    // So many that those of the first job are left out while the second's are read.
+    let backup = backup_of(&[(1, 12_000), (2, 12_000), (3, 29)], notes).await;
+    let staged = stage(&store, backup).await.expect("it fits");
+    assert_eq!(staged.records, 30 + 30 + 29);
+    let seq = Seq(term.seq.0 + 1);
+    within(store.restore(term.epoch, seq, staged, &[])).await.expect("it leads");
+    let looker = node(&options);
+    for (uid, was, kept) in [(1, 12_000, 30), (2, 12_000, 30), (3, 29, 29)] {
+        let query = HistoryQuery { job: Some(JobUid(uid)), limit: 1000, ..HistoryQuery::default() };
+        let found = within(looker.history(&query)).await.expect("it can be read").records;
+        let newest = (was - kept..was).rev().map(|n| samples::ended(uid, n, Outcome::Succeeded));
+        assert_eq!(found, newest.collect::<Vec<_>>(), "job {uid}");
+        let last_gone = (was > kept)
+            .then(|| store::Facts::of(&samples::ended(uid, was - kept - 1, Outcome::Succeeded)).last_due);
+        let since = last_gone.map(|due| due.checked_add(Duration::from_millis(1)).expect("a time"));
+        assert_eq!(within(looker.kept_since(JobUid(uid))).await, Ok(since), "job {uid}");
+    }
+    let query = AuditQuery { limit: 1000, ..AuditQuery::default() };
+    let audit = within(looker.audit(&query)).await.expect("it can be read").entries;
+    assert_eq!(audit, (7..12).rev().map(entry).collect::<Vec<_>>());
+    assert_eq!(store.full(), None);
+}
+
+/// What the store is not meant for is refused before anything is touched, and it is said what to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_too_large_is_refused() {
+    let Some(options) = options() else { return };
+    let refused = async |limits: Limits, backup: Vec<u8>| {
+        let store = node(&limited(options.clone(), limits));
+        match stage(&store, backup).await {
+            Err(StageError::Store(StoreError::TooLarge(why))) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    let few = || backup_of(&[(1, 10), (2, 10), (3, 10)], std::iter::empty());
+    let why = refused(Limits { jobs: 2, ..Limits::default() }, few().await).await;
+    assert!(why.contains("3 jobs") && why.contains("2 at most") && why.contains("PostgreSQL"), "{why}");
+    // By what its jobs take, or by their history.
+    let large = || {
+        (11..15).map(|uid| {
+            let mut job = samples::job(uid);
+            job.body = "x".repeat(300 * 1024).into();
+            Change::PutJob(Arc::new(job))
+        })
+    };
+    let one_mib = Limits { bytes: 1 << 20, ..Limits::default() };
+    for backup in [backup_of(&[], large()).await, backup_of(&[(1, 3000)], std::iter::empty()).await] {
+        let why = refused(one_mib, backup).await;
+        assert!(why.contains("1 MiB") && why.contains("--no_history"), "{why}");
+    }
+    for limits in [Limits { jobs: 3, ..Limits::default() }, one_mib] {
+        stage(&node(&limited(options.clone(), limits)), few().await).await.expect("it fits");
     }
 }

@@ -183,3 +183,12 @@ async fn a_definition_is_what_its_author_said() {
     assert_eq!(next.json()["definitions"][0]["name"], json!("c"));
     assert_eq!(next.json()["next"], Value::Null);
 }
+
+/// No store has room for it by trying again.
+#[test]
+fn a_backup_that_is_too_large_is_refused_for_good() {
+    let refused =
+        ApiError::from(store::backup::StageError::Store(store::StoreError::TooLarge("300 MiB".into())));
+    assert_eq!((refused.status, refused.body.code), (StatusCode::INSUFFICIENT_STORAGE, "store_full"));
+    assert!(refused.body.message.contains("300 MiB"), "{}", refused.body.message);
+}

@@ -135,13 +135,13 @@ impl<'c> Writer<'c> {
 
     /// Looks at what is there, and makes operations of the batches once more.
     async fn compose_anew(&mut self, record: TermRecord, version: i32) -> Result<(), Over> {
-        let per_job = self.shared.sessions.options.history_per_job;
+        let keep = self.shared.sessions.options.keep();
         let mut pause = Pause::new();
         let (ledger, log) = loop {
             let tree = self.paths.tree(record.generation);
             let listed = async {
                 let names = Names::list(self.client, &tree).await?;
-                let mut ledger = Ledger::new(self.client, tree.clone(), names, per_job).await?;
+                let mut ledger = Ledger::new(self.client, tree.clone(), names, keep).await?;
                 ledger.learn(Before::list(self.client, &tree).await?);
                 Ok::<_, Error>((ledger, log_sizes(self.client, &self.paths).await?))
             };

@@ -209,8 +209,7 @@ impl<'c> Writer<'c> {
         let latest = there.iter().filter_map(|name| Paths::generation(name)).max().unwrap_or(0);
         let old = self.ledger.tree.clone();
         let tree = self.paths.tree(latest.max(old.generation) + 1);
-        let per_job = self.shared.sessions.options.history_per_job;
-        let mut ledger = Ledger::empty(tree.clone(), per_job);
+        let mut ledger = Ledger::empty(tree.clone(), self.shared.sessions.options.keep());
         let begin = empty_generation(&tree);
         self.write_parts(begin).await?;
         for (seq, part) in crate::zookeeper::backup::parts(content, seq.0 - 1) {
