@@ -23,7 +23,7 @@ const PART_BYTES: usize = 200 * 1024;
 
 /// Everything, as of one moment.
 pub(super) struct Whole {
-    term: Term,
+    pub(super) term: Term,
     state: Vec<Change>,
     /// By number; what is not asked for is empty.
     history: BTreeMap<u64, Vec<u8>>,

@@ -9,12 +9,12 @@ use super::latch::Member;
 use super::ledger::{Ledger, Names};
 use super::newest::Verdict;
 use super::reader::Reader;
-use super::record::{Entry, TermRecord, json};
+use super::record::{About, Entry, TermRecord, json};
 use super::session::{answered, children, is_doubt, patiently};
 use super::tree::{Paths, Tree};
 use super::writer::{self, Begun, log_sizes};
 use super::{Known, Leading, SEE, Shared, locked};
-use crate::{Candidate, StoreError, Term};
+use crate::{Candidate, StoreError, Term, format};
 
 /// How often the term record may have been written between our look and our turn.
 const SURPRISES_MAX: u32 = 3;
@@ -60,7 +60,7 @@ impl Shared {
         let mut surprises = 0;
         loop {
             // A newer one may have led while we waited.
-            self.ensure(client).await?;
+            let about = self.ensure(client).await?;
             let (old, stat) = reader.term().await?;
             if old.by == member.name() {
                 // The answer was lost, but it was applied.
@@ -84,6 +84,12 @@ impl Shared {
                 multi.add_create(&self.paths.epoch(new.epoch), &[], &options)?;
                 let entry = Entry::write([(seq, new.epoch, &[][..])].into_iter());
                 multi.add_create(&self.paths.entry(seq), &entry, &options)?;
+                // With the epoch: while an older binary leads, those that follow it still read. A newer one that has said so
+                // since we looked has moved the term record as well.
+                if about.format < format::VERSION {
+                    let about = About { format: format::VERSION, ..about };
+                    multi.add_set_data(&self.paths.about(), &json(&about), None)?;
+                }
                 answered(multi).await
             };
             match raised.await {

@@ -27,7 +27,7 @@ pub use self::yardstick::multi_rate;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +76,7 @@ pub fn open(options: Options) -> Result<ZookeeperStore, StoreError> {
         sessions: Sessions::new(options),
         paths,
         ensured: AtomicBool::new(false),
+        looked_at: AtomicU64::new(0),
         leading: Mutex::new(None),
         leaving: Leaving::default(),
         names: Mutex::new(None),
@@ -100,6 +101,8 @@ struct Shared {
     paths: Paths,
     /// Whether the tree was there when it was looked for.
     ensured: AtomicBool,
+    /// The last epoch of which it is known that no newer binary led in it, or before.
+    looked_at: AtomicU64,
     leading: Mutex<Option<Leading>>,
     /// Our places in the latch that were given up.
     leaving: Leaving,
@@ -207,8 +210,7 @@ impl Shared {
     async fn ensure(&self, client: &Client) -> Result<About, StoreError> {
         let meaning = |error: Error| self.sessions.meaning(&error);
         if let Some(expected) = &self.sessions.options.expected {
-            let about = data(client, &self.paths.about()).await.map_err(meaning)?;
-            let about: Option<About> = about.map(|(about, _)| read("about", &about)).transpose()?;
+            let about = self.about(client).await?;
             crate::wanted(Some(expected), about.as_ref().map(|about| about.id.as_str()))?;
         }
         // Open to all, as an old Chronos makes them.
@@ -216,9 +218,7 @@ impl Shared {
         let candidates = self.paths.candidates();
         patiently(client, || client.mkdir(&candidates, &open)).await.map_err(meaning)?;
         loop {
-            if let Some((about, _)) = data(client, &self.paths.about()).await.map_err(meaning)? {
-                let about: About = read("about", &about)?;
-                about.check()?;
+            if let Some(about) = self.about(client).await? {
                 self.ensured.store(true, Ordering::Relaxed);
                 self.newest.is_of(&about.id);
                 return Ok(about);
@@ -236,6 +236,40 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// What the store says of itself, if there is one.
+    /// # Errors
+    /// [`StoreError::Newer`] where a newer binary has led.
+    async fn about(&self, client: &Client) -> Result<Option<About>, StoreError> {
+        let found = data(client, &self.paths.about()).await.map_err(|error| self.meaning(&error))?;
+        let Some((about, _)) = found else { return Ok(None) };
+        let about: About = read("about", &about)?;
+        about.check()?;
+        Ok(Some(about))
+    }
+
+    /// What was read, unless a newer binary has led since it was looked at last: what such a one writes may mean something
+    /// else than we take it for, or cannot be read at all. The format is raised with an epoch, so that it need not be asked
+    /// for each time.
+    async fn of_no_newer<T>(
+        &self,
+        client: &Client,
+        read: Result<T, StoreError>,
+        epoch: impl Fn(&T) -> Option<Epoch>,
+    ) -> Result<T, StoreError> {
+        let epoch = match &read {
+            Ok(read) => epoch(read).map_or(0, |epoch| epoch.0),
+            Err(StoreError::Damaged(_)) => u64::MAX,
+            Err(_) => return read,
+        };
+        if epoch > self.looked_at.load(Ordering::Relaxed) {
+            self.about(client).await?;
+            if read.is_ok() {
+                self.looked_at.fetch_max(epoch, Ordering::Relaxed);
+            }
+        }
+        read
     }
 
     /// What makes an empty store of nothing.
@@ -407,9 +441,11 @@ impl Store for ZookeeperStore {
 
     async fn present(&self) -> Result<Term, StoreError> {
         let client = self.client().await?;
-        let term = self.reader(&client).term().await?.0.term();
-        self.shared.end_terms_before(term.epoch);
-        Ok(term)
+        let term = self.reader(&client).term().await.map(|(record, _)| record.term());
+        if let Ok(term) = &term {
+            self.shared.end_terms_before(term.epoch);
+        }
+        self.shared.of_no_newer(&client, term, |term| Some(term.epoch)).await
     }
 
     async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
@@ -471,7 +507,8 @@ impl Store for ZookeeperStore {
 
     async fn load(&self) -> Result<(State, Term), StoreError> {
         let client = self.client().await?;
-        let loaded = self.reader(&client).load().await?;
+        let loaded = self.reader(&client).load().await;
+        let loaded = self.shared.of_no_newer(&client, loaded, |loaded| Some(loaded.term().epoch)).await?;
         let term = loaded.term();
         // A leader knows it already.
         let leads = locked(&self.shared.leading).is_some();
@@ -490,7 +527,9 @@ impl Store for ZookeeperStore {
 
     async fn follow(&self, after: Seq) -> Result<Vec<Applied>, StoreError> {
         let client = self.client().await?;
-        let batches = self.reader(&client).follow(after).await?;
+        let batches = self.reader(&client).follow(after).await;
+        let last = |batches: &Vec<Applied>| batches.last().map(|batch| batch.epoch);
+        let batches = self.shared.of_no_newer(&client, batches, last).await?;
         self.shared.followed(&batches);
         Ok(batches)
     }
@@ -559,7 +598,8 @@ impl Store for ZookeeperStore {
 
     async fn backup(&self, extent: Extent, to: mpsc::Sender<Vec<u8>>) -> Result<(), StoreError> {
         let client = self.client().await?;
-        let whole = Whole::read(&self.reader(&client), extent).await?;
+        let whole = Whole::read(&self.reader(&client), extent).await;
+        let whole = self.shared.of_no_newer(&client, whole, |whole| Some(whole.term.epoch)).await?;
         let work = tokio::task::spawn_blocking(move || whole.write(extent, &to));
         work.await.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("writing stopped: {error}"))))
     }

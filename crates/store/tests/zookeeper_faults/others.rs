@@ -109,32 +109,122 @@ async fn a_wrong_password_is_refused() {
 /// A store of a newer binary is not touched, and nobody waits for it to change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_store_is_not_touched() {
-    let Some(options) = options() else { return };
-    let store = node(&options);
-    begin(&store, "a").await;
-    within(store.resign()).await;
-    let id = within(store.id()).await.expect("it has one");
-    assert_eq!(within(node(&options).id()).await, Ok(id.clone()));
-    let raw = Client::connect(&options.hosts).await.expect("it runs");
-    let about = format!("{{\"id\":\"{id}\",\"layout\":99,\"format\":1}}");
-    raw.set_data(&format!("{}/store/about", options.path), about.as_bytes(), None)
-        .await
-        .expect("it is there");
-    let later = node(&options);
-    let newer = StoreError::Newer { found: 99, ours: 1 };
-    assert_eq!(within(later.begin_term(&candidate("b"))).await, Err(newer.clone()));
-    assert_eq!(within(later.load()).await.map(|(_, term)| term), Err(newer));
+    for (what, ours) in [("format", format::VERSION), ("layout", 1)] {
+        let Some(options) = options() else { return };
+        let store = node(&options);
+        begin(&store, "a").await;
+        within(store.resign()).await;
+        let id = within(store.id()).await.expect("it has one");
+        assert_eq!(within(node(&options).id()).await, Ok(id));
+        let raw = Client::connect(&options.hosts).await.expect("it runs");
+        says_of_itself(&raw, &options, what, 999).await;
+        let later = node(&options);
+        let newer = StoreError::Newer { found: 999, ours };
+        assert_eq!(within(later.begin_term(&candidate("b"))).await, Err(newer.clone()));
+        assert_eq!(within(later.load()).await.map(|(_, term)| term), Err(newer.clone()));
+        assert_eq!(within(later.follow(Seq(0))).await, Err(newer));
+        nobody_is_in_line(&raw, &options).await;
+    }
+}
+
+/// What the store is to say of itself from here on, beside its id.
+async fn says_of_itself(raw: &Client, options: &Options, what: &str, version: u32) {
+    let path = format!("{}/store/about", options.path);
+    let mut about = about(raw, options).await;
+    about[what] = version.into();
+    raw.set_data(&path, about.to_string().as_bytes(), None).await.expect("it is there");
+}
+
+async fn about(raw: &Client, options: &Options) -> serde_json::Value {
+    let path = format!("{}/store/about", options.path);
+    raw.sync(&path).await.expect("it answers");
+    let (about, _) = raw.get_data(&path).await.expect("it is there");
+    serde_json::from_slice(&about).expect("it is JSON")
+}
+
+async fn nobody_is_in_line(raw: &Client, options: &Options) {
+    let dir = format!("{}/candidate", options.path);
     within(async {
-        while !raw
-            .list_children(&format!("{}/candidate", options.path))
-            .await
-            .expect("it is there")
-            .is_empty()
-        {
+        while !raw.list_children(&dir).await.expect("it is there").is_empty() {
             tokio::task::yield_now().await;
         }
     })
     .await;
+}
+
+/// What an older binary has written is read, and is ours from when this one leads. It is the same store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_store_is_taken_over() {
+    let Some(options) = options() else { return };
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let (store, other) = (node(&options), node(&options));
+    let term = begin(&store, "a").await;
+    let (last, _) = drive(store.clone(), term, 5).await;
+    says_of_itself(&raw, &options, "format", 1).await;
+    let older = about(&raw, &options).await;
+    within(other.load()).await.expect("it can be read");
+    let waiting = stands_in_line(&other, "b", &options).await;
+    assert_eq!(about(&raw, &options).await, older, "only who leads may change it");
+    within(store.resign()).await;
+    let next = within(waiting).await.expect("it runs").expect("it leads");
+    let mut ours = older;
+    ours["format"] = format::VERSION.into();
+    assert_eq!(about(&raw, &options).await, ours);
+    within(other.commit(next.epoch, Seq(next.seq.0 + 1), &[])).await.expect("it leads");
+    let looker = node(&options);
+    assert_eq!(
+        within(looker.load()).await.expect("it can be read").0.runs.len(),
+        5,
+        "after batch {}",
+        last.0
+    );
+}
+
+/// A newer binary comes to lead while ours run: who stands in line does not lead after it, and who follows does not take
+/// what it writes for what it would mean to us, readable or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_becomes_newer_is_neither_led_nor_followed() {
+    let Some(options) = options() else { return };
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let [leader, candidate, follower, reader] = [(), (), (), ()].map(|()| node(&options));
+    let term = begin(&leader, "a").await;
+    let (last, _) = drive(leader.clone(), term, 5).await;
+    let waiting = stands_in_line(&candidate, "b", &options).await;
+    let followed = within(follower.follow(term.seq)).await.expect("it is none of a newer one yet");
+    assert_eq!(followed.last().map(|batch| batch.seq), Some(last));
+    assert_eq!(within(reader.load()).await.map(|(_, term)| term.seq), Ok(last));
+    // As a newer binary would begin a term, and commit.
+    let base = format!("{}/store", options.path);
+    let newer = StoreError::Newer { found: 999, ours: format::VERSION };
+    let head = |seq: u64, bytes: usize| {
+        format!("{{\"batch\":{{\"seq\":{seq},\"epoch\":{},\"bytes\":{bytes}}}}}\n", term.epoch.0 + 1)
+    };
+    let (began, strange) = (last.0 + 1, "{\"moon\":{}}\n");
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&raw.get_data(&format!("{base}/term")).await.expect("it is there").0)
+            .expect("it is JSON");
+    for (key, value) in [("epoch", term.epoch.0 + 1), ("began", began), ("seq", began + 1)] {
+        record[key] = value.into();
+    }
+    says_of_itself(&raw, &options, "format", 999).await;
+    raw.set_data(&format!("{base}/term"), record.to_string().as_bytes(), None).await.expect("it is there");
+    let entries = [
+        (began, format!("p{}", head(began, 0))),
+        (began + 1, format!("p{}{strange}", head(began + 1, strange.len()))),
+    ];
+    for (seq, entry) in &entries {
+        let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        raw.create(&format!("{base}/log/{seq:012x}"), entry.as_bytes(), &open).await.expect("it is new");
+    }
+    assert_eq!(within(follower.follow(last)).await, Err(newer.clone()), "the batch that began its term");
+    assert_eq!(within(follower.follow(Seq(began))).await, Err(newer.clone()), "one that cannot be read");
+    assert_eq!(within(reader.present()).await, Err(newer.clone()));
+    assert_eq!(within(reader.load()).await.map(|(_, term)| term), Err(newer.clone()));
+    let (to, _from) = tokio::sync::mpsc::channel(1);
+    assert_eq!(within(reader.backup(store::backup::Extent::Everything, to)).await, Err(newer.clone()));
+    within(leader.resign()).await;
+    assert_eq!(within(waiting).await.expect("it runs"), Err(newer));
+    nobody_is_in_line(&raw, &options).await;
 }
 
 /// What cannot be meant is refused before anything is asked.
