@@ -10,6 +10,7 @@ mod batch;
 mod election;
 mod latch;
 mod ledger;
+mod listing;
 mod newest;
 pub mod old;
 mod options;
@@ -44,6 +45,7 @@ use self::backup::Whole;
 use self::batch::Batch;
 use self::latch::Leaving;
 use self::ledger::{Ledger, Names, Op};
+use self::listing::Listed;
 use self::newest::Newest;
 use self::reader::Reader;
 use self::record::{About, LAYOUT, StoredMember, TermRecord, json, read};
@@ -85,6 +87,7 @@ pub fn open(options: Options) -> Result<ZookeeperStore, StoreError> {
         terms: watch::Sender::new(None),
         newest: Newest::default(),
         versions: Versions::default(),
+        listed: Listed::default(),
     };
     Ok(ZookeeperStore { shared: Arc::new(shared) })
 }
@@ -114,6 +117,7 @@ struct Shared {
     terms: watch::Sender<Option<Epoch>>,
     newest: Newest,
     versions: Versions,
+    listed: Listed,
 }
 
 /// Names of records as of a batch.
@@ -535,7 +539,7 @@ impl Store for ZookeeperStore {
     }
 
     async fn history(&self, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
-        self.reader(&self.client().await?).history(query).await
+        self.reader(&self.client().await?).history(query, &self.shared.listed).await
     }
 
     async fn ended_run(&self, key: RunKey) -> Result<Option<Record>, StoreError> {

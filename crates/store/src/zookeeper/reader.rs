@@ -5,6 +5,7 @@
 //! their order, make it the state after the last of them, because changes put and remove whole records.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use scheduler::audit::Entry as AuditEntry;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 use zookeeper_client::{Client, Error, SessionState, Stat};
 
 use super::ledger::{Names, names_of};
+use super::listing::{Listed, Listing};
 use super::record::{Entry, StoredKept, TermRecord, applied, read};
 use super::session::{Sessions, children, data, data_of_all, patiently};
 use super::tree::{Ended, Kind, Noted, Paths, Revised, Tree};
@@ -267,20 +269,31 @@ impl Reader<'_> {
         self.ended(&tree, None).await
     }
 
-    pub(super) async fn history(&self, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
-        let tree = self.tree().await?;
-        let mut found = self.ended(&tree, query.job).await?;
-        if query.order == HistoryOrder::NewestFirst {
-            found.reverse();
-        }
-        let beyond = |number: u64| match (query.cursor, query.order) {
-            (None, _) => true,
-            (Some(cursor), HistoryOrder::NewestFirst) => number < cursor,
-            (Some(cursor), HistoryOrder::OldestFirst) => number > cursor,
+    pub(super) async fn history(
+        &self,
+        query: &HistoryQuery,
+        listed: &Listed,
+    ) -> Result<HistoryPage, StoreError> {
+        let (record, _) = self.term().await?;
+        let tree = self.paths.tree(record.generation);
+        // A batch that goes in parts is not in all of its records yet.
+        let seq = record.unfinished.map_or(record.seq, |first| first - 1);
+        let (found, more) = match query.job {
+            Some(job) => {
+                // One directory is listed as of one moment, which may be later than the look at the term.
+                let names = self.names_near(&tree, Kind::History, job).await?;
+                Listing::new(record.generation, u64::MAX, names).page(query)
+            }
+            None => match listed.page(query, record.generation, seq) {
+                Some(page) => page,
+                None => {
+                    let names = self.names(&tree, Kind::History).await?;
+                    let listing = Arc::new(Listing::new(record.generation, seq, names));
+                    listed.keep(listing.clone());
+                    listing.page(query)
+                }
+            },
         };
-        found.retain(|record| beyond(record.number) && query.wants(&record.facts));
-        let more = found.len() > query.limit();
-        found.truncate(query.limit());
         let next = found.last().map(|record| record.number).filter(|_| more);
         let paths: Vec<String> =
             found.iter().map(|record| tree.record(Kind::History, record.dir(), &record.name)).collect();

@@ -299,9 +299,14 @@ impl Ended {
         Self { number, key, facts, name }
     }
 
+    /// The number in a name.
+    pub(super) fn number_in(name: &str) -> Option<u64> {
+        u64::from_str_radix(name.split(',').next()?, 16).ok()
+    }
+
     pub(super) fn read(name: &str) -> Option<Self> {
-        let mut parts = name.splitn(7, ',');
-        let number = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let number = Self::number_in(name)?;
+        let mut parts = name.splitn(7, ',').skip(1);
         let whose = parts.next()?;
         let key: Option<RunKey> = whose.parse().ok();
         let job = match key {
