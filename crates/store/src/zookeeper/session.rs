@@ -179,8 +179,8 @@ impl Sessions {
         }
         StoreError::Unavailable(match error {
             Error::NoAuth | Error::InvalidAcl | Error::AuthFailed => format!(
-                "ZooKeeper does not let this node write below `{}`: {error}; the store was made with another \
-                 --zk_auth than this node's, or with none",
+                "ZooKeeper does not let this node work below `{}`: {error}; start it with the --zk_auth that the store was \
+                 made with, or without one if it was made without, and see that nobody has changed its ACLs",
                 self.options.path
             ),
             Error::NoHosts | Error::Timeout => {
@@ -189,12 +189,18 @@ impl Sessions {
                 )
             }
             Error::NoNode => {
-                format!("something is missing below `{}`: was it removed by hand?", self.options.path)
+                format!(
+                    "something is missing below `{}`; if it stays so, it was removed by hand: restore a backup below \
+                     another --zk_path",
+                    self.options.path
+                )
             }
             Error::QuotaExceeded => {
                 format!("ZooKeeper's quota of `{}` is used up: raise it", self.options.path)
             }
-            error => format!("ZooKeeper at `{hosts}`: {error}"),
+            error => {
+                format!("ZooKeeper at `{hosts}`: {error}; if that goes on, see the logs of its servers")
+            }
         })
     }
 }
