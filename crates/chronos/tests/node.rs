@@ -12,6 +12,7 @@ use chronos::node::{Acquaintance, AskError, Node, NodeOptions, NodeTask, Role, s
 use engine::fake::{Behaviour, FakeMachine};
 use engine::{Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent};
 use scheduler::audit::Author;
+use jiff::SignedDuration;
 use scheduler::ids::{Epoch, JobName, TaskId};
 use scheduler::job::{Retry, Rules};
 use scheduler::limits::Limits;
@@ -20,7 +21,7 @@ use scheduler::run::{AttemptEnd, Outcome, Record};
 use scheduler::schedule::DstPolicy;
 use store::memory::{MemoryCore, MemoryStore};
 use store::sqlite::{SqliteOptions, SqliteStore};
-use store::{Candidate, HistoryQuery, Retention, Store};
+use store::{Candidate, HistoryQuery, Retention, Store, StoreError};
 
 #[path = "node/spread.rs"]
 mod spread;
@@ -218,6 +219,88 @@ async fn who_expects_another_store_begins_no_term() {
     let (right, right_task) = start(&id);
     leads(&right).await;
     right_task.shutdown().await;
+}
+
+/// As it says by itself in `/ready`.
+async fn says(node: &Node, what: &str) {
+    let says = || async { node.status().troubles.iter().any(|why| why.contains(what)) };
+    eventually(&format!("it says: {what}"), says).await;
+}
+
+#[tokio::test]
+async fn who_is_too_far_from_the_clock_of_the_store_does_not_stand_for_election() {
+    for (ahead, told) in [(6, Some("6.0 s ahead of")), (-6, Some("6.0 s behind")), (4, None), (-4, None)] {
+        let cluster = Cluster::new();
+        let store = cluster.store.another();
+        store.set_clock_ahead(Ok(SignedDuration::from_secs(ahead)));
+        let (node, task) = Cluster::start_on(store, "n1", Arc::new(cluster.machine.engine()));
+        match told {
+            Some(told) => {
+                says(&node, told).await;
+                assert_eq!(cluster.store.present().await.unwrap().epoch, Epoch(0), "it was elected first");
+            }
+            None => leads(&node).await,
+        }
+        task.shutdown().await;
+    }
+}
+
+/// It has a successor at once, and does not stand again before its clock is right.
+#[tokio::test]
+async fn a_leader_whose_clock_drifts_off_hands_over() {
+    let cluster = Cluster::new();
+    let (drifts, other) = (Arc::new(cluster.store.another()), Arc::new(cluster.store.another()));
+    let clock = |store: &MemoryStore, ahead| store.set_clock_ahead(Ok(SignedDuration::from_secs(ahead)));
+    clock(&drifts, 4);
+    clock(&other, 0);
+    let start = |store: &Arc<MemoryStore>, name| {
+        Cluster::start_as(Acquaintance::default(), store.clone(), name, Arc::new(cluster.machine.engine()))
+    };
+    let (first, first_task) = start(&drifts, "n1");
+    leads(&first).await;
+    first.ask(put("a", "R1//PT1H")).await.unwrap();
+    let (second, second_task) = start(&other, "n2");
+    eventually("the second follows", || async { cluster.store.loads() == 2 }).await;
+    clock(&drifts, 6);
+    leads(&second).await;
+    says(&first, "6.0 s ahead of that of the store").await;
+    assert_eq!(first.status().role, Role::Standby);
+    second.ask(put("b", "R1//PT1H")).await.unwrap();
+    // Now both are, each in its own way: nobody leads, though both are well otherwise.
+    clock(&other, -6);
+    says(&second, "6.0 s behind that of the store").await;
+    let (before, role) = (cluster.store.present().await.unwrap().epoch, second.status().role);
+    assert_eq!((cluster.store.leader().await, role), (None, Role::Standby));
+    clock(&drifts, -4);
+    leads(&first).await;
+    assert_eq!(cluster.store.present().await.unwrap().epoch, Epoch(before.0 + 1), "it stood once");
+    second_task.shutdown().await;
+    first_task.shutdown().await;
+}
+
+/// A store that was away has told it nothing of the clock, or something that is no longer so.
+#[tokio::test]
+async fn who_is_elected_looks_at_the_clock_before_it_launches_anything() {
+    let (cluster, theirs) = (Cluster::new(), FakeMachine::new());
+    let (leader, leading) = cluster.start("n1");
+    leads(&leader).await;
+    leader.ask(put("tick", "R//PT1S")).await.unwrap();
+    let store = Arc::new(cluster.store.another());
+    store.set_clock_ahead(Err(StoreError::Unavailable("it is away".into())));
+    let acquaintance = Acquaintance::default();
+    let (node, task) = Cluster::start_as(acquaintance, store.clone(), "n2", Arc::new(theirs.engine()));
+    eventually("it follows and waits", || async {
+        let standing = node.status().role == Role::Standby;
+        standing && node.outlook().current_at.is_some() && node.projection.read().job(&name("tick")).is_some()
+    })
+    .await;
+    store.set_clock_ahead(Ok(SignedDuration::from_hours(1)));
+    cluster.store.expire();
+    says(&node, "3600.0 s ahead of that of the store").await;
+    leads(&leader).await;
+    assert_eq!(theirs.begun(), [], "it launched by a clock that is an hour off");
+    task.shutdown().await;
+    leading.shutdown().await;
 }
 
 #[tokio::test]

@@ -489,6 +489,8 @@ pub struct MemoryStore {
     shared: Arc<Shared>,
     /// This node cannot read what others write.
     foreign: bool,
+    /// What this node is answered when it asks for the clock.
+    clock: Mutex<Result<Option<SignedDuration>, StoreError>>,
 }
 
 #[derive(Debug)]
@@ -528,7 +530,11 @@ impl MemoryStore {
             loads: 0,
             members: BTreeMap::new(),
         });
-        Self { node: 0, shared: Arc::new(Shared { inner, changed: watch::Sender::new(0) }), foreign: false }
+        Self::handle(0, Arc::new(Shared { inner, changed: watch::Sender::new(0) }))
+    }
+
+    fn handle(node: u64, shared: Arc<Shared>) -> Self {
+        Self { node, shared, foreign: false, clock: Mutex::new(Ok(None)) }
     }
 
     /// Nothing was heard of this node for so long, nor is it until it announces itself again.
@@ -551,7 +557,7 @@ impl MemoryStore {
         let mut inner = self.inner();
         let node = inner.nodes;
         inner.nodes += 1;
-        Self { node, shared: self.shared.clone(), foreign: false }
+        Self::handle(node, self.shared.clone())
     }
 
     /// Another node's handle, whose version cannot read what is there.
@@ -559,6 +565,11 @@ impl MemoryStore {
         let mut other = self.another();
         other.foreign = true;
         other
+    }
+
+    /// From here on the store has a clock, and this node's is so far ahead of it; or the question for it fails.
+    pub fn set_clock_ahead(&self, ahead: Result<SignedDuration, StoreError>) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = ahead.map(Some);
     }
 
     /// Takes the right to lead from whoever has it, without telling: what an expired lease does.
@@ -676,6 +687,10 @@ impl Store for MemoryStore {
 
     async fn forget_member(&self, node: &str) -> Result<bool, StoreError> {
         Ok(self.inner().members.remove(node).is_some())
+    }
+
+    async fn clock_ahead(&self) -> Result<Option<SignedDuration>, StoreError> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn load(&self) -> Result<(State, Term), StoreError> {

@@ -218,8 +218,14 @@ impl Life {
         tidying.abort();
     }
 
-    /// Whether this is the store that the node means to work on, and nobody else has worked for it in between.
+    /// Whether the clock is that of the store, this is the store that the node means to work on, and nobody else has worked
+    /// for it in between.
     async fn may_lead(&self, has_jobs: bool) -> Result<(), String> {
+        // While a store is away nobody knows how its clock goes, and the first to come back to it may win: what it saw
+        // before, if anything, may no longer be so.
+        if let Ok(clock_ahead) = self.options.store.clock_ahead().await {
+            Outlook { clock_ahead, ..Outlook::default() }.fit()?;
+        }
         self.knows(has_jobs).await?;
         match &self.options.heritage {
             Some(heritage) => heritage.look(has_jobs).await,

@@ -104,3 +104,34 @@ pub(super) async fn look(
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(ahead: Option<i64>, told: Option<&str>) {
+        let clock_ahead = ahead.map(SignedDuration::from_millis);
+        let fit = Outlook { clock_ahead, ..Outlook::default() }.fit();
+        match (fit, told) {
+            (Ok(()), None) => {}
+            (Err(why), Some(told)) => assert!(why.contains(told), "{ahead:?}: {why}"),
+            (fit, told) => panic!("{ahead:?}: {fit:?}, not {told:?}"),
+        }
+    }
+
+    #[test]
+    fn who_is_more_than_five_seconds_from_the_store_is_not_fit() {
+        check(None, None); // a store without a clock
+        check(Some(0), None);
+        check(Some(4000), None);
+        check(Some(-4000), None);
+        check(Some(5000), None);
+        check(Some(-5000), None);
+        check(Some(5001), Some("is 5.0 s ahead of that of the store"));
+        check(Some(-5001), Some("is 5.0 s behind that of the store"));
+        check(Some(6000), Some("is 6.0 s ahead of that of the store"));
+        check(Some(-6000), Some("is 6.0 s behind that of the store, and a node leads only within 5 s of it"));
+        check(Some(i64::MIN), Some("time service"));
+    }
+}
