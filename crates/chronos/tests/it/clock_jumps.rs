@@ -5,12 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::server::{Folder, TestServer, server_command};
+use crate::fleet::Fleet;
+use crate::server::{Folder, TestServer, by_hand, server_command};
 use crate::skip::skip;
 use crate::wait;
 
@@ -31,6 +33,15 @@ fn set_clock(file: &Path, offset: &str) {
     std::fs::rename(draft, file).unwrap();
 }
 
+/// What this command starts reads the clock that the file says; it is the true one at first.
+fn fake_clock(library: &Path, folder: &Folder, command: &mut Command) -> PathBuf {
+    let clock = folder.path().join("clock");
+    set_clock(&clock, "+0");
+    command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock);
+    command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    clock
+}
+
 fn time(value: &Value) -> Timestamp {
     value.as_str().unwrap().parse().unwrap()
 }
@@ -47,11 +58,8 @@ fn jumps_of_hours_hold_launches_forward_and_repeat_nothing_backward() {
         return skip("clock-jumps", "the faketime library is not installed");
     };
     let folder = Folder::new();
-    let clock = folder.path().join("clock");
-    set_clock(&clock, "+0");
     let mut command = server_command(&folder, &[]);
-    command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock);
-    command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let clock = fake_clock(&library, &folder, &mut command);
     let server = TestServer::launch_command(folder, command);
     server.wait_ready();
     let begun = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
@@ -106,4 +114,46 @@ fn jumps_of_hours_hold_launches_forward_and_repeat_nothing_backward() {
     assert_eq!(dues.len(), runs.len(), "a slot came twice: {runs:?}");
     assert_eq!(runs.len(), back.len(), "a slot that was behind came again: {runs:?}");
     assert_eq!(slots(&server, "half-hourly").0.len(), 1);
+}
+
+#[test]
+fn who_is_more_than_five_seconds_from_the_clock_of_the_store_does_not_lead() {
+    Fleet::new().iter().for_each(does_not_lead);
+}
+
+#[test]
+fn who_is_more_than_five_seconds_from_the_clock_of_zookeeper_does_not_lead() {
+    Fleet::on_zookeeper().iter().for_each(does_not_lead);
+}
+
+/// It says so, another leads, and it stands by like any other.
+fn does_not_lead(fleet: &Fleet) {
+    let Some(library) = library() else {
+        return skip("clock-jumps", "the faketime library is not installed");
+    };
+    let folder = Folder::new();
+    let mut command = fleet.command(&folder, &[]);
+    let clock = fake_clock(&library, &folder, &mut command);
+    let drifts = Fleet::joined_by(folder, command);
+    drifts.wait_ready();
+    let right = fleet.joined(&[]);
+    set_clock(&clock, "+8");
+    right.wait_ready();
+    wait::until("it says what is the matter", || {
+        let told = drifts.get("/ready")?.json();
+        (told["role"] == "standby" && told["reasons"].to_string().contains("ahead of that of the store"))
+            .then_some(())
+    });
+    drifts.put(by_hand("a", "true"));
+    drifts.cli(["doctor"]).says("that of the store");
+    // Alone and with a clock that is behind it does not lead either; with one that is almost right it does.
+    set_clock(&clock, "-8");
+    drop(right);
+    wait::until("it says so", || {
+        let told = drifts.get("/ready")?.json()["reasons"].to_string();
+        (told.contains("s behind that of the store") && told.contains("nobody leads")).then_some(())
+    });
+    assert_eq!(drifts.log().matches("elected").count(), 1, "{}", drifts.log());
+    set_clock(&clock, "-4");
+    drifts.wait_ready();
 }

@@ -397,6 +397,16 @@ fn what_became_of_a_task_that_is_recorded_as_lost_is_heard_when_its_node_is_back
 #[test]
 fn an_empty_store_is_not_taken_for_the_one_that_had_jobs() {
     let (Some(fleet), Some(other)) = (Fleet::new(), Fleet::new()) else { return };
+    is_not_taken_for(&fleet, &other);
+}
+
+#[test]
+fn an_empty_store_is_not_taken_for_the_one_that_had_jobs_on_zookeeper() {
+    let (Some(fleet), Some(other)) = (Fleet::on_zookeeper(), Fleet::on_zookeeper()) else { return };
+    is_not_taken_for(&fleet, &other);
+}
+
+fn is_not_taken_for(fleet: &Fleet, other: &Fleet) {
     let node = fleet.joined(&[]);
     node.put(by_hand("precious", "true"));
     // Just after its election a node has not asked the new store again.
@@ -443,7 +453,15 @@ fn a_folder_that_was_used_with_another_store_is_told() {
 
 #[test]
 fn who_expects_another_store_makes_nothing_of_it_and_says_so() {
-    let Some(fleet) = Fleet::new() else { return };
+    Fleet::new().iter().for_each(expects_another);
+}
+
+#[test]
+fn who_expects_another_store_makes_nothing_of_it_and_says_so_on_zookeeper() {
+    Fleet::on_zookeeper().iter().for_each(expects_another);
+}
+
+fn expects_another(fleet: &Fleet) {
     let wrong = fleet.node(Folder::new(), &["--expect_store", "0123"]);
     let says = |what: &str| {
         wait::until("it says why it does not take part", || {

@@ -1,10 +1,11 @@
 //! Several servers on one PostgreSQL, or on one ZooKeeper.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::http::Response;
-use crate::server::{Folder, TestServer};
+use crate::server::{Folder, TestServer, server_command};
 use crate::wait;
 
 #[path = "../../../store/testing/ensemble.rs"]
@@ -37,27 +38,58 @@ impl Fleet {
 
     /// On the ensemble of ZooKeeper that tests share.
     pub(crate) fn on_zookeeper() -> Option<Self> {
-        static PATHS: AtomicU32 = AtomicU32::new(0);
-        let hosts = match ensemble::shared() {
-            Ok(hosts) => hosts,
+        match ensemble::shared() {
+            Ok(hosts) => Some(Self::on_ensemble(&hosts)),
             Err(reason) => {
                 ensemble::skip("cluster", &reason);
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    /// On these servers of ZooKeeper, below a path of its own.
+    pub(crate) fn on_ensemble(hosts: &str) -> Self {
+        static PATHS: AtomicU32 = AtomicU32::new(0);
         let path = format!("/it/{}/{}", std::process::id(), PATHS.fetch_add(1, Ordering::Relaxed));
-        let flags = ["--zk_hosts", &hosts, "--zk_path", &path, "--zk_timeout", "10000"];
-        Some(Self { flags: flags.map(Into::into).to_vec() })
+        let flags = ["--zk_hosts", hosts, "--zk_path", &path, "--zk_timeout", "10000"];
+        Self { flags: flags.map(Into::into).to_vec() }
+    }
+
+    /// What its nodes are told by a flag.
+    pub(crate) fn flag(&self, name: &str) -> &str {
+        let at = self.flags.iter().position(|flag| flag == name).expect("it is one of its flags");
+        &self.flags[at + 1]
+    }
+
+    /// The same, but for one of its flags.
+    pub(crate) fn with(&self, name: &str, value: &str) -> Self {
+        let mut flags = self.flags.clone();
+        let at = flags.iter().position(|flag| flag == name).expect("it is one of its flags");
+        flags[at + 1] = value.into();
+        Self { flags }
+    }
+
+    /// What starts a node.
+    pub(crate) fn command(&self, folder: &Folder, more: &[&str]) -> Command {
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        server_command(folder, &flags)
     }
 
     pub(crate) fn node(&self, folder: Arc<Folder>, more: &[&str]) -> TestServer {
-        let flags: Vec<&str> = self.flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        TestServer::launch(folder, &flags)
+        let command = self.command(&folder, more);
+        TestServer::launch_command(folder, command)
     }
 
     /// One more that leads, or stands by and has found the leader.
     pub(crate) fn joined(&self, more: &[&str]) -> TestServer {
-        let node = self.node(Folder::new(), more);
+        let folder = Folder::new();
+        let command = self.command(&folder, more);
+        Self::joined_by(folder, command)
+    }
+
+    /// The same, by a command that was given more than flags.
+    pub(crate) fn joined_by(folder: Arc<Folder>, command: Command) -> TestServer {
+        let node = TestServer::launch_command(folder, command);
         wait::until("it has joined", || {
             let log = node.log();
             (log.contains("elected") || log.contains("the leader answers")).then_some(())

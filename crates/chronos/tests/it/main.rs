@@ -24,6 +24,7 @@ mod golden;
 mod http;
 mod life;
 mod limits;
+mod line;
 mod mail_server;
 mod mesos;
 mod moves;

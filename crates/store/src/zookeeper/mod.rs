@@ -14,6 +14,8 @@ mod listing;
 mod newest;
 pub mod old;
 mod options;
+#[cfg(feature = "testing")]
+pub mod planted;
 pub mod purge;
 mod reader;
 mod record;

@@ -258,12 +258,8 @@ pub async fn leader(options: Options) -> Result<Option<Candidate>, StoreError> {
 /// [`StoreError::Unavailable`].
 #[cfg(feature = "testing")]
 pub async fn plant(options: Options, node: &str, bytes: &[u8]) -> Result<(), StoreError> {
-    let sessions = Sessions::new(options.checked()?);
-    let client = sessions.looking().await?;
-    let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
-    let path = format!("{}/{node}", dir(&sessions));
-    client.mkdir(&dir(&sessions), &open).await.map_err(|error| sessions.meaning(&error))?;
-    client.create(&path, bytes, &open).await.map(drop).map_err(|error| sessions.meaning(&error))
+    let path = format!("{}/state/{node}", options.path);
+    super::planted::plant(options, &path, bytes).await
 }
 
 /// An old Chronos in the latch, for as long as this is held, for tests.
