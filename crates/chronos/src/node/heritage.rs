@@ -2,15 +2,11 @@
 //! since is looked at in every later one, as what it has launched we do not know.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use store::StoreError;
 use store::zookeeper::Options;
 use store::zookeeper::old::{self, Mark, Old, Standing};
 use tokio::sync::watch;
-
-/// Who is elected has just heard from the ensemble.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where it is, and what of it is to be taken over in this term.
 #[derive(Debug)]
@@ -61,14 +57,13 @@ impl Heritage {
         self.orders.borrow().is_some()
     }
 
-    /// Looks before a term, whose store has jobs or has none.
+    /// Looks before a term, whose store has jobs or has none. Takes as long as there are old jobs to be read: a bound on
+    /// all of it would keep whoever has many of them and slow servers from ever leading. Each question has one of its own.
     /// # Errors
     /// Why nothing may be launched, and what to do.
     pub(super) async fn look(&self, has_jobs: bool) -> Result<(), String> {
         self.orders.send_replace(None);
-        let silent = || StoreError::Unavailable(format!("no answer within {} s", PATIENCE.as_secs()));
-        let asked = tokio::time::timeout(PATIENCE, self.ask(has_jobs)).await;
-        match asked.unwrap_or_else(|_| Err(silent())) {
+        match self.ask(has_jobs).await {
             Ok(verdict) => verdict,
             Err(problem) => Err(format!("cannot look at what an old Chronos has left: {problem}")),
         }

@@ -183,7 +183,8 @@ impl Life {
                 continue;
             }
             let ended = match loaded.unwrap_or_default() {
-                Some((state, term)) => {
+                // Who is stopped while it looks has not looked to the end.
+                Some((state, term)) if !*self.stop.borrow() => {
                     let pruning = tokio::spawn(prune(self.options.store.clone(), self.options.retention));
                     let ended = driver::lead(&mut self, state, term).await;
                     pruning.abort();
@@ -194,7 +195,7 @@ impl Life {
                     }
                     ended
                 }
-                None => Ended::Stopped,
+                _ => Ended::Stopped,
             };
             let deposed = match ended {
                 Ended::Restored => {
@@ -227,9 +228,11 @@ impl Life {
             Outlook { clock_ahead, ..Outlook::default() }.fit()?;
         }
         self.knows(has_jobs).await?;
-        match &self.options.heritage {
-            Some(heritage) => heritage.look(has_jobs).await,
-            None => Ok(()),
+        let Some(heritage) = &self.options.heritage else { return Ok(()) };
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            fit = heritage.look(has_jobs) => fit,
+            () = stopped(&mut stop) => Ok(()),
         }
     }
 

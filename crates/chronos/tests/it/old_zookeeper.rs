@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use store::zookeeper::{Options, old};
 
 use crate::fleet::ensemble;
 use crate::golden::golden;
+use crate::line::Line;
 use crate::moving::{definitions, deployment, portable};
 use crate::old_chronos::listed;
 use crate::server::{Ended, Folder, TestServer, by_hand, client_command};
@@ -240,6 +241,30 @@ fn the_first_leader_takes_over_what_is_there() {
     assert!(!definitions(&server).contains_key("over"));
     assert_eq!(server.log().matches("took over the jobs").count(), 1);
     tree.settle("keep").exit(3).says("nothing to decide");
+}
+
+/// However long that takes: a bound on all of it would keep every server from leading, for ever.
+#[test]
+fn many_old_jobs_behind_a_slow_line_are_taken_over_all_the_same() {
+    let Some(tree) = Tree::new() else { return };
+    let large =
+        |n| listed(json!({ "name": format!("job-{n}"), "command": format!("true {}", "x".repeat(40_000)) }));
+    let jobs: Vec<Value> = (0..60).map(large).collect();
+    tree.write(&jobs);
+    let line = Line::before(&tree.options.hosts);
+    line.slow(40);
+    let flags = ["--zk_hosts", &line.address, "--zk_path", &tree.options.path];
+    let begun = Instant::now();
+    let server = TestServer::launch(Folder::new(), &flags);
+    // By pieces of the line that is so for longer.
+    wait::until("it looks for a while", || {
+        let looks = server.get("/ready")?.json()["role"] == "preparing";
+        (looks && begun.elapsed() > Duration::from_secs(17)).then_some(())
+    });
+    line.go_on();
+    server.wait_ready();
+    wait::until("all is here", || (definitions(&server).len() == jobs.len()).then_some(()));
+    assert_eq!(server.log().matches("elected").count(), 1, "{}", server.log());
 }
 
 #[test]

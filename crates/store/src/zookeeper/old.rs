@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use zookeeper_client::{Acls, CreateMode, Error};
 
-use super::session::{Sessions, all, children, data, patiently};
+use super::session::{ANSWER_WITHIN, Sessions, all, children, data, patiently};
 use super::tree::Paths;
 use super::{Options, latch, record};
 use crate::{Candidate, StoreError};
@@ -233,10 +233,13 @@ pub async fn remember(options: Options, before: Remembered, standing: Standing) 
     let path = Paths::new(&sessions.options.path).old();
     let client = sessions.looking().await?;
     let (bytes, options) = (record::json(&standing), sessions.persistent());
-    let done = match before.version {
-        Some(version) => client.set_data(&path, &bytes, Some(version)).await.map(drop),
-        None => client.create(&path, &bytes, &options).await.map(drop),
+    let written = async {
+        match before.version {
+            Some(version) => client.set_data(&path, &bytes, Some(version)).await.map(drop),
+            None => client.create(&path, &bytes, &options).await.map(drop),
+        }
     };
+    let done = tokio::time::timeout(ANSWER_WITHIN, written).await.unwrap_or(Err(Error::Timeout));
     done.map_err(|error| match error {
         Error::BadVersion | Error::NodeExists => {
             StoreError::Unavailable(format!("somebody else has just written `{path}`: look again"))
