@@ -137,41 +137,49 @@ async fn send(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_lost_is_asked_for_again() {
     let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
-    let proxy = Proxy::before(&url).await;
-    let options = options(&proxy.url);
-    let store = open(&options);
-    let term = lead(&store, "a").await;
-    for round in 0..5 {
-        let first = term.seq.0 + 1 + round * 8;
-        proxy.cut_next(Cut::Answer);
-        for (seq, answer) in send(&store, term, first..first + 8).await {
-            answer.unwrap_or_else(|error| panic!("batch {seq}: {error}"));
-        }
-        assert_eq!(proxy.cuts(), round + 1, "nothing was cut");
-    }
-    let (jobs, loaded) = batches_in(&open(&by(&url, &options))).await;
-    assert_eq!(jobs, (term.seq.0 + 1..=term.seq.0 + 40).collect::<Vec<_>>());
-    assert_eq!(loaded, Term { epoch: term.epoch, seq: Seq(term.seq.0 + 40) });
+    is_done_once(&url, &url, Cut::Answer).await;
 }
 
 /// It never came: it is sent again, and what came after it does not overtake it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_is_lost_leaves_no_hole() {
     let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
-    let proxy = Proxy::before(&url).await;
+    is_done_once(&url, &url, Cut::Question).await;
+}
+
+/// A pooler does to the end what a client has begun that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_is_lost_or_done_twice_through_a_pooler() {
+    let mut server = match Postgresd::start() {
+        Ok(server) => server,
+        Err(reason) => return skip("store-postgres", &reason),
+    };
+    let pooler = match server.order("pooler") {
+        Ok(answer) => answer.strip_prefix("listening ").expect("it says where").to_owned(),
+        Err(reason) => return skip("store-postgres-pooler", &reason),
+    };
+    for cut in [Cut::Answer, Cut::Question] {
+        is_done_once(&pooler, server.url(), cut).await;
+    }
+}
+
+/// Batches that are sent to `through`, of which some are cut; looked at where nothing is in between.
+async fn is_done_once(through: &str, url: &str, cut: Cut) {
+    let proxy = Proxy::before(through).await;
     let options = options(&proxy.url);
     let store = open(&options);
     let term = lead(&store, "a").await;
     for round in 0..5 {
         let first = term.seq.0 + 1 + round * 8;
-        proxy.cut_next(Cut::Question);
+        proxy.cut_next(cut);
         for (seq, answer) in send(&store, term, first..first + 8).await {
             answer.unwrap_or_else(|error| panic!("batch {seq}: {error}"));
         }
         assert_eq!(proxy.cuts(), round + 1, "nothing was cut");
     }
-    let (jobs, _) = batches_in(&open(&by(&url, &options))).await;
+    let (jobs, loaded) = batches_in(&open(&by(url, &options))).await;
     assert_eq!(jobs, (term.seq.0 + 1..=term.seq.0 + 40).collect::<Vec<_>>());
+    assert_eq!(loaded, Term { epoch: term.epoch, seq: Seq(term.seq.0 + 40) });
 }
 
 /// What was sent, held up on its way, and comes when another leads, changes nothing.
@@ -550,21 +558,8 @@ async fn settings_that_lose_commits_are_refused() {
     )
     .await;
     let store = open(&by(&url.replacen("postgres@", &format!("{role}@"), 1), &options));
-    let waiting = tokio::spawn({
-        let store = store.clone();
-        async move { store.begin_term(&candidate("a")).await }
-    });
-    let trouble = within(async {
-        loop {
-            match store.trouble() {
-                Some(trouble) => break trouble,
-                None => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await;
+    let (waiting, trouble) = refused(&store).await;
     assert!(trouble.contains("synchronous_commit") && trouble.contains("ALTER ROLE"), "{trouble}");
-    assert!(!waiting.is_finished());
     admin(&url, &format!("ALTER ROLE {role} SET synchronous_commit = on")).await;
     let term = within(waiting).await.expect("no panic").expect("it leads");
     assert_eq!(store.trouble(), None);
@@ -582,6 +577,110 @@ async fn settings_that_lose_commits_are_refused() {
     });
     assert_eq!(shown.collect::<Vec<_>>(), ["on"]);
     within(store.commit(term.epoch, Seq(term.seq.0 + 1), &[])).await.expect("it leads");
+}
+
+/// Stands for election, and says why it cannot lead.
+async fn refused(store: &Arc<PostgresStore>) -> (tokio::task::JoinHandle<Result<Term, StoreError>>, String) {
+    let standing = store.clone();
+    let waiting = tokio::spawn(async move { standing.begin_term(&candidate("a")).await });
+    let trouble = within(async {
+        loop {
+            match store.trouble() {
+                Some(trouble) => break trouble,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    assert!(!waiting.is_finished());
+    (waiting, trouble)
+}
+
+/// Whether there are tables of this store.
+async fn is_made(url: &str, options: &PostgresOptions) -> bool {
+    let sql = format!("SELECT 1 FROM pg_namespace WHERE nspname = '{}'", options.schema);
+    let found = admin(url, &sql).await;
+    found.iter().any(|message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(_)))
+}
+
+/// Commits that no disk has are none; nothing is made there, and it leads once that is mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_wait_for_its_disk_is_refused() {
+    let server = match Postgresd::start() {
+        Ok(server) => server,
+        Err(reason) => return skip("store-postgres", &reason),
+    };
+    let set = async |value: &str| {
+        admin(server.url(), &format!("ALTER SYSTEM SET fsync = {value}")).await;
+        admin(server.url(), "SELECT pg_reload_conf()").await;
+        // A connection may begin before the server has read it.
+        within(async {
+            loop {
+                let shown =
+                    admin(server.url(), "SHOW fsync").await.into_iter().any(|message| match message {
+                        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0) == Some(value),
+                        _ => false,
+                    });
+                if shown {
+                    break;
+                }
+            }
+        })
+        .await;
+    };
+    set("off").await;
+    let options = options(server.url());
+    let store = open(&options);
+    let (waiting, trouble) = refused(&store).await;
+    assert!(trouble.contains("`fsync` is off"), "{trouble}");
+    assert!(!is_made(server.url(), &options).await, "it was made before it was refused");
+    set("on").await;
+    within(waiting).await.expect("no panic").expect("it leads");
+}
+
+/// There are characters that such a database cannot hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_does_not_have_all_characters_is_refused() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    let database = format!("latin_{}", options.schema);
+    admin(&url, &format!("CREATE DATABASE {database} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")).await;
+    let latin = format!("{}/{database}", url.rsplit_once('/').expect("a database").0);
+    let (waiting, trouble) = refused(&open(&by(&latin, &options))).await;
+    assert!(trouble.contains("the encoding LATIN1") && trouble.contains("ENCODING 'UTF8'"), "{trouble}");
+    assert!(!is_made(&latin, &options).await, "it was made before it was refused");
+    waiting.abort();
+}
+
+/// On a replica nothing can be written: it can be read, whoever names it is told, and leads once it is promoted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_read_and_not_led_on() {
+    let mut server = match Postgresd::start() {
+        Ok(server) => server,
+        Err(reason) => return skip("store-postgres", &reason),
+    };
+    let options = options(server.url());
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    send(&store, term, term.seq.0 + 1..term.seq.0 + 3).await.pop().expect("some").1.expect("it leads");
+    within(store.resign()).await;
+    server.order("stop").expect("it stops");
+    // What a base backup has, and no address of a primary: it waits for one for ever.
+    std::fs::write(server.folder().join("data/standby.signal"), "").expect("it can be written");
+    server.order("start").expect("it starts");
+    let (waiting, trouble) = refused(&store).await;
+    assert!(
+        trouble.contains("this server is a standby") && trouble.contains("target_session_attrs"),
+        "{trouble}"
+    );
+    assert_eq!(batches_in(&store).await.0.len(), 2, "it can be read");
+    let empty = open(&PostgresOptions { schema: "nothing_there".into(), ..options.clone() });
+    let (in_vain, trouble) = refused(&empty).await;
+    assert!(trouble.contains("this server is a standby"), "where there is no store as well: {trouble}");
+    in_vain.abort();
+    admin(server.url(), "SELECT pg_promote()").await;
+    let later = within(waiting).await.expect("no panic").expect("it leads");
+    assert_eq!(later.epoch.0, term.epoch.0 + 1);
 }
 
 /// What a newer program has written is not touched, nor read.
@@ -674,22 +773,10 @@ async fn a_schema_that_is_given_is_used() {
     admin(&url, &format!("CREATE ROLE {role} LOGIN")).await;
     let ours = by(&url.replacen("postgres@", &format!("{role}@"), 1), &options);
     let store = open(&ours);
-    let refused = tokio::spawn({
-        let store = store.clone();
-        async move { store.begin_term(&candidate("a")).await }
-    });
-    let trouble = within(async {
-        loop {
-            match store.trouble() {
-                Some(trouble) => break trouble,
-                None => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await;
+    let (waiting, trouble) = refused(&store).await;
     assert!(trouble.contains("permission denied"), "{trouble}");
     admin(&url, &format!("CREATE SCHEMA {} AUTHORIZATION {role}", options.schema)).await;
-    let term = within(refused).await.expect("no panic").expect("it leads");
+    let term = within(waiting).await.expect("no panic").expect("it leads");
     let answers = send(&store, term, term.seq.0 + 1..term.seq.0 + 4).await;
     assert!(answers.iter().all(|(_, answer)| answer.is_ok()), "{answers:?}");
 }

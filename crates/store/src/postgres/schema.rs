@@ -66,8 +66,10 @@ fn is_missing(error: &Error) -> bool {
     error.code().is_some_and(|code| [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(code))
 }
 
-/// Makes an empty store, unless one is there. One message to the server, and one transaction, in which others wait.
+/// Makes an empty store, unless one is there. One message to the server, and one transaction, in which others wait. Where
+/// nobody would lead on it none is made.
 pub(super) async fn make(client: &Client, place: &Place) -> Result<(), StoreError> {
+    check_settings(client, place).await?;
     let mut random = [0; 20];
     getrandom::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
     let id: String = random[..16].iter().map(|byte| format!("{byte:02x}")).collect();
