@@ -125,9 +125,16 @@ fn batch_of(seq: u64) -> Vec<Change> {
 
 /// What was applied, from outside: each batch once, none left out, whichever answers were lost on the way.
 async fn audit(options: &Options, began: Seq, last: Seq) {
+    assert_eq!(difference(options, began, last).await, None);
+}
+
+/// In what the servers tell otherwise than what was acknowledged; that they tell something is not in question.
+async fn difference(options: &Options, began: Seq, last: Seq) -> Option<String> {
     let looker = node(&Options { hosts: options.hosts.clone(), ..options.clone() });
     let (state, term) = within(looker.load()).await.expect("it can be loaded");
-    assert!(term.seq >= last, "batch {} was acknowledged, {} is the last one", last.0, term.seq.0);
+    if term.seq < last {
+        return Some(format!("batch {} was acknowledged, {} is the last one", last.0, term.seq.0));
+    }
     let mut model = scheduler::state::State { meta: state.meta.clone(), ..Default::default() };
     let numbers: Vec<u64> = (began.0 + 1..=last.0).collect();
     for seq in &numbers {
@@ -135,8 +142,10 @@ async fn audit(options: &Options, began: Seq, last: Seq) {
     }
     let runs =
         |state: &scheduler::state::State| state.runs.keys().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(runs(&state), runs(&model), "the runs are not those of batches {} to {}", began.0 + 1, last.0);
-    assert_eq!(state, model, "the state is not that of batches {} to {}", began.0 + 1, last.0);
+    if state != model {
+        let (runs, expected) = (runs(&state), runs(&model));
+        return Some(format!("the state is not that of the batches: runs {runs:?}, not {expected:?}"));
+    }
     let mut query = HistoryQuery { order: HistoryOrder::OldestFirst, limit: 1000, ..HistoryQuery::default() };
     let mut found = Vec::new();
     loop {
@@ -147,7 +156,9 @@ async fn audit(options: &Options, began: Seq, last: Seq) {
     }
     let records: Vec<_> =
         numbers.iter().map(|seq| samples::ended(seq % 5 + 1, *seq, Outcome::Succeeded)).collect();
-    assert_eq!(found, records, "the history is not that of the batches");
+    if found != records {
+        return Some(format!("the history is not that of the batches: {found:?}"));
+    }
     let mut after = began;
     let mut followed = Vec::new();
     while after < last {
@@ -155,7 +166,7 @@ async fn audit(options: &Options, began: Seq, last: Seq) {
         after = batches.last().expect("there is something").seq;
         followed.extend(batches.into_iter().map(|batch| batch.seq.0));
     }
-    assert_eq!(followed, numbers, "followers are not told of each batch once");
+    (followed != numbers).then(|| format!("followers are not told of each batch once: {followed:?}"))
 }
 
 /// Sends batches, up to 8 at a time, until told to stop or deposed. Returns the last one that was acknowledged, and
@@ -297,19 +308,16 @@ async fn a_session_moves_to_another_server() {
         last = reached;
         ensemble.order(&format!("start {n}"));
     }
-    // Each server is asked by itself. One of three may have lost what it had acknowledged: ZooKeeper before 3.9.4
-    // loses transactions of a server that is ended while it catches up (ZOOKEEPER-4785, 4646), which no client can help;
-    // seen twice with 3.8.0, each time one server differed from both others.
-    let mut whole = 0;
+    // Each server is asked by itself. One of three may have lost what it had acknowledged, and nothing else may be wrong with
+    // it: ZooKeeper before 3.9.4 loses transactions of a server that is ended while it catches up (ZOOKEEPER-4785, 4646), which
+    // no client can help; seen twice with 3.8.0, each time one server differed from both others.
+    let mut otherwise = Vec::new();
     for host in options.hosts.split(',') {
-        let options = Options { hosts: host.into(), ..options.clone() };
-        let audited = tokio::spawn(async move { audit(&options, term.seq, last).await });
-        match audited.await {
-            Ok(()) => whole += 1,
-            Err(_) => eprintln!("{host} of {} tells otherwise", ensemble.hosts()),
-        }
+        let one = Options { hosts: host.into(), ..options.clone() };
+        otherwise.extend(difference(&one, term.seq, last).await.map(|told| format!("{host}: {told}")));
     }
-    assert!(whole >= 2, "{whole} of three servers have what was acknowledged");
+    let forgiven = usize::from(ensemble::is_old());
+    assert!(otherwise.len() <= forgiven, "servers tell otherwise than what was acknowledged: {otherwise:#?}");
 }
 
 /// Without a majority nothing is written and nothing is lost: both go on when there is one again, whoever leads then.
