@@ -4,6 +4,10 @@ import http.client
 import json
 
 
+# Entries of a page.
+PAGE = 1000
+
+
 class Answer:
     def __init__(self, status, headers, body):
         self.status, self.headers = status, headers
@@ -50,7 +54,7 @@ def pages(address, path, field):
     cursor = None
     while True:
         joint = "&" if "?" in path else "?"
-        answer = ask(address, "GET", f"{path}{joint}limit=1000" + (f"&cursor={cursor}" if cursor else ""), timeout=60)
+        answer = ask(address, "GET", f"{path}{joint}limit={PAGE}" + (f"&cursor={cursor}" if cursor else ""), timeout=60)
         if answer.status != 200:
             raise RuntimeError(f"GET {path}: {answer.status} {answer.body}")
         yield from answer.body[field]

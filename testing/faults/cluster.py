@@ -8,6 +8,7 @@ import threading
 import time
 
 import api
+from worker import Worker
 
 PORT = 4400
 NAMES = ["a", "b", "c"]
@@ -82,6 +83,10 @@ class Server:
             if b"supervise" in words and any(word.startswith(self.data.encode()) for word in words):
                 yield int(pid)
 
+    def logs(self):
+        """Where the server and its supervisor say what happens to them."""
+        return [path for path in (self.log_path, os.path.join(self.data, "engine", "supervisor.log")) if os.path.exists(path)]
+
     def has_left(self):
         """Whether it has ended without being told to."""
         return self.expected_to_run and self.process.poll() is not None
@@ -98,7 +103,7 @@ class Server:
         return self.get("/v1/status", timeout=2.0)
 
 
-class Witness(threading.Thread):
+class Witness(Worker):
     """Reads what tasks write as they write it: whether anything is launched, and where."""
 
     EVERY_S = 0.05
@@ -106,26 +111,30 @@ class Witness(threading.Thread):
     STALL_S = 0.2
 
     def __init__(self, files):
-        super().__init__(daemon=True)
+        super().__init__()
         self.files = files  # (name of the host, path)
         self.beats = []  # (boot clock in s, host)
+        self.lasting = set()  # (job, host): where jobs have begun that last
         self.stalls = []  # (from, to) on the boot clock
         self.changed = threading.Condition()
 
-    def run(self):
+    def work(self):
         files = [(name, open(path, encoding="ascii")) for name, path in self.files]
         rest = {name: "" for name, _ in files}
         while True:
-            new = []
+            new, lasting = [], set()
             for name, file in files:
                 *lines, rest[name] = (rest[name] + file.read()).split("\n")
                 for line in lines:
                     words = line.split(" ")
                     if words[0] == "start" and words[2].startswith("beat-"):
                         new.append((float(words[-1]), name))
-            if new:
+                    elif words[0] == "start" and words[2].startswith("lasting-"):
+                        lasting.add((words[2], name))
+            if new or lasting:
                 with self.changed:
                     self.beats.extend(sorted(new))
+                    self.lasting |= lasting
                     self.changed.notify_all()
             slept = boot_s()
             time.sleep(self.EVERY_S)
@@ -137,11 +146,15 @@ class Witness(threading.Thread):
         """How much of this time even who only sleeps did not get to run."""
         return sum(max(0.0, min(b, end) - max(a, begin)) for a, b in list(self.stalls))
 
-    def quiet_times(self, longest):
-        """The times between two beats that are longer than this."""
+    def times(self):
+        """When anything was launched."""
         with self.changed:
-            times = sorted(at for at, _ in self.beats)
-        return [(a, b) for a, b in zip(times, times[1:]) if b - a > longest]
+            return [at for at, _ in self.beats]
+
+    def wait_for_start(self, job, hosts, timeout):
+        """Whether a task of a job that lasts has begun on one of these hosts, by then."""
+        with self.changed:
+            return self.changed.wait_for(lambda: any((job, host) in self.lasting for host in hosts), timeout)
 
     def wait_for_beat(self, after, timeout):
         """When the first beat after this moment was; None if there was none in time."""
@@ -166,23 +179,26 @@ class Witness(threading.Thread):
         return max((b - a for a, b in zip(marks, marks[1:])), default=0.0)
 
 
-class Reader(threading.Thread):
-    """Reads the history of one job after the other as it grows, now from this node, now from that: what was shown once
-    must stay, and a store may keep only the last outcomes of each job. With the last two hundred of it and one a
-    second, there are minutes for a round, which takes a tenth of that on a machine with little else to do. Where one
-    took longer than what is kept lasts, it says so: what was not read then is not what was lost."""
+class Reader(Worker):
+    """Reads the history as it grows, now from this node, now from that: what was shown once must stay, and a store may keep
+    only the last outcomes of each job. It reads from the newest back to what it knows, of all jobs at once: with ZooKeeper
+    each page is a look at the names of all that is there, whatever is asked for. Where it did not come to read for longer
+    than what is kept lasts, it says so: what was not read then is not what was lost."""
 
-    # Between two jobs. Seconds.
-    EVERY_S = 0.1
+    # Between two readings. Seconds.
+    EVERY_S = 5.0
     ENDED = "succeeded,failed,killed,timedOut,lost,skipped,missed"
+    # So many in a row that are known, and all before them are: what is recorded while a page is gathered may be in it before
+    # what was recorded a moment earlier.
+    KNOWN_AGAIN = 300
 
-    def __init__(self, servers, jobs, dice):
-        """`jobs` is asked for them before each round: some come and go."""
-        super().__init__(daemon=True)
-        self.order, self.jobs, self.dice = list(servers), jobs, dice
+    def __init__(self, servers, lasts_s, dice):
+        """`lasts_s`: for how long what is recorded is there; None for ever."""
+        super().__init__()
+        self.order, self.lasts_s, self.dice = list(servers), lasts_s, dice
         self.known = {}
-        # When each job was read last, and the longest time between two readings of one. Seconds.
-        self.read_at, self.longest_s = {}, 0.0
+        # When it was read last, and the longest time between two readings. Seconds.
+        self.read_at, self.longest_s = None, 0.0
         self.complaints = []
         self.stopping = threading.Event()
 
@@ -190,55 +206,53 @@ class Reader(threading.Thread):
     def identity(raw):
         return raw.get("key") or (raw["job"], raw["outcome"], raw["firstDue"], raw["lastDue"])
 
-    def run(self):
-        while not self.stopping.is_set():
-            for job in self.jobs():
-                if not self.stopping.wait(self.EVERY_S):
-                    self.read(job)
-            self.dice.shuffle(self.order)
+    def work(self):
+        while not self.stopping.wait(self.EVERY_S):
+            self.read()
 
-    def read(self, job):
-        """What is new of it, of the first node that tells all of that. What a store keeps for a short time only must not be
-        missed because one of them is away: that one is asked last from then on, as waiting for it takes seconds."""
+    def read(self):
+        """What is new, of the first node that tells all of that. One that does not answer is asked last from then on, as waiting
+        for it takes seconds. Whether any did."""
+        if self.dice.random() < 0.5:
+            self.order[0], self.order[1] = self.order[1], self.order[0]
         for server in list(self.order):
+            began = boot_s()
             try:
-                news = self.news(server, job)
+                news = self.news(server)
             except OSError:
                 news = None
             if news is not None:
-                self.note_gap(job, news)
+                self.note_gap(began)
                 for raw in news:
                     self.take(raw)
-                return
+                return True
             self.order.remove(server)
             self.order.append(server)
+        return False
 
-    def news(self, server, job):
-        """Pages from the newest back to one that is known already; None if there was one without an answer."""
-        read, cursor, path = [], "", f"/v1/runs?job={job.name}&outcome={self.ENDED}&limit=100"
+    def news(self, server):
+        """Pages from the newest back to what is known already; None if there was one without an answer."""
+        read, cursor = [], ""
         while cursor is not None:
-            answer = api.ask(server.address, "GET", path + (cursor and f"&cursor={cursor}"), timeout=5)
+            path = f"/v1/runs?outcome={self.ENDED}&limit={api.PAGE}" + (cursor and f"&cursor={cursor}")
+            answer = api.ask(server.address, "GET", path, timeout=20)
             if answer.status != 200:
                 return None
             read += answer.body["runs"]
-            if all(self.identity(raw) in self.known for raw in answer.body["runs"]):
+            last = read[-self.KNOWN_AGAIN:]
+            if len(last) == self.KNOWN_AGAIN and all(self.identity(raw) in self.known for raw in last):
                 break
             cursor = answer.body.get("next")
         return read
 
-    def note_gap(self, job, news):
-        """Remembers how long nobody looked, and complains if nothing of what was known by then is there any more."""
-        now = boot_s()
-        before = self.read_at.get(job.name)
-        # Where nothing was there yet, there is nothing to find again.
-        if news or before:
-            self.read_at[job.name] = now
-        if before is None:
-            return
-        self.longest_s = max(self.longest_s, now - before)
-        if news and not any(self.identity(raw) in self.known for raw in news):
-            self.complaints.append(f"the reader was too slow, not the servers: of {job.name} {len(news)} outcomes are kept after "
-                                   f"{now - before:.0f} s, none of which it had read before")
+    def note_gap(self, began):
+        """Remembers for how long nobody looked."""
+        if self.read_at is not None:
+            gap = began - self.read_at
+            self.longest_s = max(self.longest_s, gap)
+            if self.lasts_s is not None and gap > self.lasts_s:
+                self.complaints.append(f"the reader was too slow, not the servers: it did not read for {gap:.0f} s, and what is kept lasts {self.lasts_s:.0f} s")
+        self.read_at = began
 
     def take(self, raw):
         said = (raw["outcome"], raw.get("ended"), raw.get("due"), raw.get("count"), len(raw.get("attempts") or []))
@@ -276,6 +290,9 @@ class Cluster:
             if status and status.get("role") == "leading" and status.get("epoch"):
                 best = max(best, (status["epoch"], server), key=lambda pair: pair[0])
         return best[1]
+
+    def hosts(self):
+        return [server.host for server in self.servers]
 
     def others(self, server):
         return [other for other in self.servers if other is not server]

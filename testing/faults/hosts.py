@@ -63,11 +63,15 @@ class Network:
         sh("ip", "-n", at.name, "route", "add", "blackhole", towards.ip + "/32")
         self.cuts.append(("ip", "-n", at.name, "route", "del", "blackhole", towards.ip + "/32"))
 
+    def _drop(self, at, *what):
+        words = ("ip", "netns", "exec", at.name, "iptables", "-w")
+        rule = ("INPUT", *what, "-j", "DROP")
+        sh(*words, "-A", *rule)
+        self.cuts.append((*words, "-D", *rule))
+
     def deafen(self, at, towards):
         """`at` hears nothing of `towards` any more; what it says still arrives."""
-        rule = ("INPUT", "-s", towards.ip, "-j", "DROP")
-        sh("ip", "netns", "exec", at.name, "iptables", "-w", "-A", *rule)
-        self.cuts.append(("ip", "netns", "exec", at.name, "iptables", "-w", "-D", *rule))
+        self._drop(at, "-s", towards.ip)
 
     def cut(self, some, others, how):
         """Nothing passes between the two sides. By routes, those who send are told so at once; by filters, all is silence."""
@@ -75,6 +79,13 @@ class Network:
             for b in others:
                 for at, towards in ((a, b), (b, a)):
                     (self._blackhole if how == "routes" else self.deafen)(at, towards)
+
+    def close(self, hosts, port):
+        """None of these is reached by another of them at this port."""
+        for at in hosts:
+            for towards in hosts:
+                if at is not towards:
+                    self._drop(at, "-s", towards.ip, "-p", "tcp", "--dport", str(port))
 
     def heal(self):
         while self.cuts:

@@ -4,19 +4,26 @@ import os
 import signal
 import time
 
-from cluster import WHOLE_S, boot_s, faketime
+import service
+from cluster import PORT, WHOLE_S, boot_s
+from evidence import Cut
+from workload import Job, now_ms
 
 # Shifts of one clock. The first is within what a leader may be off; with the second it must not lead.
 SOME_SECONDS, SOME_MINUTES = 3, 180
+# What runs where a node is cut off for long goes on for much longer than that, and is due again much sooner. Seconds.
+LASTING_S, LASTING_PERIOD_S = 150, 10
+# How long until it has begun, and until others have taken its place. Seconds.
+BEGUN_S, REPLACED_S = 20, 25
 
 
 class Fault:
-    def __init__(self, name, text, inject, counts_from, isolates=False, extra_s=0.0, is_long=False):
+    def __init__(self, name, text, inject, counts_from, takes="takeover", extra_s=0.0, is_long=False):
         self.name, self.text, self.inject = name, text, inject
         # From when the bound of DESIGN §10 counts: `fault` where others can take over at once, `heal` where nobody can.
         self.counts_from = counts_from
-        # Whether what runs on the victim may not be told of meanwhile.
-        self.isolates = isolates
+        # What has to follow: `takeover`, `handover` or `nothing`, see service.py.
+        self.takes = takes
         self.extra_s = extra_s
         # One that takes minutes comes seldom, and not in CI.
         self.is_long = is_long
@@ -27,27 +34,28 @@ class Cycle:
 
     def __init__(self, fault, began):
         self.fault, self.began = fault, began
-        self.counts_from, self.extra_s = fault.counts_from, fault.extra_s
+        self.counts_from, self.takes, self.extra_s = fault.counts_from, fault.takes, fault.extra_s
         self.victims, self.note = [], ""
-        self.healed = self.back = None
+        # When all was set right, when something was launched again, and when the cluster was whole.
+        self.healed = self.back = self.settled = None
         self.silence = None
         # How long of it the machine did other things.
         self.stalled = 0.0
-        self.verdict = None
         self.bound = None
 
 
 class Nemesis:
-    def __init__(self, cluster, network, store, engine, dice, log_path, upgrade=None):
+    def __init__(self, cluster, network, store, engine, dice, operator, log_path, upgrade=None):
         self.cluster, self.network, self.store, self.engine, self.dice = cluster, network, store, engine, dice
+        self.operator = operator
         # Another version of the program, if there is one.
         self.upgrade_to = upgrade
         self.log = open(log_path, "a", encoding="utf-8")
         self.lease = store.lease_s
         self.cycles = []
         self.troubles = []
-        # (from, to) on the boot clock: nothing was launched, and no fault was there.
-        self.quiet = []
+        # Jobs that were made for a fault, those of them that are still there, and where they ran.
+        self.jobs, self.lasting, self.cuts = [], [], []
         self.down_store = self.frozen_store = False
         self.paused, self.shifted = [], []
         # Orders that set the cluster of Mesos right again.
@@ -62,26 +70,26 @@ class Nemesis:
     def all_faults(self):
         here = [
             Fault("kill-leader", "kill -9 of the leader, started again at once or after the lease", self.kill_leader, "fault"),
-            Fault("kill-other", "kill -9 of another node", self.kill_other, "fault"),
+            Fault("kill-other", "kill -9 of another node", self.kill_other, "fault", takes="nothing"),
             Fault("kill-two", "kill -9 of the leader and another at once", self.kill_two, "fault"),
-            Fault("pause-leader", "SIGSTOP of the leader beyond its lease, then SIGCONT", self.pause_leader, "fault", True),
-            Fault("cut-leader", "the leader is cut off from all others and the store", self.cut_leader, "fault", True),
-            Fault("cut-long", "the same for 80 s: its tasks are ended there, and called lost here", self.cut_long, "fault", True, is_long=True),
-            Fault("halves", "two nodes on one side, one on the other, the store on either", self.halves, "fault", True),
-            Fault("one-way", "packets pass between the leader and the store (or the other hosts, where the store is on them) in one direction only", self.one_way, "fault", True),
-            Fault("cut-store", "the leader is cut off from the store alone", self.cut_store, "fault", True),
+            Fault("kill-next", "kill -9 of the leader, and of the next one as soon as that leads", self.kill_next, "fault"),
+            Fault("pause-leader", "SIGSTOP of the leader beyond its lease, then SIGCONT", self.pause_leader, "fault"),
+            Fault("cut-leader", "the leader is cut off from all others and the store", self.cut_leader, "fault"),
+            Fault("cut-long", "the same for 80 s: its tasks are ended there, and called lost here", self.cut_long, "fault", is_long=True),
+            Fault("halves", "two nodes on one side, one on the other, the store on either", self.halves, "fault"),
+            Fault("one-way", "packets pass between the leader and the store (or the other hosts, where the store is on them) in one direction only", self.one_way, "fault"),
+            Fault("cut-store", "the leader is cut off from the store alone", self.cut_store, "fault"),
+            Fault("cut-nodes", "no node reaches another, and each the store; in half of the cycles the leader has to hand over meanwhile", self.cut_nodes, "fault", takes="nothing"),
             Fault("lost-answers", "the store does what it is asked, and one in five answers is lost", self.lost_answers, "heal"),
             Fault("late-answers", "answers of the store come up to 1.5 s late to the leader", self.late_answers, "heal"),
-            Fault("rolling-restart", "SIGTERM of one after the other", self.rolling_restart, "fault"),
+            Fault("rolling-restart", "SIGTERM of one after the other", self.rolling_restart, "fault", takes="handover"),
+            Fault("clock-seconds", f"the leader's clock is shifted by {SOME_SECONDS} s, either way", self.clock_seconds,
+                  "heal", extra_s=SOME_SECONDS),
+            Fault("clock-minutes", f"the leader's clock is shifted by {SOME_MINUTES} s, either way", self.clock_minutes, "fault"),
         ]
-        if faketime():
-            here += [
-                Fault("clock-seconds", f"the leader's clock is shifted by {SOME_SECONDS} s, either way", self.clock_seconds,
-                      "heal", extra_s=SOME_SECONDS),
-                Fault("clock-minutes", f"the leader's clock is shifted by {SOME_MINUTES} s, either way", self.clock_minutes, "fault"),
-            ]
         if self.upgrade_to:
-            here += [Fault("upgrade", "one after the other, the leader last, starts again as another version; and back the next time", self.upgrade, "fault")]
+            here += [Fault("upgrade", "one after the other, the leader last, starts again as another version; and back the next time",
+                           self.upgrade, "fault", takes="handover")]
         return here + self.store_faults() + (self.mesos_faults() if self.engine.name == "mesos" else [])
 
     def mesos_faults(self):
@@ -131,11 +139,11 @@ class Nemesis:
         if cycle.back is None:
             self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): nothing was launched for 60 s after the heal")
             cycle.back = boot_s()
-        cycle.silence = self.cluster.witness.longest_silence(cycle.began, cycle.back)
-        cycle.stalled = self.cluster.witness.stalled(cycle.began, cycle.back)
-        bound = self.lease + self.store.tick_s + 2 + self.engine.extra_s + cycle.extra_s
-        cycle.bound = bound + (cycle.healed - cycle.began if cycle.counts_from == "heal" else 0)
         wrong = self.cluster.wait_settled(WHOLE_S)
+        cycle.settled = boot_s()
+        cycle.silence = self.cluster.witness.longest_silence(cycle.began, cycle.settled)
+        cycle.stalled = self.cluster.witness.stalled(cycle.began, cycle.settled)
+        cycle.bound = service.bound_s(cycle, self.lease, self.store.tick_s, self.engine.extra_s)
         if wrong:
             self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): not whole within {WHOLE_S} s after the heal: {wrong}")
         left = self.cluster.left()
@@ -144,11 +152,14 @@ class Nemesis:
             for server in self.cluster.servers:
                 if server.name in left:
                     server.start()
+        self.tidy()
         self.say(f"back after {cycle.back - cycle.healed:.2f} s, silence {cycle.silence:.2f} s, bound {cycle.bound:.1f} s")
 
     def heal(self):
         """All that may be wrong is set right, whatever it was."""
         self.network.heal()
+        for cut in self.cuts:
+            cut.healed = cut.healed or boot_s()
         if self.down_store:
             self.store.start()
             self.down_store = False
@@ -171,6 +182,13 @@ class Nemesis:
         for server in self.cluster.servers:
             if not server.expected_to_run:
                 server.start()
+
+    def tidy(self):
+        """What was made for a fault goes with it: nobody is to wait for tasks that last."""
+        for job in self.lasting:
+            if not self.operator.remove(job):
+                self.troubles.append(f"{job.name} could not be removed")
+        self.lasting = []
 
     def also_cut(self, *servers):
         """Where the store's own leader is cut off too, the store needs another first."""
@@ -203,6 +221,21 @@ class Nemesis:
         leader.kill()
         other.kill()
         self.wait(1, self.lease + 2)
+
+    def kill_next(self, leader):
+        """One fault on top of another: the next one has just come to lead, and has not yet had an answer from anybody."""
+        self.victim(leader)
+        leader.kill()
+        bound = self.lease + self.store.tick_s + 2
+        # If the next one launched nothing, it is twice that.
+        self.present.extra_s += bound
+        other = self.cluster.wait_leader(bound + service.SLACK_S)
+        if other is None:
+            self.present.note = "nobody came to lead"
+            return
+        self.victim(leader, other)
+        other.kill()
+        self.wait(*self.dice.choice([(0, 0.5), (self.lease, self.lease + 2)]))
 
     def pause_leader(self, leader):
         self.victim(leader)
@@ -274,12 +307,30 @@ class Nemesis:
 
     def cut_long(self, leader):
         """Beyond the 60 s after which a node ends its tasks, and the 75 s after which the others count on that."""
+        if not self.engine.places:
+            self.make_lasting(leader)
         self.victim(leader)
         rest = [other.host for other in self.cluster.others(leader)] + self.store.own
         how = self.how()
         self.also_cut(leader)
+        if self.lasting:
+            self.cuts.append(Cut(leader.name, boot_s(), [job.name for job in self.lasting]))
         self.network.cut([leader.host], rest, how)
         self.wait(80, 85)
+        for job in self.lasting:
+            if not self.cluster.witness.wait_for_start(job.name, [other.name for other in self.cluster.others(leader)], REPLACED_S):
+                self.troubles.append(f"cycle {len(self.cycles)} (cut-long): nothing took the place of {job.name}")
+
+    def make_lasting(self, leader):
+        """Jobs of which something runs on the leader that is far from its end: of one the next run waits for that, of the
+        other the next attempt."""
+        for kind, fields in (("next", {}), ("again", {"retries": 3, "retryDelay": "PT1S"})):
+            name = f"lasting-{kind}-{len(self.jobs):02}"
+            job = Job(name, self.cluster.folder, LASTING_PERIOD_S, now_ms(), sleep=LASTING_S, description="1", **fields)
+            self.jobs.append(job)
+            self.lasting.append(job)
+            if not self.operator.make(job) or not self.cluster.witness.wait_for_start(name, [leader.name], BEGUN_S):
+                self.troubles.append(f"cycle {len(self.cycles)} (cut-long): {name} did not begin on {leader.name}")
 
     def halves(self, leader):
         others = self.cluster.others(leader)
@@ -291,6 +342,8 @@ class Nemesis:
         store, how = self.store.own, self.how()
         some, more = [s.host for s in side], [s.host for s in rest]
         self.present.note += f", the leader {'with' if with_store else 'without'} the store"
+        if with_store and self.store.own:
+            self.present.takes = "nothing"
         self.also_cut(*(rest if with_store else side))
         self.network.cut(some + store if with_store else some, more if with_store else more + store, how)
         self.beyond_lease()
@@ -313,6 +366,15 @@ class Nemesis:
     def cut_store(self, leader):
         self.victim(leader)
         self.store.cut_from(self.network, leader.host, self.how())
+        self.beyond_lease()
+
+    def cut_nodes(self, leader):
+        """Whoever comes to lead cannot ask where the tasks of the last one are."""
+        self.network.close(self.cluster.hosts(), PORT)
+        if self.dice.random() < 0.5:
+            self.victim(leader)
+            self.present.takes, self.present.note = "handover", "with a hand-over"
+            leader.kill(signal.SIGTERM)
         self.beyond_lease()
 
     # --- store ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Stands between servers and a store, on the store's host, and loses or delays what the store answers.
 
-    proxy.py LISTEN_PORT STORE_PORT
+    proxy.py LISTEN_PORT STORE_PORT SEED
 
 Orders come on standard input, each answered by `ok`:
 
@@ -69,6 +69,7 @@ async def serve(reader, writer, store_port):
 
 async def main():
     listen, store_port = map(int, sys.argv[1:3])
+    random.seed(sys.argv[3])
     server = await asyncio.start_server(lambda r, w: serve(r, w, store_port), "0.0.0.0", listen)
     orders = asyncio.StreamReader()
     loop = asyncio.get_running_loop()

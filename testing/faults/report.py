@@ -3,6 +3,8 @@
 import collections
 import statistics
 
+from checker import KINDS
+
 
 def spread(values):
     values = list(values)
@@ -29,7 +31,7 @@ def table(cycles):
 
 def figures(checker):
     c = checker.counts
-    broken = {kind: c[kind] for kind in ("lost", "doubled", "write lost", "overlap", "order", "disagree", "without cause", "early", "ledger")}
+    broken = {kind: c[kind] for kind in KINDS}
     lines = [
         f"slots {c['slots']}, ran {c['ran']}, missed {c['missed']}, skipped {c['skipped']}, joins {c['joins']}, "
         f"called lost {c['called lost']} (of which had ended {c['ended, called lost']}, "

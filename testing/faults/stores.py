@@ -40,9 +40,9 @@ class Proxy(Child):
 
     PORT = 6001
 
-    def __init__(self, host, store_port):
+    def __init__(self, host, store_port, seed):
         program = os.path.join(HERE, "proxy.py")
-        super().__init__(host.inside(sys.executable, "-B", program, str(self.PORT), str(store_port)),
+        super().__init__(host.inside(sys.executable, "-B", program, str(self.PORT), str(store_port), f"{seed} {host.name}"),
                          os.path.join(host.folder, "proxy.log"))
         self.answer()
 
@@ -55,8 +55,8 @@ class Postgres:
     own_hosts = ["db"]
     # What is added to the lease until somebody launches again, in DESIGN.
     tick_s = 0.0
-    # Whether all outcomes of a run of this suite are still there at its end.
-    keeps_history = True
+    # For how long an outcome of a run of this suite is there; None until its end.
+    history_lasts_s = None
     # What a store that has to elect a leader of its own needs for that.
     election_s = 0.0
 
@@ -66,7 +66,7 @@ class Postgres:
         there = shutil.which("initdb") or glob.glob("/usr/lib/postgresql/*/bin/initdb")
         return None if there else "no PostgreSQL is here"
 
-    def __init__(self, network, lease_s):
+    def __init__(self, network, lease_s, seed):
         self.lease_s = lease_s
         self.host = network.hosts["db"]
         self.own = [self.host]
@@ -74,7 +74,7 @@ class Postgres:
         self.server = Child(self.host.inside(run, os.path.join(self.host.folder, "postgres")), os.path.join(self.host.folder, "log"))
         url = self.server.answer().removeprefix("listening ")
         port = url.rsplit(":", 1)[1].split("/")[0]
-        self.proxies = [Proxy(self.host, port)]
+        self.proxies = [Proxy(self.host, port, seed)]
         self.url = f"postgres://postgres@{self.host.ip}:{Proxy.PORT}/postgres"
 
     def flags(self):
@@ -116,7 +116,9 @@ class ZooKeeper:
     own = []
     # Short, so that elections take part of a second and sessions of four seconds are allowed.
     tick_s = 0.5
-    keeps_history = False
+    # How many outcomes of a job are kept, and how long they last of one that is due each second.
+    HISTORY_COUNT = 200
+    history_lasts_s = HISTORY_COUNT * 0.9
     # Six ticks until the others miss it, and the election.
     election_s = 5.0
     VERSIONS = zookeeper_versions.VERSIONS
@@ -129,7 +131,7 @@ class ZooKeeper:
         """What is not here, if something is not and cannot be fetched."""
         return zookeeper_versions.missing(ZooKeeper.version)
 
-    def __init__(self, network, lease_s):
+    def __init__(self, network, lease_s, seed):
         self.lease_s = lease_s
         self.hosts = list(network.hosts.values())
         self.running = {}
@@ -144,7 +146,7 @@ class ZooKeeper:
                            f"admin.enableServer=false\n4lw.commands.whitelist=srvr\ndataDir={data}\n"
                            f"clientPort={self.PORT}\nclientPortAddress=127.0.0.1\n{peers}")
             self.launch(host)
-        self.proxies = [Proxy(host, self.PORT) for host in self.hosts]
+        self.proxies = [Proxy(host, self.PORT, seed) for host in self.hosts]
         self.wait_served(self.hosts)
 
     def launch(self, host):
@@ -173,9 +175,11 @@ class ZooKeeper:
         return self.said(host, "Mode:")
 
     def settle(self):
-        """Waits until all servers are in one epoch and have been for a moment. ZooKeeper before 3.9.4 loses what it has
-        acknowledged if its leader dies while another server is brought up to date: not a fault of Chronos, and not one to
-        be found here again and again."""
+        """Waits until all servers are in one epoch and have been for a moment, where they are old. ZooKeeper before 3.9.4 loses
+        what it has acknowledged if its leader dies while another server is brought up to date: not a fault of Chronos, and
+        not one to be found here again and again. Others have to bear that faults meet."""
+        if self.version != zookeeper_versions.DEBIAN:
+            return
         deadline = time.monotonic() + 30
         since, epochs = time.monotonic(), None
         while time.monotonic() < deadline and (epochs is None or time.monotonic() - since < 0.7):
@@ -196,7 +200,7 @@ class ZooKeeper:
     def flags(self):
         hosts = ",".join(f"{host.ip}:{Proxy.PORT}" for host in self.hosts)
         return ["--zk_hosts", hosts, "--zk_path", "/chronos/state", "--zk_timeout", str(self.lease_s * 1000),
-                "--history_count_max", "200"]
+                "--history_count_max", str(self.HISTORY_COUNT)]
 
     def is_led_from(self, hosts):
         return self.leader() in hosts

@@ -1,12 +1,14 @@
 """What the cluster is given to do: jobs whose commands write down what they are, and clients that change jobs meanwhile."""
 
-import os
 import threading
 import time
 import uuid
 
 import api
+from worker import Worker
 
+# Clients that change jobs.
+WRITERS = 3
 # Codes of answers that say that nothing was done.
 NOTHING_DONE = {"not_leading", "leader_unreachable", "behind", "busy", "wrong_node"}
 
@@ -46,6 +48,11 @@ class Job:
     def overlaps(self):
         """Whether two runs of it may be alive at once."""
         return bool(self.fields.get("concurrent"))
+
+    @property
+    def overlap(self):
+        """Its rule, where runs of it may not overlap."""
+        return self.fields.get("overlap", "queue")
 
     def definition(self):
         job = {"name": self.name, "command": self.command, "retries": 0, "description": self.description, **self.fields}
@@ -88,6 +95,9 @@ def make_jobs(dice, folder, count):
         left = Job(f"{tag}-left", folder, parents=[base.name], sleep=round(dice.uniform(0.1, 1), 1))
         right = Job(f"{tag}-right", folder, parents=[base.name], sleep=round(dice.uniform(0.1, 1), 1))
         jobs += [left, right, Job(f"{tag}-join", folder, parents=[left.name, right.name])]
+    # What is due when somebody asks for it, and not before.
+    for number in range(WRITERS):
+        jobs.append(Job(f"manual-{number}", folder, 3600, now + 30 * 86_400_000, sleep=0.1, concurrent=True))
     return jobs
 
 
@@ -99,15 +109,28 @@ class Write:
         self.request, self.text = request, text
 
 
+class Trigger:
+    """A run that was asked for under one key, once or more often: its key is the argument of the run as well. What came of it
+    is `done`, `unknown` or `nothing`."""
+
+    def __init__(self, job):
+        self.job, self.key, self.began_ms = job, f"faults-{uuid.uuid4()}", now_ms()
+        self.result, self.asked = "nothing", 0
+        # Which runs it was said to be.
+        self.runs = frozenset()
+
+
 class Client:
-    """Puts and deletes jobs, and remembers what it was told."""
+    """Puts, deletes and triggers jobs, and remembers what it was told."""
 
     def __init__(self):
         self.writes = []
+        self.triggers = []
         self.complaints = []
         self.lock = threading.Lock()
 
-    def send(self, server, kind, job):
+    def send(self, server, kind, job, absent_is_well=False):
+        """`absent_is_well`: where what is deleted may be gone already."""
         method, path, body = {
             "create": ("POST", "/v1/scheduler/iso8601", job.definition),
             "change": ("POST", "/v1/scheduler/iso8601", job.definition),
@@ -124,6 +147,8 @@ class Client:
                 result = "nothing"
             elif answer.status >= 500:
                 result = "unknown"
+            elif answer.status == 404 and absent_is_well:
+                result = "nothing"
             else:
                 result = "nothing"
                 self.complain(f"{kind} of {job.name} through {server.name} was refused: {answer.status} {answer.body}")
@@ -136,38 +161,95 @@ class Client:
             self.writes.append(write)
         return write, seq
 
+    def trigger(self, server, trigger):
+        """Asks for it, again or for the first time."""
+        trigger.asked += 1
+        path = f"/v1/scheduler/job/{trigger.job.name}?arguments={trigger.key}"
+        try:
+            answer = api.ask(server.address, "PUT", path, None, {"Idempotency-Key": trigger.key}, timeout=12)
+        except api.NotSent:
+            return
+        except OSError:
+            answer = None
+        if answer is not None and answer.status in (200, 204):
+            trigger.result = "done"
+            trigger.runs |= {answer.headers.get("X-Chronos-Run")}
+        elif answer is None or (answer.status >= 500 and answer.code not in NOTHING_DONE):
+            trigger.result = "done" if trigger.result == "done" else "unknown"
+        elif answer.code not in NOTHING_DONE:
+            self.complain(f"a trigger of {trigger.job.name} through {server.name} was refused: {answer.status} {answer.body}")
+
     def complain(self, text):
         with self.lock:
             self.complaints.append(text)
 
 
-class Writer(threading.Thread):
-    """Creates, changes and deletes jobs of its own through random nodes, until it is told to stop."""
+class Operator:
+    """Makes jobs and removes them, however long that takes."""
 
-    def __init__(self, number, client, servers, folder, dice):
-        super().__init__(daemon=True)
-        self.number, self.client, self.servers, self.folder, self.dice = number, client, servers, folder, dice
+    PATIENCE_S = 60
+
+    def __init__(self, client, servers):
+        self.client, self.servers = client, servers
+
+    def until_done(self, kind, job):
+        """(before the first request, after the answer that says that it is done), or None if none has."""
+        began, deadline = now_ms(), time.monotonic() + self.PATIENCE_S
+        while True:
+            for server in self.servers:
+                write, _ = self.client.send(server, kind, job, absent_is_well=True)
+                if write.result == "done" or write.text.startswith("404"):
+                    return began, write.ended_ms
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.2)
+
+    def make(self, job):
+        job.created_ms = self.until_done("create", job) or (now_ms(), None)
+        return job.created_ms[1] is not None
+
+    def remove(self, job):
+        job.deleted_ms = self.until_done("delete", job) or (now_ms(), None)
+        return job.deleted_ms[1] is not None
+
+
+class Writer(Worker):
+    """Creates, changes, deletes and triggers jobs of its own through random nodes, until it is told to stop."""
+
+    # How often it triggers a job, of all that it does; and how often it asks again under the same key where it need not.
+    TRIGGERS, AGAIN = 0.25, 0.4
+
+    def __init__(self, number, client, servers, folder, dice, manual):
+        """`manual` is a job that nobody else triggers."""
+        super().__init__()
+        self.number, self.client, self.servers, self.folder, self.dice, self.manual = number, client, servers, folder, dice, manual
         self.stopping = threading.Event()
         self.jobs = []
         # Jobs about which nobody knows what was done last: (job, what it may be: descriptions, None for absent).
         self.states = {}
 
-    def run(self):
+    def work(self):
         live = []
         while not self.stopping.wait(self.dice.uniform(0.3, 1.2)):
             server = self.dice.choice(self.servers)
+            if self.dice.random() < self.TRIGGERS:
+                self.trigger(server)
             # Few live at once, so that what they launch is no load.
-            if not live or (len(live) < 6 and self.dice.random() < 0.5):
+            elif not live or (len(live) < 6 and self.dice.random() < 0.5):
                 self.create(server, live)
             elif self.dice.random() < 0.6:
                 self.change(server, live)
             else:
                 self.delete(server, live)
 
-    def still_there(self):
-        """Those that may have runs to come: not those that were never made, nor those that were deleted for certain, of which
-        there is little, and all of it is kept."""
-        return [job for job in list(self.jobs) if job.created_ms and not (job.deleted_ms and job.deleted_ms[1])]
+    def trigger(self, server):
+        """Who does not know whether it was done asks again, of anybody; and now and then who knows."""
+        trigger = Trigger(self.manual)
+        with self.client.lock:
+            self.client.triggers.append(trigger)
+        self.client.trigger(server, trigger)
+        while (trigger.result == "unknown" or self.dice.random() < self.AGAIN) and not self.stopping.wait(self.dice.uniform(0, 0.5)):
+            self.client.trigger(self.dice.choice(self.servers), trigger)
 
     def create(self, server, live):
         name = f"w{self.number}-{len(self.jobs):04}"
