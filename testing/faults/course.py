@@ -79,7 +79,7 @@ def run(args, folder):
         if cycle:
             print(f"  {number:4} {fault.name:16} {'+'.join(cycle.victims):6} silence {cycle.silence:5.1f} s of {cycle.bound:4.1f}, "
                   f"launched {cycle.back - cycle.healed:4.1f} s after the heal  {cycle.note}", flush=True)
-        time.sleep(dice.uniform(0.3, 1.0))
+        time.sleep(dice.uniform(0.1, 0.5))
     faults_s = time.monotonic() - begun
     workers = [*writers, reader, cluster.witness]
     troubles = [f"{worker.__class__.__name__.lower()} has ended: {worker.died_of}" for worker in workers if not worker.is_alive()]

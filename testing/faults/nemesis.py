@@ -246,7 +246,7 @@ class Nemesis:
             self.present.note = "and of its supervisor"
         # Among those that look like a supervisor may be a child of it that is about to become a task, and then is none.
         self.paused += [pid for pid in pids if signalled(pid, signal.SIGSTOP)]
-        self.wait(self.lease + 2, self.lease + 4)
+        self.beyond_lease()
 
     def rolling_restart(self, leader):
         self.victim(*self.cluster.servers)
@@ -295,7 +295,7 @@ class Nemesis:
         return how
 
     def beyond_lease(self):
-        self.wait(self.lease + 2, self.lease + 4)
+        self.wait(self.lease + 1.5, self.lease + 3)
 
     def cut_leader(self, leader):
         self.victim(leader)
@@ -375,7 +375,7 @@ class Nemesis:
             self.victim(leader)
             self.present.takes, self.present.note = "handover", "with a hand-over"
             leader.kill(signal.SIGTERM)
-        self.beyond_lease()
+        self.wait(3, 5)
 
     # --- store ---------------------------------------------------------------------------------------------------
 
@@ -456,7 +456,7 @@ class Nemesis:
         self.present.note = f"by {seconds:+} s"
         self.shifted.append((leader, boot_s(), seconds))
         leader.shift(seconds)
-        self.wait(5, 7)
+        self.wait(4, 6)
 
     def clock_seconds(self, leader):
         self.shift(leader, SOME_SECONDS)

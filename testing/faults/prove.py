@@ -67,7 +67,7 @@ class Spoiler:
                     and bool(self.jobs[x.job].parents) == child and x.recorded_ms < self.middle and x.due_ms < self.middle
                     and x.due_ms > self.jobs[x.job].created_ms[1] + YOUNG_MS
                     and x.attempts and x.attempts[-1]["task"] in self.e.tasks and self.task(x).starts
-                    and not self.checker.shift_ms(x.due_ms - LATE_MS, x.due_ms + 4 * LATE_MS) and wanted(x))
+                    and not self.checker.shift_ms(x.due_ms - 4 * LATE_MS, x.due_ms + 4 * LATE_MS) and wanted(x))
 
     def task(self, entry):
         return self.e.tasks[entry.attempts[-1]["task"]]
@@ -132,7 +132,8 @@ class Spoiler:
                 self.replace(e, entry, outcome="skipped", reason=f"run {before(entry).key} {reason}", attempts=[])
 
             def before(entry):
-                return next((x for x in self.checker.of_job[entry.job] if x.key and x.outcome in began and x.recorded_ms < entry.due_ms - since_ms), None)
+                earlier = (x for x in self.checker.of_job[entry.job] if x.key and x.outcome in began and x.recorded_ms < entry.due_ms - since_ms)
+                return max(earlier, key=lambda x: x.recorded_ms, default=None)
             return change
 
         def lost(e):
@@ -172,8 +173,9 @@ class Spoiler:
             other.finishes = other.ended = []
 
         def early(e):
-            name = self.some(lambda x: self.prompt(x) and len(x.attempts) == 1).attempts[-1]["task"]
-            e.tasks[name] = moved(e.tasks[name], starts=-1)
+            entry = self.some(lambda x: len(x.attempts) == 1)
+            name = entry.attempts[-1]["task"]
+            e.tasks[name] = moved(e.tasks[name], starts=self.checker.boot(entry.due_ms) - 1 - e.tasks[name].span[0])
 
         def unknown(e):
             entry = self.some()

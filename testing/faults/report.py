@@ -16,7 +16,7 @@ def table(cycles):
     of_fault = collections.defaultdict(list)
     for cycle in cycles:
         of_fault[cycle.fault.name].append(cycle)
-    lines = ["| fault | cycles | silence: median | worst | bound | heal to launch: median | worst | within DESIGN |",
+    lines = ["| fault | cycles | silence: median | worst | bound | heal to launch: median | worst | within |",
              "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for name in sorted(of_fault):
         those = of_fault[name]
@@ -38,6 +38,8 @@ def figures(checker):
         f"were never sent {c['never sent, called lost']})",
         f"writes: acknowledged {c['writes done']}, refused with nothing done {c['writes nothing']}, outcome unknown {c['writes unknown']}; "
         f"definitions compared {c['definitions']}",
+        f"triggers: acknowledged {c['triggers done']}, outcome unknown {c['triggers unknown']}, asked for again {c['triggers asked for again']}; "
+        f"tasks ended where they were cut off: {c['ended in isolation']}",
         ", ".join(f"{kind} {count}" for kind, count in broken.items()),
     ]
     return lines, sum(broken.values())

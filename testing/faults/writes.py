@@ -52,7 +52,7 @@ class Writes:
             if len(mine) > 1 or len(trigger.runs) > 1 or (trigger.result == "nothing" and mine):
                 self.fail("doubled", f"{what}: {len(mine)} runs ({', '.join(map(str, mine))}), {len(trigger.runs)} were told of")
             elif trigger.result == "done" and (not mine or mine[0].outcome is None or {mine[0].key} != trigger.runs):
-                self.fail("write lost", f"{what} as {', '.join(trigger.runs)}, and the ledger has {mine[0] if mine else 'nothing'}")
+                self.fail("write lost", f"{what} as {', '.join(map(str, trigger.runs))}, and the ledger has {mine[0] if mine else 'nothing'}")
             for entry in mine:
                 if entry.outcome:
                     self.judge_end(trigger.job, f"{trigger.job.name}: triggered {iso(entry.due_ms)}", entry)
