@@ -9,6 +9,9 @@ AT_ALL = ("slots", "definitions", "skipped", "triggers asked for again")
 # With so many cycles some of them have cost a slot.
 MISSED_FROM = 10
 
+# With so many there is something of all that may be spoiled to prove a rule.
+ALL_FROM = 20
+
 
 def of_faults(cycles, order):
     """Every cycle that was meant to be was one."""

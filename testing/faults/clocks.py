@@ -16,11 +16,12 @@ LEADS_WITHIN_S = 60
 class Unattended:
     """When nobody decided, as the beats tell it.
 
-    A beat that was due when somebody led begins at once. So the time from when one was due to when it began, or to when
+    A beat that was due when somebody led begins at once, or as soon as the engine begins anything. So the time from when one was due to when it began, or to when
     a later one of its job did if it never began, covers all of that in which nobody decided and it was due; and a beat is
     due every half second. A slot that gives way to its next one was due in such a time, which lasted until the next."""
 
     def __init__(self, evidence):
+        self.usual_ms = evidence.engine.usual_s * 1000
         starts = collections.defaultdict(dict)
         for task in evidence.tasks.values():
             if task.job.startswith("beat-") and task.starts:
@@ -34,13 +35,12 @@ class Unattended:
         self.told_to = {name: self.of([other for other in self.late if other != name]) for name in self.late}
         self.told_to_others = self.of(list(self.late))
 
-    @staticmethod
-    def late_times(job, starts, end_ms):
+    def late_times(self, job, starts, end_ms):
         began = end_ms + LATE_MS
         for index in range(job.last_index(end_ms), job.last_index(min(starts)) - 1, -1):
             due = job.due_ms(index)
             began = starts.get(due, began)
-            if began > due:
+            if began > due + self.usual_ms:
                 yield due, began
 
     def of(self, beats):
@@ -51,6 +51,9 @@ class Unattended:
     def covers(self, job, from_ms, to_ms, rough_ms):
         """Whether nobody may have decided anything about a job from then to then."""
         apart_ms, times = self.told_to.get(job.name, self.told_to_others)
+        if self.usual_ms and to_ms - from_ms <= self.usual_ms + apart_ms:
+            # Too short to tell from what an engine takes to begin anything.
+            return True
         at = bisect.bisect_right(times, (from_ms + apart_ms + rough_ms, float("inf"))) - 1
         return at >= 0 and times[at][1] + rough_ms >= to_ms
 

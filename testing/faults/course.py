@@ -195,7 +195,11 @@ def verdict(args, nemesis, evidence, reader, troubles, folder, times, prove_sile
     checker = Checker(evidence)
     violations = checker.run()
     troubles += amount.of_evidence(checker, len(nemesis.cycles))
-    unproved = [] if violations or troubles else prove(evidence, reader) + prove_silence()
+    unproved, absent = ([], []) if violations or troubles else prove(evidence, reader)
+    if not violations and not troubles:
+        unproved += prove_silence()
+    if len(nemesis.cycles) >= amount.ALL_FROM:
+        unproved += absent
     lines, broken = report.figures(checker)
     quiet = nemesis.gaps.others()
     within = sum(1 for c in nemesis.cycles if c.silence <= c.bound)
@@ -208,6 +212,7 @@ def verdict(args, nemesis, evidence, reader, troubles, folder, times, prove_sile
              f"the longest {max((b - a for a, b in quiet), default=0.0):.1f} s",
              f"the history was read while it grew, again within {reader.longest_s:.0f} s", ""]
     text += [f"  {count:7} {reason}" for reason, count in checker.reasons.most_common()]
+    text += [f"not proved, as there was nothing to spoil: {name}" for name in absent]
     problems = [*violations[:30], *troubles]
     problems += [f"the checker does not notice {name}" for name in unproved]
     if len(violations) > 30:

@@ -24,6 +24,8 @@ class Local:
     recovers_s = 0.0
     # Longer than that there is no time between two beats when all is well.
     quiet_s = 1.0
+    # What begins so soon after it was due was not held up by anything.
+    usual_s = 0.0
 
     @staticmethod
     def missing():
@@ -53,6 +55,7 @@ class Mesos:
     UNREACHABLE_S, BACK_S = 6.0, 14.0
     recovers_s = BACK_S
     quiet_s = 2.0
+    usual_s = 3.0
 
     @staticmethod
     def missing():

@@ -41,7 +41,8 @@ class Spoiler:
         # What ended by then was waited for.
         self.middle = evidence.end_ms - 3_000
         self.checker = Checker(evidence)
-        self.unnoticed = []
+        # Names of what was not noticed, and of what there was not.
+        self.unnoticed, self.absent = [], []
 
     def spoil(self, name, kind, change):
         """`kind` is what has to be found wrong."""
@@ -52,7 +53,7 @@ class Spoiler:
         try:
             change(e)
         except StopIteration:
-            self.unnoticed.append(f"{name} (nothing to spoil)")
+            self.absent.append(name)
             return
         checker = Checker(e)
         checker.run()
@@ -61,13 +62,14 @@ class Spoiler:
 
     # --- what is spoiled -----------------------------------------------------------------------------------------
 
-    def some(self, wanted=lambda entry: True, child=False, outcomes=("succeeded",)):
-        """A run that went as it should, whose end was waited for, by clocks that were right."""
+    def some(self, wanted=lambda entry: True, child=False, outcomes=("succeeded",), clear_ms=(LATE_MS, LATE_MS)):
+        """A run that went as it should, whose end was waited for, by clocks that were right from so long before it was due until so
+        long after it ended."""
         return next(x for x in self.e.entries if x.outcome in outcomes and x.job in self.permanent and x.cause != "trigger"
                     and bool(self.jobs[x.job].parents) == child and x.recorded_ms < self.middle and x.due_ms < self.middle
                     and x.due_ms > self.jobs[x.job].created_ms[1] + YOUNG_MS
                     and x.attempts and x.attempts[-1]["task"] in self.e.tasks and self.task(x).starts
-                    and not self.checker.shift_ms(x.due_ms - 4 * LATE_MS, x.due_ms + 4 * LATE_MS) and wanted(x))
+                    and not self.checker.shift_ms(x.due_ms - clear_ms[0], x.recorded_ms + clear_ms[1]) and wanted(x))
 
     def task(self, entry):
         return self.e.tasks[entry.attempts[-1]["task"]]
@@ -105,7 +107,7 @@ class Spoiler:
         self.tasks()
         self.chains()
         self.acknowledged()
-        return self.unnoticed
+        return self.unnoticed, self.absent
 
     def outcomes(self):
         self.spoil("a forgotten outcome", "lost", lambda e: e.entries.remove(self.some()))
@@ -128,7 +130,8 @@ class Spoiler:
 
         def skipped(reason, overlap, since_ms):
             def change(e):
-                entry = self.some(lambda x: self.jobs[x.job].overlap == overlap and not self.jobs[x.job].overlaps and before(x), outcomes=began)
+                entry = self.some(lambda x: self.jobs[x.job].overlap == overlap and not self.jobs[x.job].overlaps and before(x), outcomes=began,
+                                  clear_ms=(LATE_MS, 5 * LATE_MS))
                 self.replace(e, entry, outcome="skipped", reason=f"run {before(entry).key} {reason}", attempts=[])
 
             def before(entry):
@@ -173,7 +176,7 @@ class Spoiler:
             other.finishes = other.ended = []
 
         def early(e):
-            entry = self.some(lambda x: len(x.attempts) == 1)
+            entry = self.some(lambda x: len(x.attempts) == 1, clear_ms=(LATE_MS + self.e.engine.begins_ms, LATE_MS))
             name = entry.attempts[-1]["task"]
             e.tasks[name] = moved(e.tasks[name], starts=self.checker.boot(entry.due_ms) - 1 - e.tasks[name].span[0])
 
@@ -184,7 +187,7 @@ class Spoiler:
 
         def after_deletion(e):
             """Of a job that was gone before one of its slots was due."""
-            entry = self.some()
+            entry = self.some(clear_ms=(4 * LATE_MS, LATE_MS))
             e.jobs[e.jobs.index(self.jobs[entry.job])] = changed(self.jobs[entry.job], deleted_ms=(entry.due_ms - 2 * LATE_MS,) * 2)
 
         def elsewhere(e):
@@ -295,8 +298,9 @@ def part_of(evidence):
 
 
 def prove(evidence, reader):
-    """Names of what was spoiled and not noticed."""
-    return Spoiler(part_of(evidence)).all() + prove_reader(reader)
+    """Names of what was spoiled and not noticed, and of what there was nothing of to spoil."""
+    unnoticed, absent = Spoiler(part_of(evidence)).all()
+    return unnoticed + prove_reader(reader), absent
 
 
 def prove_reader(reader):
