@@ -11,9 +11,9 @@ use super::table::Table;
 use super::{ClientArgs, Format, at_least_one};
 
 pub(super) const HELP: &str = "\
-What users changed, and what the scheduler changed in definitions by itself, is listed with who, from
-where, and in which fields. Values of environment variables and passwords in URLs are not told. That a
-run which is recorded as lost had ended in another way is here too (heardLate), once that is heard.
+What users changed, and what the scheduler changed in definitions by itself, is listed with who,
+from where, and in which fields. Values of environment variables and passwords in URLs are not told.
+How a run that is recorded as lost had ended in truth is here too (heardLate), once that is heard.
 
 Examples:
   chronos audit -n 20

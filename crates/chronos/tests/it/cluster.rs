@@ -390,7 +390,7 @@ fn what_became_of_a_task_that_is_recorded_as_lost_is_heard_when_its_node_is_back
     );
     second.cli(["audit", "away"]).success().says("heardLate").says("outcome succeeded");
     assert_eq!(second.runs("away"), [recorded], "what was recorded stays");
-    let job = second.get_json("/v1/jobs/away");
+    let job = second.get_json("/scheduler/job/away");
     assert_eq!((&job["successCount"], &job["errorCount"]), (&json!(0), &json!(1)), "{job:#}");
 }
 
