@@ -144,7 +144,7 @@ pub(super) async fn restore(
         let occupied = if how.replace { Occupied::Replace } else { Occupied::Refuse };
         let folder = ctx.settings.data_dir.clone();
         let restored = match ctx.node.restore(staged, occupied, folder, super::access::author()).await {
-            Err(RestoreError::NotLeading) => return Err(ctx.not_leading().await),
+            Err(RestoreError::NotLeading) => return Err(ctx.not_leading()),
             restored => restored?,
         };
         ctx.node.projection.wait_for(restored.seq, super::ANSWER_WITHIN).await;
@@ -166,7 +166,7 @@ fn not_of_a_shadow(ctx: &ApiContext, why: &str) -> Result<(), ApiError> {
 /// Before much is sent for nothing.
 async fn may_restore(ctx: &ApiContext, how: &How) -> Result<(), ApiError> {
     if !matches!(ctx.node.status().role, Role::Leading(_)) {
-        return Err(ctx.not_leading().await);
+        return Err(ctx.not_leading());
     }
     match ctx.node.projection.read().state().jobs.len() {
         0 => Ok(()),

@@ -492,6 +492,6 @@ pub(super) struct Leader {
 /// Who leads.
 #[utoipa::path(get, path = "/leader", tag = "chronos", responses((status = 200, body = Leader)))]
 pub(super) async fn leader(State(ctx): State<ApiContext>) -> Json<Leader> {
-    let leader = ctx.leader().await;
+    let leader = ctx.leader();
     Json(Leader { leader: leader.unwrap_or_default() })
 }

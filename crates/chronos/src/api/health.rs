@@ -22,6 +22,9 @@ use crate::cluster::{self, Way};
 use crate::node::Role;
 use crate::wire::job::instant;
 
+/// A store that does not say within this which it is, is not waited for: what the node knows by itself is wanted now.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// Answers here, always.
 #[utoipa::path(get, path = "/ping", tag = "node", responses((status = 200, body = String)))]
 pub(super) async fn ping() -> Response {
@@ -60,23 +63,27 @@ pub(super) struct Ready {
     leader: Option<String>,
 }
 
-async fn readiness(ctx: &ApiContext) -> Ready {
-    let (status, seen) = (ctx.node.status(), ctx.node.outlook());
-    // A store that is silent is not asked again: whoever asks this wants to know now.
-    let leader = match &seen.silent {
-        Some(_) => None,
-        None => ctx.node.store.leader().await,
-    };
-    let mut reasons = status.troubles;
-    // A standby that shows something, be it old, does its part, whatever keeps it from leading.
+/// Asks nobody: a balancer that waits for the answer takes the node out, and with a store that is stuck all of them.
+fn readiness(ctx: &ApiContext) -> Ready {
+    let (status, seen, leader) = (ctx.node.status(), ctx.node.outlook(), ctx.node.leader());
+    let (mut reasons, mut notes) = (status.troubles, Vec::new());
     let mut serves = false;
     match status.role {
         Role::Starting => reasons.push("the store has not been heard from yet".into()),
         Role::Preparing(_) => reasons.push("elected, and preparing to lead".into()),
         Role::Standby => {
-            serves = seen.current_at.is_some();
-            if !serves {
-                reasons.push("this node has not read the store yet".into());
+            let (way, shows) = (ctx.cluster.way(), seen.current_at.is_some());
+            let hands_on = matches!(way, Way::Found(..));
+            // Who shows something, be it old, or hands reads on, does its part, whatever keeps it from leading.
+            serves = shows || hands_on;
+            match (shows, hands_on) {
+                (true, _) => {}
+                (false, true) => {
+                    notes.push(
+                        "this node has not read the store yet, and hands reads on to the leader".into(),
+                    );
+                }
+                (false, false) => reasons.push("this node has not read the store yet".into()),
             }
             if let Some(silent) = &seen.silent {
                 // The store says the same of itself.
@@ -86,7 +93,7 @@ async fn readiness(ctx: &ApiContext) -> Ready {
             if leader.is_none() {
                 reasons.push("nobody leads".into());
             }
-            if let Way::Lost(_, why) = ctx.cluster.way() {
+            if let Way::Lost(_, why) = way {
                 reasons.push(format!("cannot reach the leader: {why}"));
             }
             reasons.extend(ctx.cluster.login());
@@ -101,7 +108,7 @@ async fn readiness(ctx: &ApiContext) -> Ready {
         }
     }
     let leader = leader.and_then(|leader| cluster::address::first(&leader.addresses));
-    let mut notes = ctx.node.engine.notes();
+    notes.extend(ctx.node.engine.notes());
     notes.extend(ctx.node.store.note());
     notes.extend(
         ctx.node.store.damage().map(|damage| format!("part of the history cannot be read: {damage}")),
@@ -139,7 +146,7 @@ fn untold(state: &scheduler::state::State) -> Vec<String> {
 /// Whether this node does its part: leads and launches, or stands by for one that leads.
 #[utoipa::path(get, path = "/ready", tag = "node", responses((status = 200, body = Ready), (status = 503, body = Ready)))]
 pub(super) async fn ready(State(ctx): State<ApiContext>) -> (StatusCode, Json<Ready>) {
-    let ready = readiness(&ctx).await;
+    let ready = readiness(&ctx);
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(ready))
 }
@@ -235,7 +242,7 @@ pub(super) struct StatusView {
 /// This node and what it knows of the cluster.
 #[utoipa::path(get, path = "/v1/status", tag = "node", responses((status = 200, body = StatusView)))]
 pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
-    let ready = readiness(&ctx).await;
+    let ready = readiness(&ctx);
     let epoch = match ctx.node.status().role {
         Role::Leading(epoch) | Role::Preparing(epoch) => Some(epoch.0),
         Role::Starting | Role::Standby => None,
@@ -245,7 +252,10 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
     let disk = node.store.disk();
     let store_id = match node.outlook().silent {
         Some(_) => None,
-        None => node.store.store_id().await.ok().flatten(),
+        None => {
+            let told = tokio::time::timeout(AT_ONCE, node.store.store_id()).await;
+            told.ok().and_then(Result::ok).flatten()
+        }
     };
     Json(StatusView {
         node: node.identity.node.clone(),
@@ -299,12 +309,12 @@ pub(super) async fn metrics(
         let body = if form.pretty { format!("{told:#}") } else { told.to_string() };
         return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response());
     }
-    Ok(prometheus(&ctx).await)
+    Ok(prometheus(&ctx))
 }
 
-async fn prometheus(ctx: &ApiContext) -> Response {
+fn prometheus(ctx: &ApiContext) -> Response {
     use metrics::gauge;
-    let ready = readiness(ctx).await;
+    let ready = readiness(ctx);
     let live = Live::of(ctx);
     gauge!("chronos_ready").set(f64::from(u8::from(ready.ready)));
     #[expect(clippy::cast_precision_loss, reason = "what a gauge can show")]

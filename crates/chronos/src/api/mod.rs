@@ -155,17 +155,13 @@ impl ApiContext {
     }
 
     /// `host:port` of the leader, if one is known.
-    async fn leader(&self) -> Option<String> {
-        // Who led when the store was last heard may not lead any more: this very node, for one.
-        if self.node.outlook().silent.is_some() {
-            return None;
-        }
-        cluster::address::first(&self.node.store.leader().await?.addresses)
+    fn leader(&self) -> Option<String> {
+        cluster::address::first(&self.node.leader()?.addresses)
     }
 
     /// Nothing was done, as this node does not lead; who does, or why nobody is known to.
-    async fn not_leading(&self) -> ApiError {
-        if let Some(leader) = self.leader().await {
+    fn not_leading(&self) -> ApiError {
+        if let Some(leader) = self.leader() {
             return ApiError::from(AskError::NotLeading).leader(Some(leader));
         }
         let (why, hint) = match self.node.outlook().silent {
@@ -216,7 +212,7 @@ impl ApiContext {
                 let message = format!("the change was not confirmed within {} s", ANSWER_WITHIN.as_secs());
                 Err(error::outcome_unknown(message))
             }
-            Ok(Err(AskError::NotLeading)) => Err(self.not_leading().await),
+            Ok(Err(AskError::NotLeading)) => Err(self.not_leading()),
             Ok(answer) => Ok(answer),
         }
     }

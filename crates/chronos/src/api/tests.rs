@@ -29,6 +29,7 @@ mod editing;
 mod forwarding;
 mod hostile;
 mod lists;
+mod nodes;
 mod once;
 
 use crate::node::{self, NodeOptions, NodeTask, Role};

@@ -173,6 +173,17 @@ impl Node {
         self.outlook.borrow().clone()
     }
 
+    /// Who leads, as far as this node knows without asking: it looks once a second.
+    pub fn leader(&self) -> Option<Candidate> {
+        if matches!(self.status.borrow().role, Role::Preparing(_) | Role::Leading(_)) {
+            return Some((*self.identity).clone());
+        }
+        let seen = self.outlook.borrow();
+        // Who led when the store was last heard may not lead any more: this very node, for one.
+        let leader = seen.leader.as_ref().filter(|_| seen.silent.is_none());
+        leader.filter(|leader| leader.instance() != self.identity.instance()).cloned()
+    }
+
     /// To wait for another look.
     pub fn watch_outlook(&self) -> watch::Receiver<Outlook> {
         self.outlook.clone()

@@ -192,6 +192,49 @@ fn is_led_slowly(fleet: &Fleet, line: &Line) {
     assert_eq!(second.get("/v1/jobs/kept").map(|answer| answer.status), Some(200));
 }
 
+/// A balancer asks every second, and takes out who does not answer soon: with a database that is stuck, all of them.
+#[test]
+fn a_database_that_is_stuck_keeps_nobody_waiting_who_asks_how_a_node_is() {
+    let mut postgres = match Postgresd::start() {
+        Ok(postgres) => postgres,
+        Err(reason) => return skip("cluster", &reason),
+    };
+    let fleet = Fleet::on(postgres.url());
+    let (first, second) = (fleet.joined(&[]), fleet.joined(&[]));
+    // By itself: until then it hands reads on.
+    wait::until("the second has read the store", || {
+        header(&second.get("/ping")?, "x-chronos-age-ms").map(drop)
+    });
+    assert_eq!(postgres.order("pause").as_deref(), Ok("paused"));
+    // Before anybody has noticed, and so before the store is told to be silent.
+    std::thread::scope(|scope| {
+        for node in [&first, &second] {
+            for path in ["/ready", "/v1/status", "/v1/scheduler/leader"] {
+                scope.spawn(move || {
+                    let asked = Instant::now();
+                    let answer = node.get(path).expect("it answers");
+                    assert_eq!(answer.status, 200, "{path}: {answer:?}");
+                    assert!(asked.elapsed() < Duration::from_secs(20), "{path} took {:?}", asked.elapsed());
+                    let told = answer.json();
+                    // Who asks the store now is told nothing, and takes that for nobody.
+                    let knows =
+                        told["leader"].is_string() || told["reasons"].to_string().contains("the store ");
+                    assert!(path != "/ready" || knows, "{told:#}");
+                });
+            }
+        }
+    });
+    wait::until("it says that the store is silent", || {
+        let ready = second.get("/ready")?;
+        assert_eq!(ready.status, 200, "it serves reads: {ready:?}");
+        let reasons = ready.json()["reasons"].to_string();
+        (reasons.contains("the store has not answered") || reasons.contains("PostgreSQL at")).then_some(())
+    });
+    assert_eq!(postgres.order("go on").as_deref(), Ok("going on"));
+    let leads = |node: &TestServer| node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading");
+    wait::until("one leads again", || [&first, &second].into_iter().any(leads).then_some(()));
+}
+
 /// For longer than its lease the leader cannot write, whoever that is by then.
 #[test]
 fn a_full_database_stops_nothing_for_good() {
