@@ -5,14 +5,15 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::client::Client;
-use super::failure::Failure;
+use super::failure::{Failure, printable};
 use super::queries::text;
 use super::table::Table;
 use super::{ClientArgs, Format};
 
 pub(super) const HELP: &str = "\
 `behind` counts the changes that a node has not seen yet, `age` says how old what it shows may be, `clock`
-how far its clock is ahead of the store's. A node that has said nothing for 10 s is `silent`.
+how far its clock is ahead of the store's; what nobody has told is empty. A node that has said nothing
+for 10 s is `silent`: it may be off, or cut off from the store; `chronos doctor` asks it.
 
 Examples:
   chronos nodes
@@ -20,7 +21,8 @@ Examples:
 
 pub(super) const FORGET_HELP: &str = "\
 For a machine that will not come back: its tasks count as ended from then on, and are run again where
-their jobs allow it. A node that still says something is not forgotten.
+their jobs allow it. Be sure that it is off: what still runs there runs twice. A node that has said
+something lately is not forgotten, nor is one that still answers at one of its addresses.
 
 Examples:
   chronos node forget 3f9a2c0d11b7e845";
@@ -37,6 +39,9 @@ pub(super) enum Node {
 pub(super) struct ForgetArgs {
     /// Its id, as `chronos nodes` shows it
     node: String,
+    /// Also if it still answers: what runs there runs twice, unless you end it there
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -54,19 +59,24 @@ pub(super) async fn list(args: &ClientArgs) -> Result<(), Failure> {
             role(node),
             text(&node["addresses"][0]),
             text(&node["version"]),
-            node["epoch"].to_string(),
-            node["behind"].to_string(),
+            text(&node["epoch"]),
+            text(&node["behind"]),
             seconds(&node["ageMs"]),
             seconds(&node["clockAheadMs"]),
             says(node),
         ]);
     }
-    Ok(table.print()?)
+    table.print()?;
+    match answer["omitted"].as_str() {
+        Some(omitted) => Ok(super::out(format!("{}\n", printable(omitted)).as_bytes())?),
+        None => Ok(()),
+    }
 }
 
 pub(super) async fn forget(args: &ForgetArgs) -> Result<(), Failure> {
     let client = Client::of(&args.client.at)?;
-    client.change(Method::DELETE, &["v1", "nodes", &args.node], &[], None).await?;
+    let query: &[_] = if args.force { &[("force", "true".to_owned())] } else { &[] };
+    client.change(Method::DELETE, &["v1", "nodes", &args.node], query, None).await?;
     if args.client.output == Format::Json {
         return Ok(super::out_json(&serde_json::json!({ "forgotten": args.node }))?);
     }

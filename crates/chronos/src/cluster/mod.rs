@@ -147,6 +147,11 @@ impl Cluster {
         self.way.borrow().clone()
     }
 
+    /// Where a node answers that says nothing through the store any more, if it does: it is alive, and may run tasks.
+    pub(crate) async fn find(&self, node: &Candidate) -> Option<Address> {
+        reach::find(&self.http, node).await
+    }
+
     /// What is wrong with the login between this node and the leader, and what to do, if anything is.
     pub fn login(&self) -> Option<String> {
         self.login.borrow().clone()

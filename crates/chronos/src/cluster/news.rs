@@ -16,9 +16,9 @@ pub(crate) struct News {
     /// As in `/ready`.
     pub(crate) role: String,
     /// The term that it knows.
-    pub(crate) epoch: u64,
+    pub(crate) epoch: Option<u64>,
     /// The last change that it has seen.
-    pub(crate) seq: u64,
+    pub(crate) seq: Option<u64>,
     /// How old what it shows may be, in milliseconds; none where it leads, or cannot tell.
     pub(crate) age_ms: Option<u64>,
     /// How far its clock is ahead of the store's, in milliseconds.
@@ -56,8 +56,8 @@ impl News {
         Self {
             said_at_ms: 0,
             role: status.role.word().into(),
-            epoch: term.epoch.0,
-            seq: term.seq.0,
+            epoch: Some(term.epoch.0),
+            seq: Some(term.seq.0),
             age_ms: outlook
                 .age()
                 .filter(|_| !leads)
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn news_of_other_versions_are_read_as_far_as_they_go() {
         let news = News::read(r#"{"role":"standby","seq":7,"somethingNew":[1]}"#);
-        assert_eq!(news, News { role: "standby".into(), seq: 7, ..News::default() });
+        assert_eq!(news, News { role: "standby".into(), seq: Some(7), ..News::default() });
         assert_eq!(News::read("not json"), News::default());
     }
 

@@ -60,15 +60,37 @@ pub(super) async fn reach(
     Err(problems.join("; "))
 }
 
-/// Whether this process answers there. No name and no password is sent to who is not known.
+/// An address at which any process of this node answers: it may have begun anew since it published them.
+pub(super) async fn find(http: &Client, node: &Candidate) -> Option<Address> {
+    let addresses = node.addresses.iter().take(ADDRESSES_MAX).filter_map(|text| text.parse::<Address>().ok());
+    let mut tries: FuturesUnordered<_> = addresses
+        .map(async |address| {
+            let process = who(http, &address).await.ok()?;
+            process.rsplit_once('.').is_some_and(|(id, _)| id == node.node).then_some(address)
+        })
+        .collect();
+    while let Some(tried) = tries.next().await {
+        if tried.is_some() {
+            return tried;
+        }
+    }
+    None
+}
+
+/// Whether this process answers there.
 async fn ask(http: &Client, address: &Address, wanted: &str) -> Result<(), String> {
+    match who(http, address).await? {
+        node if node == wanted => Ok(()),
+        other => Err(format!("another node answers, {other}")),
+    }
+}
+
+/// Which process answers there. No name and no password is sent to who is not known.
+async fn who(http: &Client, address: &Address) -> Result<String, String> {
     let asked = http.get(format!("{}/ping", address.base())).timeout(ANSWER_MAX).send().await;
     let answer = asked.map_err(|problem| cause(&problem))?;
-    match answer.headers().get(NODE).and_then(|node| node.to_str().ok()) {
-        Some(node) if node == wanted => Ok(()),
-        Some(other) => Err(format!("another node answers, {other}")),
-        None => Err("something else answers there, not a node of Chronos".into()),
-    }
+    let node = answer.headers().get(NODE).and_then(|node| node.to_str().ok());
+    node.map(Into::into).ok_or_else(|| "something else answers there, not a node of Chronos".into())
 }
 
 /// The innermost reason, which is the one that says something.

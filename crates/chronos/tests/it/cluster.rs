@@ -86,7 +86,7 @@ fn a_standby_hands_on_what_only_the_leader_can_do() {
     second.cli(["delete", "far"]).success();
     assert_eq!(first.get("/v1/jobs/far").map(|answer| answer.status), Some(404));
     wait::until("both are told of, and who leads", || (roles(&second) == [1, 1]).then_some(()));
-    second.cli(["nodes"]).success().says("standby").says("leading");
+    second.cli(["nodes"]).success().says("standby").says("leading").says("are not listed");
     // A backup is read from the one and restored through the other.
     second.cli(["backup", "whole.jsonl"]).success();
     first.put(by_hand("later", "true"));
@@ -392,6 +392,51 @@ fn what_became_of_a_task_that_is_recorded_as_lost_is_heard_when_its_node_is_back
     assert_eq!(second.runs("away"), [recorded], "what was recorded stays");
     let job = second.get_json("/scheduler/job/away");
     assert_eq!((&job["successCount"], &job["errorCount"]), (&json!(0), &json!(1)), "{job:#}");
+}
+
+#[test]
+fn each_node_tells_how_far_it_is() {
+    let Some(fleet) = Fleet::new() else { return };
+    let (first, second) = (fleet.joined(&[]), fleet.joined(&[]));
+    let node = second.get_json("/v1/status")["node"].clone();
+    let told = |path: &str| {
+        let list = first.get_json(path);
+        let nodes = list["nodes"].as_array().cloned().unwrap_or_default();
+        (nodes[0].clone(), nodes.iter().find(|told| told["node"] == node).cloned().unwrap_or_default())
+    };
+    first.put(by_hand("a", "true"));
+    let (leads, follows) = wait::until("the follower has seen all, and has said so", || {
+        let told = told("/v1/nodes");
+        (told.1["leaderAt"].is_string() && told.1["behind"] == 0).then_some(told)
+    });
+    let epoch = first.get_json("/v1/status")["epoch"].clone();
+    assert!(epoch.as_u64().is_some_and(|epoch| epoch > 0), "{epoch}");
+    for (told, role) in [(&leads, "leading"), (&follows, "standby")] {
+        assert_eq!([&told["role"], &told["heard"]], [&json!(role), &json!(true)], "{told:#}");
+        assert_eq!(
+            [&told["epoch"], &told["version"]],
+            [&epoch, &json!(env!("CARGO_PKG_VERSION"))],
+            "{told:#}"
+        );
+        let ahead = told["clockAheadMs"].as_i64().expect("the store has a clock");
+        assert!(ahead.abs() < 5000, "one machine has one clock: {told:#}");
+    }
+    assert!(
+        leads["seq"].as_u64() >= follows["seq"].as_u64() && follows["seq"].as_u64() > Some(0),
+        "{leads:#}"
+    );
+    assert_eq!(leads["ageMs"], Value::Null, "what the leader shows has no age");
+    assert!(follows["ageMs"].is_u64(), "{follows:#}");
+    assert_eq!(follows["leaderAt"].as_str(), Some(&*first.address));
+
+    crate::server::signal_process(second.pid(), "-STOP");
+    first.put(by_hand("b", "true"));
+    wait::until("it lags", || (told("/v1/nodes").1["behind"].as_u64()? > 0).then_some(()));
+    wait::until("it is silent", || (told("/v1/nodes").1["heard"] == false).then_some(()));
+    assert_eq!(told("/v1/nodes?ask=true").1["answersAt"], Value::Null, "it is stopped");
+    first.cli(["nodes"]).success().says("silent for");
+    crate::server::signal_process(second.pid(), "-CONT");
+    wait::until("it has caught up", || (told("/v1/nodes").1["behind"] == 0).then_some(()));
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn a_database_that_is_stuck_keeps_nobody_waiting_who_asks_how_a_node_is() {
     // Before anybody has noticed, and so before the store is told to be silent.
     std::thread::scope(|scope| {
         for node in [&first, &second] {
-            for path in ["/ready", "/v1/status", "/v1/scheduler/leader"] {
+            for path in ["/ready", "/v1/status", "/v1/nodes", "/v1/scheduler/leader"] {
                 scope.spawn(move || {
                     let asked = Instant::now();
                     let answer = node.get(path).expect("it answers");
@@ -230,6 +230,7 @@ fn a_database_that_is_stuck_keeps_nobody_waiting_who_asks_how_a_node_is() {
         let reasons = ready.json()["reasons"].to_string();
         (reasons.contains("the store has not answered") || reasons.contains("PostgreSQL at")).then_some(())
     });
+    second.cli(["nodes"]).success().says("other nodes are not listed: the store ");
     assert_eq!(postgres.order("go on").as_deref(), Ok("going on"));
     let leads = |node: &TestServer| node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading");
     wait::until("one leads again", || [&first, &second].into_iter().any(leads).then_some(()));
