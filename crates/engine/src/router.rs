@@ -12,8 +12,8 @@ use scheduler::run::AttemptEnd;
 use tokio::time::timeout;
 
 use crate::{
-    ContainerKind, Engine, EngineError, Forgotten, Keep, Known, Launch, NO_MESOS, NO_MESOS_HINT, Output,
-    Readiness, Stream, TaskEvent, TaskSpec,
+    ContainerKind, Engine, EngineError, Finding, Forgotten, Keep, Known, Launch, NO_MESOS, NO_MESOS_HINT,
+    Output, Readiness, Stream, TaskEvent, TaskSpec,
 };
 
 /// How long the engine of containers is waited for when a term begins: it notes a number on a disk.
@@ -211,6 +211,12 @@ impl Engine for Router {
         let mut notes = self.local.notes();
         notes.extend(self.containers.notes());
         notes
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let (mut local, containers) = tokio::join!(self.local.examine(), self.containers.examine());
+        local.extend(containers);
+        local
     }
 
     fn holds(&self, task: &TaskId) -> bool {

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use engine::conformance::{Lab, PATIENCE, ends_of, order, read_all, task, until};
 use engine::docker::{DockerEngine, DockerOptions, Fetcher};
 use engine::{
-    Container, Engine, EngineError, Fetch, Forgotten, Keep, Known, Launch, Limits, Network, Output, Port,
-    Readiness, Secret, SecretSource, Stream, TaskEvent, TaskSpec, Volume, VolumeSource, since_boot,
+    Container, Engine, EngineError, Fetch, Forgotten, Grade, Keep, Known, Launch, Limits, Network, Output,
+    Port, Readiness, Secret, SecretSource, Stream, TaskEvent, TaskSpec, Volume, VolumeSource, since_boot,
 };
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
@@ -781,12 +781,16 @@ async fn docker_may_start_anew() {
         }
     };
     tokio::time::timeout(PATIENCE, followed).await.expect("its output is followed");
+    let found = engine.examine().await;
+    assert_eq!(found.iter().map(|found| found.grade).collect::<Vec<_>>(), [Grade::Good], "{found:?}");
     // It stays away until it has been missed, however long that takes.
     dockerd.kill();
     until("it is missed", || matches!(engine.readiness(), Readiness::NotReady { .. })).await;
     let refused = engine.launch(Epoch(1), within(plain(), order("late-0", "true"))).await;
     assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
     assert!(engine.notes()[0].contains("jobs with a container wait"), "{:?}", engine.notes());
+    let found = engine.examine().await;
+    assert!(found[0].grade == Grade::Wrong && found[0].advice.contains("--docker_host"), "{found:?}");
     let restarted = tokio::task::spawn_blocking(move || {
         dockerd.start_again();
         dockerd

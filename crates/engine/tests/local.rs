@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use engine::conformance::processes::{alive, pids};
 use engine::conformance::{Lab, PATIENCE, ends_of, order, read_all, task, until};
 use engine::local::{LocalEngine, LocalOptions};
-use engine::{Engine, EngineError, Known, Launch, Readiness, Stream, TaskSpec, since_boot};
+use engine::{Engine, EngineError, Grade, Known, Launch, Readiness, Stream, TaskSpec, since_boot};
 use scheduler::ids::{Epoch, TaskId};
 use scheduler::run::AttemptEnd;
 
@@ -395,6 +395,8 @@ async fn a_supervisor_that_cannot_start_is_a_reason() {
     let engine = LocalEngine::open(missing);
     let tells = |engine: &LocalEngine, text| matches!(engine.readiness(), Readiness::NotReady { reason } if reason.contains(text));
     until("it says why", || tells(&engine, "/no/such/supervisor")).await;
+    let found = engine.examine().await;
+    assert!(found[0].grade == Grade::Wrong && found[0].what.contains("/no/such/supervisor"), "{found:?}");
     // A file is in the way.
     std::fs::write(&lab.dir, "").expect("written");
     let engine = lab.engine();
@@ -453,6 +455,23 @@ async fn an_order_that_waited_too_long_starts_nothing() {
     assert_eq!(answer, Err(EngineError::TooLate));
     assert_eq!(engine.reconcile(Epoch(1), &[task("late-0")]).await, Ok(vec![Known::NeverBegan]));
     assert_eq!(lab.starts(&task("late-0")), 0);
+}
+
+/// One that is stopped is still connected, and says nothing any more.
+#[tokio::test]
+async fn a_supervisor_that_is_stuck_is_found_by_whoever_looks() {
+    let lab = LocalLab::new();
+    let engine = lab.first_term().await;
+    let grades = async || engine.examine().await.iter().map(|found| found.grade).collect::<Vec<_>>();
+    assert_eq!(grades().await, [Grade::Good]);
+    let pid = lab.signal_supervisor("-STOP");
+    assert_eq!(engine.readiness(), Readiness::Ready, "nobody has noticed");
+    let found = engine.examine().await;
+    assert_eq!(found[0].grade, Grade::Wrong);
+    assert!(found[0].what.contains("does not answer within") && !found[0].advice.is_empty(), "{found:?}");
+    send(&pid, "-CONT");
+    let well = async { while grades().await != [Grade::Good] {} };
+    tokio::time::timeout(PATIENCE, well).await.expect("it is well again");
 }
 
 /// A full disk: running tasks go on and their ends are kept, output is dropped, nothing new begins, and all is well

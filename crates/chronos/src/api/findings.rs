@@ -39,8 +39,8 @@ pub(super) struct Findings {
     findings: Vec<FindingView>,
 }
 
-/// What the engine of the leader depends on, looked at now: with Mesos the master, the framework there, offers, and the
-/// address that is shown for this server.
+/// What the engine of the leader depends on, looked at now: the supervisor of local tasks, and Docker where containers are
+/// wanted; with Mesos the master, the framework there, offers, and the address that is shown for this server.
 #[utoipa::path(get, path = "/v1/engine/findings", tag = "node", responses((status = 200, body = Findings)))]
 pub(super) async fn list(State(ctx): State<ApiContext>) -> Json<Findings> {
     let findings = ctx.node.engine.examine().await.into_iter().map(FindingView::from).collect();

@@ -434,6 +434,7 @@ fn each_node_tells_how_far_it_is() {
     wait::until("it lags", || (told("/v1/nodes").1["behind"].as_u64()? > 0).then_some(()));
     wait::until("it is silent", || (told("/v1/nodes").1["heard"] == false).then_some(()));
     assert_eq!(told("/v1/nodes?ask=true").1["answersAt"], Value::Null, "it is stopped");
+    first.cli(["doctor"]).says("and does not answer").says("be sure that it is off");
     first.cli(["nodes"]).success().says("silent for");
     crate::server::signal_process(second.pid(), "-CONT");
     wait::until("it has caught up", || (told("/v1/nodes").1["behind"] == 0).then_some(()));

@@ -45,13 +45,15 @@ use self::folder::Folder;
 use self::logins::Login;
 use self::output::Taking;
 use crate::{
-    EVENTS_MAX, Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent,
-    TaskSpec, since_boot,
+    EVENTS_MAX, Engine, EngineError, Finding, Forgotten, Grade, Keep, Known, Launch, Output, Readiness,
+    Stream, TaskEvent, TaskSpec, since_boot,
 };
 
 pub use self::plan::{Refusal, check};
 pub use self::sandbox::Fetcher;
 
+/// A Docker that does not answer within this whether it is there is stuck.
+const EXAMINED_WITHIN: Duration = Duration::from_secs(3);
 /// Containers that are made and started at once: Docker does most of it one after the other.
 const STARTS_MAX: usize = 8;
 /// Tasks whose files are fetched at once, each by a process.
@@ -225,6 +227,11 @@ impl Shared {
         docker.ok_or_else(|| self.not_ready().unwrap_or_else(|| "Docker cannot be reached".into()))
     }
 
+    /// Where nobody uses containers, nobody misses Docker.
+    fn is_missed(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) || !self.state().live.is_empty()
+    }
+
     fn not_ready(&self) -> Option<String> {
         let state = self.state();
         let disk = || Some(format!("`{}`: {}", self.folder.root().display(), state.disk.as_ref()?));
@@ -359,14 +366,39 @@ impl Engine for DockerEngine {
     }
 
     fn notes(&self) -> Vec<String> {
+        let is_missed = self.shared.is_missed();
         let state = self.shared.state();
         match &state.not_ready {
-            // Where nobody uses containers, nobody misses Docker.
-            Some(_) if !self.shared.wanted.load(Ordering::Relaxed) && state.live.is_empty() => Vec::new(),
+            Some(_) if !is_missed => Vec::new(),
             Some(reason) => vec![format!("jobs with a container wait: {reason}")],
             None => {
                 let more = state.unsettled.iter().chain(&state.unremoved);
                 state.notes.iter().chain(more).cloned().collect()
+            }
+        }
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let host = &self.shared.options.host;
+        let problem = match (self.shared.not_ready(), self.shared.docker()) {
+            (Some(reason), _) | (None, Err(reason)) => Some(reason),
+            (None, Ok(docker)) => {
+                let reason = match tokio::time::timeout(EXAMINED_WITHIN, docker.ping()).await {
+                    Ok(answer) => answer.err().map(|problem| problem.to_string()),
+                    Err(_) => Some(format!("no answer within {} s", EXAMINED_WITHIN.as_secs())),
+                };
+                reason.map(|reason| format!("Docker at {host}: {reason}"))
+            }
+        };
+        let found =
+            |grade, what, advice: &str| vec![Finding { leg: "docker", grade, what, advice: advice.into() }];
+        match problem {
+            None => found(Grade::Good, format!("Docker at {host} answers"), ""),
+            Some(_) if !self.shared.is_missed() => Vec::new(),
+            Some(reason) => {
+                let advice = "jobs with a container wait: see on the node that leads that Docker runs, that --docker_host names \
+                              its socket, that the user of the server may use that, and that its disk has room";
+                found(Grade::Wrong, reason, advice)
             }
         }
     }

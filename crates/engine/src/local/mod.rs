@@ -30,7 +30,9 @@ use scheduler::ids::{Epoch, TaskId};
 
 use self::client::Client;
 use self::formats::{Answer, Request};
-use crate::{Engine, EngineError, Forgotten, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent};
+use crate::{
+    Engine, EngineError, Finding, Forgotten, Grade, Keep, Known, Launch, Output, Readiness, Stream, TaskEvent,
+};
 
 /// Most ids in one message; a message is at most 1 MiB, an id at most 63 bytes.
 const IDS_MAX: usize = 4096;
@@ -61,6 +63,9 @@ pub struct Listed {
     /// When its folder last changed: it began, or it ended.
     pub changed: SystemTime,
 }
+
+/// A supervisor that does not answer a question about nothing within this is stuck.
+const EXAMINED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Between the polite and the forced end of the tasks of a node whose lease is over.
 pub const LEASE_GRACE: Duration = Duration::from_secs(5);
@@ -207,6 +212,40 @@ impl Engine for LocalEngine {
 
     fn notes(&self) -> Vec<String> {
         self.client.notes()
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let problem = match self.client.not_ready() {
+            Some(reason) => Some(reason),
+            None => {
+                let nothing = Request::Acknowledge { tasks: Vec::new() };
+                let answer = tokio::time::timeout(EXAMINED_WITHIN, self.ask(&nothing, None)).await;
+                match answer {
+                    Ok(answer) => answer.err().map(|problem| problem.to_string()),
+                    Err(_) => Some(format!(
+                        "the supervisor of local tasks does not answer within {} s (in {})",
+                        EXAMINED_WITHIN.as_secs(),
+                        self.options.dir.display()
+                    )),
+                }
+            }
+        };
+        vec![match problem {
+            None => Finding {
+                leg: "local",
+                grade: Grade::Good,
+                what: format!("the supervisor of local tasks answers in {}", self.options.dir.display()),
+                advice: String::new(),
+            },
+            Some(what) => Finding {
+                leg: "local",
+                grade: Grade::Wrong,
+                what,
+                advice: "nothing begins until it is well: see on the node that leads that its data folder can be written to and \
+                         its disk has room, what its log says, and whether the process `chronos supervise` is stopped"
+                    .into(),
+            },
+        }]
     }
 
     fn holds(&self, task: &TaskId) -> bool {
