@@ -570,8 +570,8 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// What is worth a look while everything works, with advice. `None`: nothing.
-    fn note(&self) -> Option<String> {
-        None
+    /// What is worth a look while everything works, with advice; one sentence each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
     }
 }

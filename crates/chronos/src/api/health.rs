@@ -109,7 +109,7 @@ fn readiness(ctx: &ApiContext) -> Ready {
     }
     let leader = leader.and_then(|leader| cluster::address::first(&leader.addresses));
     notes.extend(ctx.node.engine.notes());
-    notes.extend(ctx.node.store.note());
+    notes.extend(ctx.node.store.notes());
     notes.extend(
         ctx.node.store.damage().map(|damage| format!("part of the history cannot be read: {damage}")),
     );

@@ -4,14 +4,15 @@
 //! It is written here and not taken from the client's own recipe, which gives up, and deletes what it holds, at the
 //! first connection that breaks in another way than it expects.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
+use super::locked;
 use super::session::{ANSWER_WITHIN, Held, Pause, Sessions, children, data, is_doubt, patiently};
 use super::tree::Paths;
 use crate::{Candidate, StoreError, format};
@@ -235,6 +236,67 @@ pub(super) async fn leader(client: &Client, paths: &Paths) -> Result<Option<Cand
         }
     }
     Ok(None)
+}
+
+/// Between two looks for strangers: they stay for long.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Members of the latch that are none of ours, as they were seen last: old Chronoses, which lead when all of ours are gone,
+/// and then launch what ours have launched long ago.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    looked: Option<Instant>,
+    /// `host:port` of each.
+    addresses: Vec<String>,
+}
+
+impl Strangers {
+    /// Looks who is in the line, unless that was done lately. Nobody waits for it.
+    pub(super) fn look(&self, client: &Client, paths: &Paths) {
+        let now = Instant::now();
+        let mut seen = locked(&self.0);
+        if seen.looked.is_some_and(|looked| now.duration_since(looked) < LOOK_EVERY) {
+            return;
+        }
+        seen.looked = Some(now);
+        let (client, paths, seen) = (client.clone(), paths.clone(), self.0.clone());
+        tokio::spawn(async move {
+            // What cannot be seen now is as it was.
+            if let Ok(Ok(addresses)) = timeout(ANSWER_WITHIN, strangers(&client, &paths)).await {
+                locked(&seen).addresses = addresses;
+            }
+        });
+    }
+
+    /// What is to be told about them, if there are any.
+    pub(super) fn note(&self) -> Option<String> {
+        let seen = locked(&self.0);
+        (!seen.addresses.is_empty()).then(|| {
+            format!(
+                "an old Chronos is in the line to lead, at {}: it leads when all nodes of this cluster are gone, and launches \
+                 what was launched here; stop it, see docs/guides/zookeeper.md",
+                seen.addresses.join(", ")
+            )
+        })
+    }
+}
+
+async fn strangers(client: &Client, paths: &Paths) -> Result<Vec<String>, Error> {
+    let dir = paths.candidates();
+    let mut addresses = Vec::new();
+    for name in members(client, &dir).await? {
+        let prefix = name.strip_suffix(number(&name)).unwrap_or(&name);
+        // Ours say who they are before they take a place, and give that up first.
+        if data(client, &paths.node(prefix)).await?.is_none()
+            && let Some((address, _)) = data(client, &format!("{dir}/{name}")).await?
+        {
+            addresses.push(String::from_utf8_lossy(&address).into_owned());
+        }
+    }
+    Ok(addresses)
 }
 
 /// As Curator marks its members: random, in the form of RFC 9562.

@@ -45,7 +45,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWr
 
 use self::backup::Whole;
 use self::batch::Batch;
-use self::latch::Leaving;
+use self::latch::{Leaving, Strangers};
 use self::ledger::{Ledger, Names, Op};
 use self::listing::Listed;
 use self::newest::Newest;
@@ -90,6 +90,7 @@ pub fn open(options: Options) -> Result<ZookeeperStore, StoreError> {
         newest: Newest::default(),
         versions: Versions::default(),
         listed: Listed::default(),
+        strangers: Strangers::default(),
     };
     Ok(ZookeeperStore { shared: Arc::new(shared) })
 }
@@ -120,6 +121,7 @@ struct Shared {
     newest: Newest,
     versions: Versions,
     listed: Listed,
+    strangers: Strangers,
 }
 
 /// Names of records as of a batch.
@@ -458,6 +460,7 @@ impl Store for ZookeeperStore {
         bounded(news)?;
         self.shared.versions.look(&self.shared.sessions.options.hosts);
         let client = self.client().await?;
+        self.shared.strangers.look(&client, &self.shared.paths);
         let path = self.shared.paths.member(&candidate.node);
         let said = json(&StoredMember { candidate: format::write_candidate(candidate), news: news.into() });
         let options = self.shared.sessions.persistent();
@@ -665,7 +668,7 @@ impl Store for ZookeeperStore {
         locked(&self.shared.trouble).clone()
     }
 
-    fn note(&self) -> Option<String> {
-        self.shared.versions.note()
+    fn notes(&self) -> Vec<String> {
+        self.shared.versions.note().into_iter().chain(self.shared.strangers.note()).collect()
     }
 }

@@ -49,6 +49,30 @@ async fn an_old_chronos_competes_fairly() {
     assert_eq!(left.iter().map(|name| format!("{dir}/{name}")).collect::<Vec<_>>(), [third]);
 }
 
+/// It would lead when all of ours are gone, and launch what they have launched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_chronos_in_the_line_is_told_of_and_no_node_of_ours_is() {
+    use store::zookeeper::old;
+    let Some(options) = options() else { return };
+    let (leads, waits) = (node(&options), node(&options));
+    begin(&leads, "leads").await;
+    let waiting = stands_in_line(&waits, "waits", &options).await;
+    let told = |store: &Arc<ZookeeperStore>| {
+        store.notes().into_iter().find(|note| note.contains("old Chronos")).unwrap_or_default()
+    };
+    let (first, second) =
+        (old::stand_in(options.clone(), "old-1:8080"), old::stand_in(options.clone(), "old-2:8080"));
+    let _first = within(first).await.expect("it joins");
+    let _second = within(second).await.expect("it joins");
+    for (store, name) in [(&leads, "leads"), (&waits, "waits")] {
+        within(store.announce(&candidate(name), "{}")).await.expect("it is written");
+        until(|| !told(store).is_empty()).await;
+        let note = told(store);
+        assert!(note.contains(" at old-1:8080, old-2:8080: "), "{note}");
+    }
+    waiting.abort();
+}
+
 /// Who waits in line and is stopped leaves no place behind that the next one would wait for until its session ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_no_longer_waits_keeps_nobody_waiting() {

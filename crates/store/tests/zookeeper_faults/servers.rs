@@ -76,8 +76,8 @@ async fn an_old_version_of_zookeeper_is_told() {
     });
     let store = node(&Options { hosts: format!("{},{address}", options.hosts), ..options.clone() });
     within(store.announce(&candidate("a"), "{}")).await.expect("it is written");
-    until(|| store.note().is_some()).await;
-    let note = store.note().expect("it was there");
+    until(|| !store.notes().is_empty()).await;
+    let note = store.notes().remove(0);
     assert!(note.contains(&address), "{note}");
     let told = options.hosts.split(',').filter(|host| note.contains(host)).count();
     let (old, version) = if ensemble::is_old() { (3, "is version 3.8.0") } else { (0, "is version 3.5.1") };
