@@ -114,6 +114,7 @@ fn readiness(ctx: &ApiContext) -> Ready {
         ctx.node.store.damage().map(|damage| format!("part of the history cannot be read: {damage}")),
     );
     notes.extend(ctx.node.strange().map(Into::into));
+    notes.extend(ctx.node.left_behind());
     notes.extend(untold(ctx.node.projection.read().state()));
     Ready { ready: serves || reasons.is_empty(), role: status.role.word(), reasons, notes, leader }
 }

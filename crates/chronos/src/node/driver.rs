@@ -373,10 +373,7 @@ impl Driver<'_> {
                     .to_owned(),
             );
         }
-        if self.awaits_jobs() {
-            troubles
-                .push("the jobs of the old Chronos are being taken over; launching begins after that".into());
-        }
+        troubles.extend(self.life.options.heritage.as_ref().and_then(|heritage| heritage.trouble()));
         if let Readiness::NotReady { reason } = self.life.options.engine.readiness() {
             troubles.push(format!("the {} engine is not ready: {reason}", self.life.options.engine.name()));
         } else if self.engine_follows.is_none() {

@@ -1,7 +1,7 @@
 //! What an old Chronos has left beside our store: its jobs are taken over at the first leadership, and whether it has led
 //! since is looked at in every later one, as what it has launched we do not know.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use store::StoreError;
 use store::zookeeper::Options;
@@ -14,12 +14,26 @@ pub struct Heritage {
     options: Options,
     orders: watch::Sender<Option<Arc<Old>>>,
     framework_id: Mutex<Option<Arc<str>>>,
+    report: Mutex<Report>,
 }
+
+/// What came of taking its jobs over, as this node did it last.
+#[derive(Debug, Default)]
+struct Report {
+    /// Why it cannot be done, while it cannot.
+    problem: Option<String>,
+    /// What was left behind, by name, or by its place where it has none.
+    left: Vec<String>,
+}
+
+/// Names in one sentence.
+const NAMES_MAX: usize = 5;
 
 impl Heritage {
     /// That beside this store.
     pub fn new(options: Options) -> Self {
-        Self { options, orders: watch::Sender::new(None), framework_id: Mutex::default() }
+        let orders = watch::Sender::new(None);
+        Self { options, orders, framework_id: Mutex::default(), report: Mutex::default() }
     }
 
     /// Under which id Mesos knew the old Chronos, as it was found when this node was elected last.
@@ -57,12 +71,44 @@ impl Heritage {
         self.orders.borrow().is_some()
     }
 
+    /// The jobs cannot be taken over now. Whether that is news.
+    pub fn fails(&self, why: &str) -> bool {
+        let before = self.report().problem.replace(why.into());
+        before.as_deref() != Some(why)
+    }
+
+    /// They are taken over, but for these.
+    pub fn leaves(&self, left: Vec<String>) {
+        *self.report() = Report { problem: None, left };
+    }
+
+    /// Why nothing is launched, while jobs are still to come.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let told = match self.report().problem.as_deref() {
+            None => "the jobs of the old Chronos are being taken over; launching begins after that".into(),
+            Some(why) => format!(
+                "the jobs of the old Chronos cannot be taken over, which is tried again, and launching begins after that: {why}"
+            ),
+        };
+        self.is_awaited().then_some(told)
+    }
+
+    /// What was left behind, and is not here by now either.
+    pub(super) fn note(&self, is_here: impl Fn(&str) -> bool) -> Option<String> {
+        note(&self.report().left, is_here)
+    }
+
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Looks before a term, whose store has jobs or has none. Takes as long as there are old jobs to be read: a bound on
     /// all of it would keep whoever has many of them and slow servers from ever leading. Each question has one of its own.
     /// # Errors
     /// Why nothing may be launched, and what to do.
     pub(super) async fn look(&self, has_jobs: bool) -> Result<(), String> {
         self.orders.send_replace(None);
+        self.report().problem = None;
         match self.ask(has_jobs).await {
             Ok(verdict) => verdict,
             Err(problem) => Err(format!("cannot look at what an old Chronos has left: {problem}")),
@@ -97,6 +143,19 @@ impl Heritage {
         }
         Ok(Ok(()))
     }
+}
+
+fn note(left: &[String], is_here: impl Fn(&str) -> bool) -> Option<String> {
+    let missing: Vec<&str> = left.iter().map(String::as_str).filter(|name| !is_here(name)).collect();
+    let names = missing.get(..NAMES_MAX).unwrap_or(&missing).join(", ");
+    let more = missing.len().saturating_sub(NAMES_MAX);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    (!missing.is_empty()).then(|| {
+        format!(
+            "{} job(s) of the old Chronos could not be taken over: {names}{more}; `chronos import zookeeper --dry_run` says why",
+            missing.len()
+        )
+    })
 }
 
 /// Whether our store has jobs.
@@ -140,6 +199,39 @@ mod tests {
     fn found(jobs: usize, newest: i64) -> Old {
         let job = |n| OldJob { name: format!("j{n}"), json: "{}".into(), mzxid: newest };
         Old { jobs: (0..jobs).map(job).collect(), mark: Mark { nodes: jobs, newest }, ..Old::default() }
+    }
+
+    #[test]
+    fn what_was_left_behind_is_told_until_it_is_here() {
+        let names: Vec<String> = ["a", "b", "c", "d", "e", "f", "g"].map(Into::into).to_vec();
+        let told = |here: &[&str]| note(&names, |name| here.contains(&name));
+        assert!(
+            told(&[]).is_some_and(
+                |told| told.starts_with("7 job(s)") && told.contains(": a, b, c, d, e and 2 more;")
+            )
+        );
+        assert!(
+            told(&["a", "b"])
+                .is_some_and(|told| told.starts_with("5 job(s)") && told.contains(": c, d, e, f, g;"))
+        );
+        assert_eq!(told(&["a", "b", "c", "d", "e", "f", "g"]), None);
+        assert_eq!(note(&[], |_| false), None);
+    }
+
+    #[test]
+    fn a_reason_that_stays_is_news_once() {
+        let heritage = Heritage::new(Options::new("a:1"));
+        assert_eq!(heritage.trouble(), None, "there is nothing to take over");
+        heritage.orders.send_replace(Some(Arc::new(found(1, 7))));
+        let says = |what: &str| heritage.trouble().is_some_and(|told| told.ends_with(what));
+        assert!(says("launching begins after that"));
+        assert!(heritage.fails("it is full"));
+        assert!(!heritage.fails("it is full"));
+        assert!(heritage.fails("it is away"));
+        assert!(says(": it is away"));
+        heritage.leaves(vec!["a".into()]);
+        assert!(says("launching begins after that"));
+        assert!(heritage.note(|_| false).is_some_and(|told| told.starts_with("1 job(s)")));
     }
 
     #[test]

@@ -128,6 +128,7 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         notifier: options.notifier.clone(),
         pulse: pulse.clone(),
         strange: strange.clone(),
+        heritage: options.heritage.clone(),
         status: status_now,
         outlook: outlook.clone(),
         asks,

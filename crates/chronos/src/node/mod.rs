@@ -27,7 +27,7 @@ use std::sync::{Arc, OnceLock};
 use crate::notify::Notifier;
 use engine::Engine;
 use scheduler::audit::Author;
-use scheduler::ids::{Epoch, Seq};
+use scheduler::ids::{Epoch, JobName, Seq};
 use scheduler::request::{Answer, Definition, Refusal, Request};
 use scheduler::schedule::Zones;
 use store::backup::Staged;
@@ -54,6 +54,8 @@ pub struct Node {
     pub pulse: Arc<Pulse>,
     /// What is strange about the store that it works on, once it has seen that.
     strange: Arc<OnceLock<String>>,
+    /// What an old Chronos has left beside the store, where that may be.
+    heritage: Option<Arc<Heritage>>,
     status: watch::Receiver<Status>,
     outlook: watch::Receiver<Outlook>,
     asks: mpsc::Sender<Ask>,
@@ -166,6 +168,13 @@ impl Node {
     /// What is strange about the store that it works on, and what to do about it, if anything is.
     pub(crate) fn strange(&self) -> Option<&str> {
         self.strange.get().map(String::as_str)
+    }
+
+    /// Which jobs of an old Chronos were not taken over, if there are any, and what to do.
+    pub(crate) fn left_behind(&self) -> Option<String> {
+        let projection = self.projection.read();
+        let is_here = |name: &str| JobName::new(name).is_ok_and(|name| projection.job(&name).is_some());
+        self.heritage.as_ref()?.note(is_here)
     }
 
     /// What the node sees around it.

@@ -229,6 +229,10 @@ fn the_first_leader_takes_over_what_is_there() {
         let told = log.lines().any(|line| line.contains("could not take over a job") && line.contains(lost));
         assert!(told, "{lost}: {log}");
     }
+    let notes = server.get_json("/ready")["notes"].to_string();
+    let left = "6 job(s) of the old Chronos could not be taken over: broken, of-the-zombie, ring-a, ring-b, zombie and 1 more";
+    assert!(notes.contains(left), "{notes}");
+    server.cli(["doctor"]).says("could not be taken over").says("import zookeeper --dry_run");
     server.cli(["audit", "extract"]).success().says("import");
     server.cli(["delete", "extract", "load"]).success();
     assert_eq!(tree.read(), before, "the tree is only read");

@@ -32,7 +32,11 @@ pub(in crate::cli) async fn inherit(node: &Node, heritage: &Heritage) {
             return;
         }
         if let Err(problem) = take_over(node, heritage, &order).await {
-            warn!(problem = problem.to_text().trim_end(), "cannot take over the jobs of the old Chronos yet");
+            let advice = problem.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            let problem = format!("{:#}{advice}", problem.error);
+            if heritage.fails(&problem) {
+                warn!(problem, "cannot take over the jobs of the old Chronos yet");
+            }
             tokio::time::sleep(AGAIN).await;
         }
     }
@@ -44,6 +48,8 @@ async fn take_over(node: &Node, heritage: &Heritage, order: &Arc<Old>) -> Result
     let mut plan = Plan::new(files, &BTreeMap::new(), Starts::AsWritten, &node.zones, Timestamp::now());
     plan.put(async |set| put(node, set).await).await?;
     heritage.is_taken(order).await.map_err(|problem| Failure::new(Exit::Unreachable, problem))?;
+    let refused = plan.rows.iter().filter(|row| row.fate == Fate::Refused);
+    heritage.leaves(refused.map(|row| old_name(row).clone()).collect());
     plan.rows.iter().for_each(tell);
     let count = |fate| plan.count(fate);
     info!(
@@ -57,8 +63,13 @@ async fn take_over(node: &Node, heritage: &Heritage, order: &Arc<Old>) -> Result
     Ok(())
 }
 
+/// Its name at the old Chronos, or where it is if it has none.
+fn old_name(row: &Row) -> &String {
+    if row.name.is_empty() { &row.origin } else { &row.name }
+}
+
 fn tell(row: &Row) {
-    let (name, notes) = (if row.name.is_empty() { &row.origin } else { &row.name }, row.notes.join("; "));
+    let (name, notes) = (old_name(row), row.notes.join("; "));
     match row.fate {
         Fate::Refused => warn!(old = name, why = notes, "could not take over a job of the old Chronos"),
         Fate::Ignored => info!(old = name, why = notes, "left something of the old Chronos where it is"),
