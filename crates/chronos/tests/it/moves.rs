@@ -98,8 +98,8 @@ fn goes_along(here: &Home, there: &Home) {
     });
     let grown = told(&new);
     new.cli(["backup", "more.jsonl"]).success();
-    let more = new.folder.path().join("more.jsonl");
-    new.terminate();
+    let (theirs, _) = new.terminate();
+    let more = theirs.path().join("more.jsonl");
 
     let old = here.server(folder);
     old.cli(["restore", more.to_str().unwrap(), "--yes"]).success();

@@ -244,10 +244,8 @@ fn what_an_export_loses_is_told() {
         .says("job `d`: its schedule is over, so it is written as disabled")
         .says("job `e`: it is paused, which the old Chronos does not know: it is written as disabled");
     let files = files(&server.folder.path().join("config"));
-    assert!(
-        files["scheduled/d.yaml"].contains("schedule: R0//P1D")
-            && files["scheduled/d.yaml"].contains("disabled: true")
-    );
+    let over = &files["scheduled/d.yaml"];
+    assert!(over.contains("R0//P1D") && over.contains("disabled: true"), "{over}");
     assert!(files["dependent/e.yaml"].contains("disabled: true"), "{files:#?}");
     let list = server.cli(["export", "--chronos", "--advance", "d", "e", "b"]).success().json();
     let disabled: Vec<_> = list.as_array().unwrap().iter().map(|job| &job["disabled"]).collect();

@@ -67,14 +67,19 @@ impl Listing {
 
 /// What was listed last, as long as somebody reads on in it.
 #[derive(Default)]
-pub(super) struct Listed(Arc<Mutex<Option<(Instant, Arc<Listing>)>>>);
+pub(super) struct Listed(Arc<Mutex<Option<Last>>>);
+
+struct Last {
+    used: Instant,
+    listing: Arc<Listing>,
+}
 
 impl Listed {
     /// The page of a question that goes on, where what was listed has it. The store is at this generation and batch.
     pub(super) fn page(&self, query: &HistoryQuery, generation: u64, seq: u64) -> Option<(Vec<Ended>, bool)> {
         let listing = {
             let mut kept = locked(&self.0);
-            let (used, listing) = kept.as_mut()?;
+            let Last { used, listing } = kept.as_mut()?;
             // One that is further than the store is of another one, which was here before.
             if listing.generation != generation || listing.seq > seq {
                 return None;
@@ -86,7 +91,7 @@ impl Listed {
     }
 
     pub(super) fn keep(&self, listing: Arc<Listing>) {
-        if locked(&self.0).replace((Instant::now(), listing)).is_some() {
+        if locked(&self.0).replace(Last { used: Instant::now(), listing }).is_some() {
             return;
         }
         let kept = Arc::downgrade(&self.0);
@@ -97,7 +102,7 @@ impl Listed {
                 let Some(kept) = kept.upgrade() else { return };
                 let mut kept = locked(&kept);
                 match &*kept {
-                    Some((used, _)) if used.elapsed() < KEPT => until = *used + KEPT,
+                    Some(last) if last.used.elapsed() < KEPT => until = last.used + KEPT,
                     _ => {
                         *kept = None;
                         return;
