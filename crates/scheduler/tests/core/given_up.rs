@@ -91,7 +91,7 @@ fn what_was_given_up_is_asked_for_by_each_leader_until_it_is_settled() {
         let (mut w, task) = with_one_given_up(rules());
         for time in ["00:20:00", "00:21:00"] {
             w.fail_over(time);
-            assert_eq!(w.core.open_tasks(), [task.clone()], "{news:?}");
+            assert_eq!(w.core.open_tasks(), std::slice::from_ref(&task), "{news:?}");
         }
         hear(&mut w, &task, news.clone());
         assert_eq!(w.core.open_tasks().is_empty(), settled, "{news:?}");
