@@ -93,7 +93,7 @@ def run(args, folder):
     cluster.stop()
     quiet_max = LEASE_S + store.tick_s + 2 + engine.extra_s + engine.recovers_s + service.SLACK_S
     troubles += service.slow(nemesis.cycles, nemesis.gaps.others(), cluster.witness.stalled, quiet_max)
-    if args.minutes is None:
+    if args.minutes is None or faults_s < args.minutes * 60:
         troubles += amount.of_faults(nemesis.cycles, order)
     times = f"{faults_s:.0f} s, {time.monotonic() - begun:.0f} s in all"
     return verdict(args, nemesis, evidence, reader, troubles, folder, times, lambda: prove_service(nemesis, cluster.witness, until, engine, quiet_max))

@@ -295,7 +295,7 @@ class Nemesis:
         return how
 
     def beyond_lease(self):
-        self.wait(self.lease + 1.5, self.lease + 3)
+        self.wait(self.lease + 1, self.lease + 2.5)
 
     def cut_leader(self, leader):
         self.victim(leader)
@@ -387,7 +387,7 @@ class Nemesis:
     def store_away(self, _leader):
         self.store.stop()
         self.down_store = True
-        self.wait(self.lease + 1, self.lease + 3)
+        self.beyond_lease()
 
     def zookeeper_leader(self, _leader):
         leader = self.store.leader()
@@ -401,21 +401,21 @@ class Nemesis:
         self.present.note = f"on {two[0].name} and {two[1].name}"
         self.store.kill(two)
         self.down_store = True
-        self.wait(self.lease + 1, self.lease + 3)
+        self.beyond_lease()
 
     def store_frozen(self, _leader):
         self.store.freeze()
         self.frozen_store = True
-        self.wait(self.lease + 1, self.lease + 3)
+        self.beyond_lease()
 
     def lost_answers(self, _leader):
         self.store.trouble("lose 0.2")
-        self.wait(4, 6)
+        self.wait(3, 5)
 
     def late_answers(self, leader):
         self.victim(leader)
         self.store.trouble(f"delay 0.1 1.5 {leader.host.ip}")
-        self.wait(4, 6)
+        self.wait(3, 5)
 
     # --- Mesos ---------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class Spoiler:
                     and bool(self.jobs[x.job].parents) == child and x.recorded_ms < self.middle and x.due_ms < self.middle
                     and x.due_ms > self.jobs[x.job].created_ms[1] + YOUNG_MS
                     and x.attempts and x.attempts[-1]["task"] in self.e.tasks and self.task(x).starts
-                    and not self.checker.shift_ms(x.due_ms - clear_ms[0], x.recorded_ms + clear_ms[1]) and wanted(x))
+                    and not self.checker.shift_ms(x.due_ms - clear_ms[0], max(x.due_ms, x.recorded_ms) + clear_ms[1]) and wanted(x))
 
     def task(self, entry):
         return self.e.tasks[entry.attempts[-1]["task"]]
