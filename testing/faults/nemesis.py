@@ -11,6 +11,8 @@ from workload import Job, now_ms
 
 # Shifts of one clock. The first is within what a leader may be off; with the second it must not lead.
 SOME_SECONDS, SOME_MINUTES = 3, 180
+# After so long a process has seen that its clock was shifted. Seconds.
+LOOKS_S = 1.2
 # What runs where a node is cut off for long goes on for much longer than that, and is due again much sooner. Seconds.
 LASTING_S, LASTING_PERIOD_S = 150, 10
 # How long until it has begun, and until others have taken its place. Seconds.
@@ -176,8 +178,9 @@ class Nemesis:
         self.paused = []
         for server, began, seconds in self.shifted:
             server.shift(0)
-            # The library looks once a second.
-            self.shifts.append((began, boot_s() + 1.5, server.name, seconds))
+            # The library looks once a second: a clock that goes back then, and owes what it was ahead, is of this fault still.
+            time.sleep(LOOKS_S)
+            self.shifts.append((began, boot_s() + 0.5, server.name, seconds))
         self.shifted = []
         for server in self.cluster.servers:
             if not server.expected_to_run:
@@ -456,7 +459,7 @@ class Nemesis:
         self.present.note = f"by {seconds:+} s"
         self.shifted.append((leader, boot_s(), seconds))
         leader.shift(seconds)
-        self.wait(4, 6)
+        self.wait(3.5, 5)
 
     def clock_seconds(self, leader):
         self.shift(leader, SOME_SECONDS)
