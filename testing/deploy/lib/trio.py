@@ -29,7 +29,7 @@ class Trio(cluster.Cluster):
             skip(missing)
         sh("mount", "-t", "tmpfs", "-o", "mode=755", "none", FOLDER)
         network = hosts.Network(FOLDER, cluster.NAMES + stores.Postgres.own_hosts)
-        store = stores.Postgres(network, LEASE_S)
+        store = stores.Postgres(network, LEASE_S, seed=0)
         super().__init__(BINARY, network, store, engines.Local(network), FOLDER)
         for server in self.servers:
             LOGS[server.name] = lambda server=server: pathlib.Path(server.log_path).read_text(errors="replace")
