@@ -10,7 +10,7 @@ ENDED_IN_QUEUE = ("took its place", "deleted", "while it was waiting")
 
 
 def tells_children(entry):
-    """Whether this end of a parent's run is one in its children's cycle, see DESIGN §5 and decision 6."""
+    """Whether this end of a parent's run is one in its children's cycle, see decision 6."""
     if entry.is_range or entry.outcome == "missed":
         return False
     return entry.cause == "join" or entry.outcome != "skipped" or any(words in entry.reason for words in ENDED_IN_QUEUE)

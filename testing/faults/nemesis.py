@@ -22,7 +22,7 @@ BEGUN_S, REPLACED_S = 20, 25
 class Fault:
     def __init__(self, name, text, inject, counts_from, takes="takeover", extra_s=0.0, is_long=False):
         self.name, self.text, self.inject = name, text, inject
-        # From when the bound of DESIGN §10 counts: `fault` where others can take over at once, `heal` where nobody can.
+        # From when the bound counts: `fault` where others can take over at once, `heal` where nobody can.
         self.counts_from = counts_from
         # What has to follow: `takeover`, `handover` or `nothing`, see service.py.
         self.takes = takes

@@ -2,12 +2,12 @@
 
 import collections
 
-# What a machine with two cores, busy with other things, may add to the bounds of DESIGN §10, beside the time in which it
+# What a machine with two cores, busy with other things, may add to the bounds of fail-over, beside the time in which it
 # can be seen to have done nothing for the suite. Seconds.
 SLACK_S = 8.0
 # So many cycles of all have to do without that; and so many of those of one fault, where it came that often.
 STRICT_SHARE, SHARE_OF_FAULT, CYCLES_MIN = 0.8, 0.5, 5
-# Between two beats, where all is well; what DESIGN §10 allows for a planned hand-over; and what starting processes beside
+# Between two beats, where all is well; what is allowed for a planned hand-over; and what starting processes beside
 # hundreds of tasks adds to either on two cores. Seconds.
 BEAT_S, HANDOVER_S, BUSY_S = 0.5, 0.5, 1.0
 
