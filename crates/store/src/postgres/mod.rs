@@ -6,9 +6,12 @@
 mod backup;
 mod columns;
 mod connect;
+mod election;
 mod lease;
+mod options;
 pub mod purge;
 mod questions;
+mod retention;
 mod schema;
 mod tls;
 mod writer;
@@ -16,9 +19,9 @@ mod yardstick;
 
 pub(crate) use self::backup::StagedTables;
 pub use self::lease::{LEASE, LEASE_MIN};
+pub use self::options::{OptionsError, PostgresOptions};
 pub use self::yardstick::commit_rate;
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,92 +33,27 @@ use scheduler::revision::Revision;
 use scheduler::run::Record;
 use scheduler::state::{Change, State};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use self::columns::Parameter;
 use self::connect::{Limits, Place, SharedPlace, from_pool};
+use self::election::POLL;
 use self::lease::{Lease, since_boot};
-use self::questions::{LEASE_LEFT, ReadError};
+use self::questions::ReadError;
 use self::schema::{Found, NEXT, VERSIONS};
-use self::writer::{Command, Commit, Restore, Statements, Tenure, Writer, millis};
+use self::writer::{Command, Commit, Restore, Statements, Writer};
 use crate::backup::{Content, Extent, StageError, Staged};
-use crate::rows::{Batch, LogSizes, small, whole_ms};
+use crate::rows::Batch;
 use crate::{
     Applied, AuditPage, AuditQuery, Candidate, Deposed, HistoryPage, HistoryQuery, LastRun, Member,
     Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, bounded, format,
 };
 
-/// How often a candidate looks whether the lease is free, and a follower whether something was written, which is the same
-/// question: a planned hand-over takes half of that on average, within half a second in all.
-const POLL: Duration = Duration::from_millis(200);
-/// The same while the database cannot be reached.
-const POLL_MAX: Duration = Duration::from_secs(1);
 /// A question takes at most so long; loading and backups have no bound, but each row of theirs has.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Backups taken at the same time; more wait.
 const BACKUPS_MAX: usize = 2;
-/// Records removed by one statement: some milliseconds.
-const REMOVE_MAX: usize = 1000;
-
-/// Where the store is.
-#[derive(Clone)]
-pub struct PostgresOptions {
-    /// `postgres://user:password@host:port/database?sslmode=verify-full&sslrootcert=/etc/ca.pem`, as libpq takes them.
-    pub url: String,
-    /// The schema that the tables are in; made if it is not there.
-    pub schema: String,
-    /// How long a leader that is not heard of keeps the right to lead; at least [`LEASE_MIN`].
-    pub lease: Duration,
-    /// The id of the only store that is meant; another one is not touched, and none is made.
-    pub expected: Option<String>,
-}
-
-impl PostgresOptions {
-    /// The schema that is used if nobody says otherwise.
-    pub const SCHEMA: &'static str = "chronos";
-
-    /// The usual schema and lease.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), schema: Self::SCHEMA.into(), lease: LEASE, expected: None }
-    }
-}
-
-impl std::fmt::Debug for PostgresOptions {
-    /// The URL has a password in it.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { url: _, schema, lease, .. } = self;
-        f.debug_struct("PostgresOptions")
-            .field("schema", schema)
-            .field("lease", lease)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What is wrong with the options. Nothing was connected to yet.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OptionsError {
-    /// Not one of PostgreSQL.
-    #[error(
-        "the URL of the database is not valid: {0}; it is like postgres://user:password@host:5432/database"
-    )]
-    Url(String),
-    /// Another word.
-    #[error("`sslmode={0}` is not known; it is one of disable, prefer, require, verify-ca, verify-full")]
-    SslMode(String),
-    /// Certificates or a key.
-    #[error("TLS to the database cannot be set up: {0}")]
-    Tls(String),
-    /// A name that would need quoting.
-    #[error(
-        "`{0}` is no name for a schema here; it is at most 40 of a-z, 0-9 and _, begins with a letter, and not with pg_"
-    )]
-    Schema(String),
-    /// Too short.
-    #[error("a lease of {0:?} is too short; the shortest is {LEASE_MIN:?}")]
-    Lease(Duration),
-}
 
 /// A handle on a store in PostgreSQL; one node's.
 #[derive(Debug)]
@@ -284,138 +222,7 @@ impl Shared {
         })
         .await
     }
-
-    /// Waits until the lease may be free: whoever attempts to lead asks much more. A follower, where there is one, looks
-    /// anyway.
-    async fn until_free(&self) -> Result<(), StoreError> {
-        let mut seen = self.lease_seen.subscribe();
-        loop {
-            let known = seen.borrow_and_update().filter(|(at, _)| at.elapsed() < POLL * 2);
-            let (at, left) = match known {
-                Some(known) => known,
-                None => {
-                    let row = self.term_row(LEASE_LEFT).await?;
-                    (Instant::now(), questions::lease_left(&row, NEXT))
-                }
-            };
-            if left.is_zero() {
-                // What comes of the attempt is another matter than what was seen before it.
-                self.lease_seen.send_replace(None);
-                return Ok(());
-            }
-            self.trouble_is_over();
-            let again = at + if known.is_some() { POLL * 2 } else { POLL };
-            let runs_out = at + left;
-            tokio::select! {
-                () = tokio::time::sleep_until(again.min(runs_out).into()) => {
-                    if runs_out <= again {
-                        self.lease_seen.send_replace(None);
-                    }
-                }
-                _ = seen.changed() => {}
-            }
-        }
-    }
-
-    /// Begins a term if nobody else holds the lease.
-    async fn try_begin(&self, token: &str, candidate: &Candidate) -> Result<Option<Term>, StoreError> {
-        let place = &*self.place;
-        let client = from_pool(&self.pool, place).await?;
-        let fresh = async {
-            let found = schema::check(&client, place).await?;
-            if found == Found::Nothing {
-                schema::make(&client, place).await?;
-            }
-            schema::check_settings(&client, place).await?;
-            let begun = self.take_lease(&client, token, candidate).await?;
-            // Not before: while an older program leads, its followers still read.
-            if begun.is_some() && found == Found::Older {
-                schema::raise_format(&client, place).await?;
-            }
-            Ok(begun)
-        };
-        let done = tokio::time::timeout(self.lease.granted / 2, fresh).await;
-        let done = done.unwrap_or_else(|_| {
-            Err(place
-                .unavailable(&format!("no answer within {:.1} s", self.lease.granted.as_secs_f32() / 2.0)))
-        });
-        if done.is_err() {
-            // Settings of roles and databases are those of the moment at which a connection was made.
-            drop(deadpool_postgres::Object::take(client));
-        }
-        done
-    }
-
-    async fn take_lease(
-        &self,
-        client: &Client,
-        token: &str,
-        candidate: &Candidate,
-    ) -> Result<Option<Term>, StoreError> {
-        let place = &*self.place;
-        let meaning = |error: tokio_postgres::Error| place.meaning(&error);
-        let ours = vec![token.to_owned(), self.leading().token.clone()];
-        let holder = format::write_candidate(candidate);
-        let sql = place.sql("SELECT epoch, seq FROM chronos.begin_term($1, $2, $3, $4)");
-        let asked = since_boot();
-        let begun: [Parameter<'_>; 4] = [
-            (&token, Type::TEXT),
-            (&ours, Type::TEXT_ARRAY),
-            (&holder, Type::TEXT),
-            (&millis(self.lease.granted), Type::INT8),
-        ];
-        let Some(row) = client.query_typed_opt(&sql, &begun).await.map_err(meaning)? else { return Ok(None) };
-        let (epoch, seq): (i64, i64) = (row.get(0), row.get(1));
-        let sizes = place.sql("SELECT seq, octet_length(batch) FROM chronos.changes ORDER BY seq");
-        let mut log = LogSizes::default();
-        for row in client.query_typed(&sizes, &[]).await.map_err(meaning)? {
-            log.push(row.get(0), usize::try_from(row.get::<_, i32>(1)).unwrap_or(0));
-        }
-        let began = seq.cast_unsigned();
-        let term = Term { epoch: Epoch(epoch.cast_unsigned()), seq: Seq(began) };
-        let mut leading = self.leading();
-        if leading.present.as_ref().is_some_and(|present| present.epoch > term.epoch) {
-            // This attempt was given up, and a later one was faster.
-            return Ok(None);
-        }
-        self.order(Command::Lead(Tenure { epoch, began, last: began, asked, log, known: HashSet::new() }))?;
-        self.ending.send_replace(None);
-        self.applied.send_replace(began);
-        leading.token = token.into();
-        leading.present =
-            Some(Present { epoch: term.epoch, candidate: candidate.clone(), until: self.lease.until(asked) });
-        Ok(Some(term))
-    }
-
-    /// Ends the present term, if there is one, after everything that came before.
-    async fn end(&self) {
-        let (reply, done) = oneshot::channel();
-        self.ending.send_replace(Some(tokio::time::Instant::now()));
-        if self.order(Command::Resign(reply)).is_ok() {
-            // An error means that the store is being closed, which ends the term too.
-            let _ = done.await;
-        }
-    }
-
-    /// Lets another begin at once, instead of when the lease runs out.
-    async fn release(&self, token: &str) {
-        let sql = self.place.sql(
-            "UPDATE chronos.term SET lease_until = '-infinity', token = NULL, holder = NULL WHERE token = $1",
-        );
-        let work = async {
-            let client = from_pool(&self.pool, &self.place).await?;
-            client
-                .execute_typed(&sql, &[(&token, Type::TEXT)])
-                .await
-                .map_err(|error| self.place.meaning(&error))
-        };
-        // Not done means that others wait until the lease has run out, and nothing worse.
-        let _ = tokio::time::timeout(RELEASE, work).await;
-    }
 }
-
-/// What is not released within this time runs out by itself.
-const RELEASE: Duration = Duration::from_secs(2);
 
 /// A newer program may have led since the connection was made.
 async fn readable(client: &Client, place: &Place) -> Result<(), StoreError> {
@@ -425,51 +232,6 @@ async fn readable(client: &Client, place: &Place) -> Result<(), StoreError> {
             "there is no store in the schema `{}` yet; it is made when a node leads",
             place.schema()
         ))),
-    }
-}
-
-/// An attempt to lead. Given up when dropped, whatever may have come of it.
-struct Attempt {
-    shared: Arc<Shared>,
-    token: String,
-    work: Option<JoinHandle<Result<Option<Term>, StoreError>>>,
-}
-
-impl Attempt {
-    async fn next(&mut self, candidate: &Candidate) -> Result<Option<Term>, StoreError> {
-        let (shared, token, candidate) = (self.shared.clone(), self.token.clone(), candidate.clone());
-        let work = self.work.insert(tokio::spawn(async move { shared.try_begin(&token, &candidate).await }));
-        let done = work.await;
-        self.work = None;
-        done.unwrap_or_else(|error| {
-            Err(StoreError::Unavailable(format!("the attempt to lead stopped: {error}")))
-        })
-    }
-
-    /// It has become a term.
-    fn succeed(mut self) {
-        self.token.clear();
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        let token = std::mem::take(&mut self.token);
-        if token.is_empty() {
-            return;
-        }
-        let (shared, work) = (self.shared.clone(), self.work.take());
-        // Without a runtime the process is ending, and the lease runs out.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(async move {
-            if let Some(work) = work {
-                let _ = work.await;
-            }
-            if shared.leading().token == token {
-                shared.end().await;
-            }
-            shared.release(&token).await;
-        });
     }
 }
 
@@ -484,53 +246,6 @@ impl PostgresStore {
                 Ok(client.query_typed_one(&sql, &[]).await?.get(0))
             })
             .await
-    }
-
-    /// Forgets deleted jobs without a record, at most so many; how many. A task may outlive that, and its record come at
-    /// any time: the writer, which does not write down twice what it knows, is told, and what it has written before it
-    /// was told is made good.
-    async fn forget(&self, epoch: i64, limit: i64) -> Result<u64, StoreError> {
-        let asked: [Parameter<'_>; 2] = [(&epoch, Type::INT8), (&limit, Type::INT8)];
-        let sql =
-            among_ours(FORGOTTEN, "(SELECT array_agg(job) FROM gone), (SELECT array_agg(name) FROM gone)");
-        type Row = (i64, Option<Vec<i64>>, Option<Vec<String>>);
-        let (ours, jobs, names): Row = self
-            .shared
-            .read(async |client, place| {
-                let rows = questions::query(client, &place.sql(&sql), &asked).await?;
-                Ok((rows[0].get(0), rows[0].get(1), rows[0].get(2)))
-            })
-            .await?;
-        if ours == 0 {
-            return Err(Deposed { reason: "only the leader removes history".into() }.into());
-        }
-        let (jobs, names) = (jobs.unwrap_or_default(), names.unwrap_or_default());
-        if !jobs.is_empty() {
-            let (reply, told) = oneshot::channel();
-            self.shared.order(Command::Forgot(reply))?;
-            told.await.map_err(|_| StoreError::Unavailable("the store was closed".into()))?;
-            let back: [Parameter<'_>; 2] = [(&jobs, Type::INT8_ARRAY), (&names, Type::TEXT_ARRAY)];
-            self.remove(epoch, REMEMBERED, &back).await?;
-        }
-        Ok(jobs.len() as u64)
-    }
-
-    /// Removes what `sql` finds, as long as this node leads. It is about what `ours` says.
-    async fn remove(&self, epoch: i64, sql: &str, more: &[Parameter<'_>]) -> Result<u64, StoreError> {
-        let sql = among_ours(sql, "(SELECT count(*) FROM gone)");
-        let mut asked: Vec<Parameter<'_>> = vec![(&epoch, Type::INT8)];
-        asked.extend(more.iter().map(|(value, kind)| (*value, kind.clone())));
-        let (ours, gone): (i64, i64) = self
-            .shared
-            .read(async |client, place| {
-                let rows = questions::query(client, &place.sql(&sql), &asked).await?;
-                Ok((rows[0].get(0), rows[0].get(1)))
-            })
-            .await?;
-        if ours == 0 {
-            return Err(Deposed { reason: "only the leader removes history".into() }.into());
-        }
-        Ok(gone.cast_unsigned())
     }
 }
 
@@ -556,37 +271,7 @@ impl Store for PostgresStore {
     }
 
     async fn begin_term(&self, candidate: &Candidate) -> Result<Term, StoreError> {
-        // A new term ends the old one.
-        self.shared.end().await;
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let token = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut attempt = Attempt { shared: self.shared.clone(), token, work: None };
-        let mut pause = POLL;
-        loop {
-            let done = match attempt.next(candidate).await {
-                Ok(Some(term)) => {
-                    self.shared.trouble_is_over();
-                    attempt.succeed();
-                    return Ok(term);
-                }
-                Ok(None) => {
-                    self.shared.trouble_is_over();
-                    pause = POLL;
-                    self.shared.until_free().await
-                }
-                Err(error) => Err(error),
-            };
-            match done {
-                Ok(()) => continue,
-                Err(error @ (StoreError::Newer { .. } | StoreError::Damaged(_))) => return Err(error),
-                Err(error) => {
-                    self.shared.trouble(&error);
-                    pause = POLL_MAX.min(pause * 2);
-                }
-            }
-            tokio::time::sleep(pause).await;
-        }
+        election::begin(&self.shared, candidate).await
     }
 
     async fn resign(&self) {
@@ -746,29 +431,7 @@ impl Store for PostgresStore {
     }
 
     async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {
-        let gone = || Deposed { reason: "only the leader removes history".into() };
-        let epoch = self.shared.leads().ok_or_else(gone)?.0.cast_signed();
-        let oldest = |age| whole_ms(now.checked_sub(age).unwrap_or(Timestamp::MIN));
-        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let (recorded, count_max) = (oldest(retention.age_max), count(retention.count_max));
-        let (noted, noted_max) = (oldest(retention.audit_age_max), count(retention.audit_count_max));
-        let limit = small(REMOVE_MAX);
-        let mut removed = 0;
-        for (which, bound) in [(OLD, &recorded), (MANY, &count_max)] {
-            loop {
-                let some = self.remove(epoch, which, &[(bound, Type::INT8), (&limit, Type::INT8)]).await?;
-                removed += some;
-                if some == 0 {
-                    break;
-                }
-            }
-        }
-        for (which, bound) in [(OLD_REVISIONS, &recorded), (OLD_ENTRIES, &noted), (MANY_ENTRIES, &noted_max)]
-        {
-            while self.remove(epoch, which, &[(bound, Type::INT8), (&limit, Type::INT8)]).await? > 0 {}
-        }
-        while self.forget(epoch, limit).await? > 0 {}
-        Ok(removed)
+        self.shared.prune(retention, now).await
     }
 
     async fn backup(&self, extent: Extent, to: mpsc::Sender<Vec<u8>>) -> Result<(), StoreError> {
@@ -820,41 +483,3 @@ impl Store for PostgresStore {
         self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
-
-/// A statement that does `sql` as long as this node leads, and answers whether it does, and more.
-fn among_ours(sql: &str, more: &str) -> String {
-    format!(
-        "WITH ours AS (SELECT FROM chronos.term WHERE epoch = $1 AND lease_until > clock_timestamp()), {sql} \
-         SELECT (SELECT count(*) FROM ours), {more}"
-    )
-}
-
-/// Records older than `$2`, and since when what is left is whole.
-const OLD: &str = "gone AS (DELETE FROM chronos.history WHERE EXISTS (SELECT FROM ours) AND id IN (SELECT id FROM \
-     chronos.history WHERE recorded < $2 ORDER BY recorded LIMIT $3) RETURNING job, last_due), floor AS (UPDATE \
-     chronos.history_jobs AS j SET kept_since = greatest(j.kept_since, g.due + 1) FROM (SELECT job, max(last_due) AS due \
-     FROM gone GROUP BY job) AS g WHERE j.job = g.job)";
-/// Of each job all but the newest `$2`, likewise.
-const MANY: &str = "gone AS (DELETE FROM chronos.history WHERE EXISTS (SELECT FROM ours) AND id IN (SELECT h.id FROM \
-     (SELECT job, count(*) AS n FROM chronos.history GROUP BY job HAVING count(*) > $2) AS s CROSS JOIN LATERAL (SELECT id \
-     FROM chronos.history WHERE job = s.job ORDER BY id LIMIT s.n - $2) AS h LIMIT $3) RETURNING job, last_due), floor AS \
-     (UPDATE chronos.history_jobs AS j SET kept_since = greatest(j.kept_since, g.due + 1) FROM (SELECT job, max(last_due) \
-     AS due FROM gone GROUP BY job) AS g WHERE j.job = g.job)";
-/// Revisions of jobs whose deletion is older than `$2`.
-const OLD_REVISIONS: &str = "gone AS (DELETE FROM chronos.revisions WHERE EXISTS (SELECT FROM ours) AND job IN (SELECT job \
-     FROM chronos.revisions WHERE deleted AND at < $2 LIMIT $3) RETURNING 1)";
-/// Entries of the audit older than `$2`.
-const OLD_ENTRIES: &str = "gone AS (DELETE FROM chronos.audit WHERE EXISTS (SELECT FROM ours) AND id IN (SELECT id FROM \
-     chronos.audit WHERE at < $2 ORDER BY id LIMIT $3) RETURNING 1)";
-/// All but the newest `$2`.
-const MANY_ENTRIES: &str = "gone AS (DELETE FROM chronos.audit WHERE EXISTS (SELECT FROM ours) AND id IN (SELECT id FROM \
-     chronos.audit WHERE id <= (SELECT id FROM chronos.audit ORDER BY id DESC OFFSET $2 LIMIT 1) ORDER BY id LIMIT $3) \
-     RETURNING 1)";
-/// Deleted jobs of which the history has no record left.
-const FORGOTTEN: &str = "gone AS (DELETE FROM chronos.history_jobs WHERE EXISTS (SELECT FROM ours) AND job IN (SELECT job \
-     FROM chronos.history_jobs AS j WHERE NOT EXISTS (SELECT FROM chronos.jobs WHERE uid = j.job) AND NOT EXISTS (SELECT \
-     FROM chronos.history WHERE job = j.job) LIMIT $2) RETURNING job, name)";
-/// Of these jobs, those that have a record nevertheless.
-const REMEMBERED: &str = "gone AS (INSERT INTO chronos.history_jobs (job, name) SELECT u.job, u.name FROM unnest($2, $3) AS \
-     u(job, name) WHERE EXISTS (SELECT FROM ours) AND EXISTS (SELECT FROM chronos.history WHERE job = u.job) ON CONFLICT \
-     (job) DO NOTHING RETURNING 1)";
