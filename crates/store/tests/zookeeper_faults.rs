@@ -14,7 +14,7 @@ use store::zookeeper::{Options, ZookeeperStore, open};
 use store::{Candidate, HistoryOrder, HistoryQuery, Retention, Store, StoreError, Term, format, samples};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use zookeeper_client::{Acls, Client, CreateMode};
+use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
 #[path = "../testing/cutter.rs"]
 mod cutter;

@@ -92,7 +92,7 @@ impl Member {
             match made.unwrap_or(Err(Error::Timeout)) {
                 Ok((_, number)) => member.path = format!("{path}{number}"),
                 Err(error) if is_doubt(&error) && !client.state().is_terminated() => {
-                    let there = children(client, &paths.candidates()).await.map_err(meaning)?;
+                    let there = settled(client, &paths.candidates()).await.map_err(meaning)?;
                     if let Some(name) = there.iter().find(|name| name.starts_with(&member.prefix)) {
                         member.path = format!("{}/{name}", paths.candidates());
                     }
@@ -116,14 +116,17 @@ impl Member {
     }
 
     /// Waits until it is the first, or not there any more: then it is not.
-    async fn is_first_at_last(&self) -> Result<bool, Error> {
+    async fn is_first_at_last(&mut self) -> Result<bool, Error> {
         let dir = self.paths.candidates();
         loop {
             let members = members(&self.client, &dir).await?;
-            let before = match members.iter().position(|name| self.path.ends_with(&**name)) {
-                Some(0) => return Ok(true),
-                Some(n) => format!("{dir}/{}", members[n - 1]),
-                None => return Ok(false),
+            // Should there be two of ours, neither waits for the other.
+            let Some(ours) = members.iter().position(|name| name.starts_with(&self.prefix)) else {
+                return Ok(false);
+            };
+            self.path = format!("{dir}/{}", members[ours]);
+            let Some(before) = ours.checked_sub(1).map(|before| format!("{dir}/{}", members[before])) else {
+                return Ok(true);
             };
             match patiently(&self.client, || self.client.get_and_watch_data(&before)).await {
                 // A server that has fallen silent does not say either that our turn has come; asking again finds it out.
@@ -172,14 +175,13 @@ impl Drop for Member {
     }
 }
 
-/// Gives a place up; false if a server has left a question about it unanswered. Requests of a session are answered in their
-/// order, so a member that is just being made is seen here.
+/// Gives a place up; false if a server has left a question about it unanswered.
 async fn leave(client: &Client, paths: &Paths, prefix: &str) -> bool {
     let dir = paths.candidates();
     let mut pause = Pause::new();
     while !client.state().is_terminated() {
-        let Ok(there) = timeout(ANSWER_WITHIN, client.list_children(&dir)).await else { return false };
-        match there {
+        match settled(client, &dir).await {
+            Err(Error::Timeout) => return false,
             Ok(there) => {
                 let Some(name) = there.iter().find(|name| name.starts_with(prefix)) else { break };
                 // An answer that was lost is found out by looking again.
@@ -205,6 +207,13 @@ async fn end(held: &Held, client: &Client) {
     if held.as_ref().is_some_and(|held| held.session_id() == client.session_id()) {
         *held = None;
     }
+}
+
+/// What is in a directory once all that was asked before is done or refused: a member may still be on its way by a connection
+/// that is gone, and come when it is not looked for any more.
+async fn settled(client: &Client, dir: &str) -> Result<Vec<String>, Error> {
+    patiently(client, || client.sync(dir)).await?;
+    patiently(client, || client.list_children(dir)).await
 }
 
 /// Members of the latch, first to lead first: ours, and those of an old Chronos.

@@ -86,6 +86,15 @@ impl Names {
         self.revisions.entry(revision.job).or_default().insert(revision.version, revision.name.into());
     }
 
+    /// This one may not be there.
+    fn unrevised(&mut self, revision: &Revised) {
+        if let Some(versions) = self.revisions.get_mut(&revision.job)
+            && versions.get(&revision.version).is_some_and(|name| **name == *revision.name)
+        {
+            versions.remove(&revision.version);
+        }
+    }
+
     /// Revisions that give way to this one.
     fn outdated(&mut self, job: JobUid, version: u32) -> Vec<Box<str>> {
         let versions = self.revisions.entry(job).or_default();
@@ -288,20 +297,28 @@ impl Ledger {
         self.past.known = true;
     }
 
-    /// Whoever has followed these batches knows what they remove to be gone; it may be there all the same, as nobody has
-    /// finished them.
-    pub(super) fn doubt<'b>(&mut self, group: impl Iterator<Item = &'b Batch>) {
+    /// Whoever has followed these batches knows what they put to be there, and what they remove to be gone; each may be so or not, as
+    /// nobody has finished them. Afterwards they are composed as if none of that were done: what is there decides then.
+    pub(super) fn doubt<'b>(&mut self, group: impl Iterator<Item = (u64, &'b Batch)>) {
         let mut gone = HashSet::new();
-        for row in group.flat_map(|batch| &batch.rows) {
-            match row {
-                Row::Put(kind, name, _) => {
-                    gone.remove(&(*kind, &**name));
+        for (seq, batch) in group {
+            for (place, row) in batch.rows.iter().enumerate() {
+                match row {
+                    Row::Put(kind, name, _) => {
+                        gone.remove(&(*kind, &**name));
+                        self.names.remove(*kind, name);
+                    }
+                    Row::Remove(kind, name) => {
+                        gone.insert((*kind, &**name));
+                    }
+                    Row::RemoveJob(name) => {
+                        gone.extend([Kind::Jobs, Kind::Progress].map(|kind| (kind, &**name)));
+                    }
+                    Row::Revise(revision, _) => {
+                        self.names.unrevised(&Revised::new(number(seq, batch.first_place + place), revision));
+                    }
+                    Row::Counters(_) | Row::Append(..) | Row::Note(..) => {}
                 }
-                Row::Remove(kind, name) => {
-                    gone.insert((*kind, &**name));
-                }
-                Row::RemoveJob(name) => gone.extend([Kind::Jobs, Kind::Progress].map(|kind| (kind, &**name))),
-                Row::Counters(_) | Row::Append(..) | Row::Revise(..) | Row::Note(..) => {}
             }
         }
         for (kind, name) in gone {

@@ -202,9 +202,13 @@ impl Shared {
     /// How far our clock is ahead of that of the servers' leader, which dates what is written.
     async fn clock_ahead(&self, client: &Client) -> Result<SignedDuration, StoreError> {
         let path = self.paths.clock();
-        let asked = Timestamp::now();
-        let stat = patiently(client, || client.set_data(&path, &[], None)).await;
-        let stat = stat.map_err(|error| self.meaning(&error))?;
+        // Of the one time that was answered: what was asked before, and in vain, took time as well.
+        let (asked, stat) = patiently(client, || async {
+            let asked = Timestamp::now();
+            client.set_data(&path, &[], None).await.map(|stat| (asked, stat))
+        })
+        .await
+        .map_err(|error| self.meaning(&error))?;
         let answered = Timestamp::now();
         let ours = (asked.as_millisecond() + answered.as_millisecond()) / 2;
         Ok(SignedDuration::from_millis(ours - stat.mtime))
@@ -489,9 +493,9 @@ impl Store for ZookeeperStore {
         let now = Timestamp::now().as_millisecond() - i64::try_from(ahead.as_millis()).unwrap_or(0);
         let mut members = Vec::new();
         for (said, stat) in found.await.map_err(meaning)?.into_iter().flatten() {
-            let StoredMember { candidate, news } = read("members", &said)?;
-            let candidate = format::read_candidate(&candidate)
-                .ok_or_else(|| StoreError::Damaged(format!("a record below `{dir}` cannot be read")))?;
+            // Of a newer version, which says who it is in another way.
+            let Ok(StoredMember { candidate, news }) = read("members", &said) else { continue };
+            let Some(candidate) = format::read_candidate(&candidate) else { continue };
             let age = Duration::from_millis(u64::try_from(now - stat.mtime).unwrap_or(0));
             members.push(Node { candidate, news, age });
         }

@@ -341,3 +341,20 @@ async fn the_layout_of_an_old_chronos_is_read_and_written() {
         Err(StoreError::TooLarge(_))
     ));
 }
+
+/// A node of a newer program may say who it is in another way: the others are told all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_be_read_hides_no_other() {
+    let Some(options) = options() else { return };
+    let store = node(&options);
+    begin(&store, "a").await;
+    within(store.announce(&candidate("a"), "news")).await.expect("it can be told");
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let open_to_all = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    for (name, said) in [("x", "{"), ("y", r#"{"candidate":"{}","news":""}"#)] {
+        let path = format!("{}/store/members/{name}", options.path);
+        raw.create(&path, said.as_bytes(), &open_to_all).await.expect("it is new");
+    }
+    let members = within(store.members()).await.expect("they can be asked for");
+    assert_eq!(members.iter().map(|one| &*one.candidate.node).collect::<Vec<_>>(), ["a"]);
+}

@@ -2,10 +2,11 @@
 
 use scheduler::audit::{Act, Entry};
 use scheduler::ids::JobUid;
-use store::AuditQuery;
+use scheduler::revision::Deed;
 use store::backup::{Extent, StageError, Staged};
 use store::memory::{MemoryCore, MemoryStore};
 use store::zookeeper::Limits;
+use store::{AuditQuery, RevisionQuery};
 
 use super::*;
 
@@ -187,6 +188,38 @@ async fn what_a_batch_in_parts_removes_goes_with_the_next_leader() {
     assert!(within(third.load()).await.expect("it can be loaded").0.runs.is_empty(), "it has come back");
 }
 
+/// And for what it puts: whoever has followed it knows that to be there. What is there decides, its directory included.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_batch_in_parts_puts_comes_with_the_next_leader() {
+    let Some(options) = options() else { return };
+    let store = node(&options);
+    let term = begin(&store, "a").await;
+    let run = samples::run(1, 1);
+    let revision = samples::revision(7, 1, Deed::Created);
+    let changes = [Change::PutRun(Arc::new(run.clone())), Change::Revise(Arc::new(revision.clone()))];
+    within(store.commit(term.epoch, Seq(term.seq.0 + 1), &changes)).await.expect("it leads");
+    let (other, third) = (node(&options), node(&options));
+    let (whole, _) = within(other.load()).await.expect("it can be loaded");
+    within(store.resign()).await;
+    // As if the revision alone had got beyond the log.
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let base = format!("{}/store", options.path);
+    let (record, _) = raw.get_data(&format!("{base}/term")).await.expect("it is there");
+    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
+    record["unfinished"] = (term.seq.0 + 1).into();
+    raw.set_data(&format!("{base}/term"), record.to_string().as_bytes(), None).await.expect("it is there");
+    let dirs = raw.list_children(&format!("{base}/g1/runs")).await.expect("it is there");
+    let dir = format!("{base}/g1/runs/{}", dirs[0]);
+    raw.delete(&format!("{dir}/{}", run.key), None).await.expect("it is there");
+    raw.delete(&dir, None).await.expect("it is empty");
+    let next = begin(&other, "b").await;
+    within(other.commit(next.epoch, Seq(next.seq.0 + 1), &[])).await.expect("it leads");
+    assert_eq!(within(third.load()).await.expect("it can be loaded").0, whole);
+    let query = RevisionQuery { job: Some(JobUid(7)), ..RevisionQuery::default() };
+    let found = within(third.revisions(&query)).await.expect("they can be read").revisions;
+    assert_eq!(found, [revision]);
+}
+
 /// Without retention's help, in the course of commits: of each job the last ones stay, and it is known since when.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_is_bounded_while_it_is_written() {
@@ -213,6 +246,45 @@ async fn history_is_bounded_while_it_is_written() {
             store::Facts::of(&samples::ended(uid, 99 - found.len() as u64, Outcome::Succeeded)).last_due;
         assert_eq!(since, Some(last_gone.checked_add(Duration::from_millis(1)).expect("a time")));
     }
+}
+
+/// What a new leader cannot list keeps no commit waiting, only what removes some of it; and that goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_that_cannot_be_listed_holds_up_its_bounds_alone() {
+    let Some(options) = options() else { return };
+    let store = node(&options);
+    let term = begin(&store, "a").await;
+    let (last, _) = drive(store.clone(), term, 20).await;
+    within(store.resign()).await;
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let base = format!("{}/store/g1/history", options.path);
+    let dirs = raw.list_children(&base).await.expect("it is there");
+    let allow = async |what: Permission| {
+        for dir in &dirs {
+            let acl = [Acl::new(what, AuthId::anyone())];
+            raw.set_acl(&format!("{base}/{dir}"), &acl, None).await.expect("it is there");
+        }
+    };
+    allow(Permission::WRITE | Permission::CREATE | Permission::DELETE | Permission::ADMIN).await;
+    let next = node(&Options { history_per_job: 2, ..options.clone() });
+    let term = begin(&next, "b").await;
+    let pruning = tokio::spawn({
+        let next = next.clone();
+        async move { next.prune(Retention::UNBOUNDED, samples::at(0)).await }
+    });
+    let (reached, deposed) = drive(next.clone(), term, 20).await;
+    assert_eq!(
+        (reached, deposed),
+        (Seq(term.seq.0 + 20), false),
+        "it waits for the history, from {last:?} on"
+    );
+    assert!(!pruning.is_finished(), "it removes what it does not know");
+    allow(Permission::ALL).await;
+    let removed = within(pruning).await.expect("it runs").expect("it leads");
+    assert!(removed > 0, "all of it went with commits");
+    let query = HistoryQuery { limit: 1000, ..HistoryQuery::default() };
+    let found = within(next.history(&query)).await.expect("it can be read").records;
+    assert_eq!(found.len(), 5 * 2, "two of each job");
 }
 
 /// Limits that are soon reached.

@@ -104,6 +104,69 @@ async fn a_leader_does_not_wait_for_ever_for_a_server_that_is_silent() {
     audit(&options, term.seq, reached).await;
 }
 
+/// Nor do the others wait for it: it keeps its session, and with it its place before them, only until it has asked once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_server_is_silent_gives_way() {
+    let Some(options) = options() else { return };
+    let cutter = Cutter::start(&options.hosts).await;
+    let first = node(&Options { hosts: cutter.address(), session_timeout: SHORT, ..options.clone() });
+    let term = begin(&first, "first").await;
+    let (last, _) = drive(first.clone(), term, 20).await;
+    let second = node(&options);
+    let waiting = stands_in_line(&second, "second", &options).await;
+    cutter.mute();
+    let stuck = tokio::spawn(drive(first.clone(), Term { seq: last, ..term }, 8));
+    let next = timeout(2 * PATIENCE, waiting).await.expect("it does not wait for ever");
+    next.expect("it runs").expect("it leads");
+    let (_, deposed) = within(stuck).await.expect("it runs");
+    assert!(deposed);
+}
+
+/// A place may come twice, where the answer to the first was lost and it was not seen yet. Neither waits for the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_places_of_one_node_do_not_wait_for_each_other() {
+    let Some(options) = options() else { return };
+    let (first, second) = (node(&options), node(&options));
+    begin(&first, "first").await;
+    let waiting = stands_in_line(&second, "second", &options).await;
+    let raw = Client::connect(&options.hosts).await.expect("it runs");
+    let dir = format!("{}/candidate", options.path);
+    let members = async || raw.list_children(&dir).await.expect("it is there");
+    let ours = members().await.into_iter().max_by_key(|name| number(name)).expect("two are there");
+    let twin = format!("{dir}/{}{:010}", &ours[..ours.len() - 10], number(&ours) - 1);
+    raw.create(&twin, b"", &CreateMode::Ephemeral.with_acls(Acls::anyone_all())).await.expect("it is new");
+    within(first.resign()).await;
+    let term = within(waiting).await.expect("it runs").expect("it leads");
+    within(second.commit(term.epoch, Seq(term.seq.0 + 1), &[])).await.expect("it leads");
+    within(second.resign()).await;
+    assert_eq!(members().await, [""; 0]);
+}
+
+/// The number of a member of the latch.
+fn number(name: &str) -> u64 {
+    name[name.len() - 10..].parse().expect("a number")
+}
+
+/// What was asked in vain is no time by which a clock is off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_that_is_asked_twice_moves_no_clock() {
+    let Some(options) = options() else { return };
+    let cutter = Cutter::start(&options.hosts).await;
+    let store = node(&Options { hosts: cutter.address(), ..options.clone() });
+    begin(&store, "a").await;
+    within(store.clock_ahead()).await.expect("it can be asked");
+    cutter.hold();
+    let asked = tokio::spawn({
+        let store = store.clone();
+        async move { store.clock_ahead().await }
+    });
+    // As long as it takes to be off, and not so long that the library gives the connection up.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    cutter.release();
+    let ahead = within(asked).await.expect("it runs").expect("it is answered").expect("it knows");
+    assert!(ahead.unsigned_abs() < Duration::from_secs(1), "{ahead}");
+}
+
 /// The same, of servers that a session begins with.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_does_not_begin_with_a_server_that_is_silent() {

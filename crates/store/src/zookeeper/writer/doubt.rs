@@ -1,10 +1,10 @@
 //! What is applied where an answer is missing or says no: the term record is read, and the rest is sent again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::StreamExt;
 use tracing::{error, warn};
-use zookeeper_client::{Error, MultiWriteError};
+use zookeeper_client::{Error, MultiWriteError, SessionState};
 
 use super::{Answer, Flight, Over, Verdict, Writer, log_sizes};
 use crate::StoreError;
@@ -12,10 +12,10 @@ use crate::zookeeper::SEE;
 use crate::zookeeper::ledger::{Before, Ledger, Names};
 use crate::zookeeper::reader::Reader;
 use crate::zookeeper::record::TermRecord;
-use crate::zookeeper::session::{Pause, is_doubt};
+use crate::zookeeper::session::{ANSWER_WITHIN, Pause, is_doubt};
 
 /// How often operations may be refused one by one before somebody else must be writing in our tree.
-const CONFLICTS_MAX: u32 = 3;
+pub(super) const CONFLICTS_MAX: u32 = 3;
 /// Between two looks at what has been applied, where the first did not help.
 const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -115,7 +115,7 @@ impl<'c> Writer<'c> {
 
     /// What was listed a moment ago is not there. Servers before 3.9.4 are known to part from the others in silence, and a
     /// node that stays with such a one would never lead again.
-    async fn out_of_line(&mut self, what: &str) -> Over {
+    pub(super) async fn out_of_line(&mut self, what: &str) -> Over {
         let base = self.paths.base();
         error!(
             what,
@@ -138,6 +138,7 @@ impl<'c> Writer<'c> {
         let keep = self.shared.sessions.options.keep();
         let mut pause = Pause::new();
         let (ledger, log) = loop {
+            let asked = self.asks();
             let tree = self.paths.tree(record.generation);
             let listed = async {
                 let names = Names::list(self.client, &tree).await?;
@@ -147,8 +148,7 @@ impl<'c> Writer<'c> {
             };
             match listed.await {
                 Ok(listed) => break listed,
-                Err(_) if self.client.state().is_terminated() => return Err(expired()),
-                Err(_) => pause.wait().await,
+                Err(_) => self.go_on_asking(asked, &mut pause).await?,
             }
         };
         (self.ledger, self.log) = (ledger, log);
@@ -165,23 +165,45 @@ impl<'c> Writer<'c> {
     pub(super) async fn look(&mut self) -> Result<(TermRecord, i32), Over> {
         let mut pause = Pause::new();
         loop {
+            let asked = self.asks();
             let reader = Reader { sessions: &self.shared.sessions, paths: &self.paths, client: self.client };
             match reader.term().await {
                 Ok((record, stat)) => return Ok((record, stat.version)),
                 Err(error @ StoreError::Damaged(_)) => return Err(Over(error.to_string())),
-                Err(error) => {
-                    if self.client.state().is_terminated() {
-                        return Err(expired());
-                    }
-                    self.shared.trouble(&error);
-                }
+                Err(error) => self.shared.trouble(&error),
             }
-            if self.ending {
-                return Err(Over("the term ended before it was known what is applied".into()));
-            }
+            self.go_on_asking(asked, &mut pause).await?;
+        }
+    }
+
+    /// Now, where the server of this session is connected to.
+    pub(super) fn asks(&self) -> Option<Instant> {
+        (self.client.state() == SessionState::SyncConnected).then(Instant::now)
+    }
+
+    /// What was asked then had no answer that tells anything: a pause until it is asked again, unless that is of no use. A
+    /// server that answers pings alone keeps the session alive, and with it our place before all others.
+    pub(super) async fn go_on_asking(
+        &mut self,
+        asked: Option<Instant>,
+        pause: &mut Pause,
+    ) -> Result<(), Over> {
+        if self.client.state().is_terminated() {
+            return Err(expired());
+        }
+        if asked.is_some_and(|asked| asked.elapsed() >= ANSWER_WITHIN) && self.asks().is_some() {
+            return Err(Over(
+                "the server of ZooKeeper that the leader's session is with answers nothing".into(),
+            ));
+        }
+        if !self.ending {
             pause.wait().await;
             self.peek();
         }
+        if self.ending {
+            return Err(Over("the term ended before it was known what is applied".into()));
+        }
+        Ok(())
     }
 
     pub(super) async fn pause(&mut self, time: Duration) -> Result<(), Over> {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures_util::stream::StreamExt;
 use scheduler::ids::{JobUid, Seq};
-use zookeeper_client::Error;
+use zookeeper_client::{Error, MultiWriteError};
 
-use super::doubt::expired;
+use super::doubt::CONFLICTS_MAX;
 use super::{Flight, MULTI_BYTES_MAX, Over, Restore, Surplus, Verdict, Writer, empty_generation, sweep};
 use crate::memory::MemoryCore;
 use crate::zookeeper::batch::Batch;
@@ -84,6 +84,7 @@ impl<'c> Writer<'c> {
                 bytes += op.bytes();
                 part.extend(rest.pop_front());
             }
+            let mut conflicts = 0;
             while !part.is_empty() {
                 let answer = self.send_multi(None, &part).await;
                 let Err(error) = answer else { break };
@@ -93,7 +94,14 @@ impl<'c> Writer<'c> {
                         self.shared.trouble(&error);
                         self.pause(Duration::from_secs(1)).await?;
                     }
-                    Verdict::Doubt(_) | Verdict::Conflict(_) => part = self.left_of(part).await?,
+                    Verdict::Doubt(what) | Verdict::Conflict(what) => {
+                        // What was looked at is not so when it is done: once that is an answer that was lost.
+                        conflicts += u32::from(matches!(error, MultiWriteError::OperationFailed { .. }));
+                        if conflicts > CONFLICTS_MAX {
+                            return Err(self.out_of_line(&what).await);
+                        }
+                        part = self.left_of(part).await?;
+                    }
                 }
             }
         }
@@ -104,7 +112,7 @@ impl<'c> Writer<'c> {
     async fn left_of(&mut self, part: Vec<Op>) -> Result<Vec<Op>, Over> {
         let mut pause = Pause::new();
         loop {
-            let client = self.client;
+            let (client, asked) = (self.client, self.asks());
             let look = all(&part, async |op| {
                 let path = match op {
                     Op::Create(path, _) | Op::Set(path, _) | Op::Delete(path) => path,
@@ -125,8 +133,7 @@ impl<'c> Writer<'c> {
                     });
                     return Ok(left.collect());
                 }
-                Err(_) if self.client.state().is_terminated() => return Err(expired()),
-                Err(_) => pause.wait().await,
+                Err(_) => self.go_on_asking(asked, &mut pause).await?,
             }
         }
     }
@@ -140,7 +147,7 @@ impl<'c> Writer<'c> {
         let batches = batches.ok_or_else(|| Over(format!("batch {first} is not in the log any more")))?;
         let encoded: Vec<(u64, Batch)> =
             batches.iter().map(|batch| (batch.seq.0, Batch::encode(&batch.changes))).collect();
-        self.ledger.doubt(encoded.iter().map(|(_, batch)| batch));
+        self.ledger.doubt(encoded.iter().map(|(seq, batch)| (*seq, batch)));
         let ops = self.ledger.compose(encoded.iter().map(|(seq, batch)| (*seq, batch)));
         let ops = self.left_of(ops).await?;
         self.write_parts(ops).await?;
