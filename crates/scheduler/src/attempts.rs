@@ -47,6 +47,7 @@ impl Scheduler {
             }
             if let Some(state) = self.jitter(&job, &run) {
                 self.book.put_run(Run { state, ..(*run).clone() });
+                self.charge(budget);
                 continue;
             }
             let attempt = run.attempts.len().try_into().unwrap_or(u32::MAX);

@@ -148,6 +148,7 @@ impl Scheduler {
             }
             *budget -= 1;
             begun |= self.go_on(id);
+            self.charge(budget);
         }
         begun && *budget > 0
     }
@@ -159,6 +160,7 @@ impl Scheduler {
         {
             *budget -= 1;
             self.look_after(id);
+            self.charge(budget);
         }
     }
 

@@ -83,6 +83,8 @@ pub(crate) struct Book {
     outbox: Outbox,
     receipts: ByAge,
     changes: Vec<Change>,
+    /// What they weigh.
+    weight: usize,
     /// Where in `changes` the present value of a run or a progress stands: a step keeps only the last of each.
     put_at: BTreeMap<PutKey, usize>,
 }
@@ -115,6 +117,7 @@ impl Book {
             outbox: Outbox::default(),
             receipts: state.receipts.values().map(|r| (r.at, r.once.key.clone())).collect(),
             changes: Vec::new(),
+            weight: 0,
             put_at: BTreeMap::new(),
             state,
         };
@@ -298,7 +301,13 @@ impl Book {
 
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
         self.put_at.clear();
+        self.weight = 0;
         std::mem::take(&mut self.changes)
+    }
+
+    /// What the changes that were not taken yet weigh.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
     }
 
     pub(crate) fn next_uid(&mut self) -> JobUid {
@@ -395,7 +404,7 @@ impl Book {
     }
 
     pub(crate) fn append(&mut self, record: Record) {
-        self.changes.push(Change::Append(Arc::new(record)));
+        self.push(Change::Append(Arc::new(record)));
     }
 
     pub(crate) fn note(&mut self, entry: Entry) {
@@ -403,7 +412,7 @@ impl Book {
     }
 
     pub(crate) fn revise(&mut self, revision: Revision) {
-        self.changes.push(Change::Revise(Arc::new(revision)));
+        self.push(Change::Revise(Arc::new(revision)));
     }
 
     pub(crate) fn put_join(&mut self, join: Join) {
@@ -519,10 +528,16 @@ impl Book {
         match key.and_then(|key| self.put_at.insert(key, self.changes.len()).map(|at| (key, at))) {
             Some((key, at)) => {
                 self.put_at.insert(key, at);
+                self.weight = self.weight + change.weight() - self.changes[at].weight();
                 self.changes[at] = change;
             }
-            None => self.changes.push(change),
+            None => self.push(change),
         }
+    }
+
+    fn push(&mut self, change: Change) {
+        self.weight += change.weight();
+        self.changes.push(change);
     }
 
     // ---- indices

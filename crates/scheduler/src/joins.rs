@@ -32,6 +32,7 @@ impl Scheduler {
     pub(crate) fn tell_children(&mut self, budget: &mut usize) {
         while *budget > 0 && !self.fanouts.is_empty() {
             self.tell_one(budget);
+            self.charge(budget);
         }
     }
 

@@ -25,6 +25,7 @@ mod slots;
 mod spawn;
 mod staging;
 mod watch;
+mod weight;
 
 pub mod audit;
 pub mod backfill;

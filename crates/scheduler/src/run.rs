@@ -72,7 +72,7 @@ pub struct Live {
     pub node: Arc<str>,
     /// When the engine first said that it runs.
     pub started: Option<Timestamp>,
-    /// Since when nobody can tell how it goes; see DESIGN "unknown fate".
+    /// Since when nobody can tell how it goes.
     pub unknown_since: Option<Timestamp>,
     /// Set once someone wants it dead; stays until it is.
     pub kill: Option<KillReason>,

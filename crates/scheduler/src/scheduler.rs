@@ -192,6 +192,8 @@ impl Scheduler {
     /// One step treats at most so many slots, launches and children, so that no job can hold up the others and a
     /// batch stays within its bound. What is left waits for the next tick, which [`Scheduler::wake_at`] wants at once.
     pub const STEP_MAX: usize = 256;
+    /// What weighs so much ends a step as well, see [`Change::weight`](crate::state::Change::weight).
+    pub const STEP_WEIGHT_MAX: usize = 256 * 1024;
 
     /// Begins a term with the loaded state. Send [`Event::Engine`] once the engine follows this term.
     pub fn new(state: State, settings: Settings) -> Self {
@@ -344,6 +346,7 @@ impl Scheduler {
             let Some(uid) = self.moves.pop() else { break };
             self.move_slot(uid);
             *budget -= 1;
+            self.charge(budget);
         }
         let zone_data = self.settings.zones.data();
         if self.moves.is_empty() && self.book.state().meta.zone_data != zone_data {
@@ -361,6 +364,7 @@ impl Scheduler {
             let Some(key) = self.clips.pop() else { break };
             self.clip_wait(key);
             *budget -= 1;
+            self.charge(budget);
         }
     }
 
@@ -381,12 +385,16 @@ impl Scheduler {
             let Some((_, id)) = first else { break };
             self.turn_notice(id);
             *budget = budget.saturating_sub(Notice::ALERTS_MAX);
+            self.charge(budget);
         }
     }
 
-    /// What was written of alerts counts as work of the step.
+    /// What was written of alerts counts as work of the step, and nothing more is begun once it weighs too much.
     pub(crate) fn charge(&mut self, budget: &mut usize) {
         *budget = budget.saturating_sub(std::mem::take(&mut self.posted));
+        if self.book.weight() >= Self::STEP_WEIGHT_MAX {
+            *budget = 0;
+        }
     }
 
     fn pass_deadlines(&mut self, budget: &mut usize) {

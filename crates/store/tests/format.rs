@@ -135,6 +135,12 @@ proptest! {
         prop_assert_eq!(read_batch(&write_batch(&changes)).expect("our own bytes"), changes);
     }
 
+    /// A step ends before what it weighs is more than a batch holds.
+    #[test]
+    fn no_change_takes_more_than_it_weighs(change in any_change()) {
+        prop_assert!(write_batch(std::slice::from_ref(&change)).len() <= change.weight() + 100, "{change:?}");
+    }
+
     #[test]
     fn reading_never_panics(change in any_change(), cut in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut bytes = line(&change).into_bytes();

@@ -15,9 +15,9 @@ use metrics::{counter, gauge, histogram};
 use scheduler::audit::{Act, Entry};
 use scheduler::clock::ClockGuard;
 use scheduler::ids::{Seq, TaskId};
-use scheduler::job::{Job, Plan, Progress, Rules};
+use scheduler::job::Progress;
 use scheduler::request::RequestId;
-use scheduler::run::{AttemptEnd, Outcome, Record, RunState, Skipped};
+use scheduler::run::{Outcome, Record, RunState};
 use scheduler::state::{Change, State};
 use scheduler::{Effect, Event, QuickFailures, Scheduler, Settings, TaskNews};
 use store::{Applied, Deposed, OutcomeKind, StoreError, Term};
@@ -260,7 +260,7 @@ impl Driver<'_> {
             };
             ticked = true;
             let step = self.core.step(now(), event);
-            size += step.changes.iter().map(weight).sum::<usize>();
+            size += step.changes.iter().map(Change::weight).sum::<usize>();
             changes.extend(step.changes);
             effects.extend(step.effects);
             if size >= BATCH_FULL {
@@ -424,6 +424,9 @@ impl Driver<'_> {
         if let Err(gap) = self.life.projection.apply(&applied) {
             return Err(Deposed { reason: format!("the projection has a gap: {gap}") });
         }
+        if self.effects.kills() {
+            applied.changes.iter().filter_map(ended).for_each(|task| self.effects.let_be(&task));
+        }
         for change in &applied.changes {
             match change {
                 Change::Append(record) => tell(record),
@@ -463,6 +466,19 @@ fn launched(effect: &Effect) -> Option<&TaskId> {
     }
 }
 
+/// The task whose end a change records, if it is about one.
+fn ended(change: &Change) -> Option<TaskId> {
+    let (job, key, attempts) = match change {
+        Change::PutRun(run) => (&run.job, run.key, &run.attempts),
+        Change::Append(record) => match &**record {
+            Record::Run(run) => (&run.job, run.key, &run.attempts),
+            Record::Range(_) => return None,
+        },
+        _ => return None,
+    };
+    attempts.last().map(|last| TaskId::of(job, key, last.number))
+}
+
 /// That a task never began is heard once: two questions may have been answered so before either is decided, and by the
 /// second word the task may have been launched again.
 fn hear(backlog: &mut VecDeque<Event>, task: TaskId, news: TaskNews) {
@@ -470,77 +486,6 @@ fn hear(backlog: &mut VecDeque<Event>, task: TaskId, news: TaskNews) {
     let event = Event::Task { task, news };
     if !(never && backlog.contains(&event)) {
         backlog.push_back(event);
-    }
-}
-
-fn job_weight(job: &Job) -> usize {
-    let parents = if let Plan::Parents(parents) = &job.plan { parents.len() } else { 0 };
-    1500 + job.body.len() * 2 + parents * 24 + tags_weight(&job.rules)
-}
-
-/// About how many bytes a change takes in a batch; never less than it does, see the bound of a batch.
-fn weight(change: &Change) -> usize {
-    const ATTEMPT: usize = 300;
-    const NOTE: usize = 900;
-    match change {
-        Change::PutJob(job) => job_weight(job),
-        Change::Revise(revision) => {
-            let names: usize = revision.parents.iter().map(|name| name.as_str().len() + 3).sum();
-            job_weight(&revision.job) + names + 200
-        }
-        Change::Note(entry) => match &entry.act {
-            Act::Paused { before, after } => {
-                let reasons = before.as_ref().map_or(0, |pause| pause.reason.len()) + after.reason.len();
-                NOTE + reasons * 2
-            }
-            Act::Resumed { before } => NOTE + before.reason.len() * 2,
-            Act::NodeForgotten { node, .. } => NOTE + node.len() * 2,
-            Act::HeardLate { node, end, .. } => NOTE + (node.len() + message_len(end)) * 2,
-            _ => NOTE,
-        },
-        Change::PutRun(run) => {
-            let arguments = run.arguments.as_ref().map_or(0, |text| text.len() * 2);
-            900 + arguments + attempts_weight(&run.attempts, ATTEMPT)
-        }
-        Change::Append(record) => match &**record {
-            Record::Run(run) => 900 + reason_weight(&run.outcome) + attempts_weight(&run.attempts, ATTEMPT),
-            Record::Range(range) => 900 + reason_weight(&range.outcome),
-        },
-        Change::PutBackfill(backfill) => 1200 + backfill.except.len() * 40 + backfill.under_way.len() * 40,
-        Change::PutJoin(join) => 400 + join.parents.len() * 40,
-        Change::PutProgress(_, progress) => {
-            let reason = progress.paused.as_ref().map_or(0, |pause| pause.reason.len() * 2);
-            let given_up: usize = progress.given_up.iter().map(|one| 150 + one.node.len() * 2).sum();
-            700 + reason + progress.flags.len() * 80 + given_up
-        }
-        Change::PutNotice(notice) => 900 + notice.alerts.len() * 1000,
-        Change::Meta(_) => 600,
-        Change::Stage(definition) => 700 + definition.bytes() * 2 + tags_weight(&definition.rules),
-        Change::PutReceipt(_) => 700,
-        _ => 200,
-    }
-}
-
-fn tags_weight(rules: &Rules) -> usize {
-    let labels: usize = rules.labels().iter().map(|(key, value)| key.len() + value.len() + 8).sum();
-    (rules.owner().len() + labels) * 2
-}
-
-fn reason_weight(outcome: &Outcome) -> usize {
-    match outcome {
-        Outcome::Skipped(Skipped::Paused { reason }) => reason.len() * 2,
-        _ => 0,
-    }
-}
-
-fn attempts_weight(attempts: &[scheduler::run::Attempt], each: usize) -> usize {
-    attempts.iter().map(|a| each + message_len(&a.end) * 2).sum()
-}
-
-fn message_len(end: &AttemptEnd) -> usize {
-    match end {
-        AttemptEnd::Failed { message, .. } | AttemptEnd::Lost { message } => message.len(),
-        AttemptEnd::Succeeded | AttemptEnd::Killed | AttemptEnd::TimedOut => 0,
     }
 }
 

@@ -20,11 +20,13 @@ use crate::wire::task_spec;
 const ORDER_VALID: Duration = Duration::from_secs(10);
 /// Before an engine that did not answer is asked again.
 const ENGINE_RETRY: Duration = Duration::from_secs(1);
+/// Between two tries to end a task, after some: its node may be dead.
+const KILL_RETRY_MAX: Duration = Duration::from_secs(8);
 /// Before a task that nobody could tell anything about is asked for again.
 const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
 /// After so long a term has launched what was due when it began.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
-/// The same reason why nothing is launched is told again after so long.
+/// The same reason why nothing is launched, or ended, is told again after so long.
 const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// At the end of a term orders that may begin a task are waited for so long: one that is lost with this process leaves a task
 /// of which nobody can tell while the node is away.
@@ -78,8 +80,28 @@ struct Open {
     /// The last question about each task. Only its answer counts: that of an older one may be from before the launch
     /// that came of the other's.
     questions: BTreeMap<TaskId, u64>,
-    /// Why the engine refused last, and when that was told.
-    refused: Option<(String, Instant)>,
+    /// Tasks that are to be ended, and have not been yet.
+    kills: BTreeSet<TaskId>,
+    /// Why the engine refused a launch, and a kill, last.
+    refused: Told,
+    unended: Told,
+}
+
+/// What the log was told of refusals, so that it is not told the same once a second.
+#[derive(Default)]
+struct Told(Option<(String, Instant)>);
+
+impl Told {
+    /// Whether the log has not been told so lately.
+    fn is_news(&mut self, problem: &EngineError) -> bool {
+        let problem = problem.to_string();
+        let known = self.0.as_ref();
+        let news = known.is_none_or(|(last, at)| *last != problem || at.elapsed() >= REFUSAL_TOLD_EVERY);
+        if news {
+            self.0 = Some((problem, Instant::now()));
+        }
+        news
+    }
 }
 
 impl Open {
@@ -100,17 +122,6 @@ impl Open {
             self.questions.remove(task);
         }
         counts
-    }
-
-    /// Whether the log has not been told so lately.
-    fn is_news(&mut self, problem: &EngineError) -> bool {
-        let problem = problem.to_string();
-        let known = self.refused.as_ref();
-        let news = known.is_none_or(|(last, at)| *last != problem || at.elapsed() >= REFUSAL_TOLD_EVERY);
-        if news {
-            self.refused = Some((problem, Instant::now()));
-        }
-        news
     }
 
     /// A launch answers all questions that were asked before it.
@@ -275,7 +286,7 @@ impl Effects {
             Err(problem) => {
                 if !self.ends_term(&problem) {
                     // An engine that is away refuses every task once a second.
-                    if self.open().is_news(&problem) {
+                    if self.open().refused.is_news(&problem) {
                         warn!(%task, %problem, "the engine did not launch the task");
                     }
                     self.report(Report::Launched { task, news: TaskNews::NeverBegan, incarnation });
@@ -299,23 +310,41 @@ impl Effects {
         });
     }
 
+    /// Tries until it is done, the term is over, or nobody wants it any more.
     fn order_kill(&self, task: TaskId) {
+        if !self.open().kills.insert(task.clone()) {
+            return;
+        }
         let (orders, mut under_way) = (self.orders_to(&task, None), share(&self.ending));
         let this = self.clone();
         tokio::spawn(async move {
-            while !this.reports.is_closed() {
+            let mut pause = ENGINE_RETRY;
+            while !this.reports.is_closed() && this.open().kills.contains(&task) {
                 // Not held until the next try.
                 let done = match orders.acquire().await {
                     Ok(_permit) => this.kill(&task).await,
-                    Err(_) => return,
+                    Err(_) => true,
                 };
                 drop(under_way.take());
                 if done {
-                    return;
+                    break;
                 }
-                tokio::time::sleep(ENGINE_RETRY).await;
+                tokio::time::sleep(pause).await;
+                pause = KILL_RETRY_MAX.min(pause * 2);
             }
+            this.open().kills.remove(&task);
         });
+    }
+
+    /// Whether kills are on their way, or tried again.
+    pub(super) fn kills(&self) -> bool {
+        !self.open().kills.is_empty()
+    }
+
+    /// What became of the task is recorded: nobody waits for its end any more. If it is heard of once more and runs, it is to be
+    /// ended anew.
+    pub(super) fn let_be(&self, task: &TaskId) {
+        self.open().kills.remove(task);
     }
 
     /// Whether no other try is needed.
@@ -325,7 +354,10 @@ impl Effects {
             Ok(()) => info!(%task, "ended task"),
             Err(problem) if self.ends_term(&problem) => {}
             Err(problem) => {
-                warn!(%task, %problem, "could not end a task; trying again");
+                // A node that is away refuses the end of each of its tasks again and again.
+                if self.open().unended.is_news(&problem) {
+                    warn!(%task, %problem, "could not end a task; trying again");
+                }
                 return false;
             }
         }
@@ -471,8 +503,11 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(120), news).await.expect("it is told")
     }
 
-    /// Says nothing, whatever it is asked.
-    struct Silent;
+    /// Says nothing, whatever it is asked; or refuses to end tasks, and notes which.
+    #[derive(Default)]
+    struct Silent {
+        refused: Option<Mutex<Vec<TaskId>>>,
+    }
 
     #[async_trait]
     impl Engine for Silent {
@@ -485,8 +520,10 @@ mod tests {
         async fn launch(&self, _: Epoch, _: Launch) -> Result<Known, EngineError> {
             pending().await
         }
-        async fn kill(&self, _: Epoch, _: &TaskId, _: Duration, _: Duration) -> Result<(), EngineError> {
-            pending().await
+        async fn kill(&self, _: Epoch, task: &TaskId, _: Duration, _: Duration) -> Result<(), EngineError> {
+            let Some(refused) = &self.refused else { return pending().await };
+            lock(refused).push(task.clone());
+            Err(EngineError::Unknown("its node is dead".into()))
         }
         async fn reconcile(&self, _: Epoch, _: &[TaskId]) -> Result<Vec<Known>, EngineError> {
             pending().await
@@ -511,7 +548,7 @@ mod tests {
     #[tokio::test]
     async fn an_engine_that_hangs_keeps_no_task_of_another_waiting() {
         let local = FakeMachine::new();
-        let engine = Arc::new(Router::new(Arc::new(local.engine()), Arc::new(Silent)));
+        let engine = Arc::new(Router::new(Arc::new(local.engine()), Arc::new(Silent::default())));
         engine.begin_term(Epoch(1)).await.expect("it begins");
         let (reports, mut told_of) = mpsc::unbounded_channel();
         let effects = Effects::new(engine, Epoch(1), Duration::ZERO, reports);
@@ -536,6 +573,32 @@ mod tests {
         }
         effects.order_launch(launch("late-0", None), None);
         assert_eq!(told(&mut told_of, "late-0").await, TaskNews::NeverBegan);
+    }
+
+    /// Who was killed on a node that is dead, and is recorded as lost, is not to be ended for ever.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_recorded_is_not_to_be_ended_any_more() {
+        let (reports, _told_of) = mpsc::unbounded_channel();
+        let engine = Arc::new(Silent { refused: Some(Mutex::default()) });
+        let effects = Effects::new(engine.clone(), Epoch(1), Duration::ZERO, reports);
+        let [dead, other] = ["dead-0", "other-0"].map(|id| TaskId::parse(id).expect("a task id"));
+        for task in [&dead, &dead, &other] {
+            effects.order_kill(task.clone());
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let tries = |task: &TaskId| {
+            let refused = engine.refused.as_ref().expect("it refuses");
+            lock(refused).iter().filter(|one| *one == task).count()
+        };
+        // After 0, 1, 3, 7 s, and then each 8.
+        assert_eq!((tries(&dead), tries(&other)), (10, 10));
+        effects.let_be(&dead);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((tries(&dead), effects.kills()), (10, true));
+        assert!(tries(&other) > 16);
+        effects.order_kill(dead.clone());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(tries(&dead) > 10, "it was heard of once more");
     }
 
     /// An order of a job's first attempt, as the driver releases it.
@@ -632,7 +695,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_hand_over_waits_for_what_may_begin_and_not_for_who_does_not_answer() {
         let local = FakeMachine::new();
-        let engine = Arc::new(Router::new(Arc::new(local.engine()), Arc::new(Silent)));
+        let engine = Arc::new(Router::new(Arc::new(local.engine()), Arc::new(Silent::default())));
         engine.begin_term(Epoch(1)).await.expect("it begins");
         let (reports, _told) = mpsc::unbounded_channel();
         let effects = Effects::new(engine, Epoch(1), Duration::ZERO, reports);

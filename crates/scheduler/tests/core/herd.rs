@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use scheduler::job::{Overlap, Retry, Rules, Tags};
+use scheduler::ids::{Cause, JobUid, RunKey};
+use scheduler::job::{Job, Overlap, Retry, Rules, Tags};
 use scheduler::limits::{LabelLimit, Limits};
-use scheduler::run::{AttemptEnd, RunState};
-use scheduler::{Event, Scheduler, TaskNews};
+use scheduler::run::{Attempt, AttemptEnd, RunState};
+use scheduler::state::{Change, State};
+use scheduler::{Event, GivenUp, Scheduler, TaskNews};
 
-use crate::world::{World, seconds};
+use crate::world::{World, at, seconds};
 
 /// Once, at a minute past midnight.
 const ONCE: &str = "R1/2030-01-01T00:01:00Z/PT1H";
@@ -184,25 +186,26 @@ fn a_label_that_is_taken_away_lets_its_jobs_go() {
     w.core.check().unwrap();
 }
 
-/// The herd of the design: all of them, in order, in steps that are bounded.
-#[test]
-fn a_hundred_thousand_at_one_instant_go_in_order() {
-    const HERD: usize = 100_000;
+/// So many jobs that are due at one instant, as a store would have them: putting them one by one would take most of the time of
+/// a test.
+fn herd(count: usize) -> State {
     let mut w = World::new();
     w.event(Event::Engine { ready: false });
     let mut stored = w.stored.clone();
-    let name = |n: usize| crate::world::job(&format!("j{n}"));
-    // As a store would have them: putting them one by one would take most of the time of this test.
     w.put("j0", ONCE, of("o", &[]));
     let (job, progress) =
         (w.stored.jobs.values().next().unwrap().clone(), w.stored.progress.values().next().unwrap().clone());
-    for n in 0..HERD {
-        let uid = scheduler::ids::JobUid(n as u64 + 1);
-        let job = scheduler::job::Job { uid, name: name(n), ..(*job).clone() };
+    for n in 0..count {
+        let uid = JobUid(n as u64 + 1);
+        let job = Job { uid, name: crate::world::job(&format!("j{n}")), ..(*job).clone() };
         stored.jobs.insert(uid, Arc::new(job));
         stored.progress.insert(uid, progress.clone());
     }
     stored.meta = w.stored.meta;
+    stored
+}
+
+fn lead(stored: State) -> Scheduler {
     let settings = scheduler::Settings {
         node: "n1".into(),
         zones: scheduler::schedule::Zones::bundled(),
@@ -212,8 +215,15 @@ fn a_hundred_thousand_at_one_instant_go_in_order() {
         set_batch: scheduler::SET_BATCH,
         channels: Default::default(),
     };
-    let mut core = Scheduler::new(stored, settings);
-    let now = crate::world::at("00:01:00");
+    Scheduler::new(stored, settings)
+}
+
+/// The herd of the design: all of them, in order, in steps that are bounded.
+#[test]
+fn a_hundred_thousand_at_one_instant_go_in_order() {
+    const HERD: usize = 100_000;
+    let mut core = lead(herd(HERD));
+    let now = at("00:01:00");
     let mut launched = Vec::new();
     let mut event = Event::Engine { ready: true };
     let mut steps = 0;
@@ -229,6 +239,45 @@ fn a_hundred_thousand_at_one_instant_go_in_order() {
         assert!(launched.len() == HERD || core.wake_at() == Some(now));
     }
     assert!(launched.is_sorted(), "of one due time, the older job goes first");
+}
+
+/// Whatever the jobs of a herd carry along, a step weighs no more than a batch may hold.
+#[test]
+fn a_herd_with_a_past_is_taken_in_small_steps() {
+    const HERD: usize = 600;
+    let now = at("00:01:00");
+    let mut given_up = herd(HERD);
+    for (uid, progress) in &mut given_up.progress {
+        let one = |n| {
+            let run = RunKey { job: *uid, cause: Cause::Trigger(n) };
+            GivenUp { run, attempt: 3, node: "0123456789abcdef".into(), at: at("00:00:00") }
+        };
+        Arc::make_mut(progress).given_up = (0..GivenUp::COUNT_MAX as u32).map(one).collect();
+    }
+    // They wait for an engine, and have been tried often.
+    let mut core = lead(herd(HERD));
+    while core.state().runs.len() < HERD {
+        let _ = core.step(now, Event::Tick);
+    }
+    let mut retried = core.state().clone();
+    for run in retried.runs.values_mut() {
+        let end = AttemptEnd::failed("x".repeat(500));
+        let (node, launched, started) = ("n1".into(), now, Some(now));
+        let attempt = Attempt { number: 0, launched, started, ended: now, node, end, elements: 0 };
+        Arc::make_mut(run).attempts = vec![attempt; 20];
+    }
+    for stored in [given_up, retried] {
+        let mut core = lead(stored);
+        let mut event = Event::Engine { ready: true };
+        let mut launched = 0;
+        while launched < HERD {
+            let step = core.step(now, std::mem::replace(&mut event, Event::Tick));
+            let weight: usize = step.changes.iter().map(Change::weight).sum();
+            assert!(weight < Scheduler::STEP_WEIGHT_MAX + 64 * 1024, "{weight}");
+            launched += step.effects.len();
+            assert!(launched == HERD || core.wake_at() == Some(now));
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
