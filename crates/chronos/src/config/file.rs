@@ -96,7 +96,7 @@ pub struct ConfigFile {
     /// Schema of that database for the tables, made if it is not there [default: chronos]
     #[arg(long = "database_schema", env = "CHRONOS_DATABASE_SCHEMA", value_name = "NAME")]
     pub database_schema: Option<String>,
-    /// How long a leader that cannot be reached keeps others from leading; at least 4s [default: 10s]
+    /// How long a leader that cannot be reached keeps others from leading; 4s to 5m [default: 10s]
     #[arg(long = "database_lease", env = "CHRONOS_DATABASE_LEASE", value_name = "DURATION")]
     pub database_lease: Option<Length>,
     /// ZooKeeper servers, as in `a.example.org:2181,b.example.org:2181` [default: localhost:2181]
@@ -105,7 +105,7 @@ pub struct ConfigFile {
     /// Where in ZooKeeper [default: /chronos/state]
     #[arg(long = "zk_path", env = "CHRONOS_ZK_PATH", value_name = "PATH")]
     pub zk_path: Option<String>,
-    /// How long ZooKeeper keeps a session that cannot be reached, in milliseconds; at least 4000 [default: 10000]
+    /// How long ZooKeeper keeps a session that cannot be reached, in milliseconds; 4000 to 300000 [default: 10000]
     #[arg(long = "zk_timeout", env = "CHRONOS_ZK_TIMEOUT", value_name = "MILLISECONDS")]
     pub zk_timeout: Option<u64>,
     /// Name and password for ZooKeeper, of its scheme `digest`; better in the environment

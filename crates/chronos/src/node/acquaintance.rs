@@ -41,8 +41,8 @@ impl Acquaintance {
         }
         Err(format!(
             "this store is empty and has the id {id}, and this node has worked on store {known}, which had jobs: see that the \
-             address and the path of the store are right, restore a backup, or start with --expect_store {id} if it is meant \
-             to be empty"
+             address and the path of the store are right; if it is meant to be empty, start with --expect_store {id} and \
+             restore a backup"
         ))
     }
 

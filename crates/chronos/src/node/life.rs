@@ -205,16 +205,18 @@ impl Life {
                     self.say(Role::Preparing(term.epoch), Vec::new());
                     continue;
                 }
-                Ended::Stopped => None,
-                Ended::Deposed(reason) => Some(reason),
+                Ended::Stopped => false,
+                Ended::Deposed(reason) => {
+                    warn!(epoch = term.epoch.0, reason, "deposed");
+                    true
+                }
             };
             self.say(Role::Standby, Vec::new());
             pulse.during(store.resign()).await;
             let ended = tokio::time::timeout(ENDED_WITHIN, self.options.engine.end_term(term.epoch));
             let _ = pulse.during(ended).await;
-            match deposed {
-                None => info!(epoch = term.epoch.0, "resigned"),
-                Some(reason) => warn!(epoch = term.epoch.0, reason, "deposed"),
+            if !deposed {
+                info!(epoch = term.epoch.0, "resigned");
             }
         }
         tidying.abort();
