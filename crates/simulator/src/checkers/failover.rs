@@ -147,11 +147,17 @@ fn heard_late(
     }
 }
 
-/// A past slot that has not begun waits while its job is busy with what is due, for ever if it always is.
+/// A past slot that has not begun waits while its job is busy with what is due, or others are that may share a limit with it, for ever
+/// if they always are.
 fn gives_way(run: &Run, state: &State) -> bool {
     let past = |run: &Run| matches!(run.key.cause, Cause::Backfill { .. }) && run.attempts.is_empty();
+    let labels = |uid: &JobUid| state.jobs.get(uid).into_iter().flat_map(|job| job.rules.labels());
+    let ours: Vec<_> = labels(&run.key.job).collect();
+    let in_its_way = |other: &Run| {
+        other.key.job == run.key.job || labels(&other.key.job).any(|label| ours.contains(&label))
+    };
     let waits = run.state == RunState::Queued && past(run);
-    waits && state.runs_of(run.key.job).any(|other| !past(other))
+    waits && state.runs.values().any(|other| !past(other) && in_its_way(other))
 }
 
 /// Attempts are numbered without a gap, and the outcome is that of the last.
