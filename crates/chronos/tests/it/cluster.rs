@@ -9,7 +9,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::fleet::postgresd::{Postgresd, skip};
-use crate::fleet::{Fleet, header};
+use crate::fleet::{Fleet, header, leads, wait_until_read_by};
 use crate::http;
 use crate::server::{Folder, TestServer, by_hand, client_command};
 use crate::wait;
@@ -20,7 +20,7 @@ fn pair(flags: &[&str]) -> (TestServer, TestServer) {
     wait::until("the first leads", || first.log().contains("elected").then_some(()));
     let second = TestServer::launch(Arc::clone(&first.folder), flags);
     wait::until("the second finds it", || second.log().contains("the leader answers").then_some(()));
-    wait::until("it has read the store", || header(&second.get("/ping")?, "x-chronos-age-ms").map(drop));
+    wait_until_read_by(&second);
     (first, second)
 }
 
@@ -308,7 +308,6 @@ fn nodes_that_all_advertise_one_address_find_each_other() {
     let flags = ["--advertise_address", &*address];
     let (second, third) = (fleet.joined(&flags), fleet.joined(&flags));
     let (folder, _) = first.terminate();
-    let leads = |node: &TestServer| node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading");
     wait::until("another leads", || [&second, &third].into_iter().any(leads).then_some(()));
     // Somebody else answers at the address that both advertise first.
     let first = fleet.node(folder, &["--http_port", &port]);

@@ -102,6 +102,16 @@ impl Fleet {
     }
 }
 
+/// Whether it leads.
+pub(crate) fn leads(node: &TestServer) -> bool {
+    node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading")
+}
+
+/// Waits until a node that stands by has read the store itself: until then it hands reads on, and is ready all the same.
+pub(crate) fn wait_until_read_by(node: &TestServer) {
+    wait::until("it has read the store", || header(&node.get("/ping")?, "x-chronos-age-ms").map(drop));
+}
+
 /// A header of an answer.
 pub(crate) fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response.head.lines().find_map(|line| {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::docker;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, leads};
 use crate::http;
 use crate::old_zookeeper::Tree;
 use crate::server::{Folder, TestServer, by_hand, server_command, signal_process};
@@ -529,7 +529,6 @@ fn tasks_outlive_their_leader() {
     let flags = flags(&address, "fleet");
     let common = Folder::new();
     let mut nodes: Vec<_> = (0..3).map(|_| fleet.joined(&flags)).collect();
-    let leads = |node: &TestServer| node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading");
     let leader = |nodes: &[TestServer]| wait::until("one leads", || nodes.iter().position(leads));
     let first = leader(&nodes);
     for job in ["long", "longer"] {

@@ -11,7 +11,7 @@ use store::zookeeper::{Options, planted};
 use crate::fleet::ensemble::{self, Ensemble};
 use crate::fleet::mount::Mount;
 use crate::fleet::postgresd::{Postgresd, skip};
-use crate::fleet::{Fleet, header};
+use crate::fleet::{Fleet, header, leads, wait_until_read_by};
 use crate::line::Line;
 use crate::server::{Folder, TestServer, by_hand, is_alive};
 use crate::wait;
@@ -138,7 +138,6 @@ fn shows_what_it_has(node: &TestServer, reason: &str) {
 
 /// All is well again: the same processes, one of which leads, and nothing is lost.
 fn comes_back(nodes: &[&TestServer]) {
-    let leads = |node: &TestServer| node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading");
     wait::until("one leads again", || nodes.iter().any(|node| leads(node)).then_some(()));
     for node in nodes {
         wait::until("it is asked in vain no more", || {
@@ -176,9 +175,7 @@ fn a_slow_ensemble_is_led_on() {
 
 fn is_led_slowly(fleet: &Fleet, line: &Line) {
     let (first, second) = (fleet.joined(&[]), fleet.joined(&[]));
-    for node in [&first, &second] {
-        wait::until("it has read the store itself", || (node.get("/ready")?.status == 200).then_some(()));
-    }
+    wait_until_read_by(&second);
     first.put(json!({ "name": "tick", "command": "true", "schedule": "R//PT1S" }));
     line.slow(300);
     second.put(by_hand("kept", "true"));
@@ -201,10 +198,7 @@ fn a_database_that_is_stuck_keeps_nobody_waiting_who_asks_how_a_node_is() {
     };
     let fleet = Fleet::on(postgres.url());
     let (first, second) = (fleet.joined(&[]), fleet.joined(&[]));
-    // By itself: until then it hands reads on.
-    wait::until("the second has read the store", || {
-        header(&second.get("/ping")?, "x-chronos-age-ms").map(drop)
-    });
+    wait_until_read_by(&second);
     assert_eq!(postgres.order("pause").as_deref(), Ok("paused"));
     // Before anybody has noticed, and so before the store is told to be silent.
     std::thread::scope(|scope| {
@@ -232,7 +226,6 @@ fn a_database_that_is_stuck_keeps_nobody_waiting_who_asks_how_a_node_is() {
     });
     second.cli(["nodes"]).success().says("other nodes are not listed: the store ");
     assert_eq!(postgres.order("go on").as_deref(), Ok("going on"));
-    let leads = |node: &TestServer| node.get("/ready").is_some_and(|ready| ready.json()["role"] == "leading");
     wait::until("one leads again", || [&first, &second].into_iter().any(leads).then_some(()));
 }
 

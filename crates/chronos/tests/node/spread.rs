@@ -149,7 +149,7 @@ struct Joined {
 
 /// Whether this is the word of a node that does so with its tasks.
 fn promises(word: &Value, on_isolation: OnIsolation) -> bool {
-    // The 60 s of DESIGN §7, and what it takes until the last of them has ended.
+    // The 60 s of an isolated node, and what it takes until the last of them has ended.
     let promised = if on_isolation == OnIsolation::Kill { json!(75_000) } else { Value::Null };
     word["tasksEndAfterMs"] == promised
 }
