@@ -161,9 +161,18 @@ impl Server {
         self.is("leading").await
     }
 
-    /// And shows what is in the store.
+    /// And has read the store itself: until then it hands reads on to the leader, and is ready all the same.
     pub(crate) async fn stands_by(&self) -> anyhow::Result<()> {
-        self.is("standby").await
+        self.is("standby").await?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ping = self.http.get(format!("{}/ping", self.url)).send().await?;
+            if ping.headers().contains_key("x-chronos-age-ms") {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < deadline, "the standby does not read the store");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     async fn is(&self, role: &str) -> anyhow::Result<()> {
