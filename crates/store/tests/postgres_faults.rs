@@ -279,6 +279,60 @@ async fn a_restore_gives_way_to_a_backup() {
     .await;
 }
 
+/// The server is at the end of a restore, and no answer comes: what is asked again waits for a lock in vain, which says nothing
+/// of the first attempt. It is not refused and done all the same, and what is acknowledged after it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_without_an_answer_is_not_refused() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = PostgresOptions { lease: Duration::from_secs(10), ..options(&url) };
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    let next = term.seq.0 + 1;
+    send(&store, term, next..next + 3).await.pop().expect("some").1.expect("it leads");
+    let content = staged(&store).await;
+    // With its record the numbers of records are not those of the backup any more, and those alone make the trigger fire.
+    send(&store, term, next + 3..next + 4).await.pop().expect("one").1.expect("it leads");
+    // At the end of the transaction, where no time limit holds: longer than an answer is waited for, and than a lock is.
+    let sql = format!(
+        "CREATE FUNCTION {0}.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(6); RETURN NULL; END $$; \
+         CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON {0}.term DEFERRABLE INITIALLY DEFERRED FOR EACH ROW \
+         WHEN (OLD.ids IS DISTINCT FROM NEW.ids) EXECUTE FUNCTION {0}.slow()",
+        options.schema
+    );
+    admin(&url, &sql).await;
+    // All of a lease is left.
+    within(store.commit(term.epoch, Seq(next + 4), &[])).await.expect("it leads");
+    let restored = within(store.restore(term.epoch, Seq(next + 5), content, &[])).await;
+    // One job without a record, for which the trigger does not fire.
+    let job = Arc::new(samples::job(next + 6));
+    let acknowledged = within(store.commit(term.epoch, Seq(next + 6), &[Change::PutJob(job)])).await;
+    let (State { jobs, .. }, loaded) = within(open(&options).load()).await.expect("it can be loaded");
+    let jobs: Vec<u64> = jobs.keys().map(|JobUid(uid)| *uid).collect();
+    match restored {
+        Ok(()) => {
+            acknowledged.expect("it still leads");
+            assert_eq!((jobs, loaded.seq), ((next..next + 3).chain([next + 6]).collect(), Seq(next + 6)));
+        }
+        // On a machine that is so busy that the lease runs out first.
+        Err(StoreError::Deposed(_)) => assert!(acknowledged.is_err(), "it leads no more"),
+        Err(error) => panic!("it is done, and refused: {error}"),
+    }
+}
+
+/// A leader whose term record is not where it left it is not the only one who writes, or its database has gone back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_was_moved_deposes() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    for by in ["+ 1", "- 1"] {
+        let options = short_options(&url);
+        let store = open(&options);
+        let term = lead(&store, "a").await;
+        admin(&url, &format!("UPDATE {}.term SET seq = seq {by}", options.schema)).await;
+        let gone = within(store.deposed(term.epoch)).await;
+        assert!(gone.reason.contains("the last batch is"), "{gone}");
+    }
+}
+
 /// Epoch, number and lease each fence alone: whichever of them a misfortune takes, the others hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_term_moves_for_its_leader_alone() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use scheduler::ids::{Epoch, Seq};
 use tokio::sync::{mpsc, oneshot};
+use tokio_postgres::error::Severity;
 use tokio_postgres::types::Type;
 use tracing::{info, warn};
 
@@ -78,7 +79,8 @@ pub(super) struct Restore {
     pub(super) reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// What the server says to a statement that moves the term record.
+/// What the server says to a statement that moves the term record. `moved` also where an attempt before has moved it,
+/// whose answer was lost.
 struct Verdict {
     moved: bool,
     epoch: i64,
@@ -97,11 +99,22 @@ enum Statement<'a> {
     Swap { after: u64, prefix: &'a str, ids: i64 },
 }
 
+impl Statement<'_> {
+    /// The batch that it moves the term record to.
+    fn moves_to(&self) -> Option<u64> {
+        match self {
+            Self::Apply { last, .. } => Some(*last),
+            Self::Renew => None,
+            Self::Swap { after, .. } => Some(after + 1),
+        }
+    }
+}
+
 /// Why there was no verdict.
 enum Unsettled {
     /// Nor will there be.
     Deposed(Deposed),
-    /// The server refused the statement: nothing has changed.
+    /// The server refused the statement, and every attempt before: nothing has changed.
     Refused(StoreError),
 }
 
@@ -232,9 +245,8 @@ impl Writer {
         let known = columns.known;
         self.waiting = waiting;
         match settled {
-            // Not moved now, but in this epoch: it was before, and only the answer was lost.
-            Ok(verdict) if verdict.moved || verdict.seq > after => {
-                tenure.last = verdict.seq;
+            Ok(verdict) if verdict.moved => {
+                tenure.last = last;
                 if tenure.known.len() + known.len() > KNOWN_MAX {
                     tenure.known.clear();
                 }
@@ -255,7 +267,12 @@ impl Writer {
     async fn renew(&mut self) {
         let Some(mut tenure) = self.tenure.take() else { return };
         match self.settle(&mut tenure, &Statement::Renew).await {
-            Ok(_) => self.tenure = Some(tenure),
+            Ok(verdict) if verdict.seq == tenure.last => self.tenure = Some(tenure),
+            // Somebody has moved it in our name, or the database has gone back to an older past.
+            Ok(verdict) => {
+                let reason = format!("the last batch is {}, and not {}", verdict.seq, tenure.last);
+                self.end(&reason);
+            }
             Err(Unsettled::Deposed(deposed)) => self.end(&deposed.reason),
             Err(Unsettled::Refused(error)) => self.end(&error.to_string()),
         }
@@ -276,8 +293,8 @@ impl Writer {
         }
         let statement = Statement::Swap { after, prefix: &order.prefix, ids: order.ids };
         match self.settle(&mut tenure, &statement).await {
-            Ok(verdict) if verdict.moved || verdict.seq > after => {
-                tenure.last = verdict.seq;
+            Ok(verdict) if verdict.moved => {
+                tenure.last = order.seq.0;
                 (tenure.log, tenure.known) = (LogSizes::default(), HashSet::new());
                 self.shared.applied.send_replace(tenure.last);
                 self.tenure = Some(tenure);
@@ -299,11 +316,14 @@ impl Writer {
         }
     }
 
-    /// Sends a statement until the server has given its verdict, or the lease is over.
+    /// Sends a statement until the server has given its verdict, or the lease is over. A swap that it refuses is not
+    /// sent again, unless one that was sent before may have been done.
     async fn settle(&mut self, tenure: &mut Tenure, statement: &Statement<'_>) -> Result<Verdict, Unsettled> {
         let (shared, lease) = (self.shared.clone(), self.shared.lease);
         let mut pause = PAUSE_MIN;
         let mut last_error = None;
+        // When the first attempt was begun that may have been done, or may still be.
+        let mut in_doubt = None;
         loop {
             let left = lease.until(tenure.asked).saturating_sub(since_boot());
             if left.is_zero() {
@@ -324,22 +344,38 @@ impl Writer {
                 }
             };
             let error = match answer {
-                Ok(Ok(verdict)) => {
+                Ok(Ok(mut verdict)) => {
                     shared.trouble_is_over();
                     if verdict.epoch != tenure.epoch || !verdict.held {
                         return Err(Unsettled::Deposed(verdict.deposes(tenure.epoch)));
                     }
-                    tenure.asked = asked;
-                    shared.renewed(tenure.epoch, lease.until(asked));
+                    // Not moved now, but where it is to be: it was done before, only the answer was lost, and the lease
+                    // is of then.
+                    let before = in_doubt.filter(|_| statement.moves_to() == Some(verdict.seq));
+                    if let Some(asked) = if verdict.moved { Some(asked) } else { before } {
+                        verdict.moved = true;
+                        tenure.asked = asked;
+                        shared.renewed(tenure.epoch, lease.until(asked));
+                    }
                     return Ok(verdict);
                 }
-                Ok(Err(Failed::Answered(error))) if matches!(statement, Statement::Swap { .. }) => {
+                Ok(Err(Failed::Answered(error)))
+                    if in_doubt.is_none() && matches!(statement, Statement::Swap { .. }) =>
+                {
                     return Err(Unsettled::Refused(error));
                 }
-                Ok(Err(Failed::Answered(error) | Failed::Unknown(error))) => error,
-                Err(_) => shared
-                    .place
-                    .unavailable(&format!("no answer within {:.1} s", lease.answer_within().as_secs_f32())),
+                Ok(Err(Failed::NotSent(error) | Failed::Answered(error))) => error,
+                Ok(Err(Failed::Unknown(error))) => {
+                    in_doubt.get_or_insert(asked);
+                    error
+                }
+                Err(_) => {
+                    if self.connection.is_some() {
+                        in_doubt.get_or_insert(asked);
+                    }
+                    let within = lease.answer_within().as_secs_f32();
+                    shared.place.unavailable(&format!("no answer within {within:.1} s"))
+                }
             };
             // Whatever it was, another connection may find another server. What is still on its way on this one finds the
             // record moved, or waits for its row and then finds it moved.
@@ -361,7 +397,7 @@ impl Writer {
         let shared = &self.shared;
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => none.insert(shared.place.connect(Limits::Statement).await.map_err(Failed::Unknown)?),
+            none => none.insert(shared.place.connect(Limits::Statement).await.map_err(Failed::NotSent)?),
         };
         let granted = millis(shared.lease.granted);
         let number = u64::cast_signed;
@@ -404,7 +440,7 @@ impl Writer {
         };
         let row = row.map_err(|error| {
             let meaning = shared.place.meaning(&error);
-            if error.as_db_error().is_some() { Failed::Answered(meaning) } else { Failed::Unknown(meaning) }
+            if did_nothing(&error) { Failed::Answered(meaning) } else { Failed::Unknown(meaning) }
         })?;
         Ok(Verdict {
             moved: row.get("moved"),
@@ -462,10 +498,20 @@ impl Writer {
 
 /// Why a statement has no verdict.
 enum Failed {
+    /// There was no connection to send it on.
+    NotSent(StoreError),
     /// The server says that it did nothing.
     Answered(StoreError),
     /// It may or may not have been done.
     Unknown(StoreError),
+}
+
+/// Whether the server itself says that it has undone a statement. One that is being stopped, or a pooler that has lost
+/// it, cannot tell.
+fn did_nothing(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|error| {
+        error.parsed_severity() == Some(Severity::Error) && !error.code().code().starts_with("08")
+    })
 }
 
 impl Verdict {
