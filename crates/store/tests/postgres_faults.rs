@@ -807,6 +807,27 @@ async fn a_server_that_cannot_be_reached_is_waited_for() {
     assert_eq!(store.id().await.expect("it is there").len(), 32);
 }
 
+/// The first of two hosts takes connections and says nothing, as one does whose power was lost or whose packets are dropped
+/// for all that anybody can see: the second one is found in time for every question, and for the shortest lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_silent_keeps_nobody_from_the_next() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    // Connections wait there to be accepted.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let first = silent.local_addr().expect("it is bound");
+    let both = url.replacen('@', &format!("@{first},"), 1);
+    let options = short_options(&both);
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    send(&store, term, term.seq.0 + 1..term.seq.0 + 2).await.pop().expect("one").1.expect("it leads");
+    let (jobs, loaded) = batches_in(&store).await;
+    assert_eq!((jobs, loaded), (vec![term.seq.0 + 1], Term { seq: Seq(term.seq.0 + 1), ..term }));
+    let (head, database) = url.rsplit_once('/').expect("a database");
+    let other = open(&by(&format!("{head},{first}/{database}"), &options));
+    assert_eq!(within(other.present()).await, Ok(loaded));
+    drop(silent);
+}
+
 /// A lease that is too short, or a URL of something else, is refused before anything is done.
 #[tokio::test]
 async fn wrong_options_are_refused() {

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -22,6 +24,9 @@ const READERS_MAX: usize = 4;
 const WAIT: Duration = Duration::from_secs(30);
 /// A new connection takes at most so long, in all its steps.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
+/// A host that has not let us in for so long does not keep us from the next one: more than a connection takes, and
+/// little beside the shortest lease.
+const NEXT_HOST: Duration = Duration::from_millis(250);
 
 /// Where the database is, and how it is spoken to.
 pub(super) struct Place {
@@ -75,8 +80,9 @@ impl Place {
         if config.get_application_name().is_none() {
             config.application_name("chronos");
         }
+        // A name may have two addresses, which are tried in turn: there is time for both wherever a connection is waited for.
+        config.connect_timeout(CONNECT.min(lease / 3) / 2);
         // What was sent and is not even acknowledged is lost long before the lease is; likewise a silent connection.
-        config.connect_timeout(CONNECT);
         config.tcp_user_timeout(lease / 2);
         config.keepalives_idle(lease / 4).keepalives_interval((lease / 8).max(Duration::from_secs(1)));
         config.keepalives_retries(2);
@@ -114,16 +120,21 @@ impl Place {
 
     /// A connection for the writer, or for something long.
     pub(super) async fn connect(&self, limits: Limits) -> Result<Connection, StoreError> {
-        let mut config = self.config.clone();
-        if limits == Limits::Statement && !self.no_settings.load(Ordering::Relaxed) {
-            config.options(format!("-c statement_timeout={}", self.statement_timeout.as_millis()));
-            match self.try_connect(&config).await {
-                Err(error) if is_about_settings(&error) => self.no_settings.store(true, Ordering::Relaxed),
-                done => return done.map_err(|error| self.meaning(&error)),
-            }
-            config = self.config.clone();
+        match tokio::time::timeout(CONNECT, self.connect_patiently(limits)).await {
+            Ok(done) => done.map_err(|error| self.meaning(&error)),
+            Err(_) => Err(self.not_connected()),
         }
-        self.try_connect(&config).await.map_err(|error| self.meaning(&error))
+    }
+
+    async fn connect_patiently(&self, limits: Limits) -> Result<Connection, tokio_postgres::Error> {
+        if limits == Limits::Statement && !self.no_settings.load(Ordering::Relaxed) {
+            let setting = format!("-c statement_timeout={}", self.statement_timeout.as_millis());
+            match self.try_connect(&with_setting(&self.config, &setting)).await {
+                Err(error) if is_about_settings(&error) => self.no_settings.store(true, Ordering::Relaxed),
+                done => return done,
+            }
+        }
+        self.try_connect(&self.config).await
     }
 
     async fn try_connect(&self, config: &Config) -> Result<Connection, tokio_postgres::Error> {
@@ -165,6 +176,11 @@ impl Place {
             )),
             _ => self.unavailable(&told(error)),
         }
+    }
+
+    /// There was no connection in time.
+    fn not_connected(&self) -> StoreError {
+        self.unavailable(&format!("no connection within {} s", CONNECT.as_secs()))
     }
 
     /// The database cannot be used now.
@@ -219,33 +235,162 @@ pub(super) async fn from_pool(pool: &Pool, place: &Place) -> Result<Object, Stor
         deadpool_postgres::PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
             place.unavailable(&format!("all {READERS_MAX} connections for questions are busy"))
         }
-        deadpool_postgres::PoolError::Timeout(_) => {
-            place.unavailable(&format!("no connection within {} s", CONNECT.as_secs()))
-        }
+        deadpool_postgres::PoolError::Timeout(_) => place.not_connected(),
         other => place.unavailable(&other.to_string()),
     })
 }
 
-type Connecting<'a> =
-    Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + 'a>>;
+/// A connection and the task that drives it.
+type Connected = (Client, JoinHandle<()>);
+type Connecting<'a> = Pin<Box<dyn Future<Output = Result<Connected, tokio_postgres::Error>> + Send + 'a>>;
 
 impl Connect for Security {
     fn connect(&self, config: &Config) -> Connecting<'_> {
-        let config = config.clone();
-        Box::pin(async move {
-            match self {
-                Self::None => {
-                    let (client, connection) = config.connect(NoTls).await?;
-                    // Its errors are those of whatever is asked on it.
-                    Ok((client, tokio::spawn(async move { drop(connection.await) })))
-                }
-                Self::Tls(tls) => {
-                    let (client, connection) = config.connect(tls.clone()).await?;
-                    Ok((client, tokio::spawn(async move { drop(connection.await) })))
-                }
-            }
-        })
+        let mut hosts = each_host(config);
+        if config.get_load_balance_hosts() == LoadBalanceHosts::Random {
+            begin_anywhere(&mut hosts);
+        }
+        Box::pin(self.first_of(hosts))
     }
+}
+
+impl Security {
+    /// A connection to the first of these hosts that lets us in. The next one is tried when those before have failed,
+    /// and beside them when that takes a while: one that is silent would else take all the time there is.
+    async fn first_of(&self, hosts: Vec<Config>) -> Result<Connected, tokio_postgres::Error> {
+        let mut hosts = hosts.into_iter();
+        let mut tried = FuturesUnordered::new();
+        let mut problem: Option<tokio_postgres::Error> = None;
+        loop {
+            if let Some(host) = hosts.next() {
+                tried.push(self.connect_to(host));
+            }
+            let is_last = hosts.len() == 0;
+            let done = if is_last {
+                tried.next().await
+            } else {
+                // Nothing is lost of those that go on.
+                tokio::time::timeout(NEXT_HOST, tried.next()).await.unwrap_or(None)
+            };
+            match done {
+                Some(Ok(connected)) => return Ok(connected),
+                // Whoever asks knows how to ask in another way.
+                Some(Err(error)) if is_about_settings(&error) => return Err(error),
+                Some(Err(error)) => {
+                    // What a server has said is worth more than that another one is not there.
+                    let said = problem.take().filter(|problem| problem.as_db_error().is_some());
+                    let error = said.unwrap_or(error);
+                    if is_last && tried.is_empty() {
+                        return Err(error);
+                    }
+                    problem = Some(error);
+                }
+                None => {}
+            }
+        }
+    }
+
+    async fn connect_to(&self, host: Config) -> Result<Connected, tokio_postgres::Error> {
+        match self {
+            Self::None => {
+                let (client, connection) = host.connect(NoTls).await?;
+                // Its errors are those of whatever is asked on it.
+                Ok((client, tokio::spawn(async move { drop(connection.await) })))
+            }
+            Self::Tls(tls) => {
+                let (client, connection) = host.connect(tls.clone()).await?;
+                Ok((client, tokio::spawn(async move { drop(connection.await) })))
+            }
+        }
+    }
+}
+
+/// The same for each host by itself. As it is where counts of hosts, addresses and ports do not fit: the client library
+/// says so.
+fn each_host(config: &Config) -> Vec<Config> {
+    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let count = hosts.len().max(addresses.len());
+    let fits = |some: usize| some == 0 || some == count;
+    if count < 2 || !fits(hosts.len()) || !fits(addresses.len()) || !(fits(ports.len()) || ports.len() == 1) {
+        return vec![config.clone()];
+    }
+    let one = |n: usize| {
+        let mut one = without_hosts(config);
+        match hosts.get(n) {
+            Some(Host::Tcp(name)) => one.host(name.as_str()),
+            Some(Host::Unix(path)) => one.host_path(path),
+            None => &mut one,
+        };
+        if let Some(address) = addresses.get(n) {
+            one.hostaddr(*address);
+        }
+        if let Some(port) = ports.get(n).or(ports.first()) {
+            one.port(*port);
+        }
+        one
+    };
+    (0..count).map(one).collect()
+}
+
+/// All other settings: the client library can add hosts and take none away.
+fn without_hosts(config: &Config) -> Config {
+    let mut same = Config::new();
+    if let Some(user) = config.get_user() {
+        same.user(user);
+    }
+    if let Some(password) = config.get_password() {
+        same.password(password);
+    }
+    if let Some(name) = config.get_dbname() {
+        same.dbname(name);
+    }
+    if let Some(options) = config.get_options() {
+        same.options(options);
+    }
+    if let Some(name) = config.get_application_name() {
+        same.application_name(name);
+    }
+    if let Some(time) = config.get_connect_timeout() {
+        same.connect_timeout(*time);
+    }
+    if let Some(time) = config.get_tcp_user_timeout() {
+        same.tcp_user_timeout(*time);
+    }
+    if let Some(time) = config.get_keepalives_interval() {
+        same.keepalives_interval(time);
+    }
+    if let Some(retries) = config.get_keepalives_retries() {
+        same.keepalives_retries(retries);
+    }
+    same.ssl_mode(config.get_ssl_mode())
+        .ssl_negotiation(config.get_ssl_negotiation())
+        .keepalives(config.get_keepalives())
+        .keepalives_idle(config.get_keepalives_idle())
+        .target_session_attrs(config.get_target_session_attrs())
+        .channel_binding(config.get_channel_binding())
+        .load_balance_hosts(config.get_load_balance_hosts());
+    same
+}
+
+/// Lets any of them be the first; the order stays.
+fn begin_anywhere(hosts: &mut [Config]) {
+    let mut random = [0; 4];
+    // Without chance the first stays the first.
+    if getrandom::fill(&mut random).is_ok() {
+        let first = u32::from_le_bytes(random) as usize % hosts.len();
+        hosts.rotate_left(first);
+    }
+}
+
+/// The same with one more setting for the server, after those of the URL: of two that contradict the last one counts.
+fn with_setting(config: &Config, setting: &str) -> Config {
+    let mut config = config.clone();
+    let options = match config.get_options() {
+        Some(theirs) => format!("{theirs} {setting}"),
+        None => setting.to_owned(),
+    };
+    config.options(options);
+    config
 }
 
 /// Names that need no quoting and leave room for those of staged tables.
@@ -366,6 +511,49 @@ mod tests {
         refused("postgres://u:secret@h/d", "Chronos", "Chronos");
         refused("postgres://u:secret@h/d", "a\"b", "a\"b");
         refused("postgres://u:secret@h/d", "", "schema");
+    }
+
+    fn config(url: &str) -> Config {
+        url.parse().expect("it is a good one")
+    }
+
+    #[test]
+    fn each_host_has_all_that_is_said_of_all() {
+        let url = |hosts: &str, addresses: &str| {
+            config(&format!(
+                "postgres://u:secret@{hosts}/d?hostaddr={addresses}&options=-c%20geqo%3Doff&application_name=a\
+                 &sslmode=require&sslnegotiation=direct&connect_timeout=7&tcp_user_timeout=8&keepalives=0\
+                 &keepalives_idle=9&keepalives_interval=10&keepalives_retries=11&target_session_attrs=read-write\
+                 &channel_binding=require&load_balance_hosts=random"
+            ))
+        };
+        let both = each_host(&url("a:1,b:2", "127.0.0.1,127.0.0.2"));
+        assert_eq!(both, [url("a:1", "127.0.0.1"), url("b:2", "127.0.0.2")]);
+        let plain = each_host(&config("postgres://u@a,%2Ftmp:2/d"));
+        assert_eq!(plain, [config("postgres://u@a/d"), config("postgres://u@%2Ftmp:2/d")]);
+        let one_port = each_host(&config("postgres:///d?host=a&host=b&port=7"));
+        assert_eq!(one_port, [config("postgres://a:7/d"), config("postgres://b:7/d")]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_to_the_client_library() {
+        for url in [
+            "postgres://u@a:1/d",
+            "postgres://u@a:1,b:2/d?hostaddr=127.0.0.1",
+            "postgres://u@a:1,b:2/d?port=3",
+            "postgres:///d?hostaddr=127.0.0.1",
+        ] {
+            assert_eq!(each_host(&config(url)), [config(url)]);
+        }
+    }
+
+    #[test]
+    fn a_setting_of_ours_comes_after_those_of_the_url() {
+        let setting = "-c statement_timeout=5";
+        let plain = with_setting(&config("postgres://u@h/d"), setting);
+        assert_eq!(plain.get_options(), Some("-c statement_timeout=5"));
+        let theirs = config("postgres://u@h/d?options=-c%20geqo%3Doff");
+        assert_eq!(with_setting(&theirs, setting).get_options(), Some("-c geqo=off -c statement_timeout=5"));
     }
 
     #[test]
