@@ -333,6 +333,36 @@ async fn a_record_that_was_moved_deposes() {
     }
 }
 
+/// Records that come as fast as they are removed are left for the next time: it ends, and has removed what it had found.
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_ends_while_records_come() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    let store = open(&options);
+    let term = lead(&store, "a").await;
+    let ended = |slot| Arc::new(samples::ended(1, slot, scheduler::run::Outcome::Succeeded));
+    let mut changes = vec![Change::PutJob(Arc::new(samples::job(1)))];
+    changes.extend((0..12).map(|slot| Change::Append(ended(slot))));
+    within(store.commit(term.epoch, Seq(term.seq.0 + 1), &changes)).await.expect("it leads");
+    // For each statement that removes something, one more record of that job.
+    let sql = format!(
+        "CREATE FUNCTION {0}.more() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO {0}.history SELECT \
+         id + 1000000, job, key, outcome, first_due, last_due, recorded, value FROM gone ORDER BY id LIMIT 1; RETURN NULL; \
+         END $$; \
+         CREATE TRIGGER more AFTER DELETE ON {0}.history REFERENCING OLD TABLE AS gone FOR EACH STATEMENT \
+         EXECUTE FUNCTION {0}.more()",
+        options.schema
+    );
+    admin(&url, &sql).await;
+    let keep = store::Retention { count_max: 5, ..store::Retention::UNBOUNDED };
+    assert_eq!(within(store.prune(keep, jiff::Timestamp::now())).await, Ok(7));
+    let records =
+        within(store.history(&store::HistoryQuery::default())).await.expect("it can be read").records;
+    assert_eq!(records.len(), 6);
+    let since = within(store.kept_since(JobUid(1))).await.expect("it can be read");
+    assert!(since.is_some(), "what is left is not all there was");
+}
+
 /// Epoch, number and lease each fence alone: whichever of them a misfortune takes, the others hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_term_moves_for_its_leader_alone() {
