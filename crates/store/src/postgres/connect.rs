@@ -80,7 +80,7 @@ impl Place {
         if config.get_application_name().is_none() {
             config.application_name("chronos");
         }
-        // A name may have two addresses, which are tried in turn: there is time for both wherever a connection is waited for.
+        // A name may have two addresses, which are tried in turn: there is time for both.
         config.connect_timeout(CONNECT.min(lease / 3) / 2);
         // What was sent and is not even acknowledged is lost long before the lease is; likewise a silent connection.
         config.tcp_user_timeout(lease / 2);

@@ -9,6 +9,7 @@ mod connect;
 mod election;
 mod lease;
 mod options;
+mod past;
 pub mod purge;
 mod questions;
 mod retention;
@@ -40,6 +41,7 @@ use self::columns::Parameter;
 use self::connect::{Limits, Place, SharedPlace, from_pool};
 use self::election::POLL;
 use self::lease::{Lease, since_boot};
+use self::past::Past;
 use self::questions::ReadError;
 use self::schema::{Found, NEXT, VERSIONS};
 use self::writer::{Command, Commit, Restore, Statements, Writer};
@@ -83,6 +85,7 @@ pub fn open(options: &PostgresOptions) -> Result<PostgresStore, OptionsError> {
         ending: watch::Sender::new(None),
         applied: watch::Sender::new(0),
         lease_seen: watch::Sender::new(None),
+        past: Past::default(),
         trouble: Mutex::new(None),
         backups: Semaphore::new(BACKUPS_MAX),
     });
@@ -107,6 +110,8 @@ struct Shared {
     applied: watch::Sender<u64>,
     /// When somebody has looked at the lease, and how long it then was good for.
     lease_seen: watch::Sender<Option<(Instant, Duration)>>,
+    /// What whoever follows goes on from.
+    past: Past,
     trouble: Mutex<Option<String>>,
     backups: Semaphore,
 }
@@ -372,7 +377,9 @@ impl Store for PostgresStore {
             snapshot.commit().await?;
             Ok((state, term))
         };
-        work.await.map_err(|error: ReadError| error.meaning(place))
+        let (state, term) = work.await.map_err(|error: ReadError| error.meaning(place))?;
+        self.shared.past.loaded(term);
+        Ok((state, term))
     }
 
     async fn commit(&self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Deposed> {
@@ -390,11 +397,14 @@ impl Store for PostgresStore {
         let mut applied = self.shared.applied.subscribe();
         loop {
             applied.mark_unchanged();
-            let question =
-                async |client: &Client, place: &Place| questions::applied_after(client, place, after).await;
+            let told = self.shared.past.epoch_of(after);
+            let question = async |client: &Client, place: &Place| {
+                questions::applied_after(client, place, after, told).await
+            };
             let (batches, left) = self.shared.ask(question).await?;
             self.shared.lease_seen.send_replace(Some((Instant::now(), left)));
             if !batches.is_empty() {
+                self.shared.past.told(after, &batches);
                 return Ok(batches);
             }
             // Our own writer tells; another node's does not.

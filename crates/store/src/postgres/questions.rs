@@ -191,17 +191,19 @@ fn stopped(error: tokio::task::JoinError) -> StoreError {
     StoreError::Unavailable(format!("reading stopped: {error}"))
 }
 
-/// Batches after `after`; none when there are none yet.
+/// Batches after `after`; none when there are none yet. `told`: the epoch of batch `after`, if that was told before.
 pub(super) async fn applied_after(
     client: &Client,
     place: &Place,
     after: Seq,
+    told: Option<Epoch>,
 ) -> Result<(Vec<Applied>, Duration), ReadError> {
     // One statement, so that term, batches and versions are of one moment; it has one row at least.
     let sql = place.sql(&format!(
-        "SELECT {VERSIONS}, {LEASE_LEFT}, t.seq, (SELECT min(seq) FROM chronos.changes), c.seq, c.epoch, c.batch FROM \
-         chronos.term AS t LEFT JOIN (SELECT seq, epoch, batch, sum(octet_length(batch)) OVER (ORDER BY seq) AS total FROM \
-         chronos.changes WHERE seq > $1 AND seq <= $2) AS c ON c.total <= $3 OR c.seq = $4 ORDER BY c.seq",
+        "SELECT {VERSIONS}, {LEASE_LEFT}, t.seq, (SELECT min(seq) FROM chronos.changes), (SELECT epoch FROM chronos.changes \
+         WHERE seq = $1), c.seq, c.epoch, c.batch FROM chronos.term AS t LEFT JOIN (SELECT seq, epoch, batch, \
+         sum(octet_length(batch)) OVER (ORDER BY seq) AS total FROM chronos.changes WHERE seq > $1 AND seq <= $2) AS c \
+         ON c.total <= $3 OR c.seq = $4 ORDER BY c.seq",
     ));
     let first = integer_of(after.0).saturating_add(1);
     let last = integer_of(after.0).saturating_add(FOLLOW_BATCHES_MAX);
@@ -220,14 +222,17 @@ pub(super) async fn applied_after(
         left = lease_left(row, NEXT);
         let last = number(row, NEXT + 1);
         let oldest = Seq(row.get::<_, Option<i64>>(NEXT + 2).map_or(last + 1, i64::cast_unsigned));
-        if after.0 > last || after.0 + 1 < oldest.0 {
+        let epoch = row.get::<_, Option<i64>>(NEXT + 3).map(|epoch| Epoch(epoch.cast_unsigned()));
+        // A batch of another epoch than the one that was told is of another past, though it has its number.
+        let is_another = told.is_some() && epoch.is_some() && told != epoch;
+        if after.0 > last || after.0 + 1 < oldest.0 || is_another {
             return Err(StoreError::Gone { asked: Seq(after.0.saturating_add(1)), oldest }.into());
         }
-        if let Some(seq) = row.get::<_, Option<i64>>(NEXT + 3) {
+        if let Some(seq) = row.get::<_, Option<i64>>(NEXT + 4) {
             batches.push(Applied {
                 seq: Seq(seq.cast_unsigned()),
-                epoch: Epoch(number(row, NEXT + 4)),
-                changes: format::read_batch(row.get(NEXT + 5))?,
+                epoch: Epoch(number(row, NEXT + 5)),
+                changes: format::read_batch(row.get(NEXT + 6))?,
             });
         }
     }

@@ -251,7 +251,7 @@ impl Writer {
                     tenure.known.clear();
                 }
                 tenure.known.extend(known);
-                self.shared.applied.send_replace(tenure.last);
+                self.shared.wrote(&tenure);
                 self.tenure = Some(tenure);
                 self.answer();
             }
@@ -296,7 +296,7 @@ impl Writer {
             Ok(verdict) if verdict.moved => {
                 tenure.last = order.seq.0;
                 (tenure.log, tenure.known) = (LogSizes::default(), HashSet::new());
-                self.shared.applied.send_replace(tenure.last);
+                self.shared.wrote(&tenure);
                 self.tenure = Some(tenure);
                 Ok(())
             }
@@ -555,6 +555,12 @@ pub(super) fn millis(time: Duration) -> i64 {
 }
 
 impl Shared {
+    /// Tells of all that was applied in this term.
+    fn wrote(&self, tenure: &Tenure) {
+        self.past.wrote(Epoch(tenure.epoch.cast_unsigned()), Seq(tenure.began), Seq(tenure.last));
+        self.applied.send_replace(tenure.last);
+    }
+
     /// Remembers what is wrong, for `/ready`, and says so once.
     pub(super) fn trouble(&self, error: &StoreError) {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
