@@ -279,8 +279,8 @@ async fn a_restore_gives_way_to_a_backup() {
     .await;
 }
 
-/// The server is at the end of a restore, and no answer comes: what is asked again waits for a lock in vain, which says nothing
-/// of the first attempt. It is not refused and done all the same, and what is acknowledged after it is there.
+/// The server is at the end of a restore, and no answer comes: what is asked again waits for a lock in vain, which says
+/// nothing of the first attempt. It is not refused and done all the same, and what is acknowledged after it is there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_without_an_answer_is_not_refused() {
     let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
@@ -290,9 +290,9 @@ async fn a_restore_without_an_answer_is_not_refused() {
     let next = term.seq.0 + 1;
     send(&store, term, next..next + 3).await.pop().expect("some").1.expect("it leads");
     let content = staged(&store).await;
-    // With its record the numbers of records are not those of the backup any more, and those alone make the trigger fire.
+    // From its record on, records are not numbered as in the backup; that alone makes the trigger fire.
     send(&store, term, next + 3..next + 4).await.pop().expect("one").1.expect("it leads");
-    // At the end of the transaction, where no time limit holds: longer than an answer is waited for, and than a lock is.
+    // At the end of the transaction, where no time limit holds; longer than an answer or a lock is waited for.
     let sql = format!(
         "CREATE FUNCTION {0}.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(6); RETURN NULL; END $$; \
          CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON {0}.term DEFERRABLE INITIALLY DEFERRED FOR EACH ROW \
@@ -333,7 +333,7 @@ async fn a_record_that_was_moved_deposes() {
     }
 }
 
-/// Records that come as fast as they are removed are left for the next time: it ends, and has removed what it had found.
+/// Records that come as fast as they are removed are left for the next time: it ends with what it has found.
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_ends_while_records_come() {
     let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
@@ -441,8 +441,8 @@ async fn who_waits_asks_little() {
     following.abort();
 }
 
-/// A fail-over that lost the last batches, of which a follower has been told, and a leader has written them: when another
-/// leads, their numbers are other batches, and both load anew instead of going on from what is no more.
+/// A fail-over that lost the last batches, of which a follower has been told, and a leader has written them: when
+/// another leads, their numbers are other batches, and both load anew instead of going on from what is no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_past_that_is_gone_is_not_gone_on_from() {
     let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
@@ -881,8 +881,8 @@ async fn a_server_that_cannot_be_reached_is_waited_for() {
     assert_eq!(store.id().await.expect("it is there").len(), 32);
 }
 
-/// The first of two hosts takes connections and says nothing, as one does whose power was lost or whose packets are dropped
-/// for all that anybody can see: the second one is found in time for every question, and for the shortest lease.
+/// The first of two hosts takes connections and says nothing: the second one is found in time for every question, and
+/// for the shortest lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_silent_keeps_nobody_from_the_next() {
     let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
@@ -900,6 +900,25 @@ async fn a_host_that_is_silent_keeps_nobody_from_the_next() {
     let other = open(&by(&format!("{head},{first}/{database}"), &options));
     assert_eq!(within(other.present()).await, Ok(loaded));
     drop(silent);
+}
+
+/// Nothing comes back, and nobody is told: who loads, or takes a backup, is told in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_nothing_is_not_loaded_from_for_ever() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let proxy = Proxy::before(&url).await;
+    let store = open(&options(&proxy.url));
+    lead(&store, "a").await;
+    proxy.hold();
+    let (to, _from) = tokio::sync::mpsc::channel(1);
+    let (loaded, taken) =
+        within(async { tokio::join!(store.load(), store.backup(store::backup::Extent::Everything, to)) })
+            .await;
+    for told in [loaded.map(drop), taken] {
+        assert!(matches!(&told, Err(StoreError::Unavailable(why)) if why.contains("within 3 s")), "{told:?}");
+    }
+    proxy.go_on();
+    within(store.load()).await.expect("it can be loaded");
 }
 
 /// A lease that is too short, or a URL of something else, is refused before anything is done.

@@ -16,7 +16,7 @@ use tokio_postgres::types::Type;
 
 use super::columns::{Columns, Notices, Parameter, call};
 use super::connect::{Connection, Limits, Place, SharedPlace};
-use super::questions::{self, ReadError};
+use super::questions::{self, ReadError, patient};
 use super::{readable, schema};
 use crate::backup::{Content, Extent, Header, Line, Reader, StageError, Staged, Writer};
 use crate::rows::{Batch, integer};
@@ -72,11 +72,11 @@ pub(super) async fn write(
 ) -> Result<(), StoreError> {
     // A connection of its own: the others answer questions meanwhile.
     let mut connection = place.connect(Limits::None).await?;
-    readable(&connection.client, place).await?;
     let work = async {
+        patient(readable(&connection.client, place)).await?;
         let snapshot = questions::snapshot(&mut connection, questions::lock(|text| place.sql(text))).await?;
         write_snapshot(&snapshot, place, extent, to).await?;
-        snapshot.commit().await?;
+        patient(snapshot.commit()).await?;
         Ok(())
     };
     work.await.map_err(|error: ReadError| error.meaning(place))
@@ -139,7 +139,7 @@ async fn read(
     let gone = |_| StoreError::Unavailable("whoever asked for the backup does not take it".into());
     for (sql, tag) in HOT.iter().chain(past) {
         let none = std::iter::empty::<Parameter<'_>>();
-        let mut rows = pin!(snapshot.query_typed_raw(&place.sql(sql), none).await?);
+        let mut rows = pin!(patient(snapshot.query_typed_raw(&place.sql(sql), none)).await?);
         while let Some(row) = questions::next(rows.as_mut()).await? {
             to.send(Some(Piece::Value(tag, row.get(0)))).await.map_err(gone)?;
         }
@@ -212,8 +212,8 @@ impl StagedTables {
             let connection = self.place.connect(Limits::None).await?;
             let sql = "SELECT DISTINCT key FROM chronos.history WHERE key = ANY ($1)";
             let sql = self.place.staged_sql(sql, &self.prefix);
-            let rows = connection.client.query_typed(&sql, &[(&keys, Type::TEXT_ARRAY)]).await;
-            let rows = rows.map_err(|error| self.place.meaning(&error))?;
+            let rows = patient(connection.client.query_typed(&sql, &[(&keys, Type::TEXT_ARRAY)])).await;
+            let rows = rows.map_err(|error| error.meaning(&self.place))?;
             Ok::<HashSet<String>, StoreError>(rows.iter().map(|row| row.get(0)).collect())
         };
         // A thread that is not the runtime's may wait for it.
@@ -236,8 +236,9 @@ impl StagedTables {
         let sql = format!("SELECT chronos.apply($1, {})", call(2));
         let mut asked: Vec<Parameter<'_>> = vec![(&self.ids, Type::INT8)];
         asked.extend(columns.parameters());
-        let done = connection.client.query_typed(&self.place.staged_sql(&sql, &self.prefix), &asked).await;
-        done.map_err(|error| self.place.meaning(&error))?;
+        let sql = self.place.staged_sql(&sql, &self.prefix);
+        let done = patient(connection.client.query_typed(&sql, &asked)).await;
+        done.map_err(|error| error.meaning(&self.place))?;
         self.ids += columns.ids;
         changes.iter().for_each(|change| self.state.apply(change));
         Ok(())
@@ -256,8 +257,9 @@ impl StagedTables {
                    since) ON CONFLICT (job) DO UPDATE SET kept_since = excluded.kept_since";
         let asked: [Parameter<'_>; 3] =
             [(&jobs, Type::INT8_ARRAY), (&names, Type::TEXT_ARRAY), (&since, Type::INT8_ARRAY)];
-        let done = connection.client.execute_typed(&self.place.staged_sql(sql, &self.prefix), &asked).await;
-        done.map(drop).map_err(|error| self.place.meaning(&error))
+        let sql = self.place.staged_sql(sql, &self.prefix);
+        let done = patient(connection.client.execute_typed(&sql, &asked)).await;
+        done.map(drop).map_err(|error| error.meaning(&self.place))
     }
 }
 
@@ -267,7 +269,8 @@ pub(super) async fn stage(
     mut from: mpsc::Receiver<Vec<u8>>,
 ) -> Result<Staged, StageError> {
     let connection = place.connect(Limits::None).await?;
-    readable(&connection.client, place).await?;
+    let look = patient(readable(&connection.client, place)).await;
+    look.map_err(|error| error.meaning(place))?;
     tidy(&connection, place).await;
     let mut random = [0; 4];
     getrandom::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
@@ -280,7 +283,7 @@ pub(super) async fn stage(
         runtime: tokio::runtime::Handle::current(),
     };
     let make = schema::staged(place, &staged.prefix);
-    connection.client.batch_execute(&make).await.map_err(|error| place.meaning(&error))?;
+    patient(connection.client.batch_execute(&make)).await.map_err(|error| error.meaning(place))?;
     let (mut reader, mut changes, mut kept, mut records) = (Reader::default(), Vec::new(), Vec::new(), 0);
     while let Some(piece) = from.recv().await {
         reader.feed(&piece, |_, line| {
@@ -309,7 +312,8 @@ async fn tidy(connection: &Connection, place: &Place) {
                WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relname LIKE 'staged\\_%\\_jobs' \
                AND c.relname NOT LIKE '%\\_history\\_jobs'";
     let schema = place.schema();
-    let Ok(tables) = connection.client.query_typed(sql, &[(&schema, Type::TEXT)]).await else { return };
+    let asked: [Parameter<'_>; 1] = [(&schema, Type::TEXT)];
+    let Ok(tables) = patient(connection.client.query_typed(sql, &asked)).await else { return };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     for table in tables {
         let name: &str = table.get(0);
@@ -318,7 +322,7 @@ async fn tidy(connection: &Connection, place: &Place) {
         if age.is_some_and(|age| age > STAGED_AGE_MAX)
             && let Some(prefix) = name.strip_suffix("jobs")
         {
-            let _ = remove(connection, place, prefix).await;
+            let _ = patient(remove(connection, place, prefix)).await;
         }
     }
 }

@@ -42,7 +42,7 @@ use self::connect::{Limits, Place, SharedPlace, from_pool};
 use self::election::POLL;
 use self::lease::{Lease, since_boot};
 use self::past::Past;
-use self::questions::ReadError;
+use self::questions::{ReadError, patient};
 use self::schema::{Found, NEXT, VERSIONS};
 use self::writer::{Command, Commit, Restore, Statements, Writer};
 use crate::backup::{Content, Extent, StageError, Staged};
@@ -52,7 +52,7 @@ use crate::{
     Retention, RevisionPage, RevisionQuery, Store, StoreError, Term, bounded, format,
 };
 
-/// A question takes at most so long; loading and backups have no bound, but each row of theirs has.
+/// A question takes at most so long; loading and backups have no bound, but each answer and each row of theirs has.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Backups taken at the same time; more wait.
 const BACKUPS_MAX: usize = 2;
@@ -368,13 +368,13 @@ impl Store for PostgresStore {
     async fn load(&self) -> Result<(State, Term), StoreError> {
         let place = &*self.shared.place;
         let mut connection = self.shared.place.connect(Limits::None).await?;
-        readable(&connection.client, place).await?;
         let work = async {
+            patient(readable(&connection.client, place)).await?;
             let names = |text: &str| place.sql(text);
             let snapshot = questions::snapshot(&mut connection, questions::lock(names)).await?;
             let term = questions::term(&snapshot, place).await?;
             let state = questions::state(&snapshot, names).await?;
-            snapshot.commit().await?;
+            patient(snapshot.commit()).await?;
             Ok((state, term))
         };
         let (state, term) = work.await.map_err(|error: ReadError| error.meaning(place))?;

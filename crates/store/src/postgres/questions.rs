@@ -14,6 +14,7 @@ use scheduler::state::State;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, IsolationLevel, Row, RowStream, Transaction};
 
+use super::ANSWER;
 use super::columns::Parameter;
 use super::connect::{Connection, Place};
 use super::schema::{self, NEXT, VERSIONS};
@@ -46,6 +47,8 @@ pub(super) enum ReadError {
     Format(#[from] FormatError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("no answer within {} s", ANSWER.as_secs())]
+    Silent,
 }
 
 impl ReadError {
@@ -54,7 +57,19 @@ impl ReadError {
             Self::Postgres(error) => place.meaning(&error),
             Self::Format(error) => place.damaged(&error.to_string()),
             Self::Store(error) => error,
+            Self::Silent => place.unavailable(&self.to_string()),
         }
+    }
+}
+
+/// Waits for one answer, not for ever: a server that is stuck, or cut off, may keep a connection open and say nothing.
+pub(super) async fn patient<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, ReadError>
+where
+    ReadError: From<E>,
+{
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(ReadError::Silent),
     }
 }
 
@@ -69,8 +84,9 @@ pub(super) async fn snapshot(
     lock: String,
 ) -> Result<Transaction<'_>, ReadError> {
     let begin = connection.client.build_transaction();
-    let transaction = begin.isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
-    transaction.batch_execute(&lock).await?;
+    let begin = begin.isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    let transaction = patient(begin.start()).await?;
+    patient(transaction.batch_execute(&lock)).await?;
     Ok(transaction)
 }
 
@@ -80,7 +96,8 @@ pub(super) fn lock(names: impl Fn(&str) -> String) -> String {
 }
 
 pub(super) async fn term(client: &Transaction<'_>, place: &Place) -> Result<Term, ReadError> {
-    let row = client.query_typed_one(&place.sql("SELECT epoch, seq FROM chronos.term"), &[]).await?;
+    let sql = place.sql("SELECT epoch, seq FROM chronos.term");
+    let row = patient(client.query_typed_one(&sql, &[])).await?;
     Ok(term_of(&row, 0))
 }
 
@@ -103,7 +120,7 @@ pub(super) async fn state(
     names: impl Fn(&str) -> String,
 ) -> Result<State, ReadError> {
     let live = |kind: &str| names(&format!("SELECT value FROM chronos.live WHERE kind = '{kind}'"));
-    let counters = client.query_typed(&live("meta"), &[]).await?;
+    let counters = patient(client.query_typed(&live("meta"), &[])).await?;
     let counters = counters.first().ok_or_else(|| StoreError::Damaged("it has no counters".into()))?;
     Ok(State {
         meta: format::read_meta(text(counters, 0))?,
@@ -154,7 +171,8 @@ where
 {
     let decode =
         move |rows: Vec<Row>| rows.iter().map(|row| read(text(row, 0))).collect::<Result<Vec<_>, _>>();
-    let mut rows = pin!(client.query_typed_raw(sql, std::iter::empty::<Parameter<'_>>()).await?);
+    let none = std::iter::empty::<Parameter<'_>>();
+    let mut rows = pin!(patient(client.query_typed_raw(sql, none)).await?);
     let (mut chunk, mut pairs, mut decoding) = (Vec::new(), Vec::new(), VecDeque::new());
     while let Some(row) = next(rows.as_mut()).await? {
         chunk.push(row);
@@ -480,4 +498,20 @@ pub(super) async fn audit(
     rows.truncate(wanted.limit());
     let entries = rows.iter().map(|row| format::read_entry(text(row, 1))).collect::<Result<_, _>>()?;
     Ok(AuditPage { entries, next: rows.last().filter(|_| more).map(|row| number(row, 0)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_not_waited_for_for_ever() {
+        let never = patient(std::future::pending::<Result<(), StoreError>>()).await;
+        assert!(matches!(never, Err(ReadError::Silent)), "{never:?}");
+        let late = async {
+            tokio::time::sleep(ANSWER / 2).await;
+            Ok::<_, StoreError>(1)
+        };
+        assert!(matches!(patient(late).await, Ok(1)));
+    }
 }
