@@ -466,6 +466,8 @@ struct Directed<E> {
     is_away: AtomicBool,
     /// Those that it was given, or was to take.
     leases: Mutex<Vec<Option<Duration>>>,
+    /// Whether the next question for its readiness ends who asks.
+    is_broken: AtomicBool,
 }
 
 impl<E> Directed<E> {
@@ -483,6 +485,7 @@ impl<E> Directed<E> {
             deaf: None,
             is_away: AtomicBool::default(),
             leases: Mutex::default(),
+            is_broken: AtomicBool::default(),
         })
     }
 
@@ -552,6 +555,7 @@ impl<E: Engine> Engine for Directed<E> {
     }
 
     fn readiness(&self) -> Readiness {
+        assert!(!self.is_broken.load(Ordering::SeqCst), "a defect, for the test");
         drop(self.gate.lock());
         self.engine.readiness()
     }
@@ -582,6 +586,61 @@ async fn a_scheduler_that_does_not_come_back_is_silent() {
     closed.join().unwrap().unwrap();
     eventually("it beats again", || async { !is_silent(1) }).await;
     task.shutdown().await;
+}
+
+/// It keeps nothing that another node could use, and says what is to be done.
+#[tokio::test]
+async fn a_scheduler_that_ends_by_a_defect_lets_others_lead() {
+    let cluster = Cluster::new();
+    let engine = Directed::new(cluster.machine.engine());
+    let (first, first_task) = cluster.start_with("n1", engine.clone());
+    leads(&first).await;
+    let (second, second_task) = cluster.start("n2");
+    engine.is_broken.store(true, Ordering::SeqCst);
+    leads(&second).await;
+    says(&first, "ended by a defect").await;
+    assert_eq!(first.status().role, Role::Standby);
+    second_task.shutdown().await;
+    first_task.shutdown().await;
+}
+
+/// Whoever leads no more says so before it asks anything of a store that may not answer.
+#[tokio::test]
+async fn who_is_deposed_says_so_at_once() {
+    let cluster = Cluster::new();
+    let (node, task) = cluster.start("n1");
+    leads(&node).await;
+    node.ask(put("a", "R1//PT1H")).await.unwrap();
+    let other = cluster.store.another();
+    cluster.store.set_stuck(&["store_id"]);
+    cluster.store.expire();
+    other.begin_term(&Candidate { node: "n2".into(), ..Candidate::default() }).await.unwrap();
+    node.ask(put("b", "R1//PT1H")).await.unwrap_err();
+    eventually("it says so", || async { node.status().role == Role::Standby }).await;
+    cluster.store.set_stuck(&[]);
+    task.shutdown().await;
+}
+
+/// What a standby was asking for when it was elected, and what was not answered at first, is shown in the end.
+#[tokio::test]
+async fn how_jobs_have_ended_is_learned_by_who_is_elected_meanwhile() {
+    let cluster = Cluster::new();
+    let (first, first_task) = cluster.start("n1");
+    leads(&first).await;
+    first.ask(put("a", "R1//PT1H")).await.unwrap();
+    eventually("it has run", || async { cluster.outcomes("a").await == [Outcome::Succeeded] }).await;
+    cluster.store.set_stuck(&["last_runs"]);
+    let (second, second_task) = cluster.start("n2");
+    eventually("it asks how jobs have ended", || async { cluster.store.unanswered() > 0 }).await;
+    first_task.shutdown().await;
+    leads(&second).await;
+    cluster.store.set_stuck(&[]);
+    let shown = || {
+        let projection = second.projection.read();
+        projection.job(&name("a")).is_some_and(|job| projection.last_run(job.uid).is_some())
+    };
+    eventually("it is shown", || async { shown() }).await;
+    second_task.shutdown().await;
 }
 
 /// A node that is dead is not heard of for as long as its connections are tried.

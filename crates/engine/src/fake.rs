@@ -67,6 +67,8 @@ struct Machine {
     too_late: Vec<TaskId>,
     incarnation: u64,
     not_ready: Option<String>,
+    /// Why no output can be read.
+    unread: Option<String>,
     old: u64,
     handles: Vec<std::sync::Weak<Mailbox>>,
 }
@@ -178,6 +180,11 @@ impl FakeMachine {
             Readiness::Ready => None,
             Readiness::NotReady { reason } => Some(reason),
         };
+    }
+
+    /// From here on no output can be read.
+    pub fn set_unread(&self, why: &str) {
+        self.lock().unread = Some(why.into());
     }
 
     /// Keeps so many old tasks; one call forgets ten of them.
@@ -382,6 +389,9 @@ impl Engine for FakeEngine {
     /// Keeps the head only: the fake's bound is on what is told, not on memory.
     async fn output(&self, task: &TaskId, stream: Stream, offset: u64) -> Result<Output, EngineError> {
         let machine = self.machine.lock();
+        if let Some(why) = &machine.unread {
+            return Err(EngineError::Unknown(why.clone()));
+        }
         let task = machine.tasks.get(task).ok_or_else(|| EngineError::NoSuchTask(task.clone()))?;
         let written = match stream {
             Stream::Stdout => &task.stdout,

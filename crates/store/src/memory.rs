@@ -513,6 +513,10 @@ struct Inner {
     waiting: u64,
     /// How often it was loaded.
     loads: u64,
+    /// Questions that get no answer, by the names of their functions.
+    stuck: &'static [&'static str],
+    /// How many were asked since.
+    unanswered: u64,
     /// By node.
     members: BTreeMap<String, (Candidate, String, Instant)>,
 }
@@ -528,6 +532,8 @@ impl MemoryStore {
             held: false,
             waiting: 0,
             loads: 0,
+            stuck: &[],
+            unanswered: 0,
             members: BTreeMap::new(),
         });
         Self::handle(0, Arc::new(Shared { inner, changed: watch::Sender::new(0) }))
@@ -594,6 +600,28 @@ impl MemoryStore {
     /// How many batches came while it was held.
     pub fn waiting(&self) -> u64 {
         self.inner().waiting
+    }
+
+    /// From here on these questions are not answered before others are named: `load`, `store_id`, `announce`, `last_runs`.
+    pub fn set_stuck(&self, questions: &'static [&'static str]) {
+        let mut inner = self.inner();
+        (inner.stuck, inner.unanswered) = (questions, 0);
+        drop(inner);
+        self.tell();
+    }
+
+    /// How many of them were asked since.
+    pub fn unanswered(&self) -> u64 {
+        self.inner().unanswered
+    }
+
+    /// Waits until this question is answered.
+    async fn answers(&self, question: &str) {
+        {
+            let mut inner = self.inner();
+            inner.unanswered += u64::from(inner.stuck.contains(&question));
+        }
+        self.when(|inner| (!inner.stuck.contains(&question)).then_some(())).await;
     }
 
     /// How often all of it was loaded, by whichever node.
@@ -669,8 +697,14 @@ impl Store for MemoryStore {
         Ok(self.inner().core.term())
     }
 
+    async fn store_id(&self) -> Result<Option<String>, StoreError> {
+        self.answers("store_id").await;
+        Ok(None)
+    }
+
     async fn announce(&self, candidate: &Candidate, news: &str) -> Result<(), StoreError> {
         bounded(news)?;
+        self.answers("announce").await;
         let said = (candidate.clone(), news.to_owned(), Instant::now());
         self.inner().members.insert(candidate.node.clone(), said);
         Ok(())
@@ -694,6 +728,7 @@ impl Store for MemoryStore {
     }
 
     async fn load(&self) -> Result<(State, Term), StoreError> {
+        self.answers("load").await;
         let mut inner = self.inner();
         inner.loads += 1;
         if self.foreign {
@@ -755,6 +790,7 @@ impl Store for MemoryStore {
     }
 
     async fn last_runs(&self) -> Result<Vec<LastRun>, StoreError> {
+        self.answers("last_runs").await;
         Ok(self.inner().core.last_runs())
     }
 

@@ -4,7 +4,7 @@
 //! whoever else holds them. A node keeps one [`ProjectionHandle`], whether it leads or follows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -222,6 +222,51 @@ struct Shared {
     events: broadcast::Sender<Arc<Applied>>,
 }
 
+/// A projection while it is read.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    projection: RwLockReadGuard<'a, Projection>,
+    #[cfg(debug_assertions)]
+    _once: once::Once,
+}
+
+impl Deref for Reading<'_> {
+    type Target = Projection;
+
+    fn deref(&self) -> &Projection {
+        &self.projection
+    }
+}
+
+/// Which projections a thread reads at the moment, each of them once.
+#[cfg(debug_assertions)]
+mod once {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static READ: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[derive(Debug)]
+    pub(super) struct Once(usize);
+
+    impl Once {
+        pub(super) fn of(projection: usize) -> Self {
+            READ.with_borrow_mut(|read| {
+                assert!(!read.contains(&projection), "a thread reads a projection twice at a time");
+                read.push(projection);
+            });
+            Self(projection)
+        }
+    }
+
+    impl Drop for Once {
+        fn drop(&mut self) {
+            READ.with_borrow_mut(|read| read.retain(|other| *other != self.0));
+        }
+    }
+}
+
 impl ProjectionHandle {
     /// Shares a projection.
     pub fn new(projection: Projection) -> Self {
@@ -230,10 +275,18 @@ impl ProjectionHandle {
         Self { shared: Arc::new(Shared { projection: RwLock::new(projection), seq, events }) }
     }
 
-    /// For reading. Copy out what is needed and let go: writers wait, and so does everybody after them.
-    pub fn read(&self) -> RwLockReadGuard<'_, Projection> {
+    /// For reading. Copy out what is needed and let go: writers wait, and so does everybody after them. Who reads twice at
+    /// a time waits for a writer that waits for it: where defects are looked for, that is a panic at once.
+    pub fn read(&self) -> Reading<'_> {
+        #[cfg(debug_assertions)]
+        let once = once::Once::of(std::ptr::from_ref(&*self.shared).addr());
         // A projection is whole between any two changes, so one left by a panic is still an older truth.
-        self.shared.projection.read().unwrap_or_else(PoisonError::into_inner)
+        let projection = self.shared.projection.read().unwrap_or_else(PoisonError::into_inner);
+        Reading {
+            projection,
+            #[cfg(debug_assertions)]
+            _once: once,
+        }
     }
 
     /// Goes on by one batch, then tells those who wait for it and those who listen.

@@ -241,6 +241,7 @@ impl From<RestoreError> for ApiError {
     fn from(error: RestoreError) -> Self {
         match error {
             RestoreError::NotLeading => AskError::NotLeading.into(),
+            RestoreError::OutcomeUnknown => super::error::outcome_unknown(error.to_string()),
             RestoreError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", error.to_string())
                 .hint("nothing has changed by this one; look what the other has done, and ask again"),
             RestoreError::Occupied(_) => Self::new(StatusCode::CONFLICT, "not_empty", error.to_string())

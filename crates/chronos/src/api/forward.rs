@@ -123,11 +123,13 @@ async fn answer(ctx: &ApiContext, handed_on: bool, mut request: Request, next: N
     let until = Instant::now() + LED_WITHIN;
     let mut patience = None;
     loop {
-        let leads = leads(ctx);
-        // Who has read nothing yet does not say that there is nothing.
-        let is_unread =
-            !leads && ctx.node.outlook().current_at.is_none() && is_of_the_store(request.uri().path());
+        let (leads, has_read) = (leads(ctx), ctx.node.outlook().current_at.is_some());
+        let is_of_the_store = is_of_the_store(request.uri().path());
+        // Who has read nothing yet does not say that there is nothing, be it the next to lead.
+        let is_cold = !has_read && matches!(ctx.node.status().role, Role::Preparing(_));
+        let is_unread = !has_read && !leads && is_of_the_store;
         let refused = match ctx.cluster.way() {
+            _ if is_cold && (wanted || is_of_the_store) => Some(unread()),
             _ if leads || !(wanted || is_unread) => return Answered::Here(next.run(request).await),
             // Writes are refused by the node itself, which knows why.
             _ if handed_on && wanted => return Answered::Here(next.run(request).await),

@@ -63,6 +63,9 @@ pub(super) struct Ready {
     leader: Option<String>,
 }
 
+/// A scheduler that lives says so every second or two.
+const STOPPED_AFTER: Duration = Duration::from_secs(15);
+
 /// Asks nobody: a balancer that waits for the answer takes the node out, and with a store that is stuck all of them.
 fn readiness(ctx: &ApiContext) -> Ready {
     let (status, seen, leader) = (ctx.node.status(), ctx.node.outlook(), ctx.node.leader());
@@ -106,6 +109,14 @@ fn readiness(ctx: &ApiContext) -> Ready {
                 }
             }
         }
+    }
+    let still = ctx.node.pulse.silence();
+    if still > STOPPED_AFTER {
+        serves = false;
+        reasons.push(format!(
+            "the scheduler of this node has not moved for {} s: restart this process",
+            still.as_secs()
+        ));
     }
     let leader = leader.and_then(|leader| cluster::address::first(&leader.addresses));
     notes.extend(ctx.node.engine.notes());
@@ -258,6 +269,8 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
             told.ok().and_then(Result::ok).flatten()
         }
     };
+    // Let go before the next question to it.
+    let jobs = node.projection.read().state().jobs.len();
     Json(StatusView {
         node: node.identity.node.clone(),
         version: node.identity.version.clone(),
@@ -265,7 +278,7 @@ pub(super) async fn status(State(ctx): State<ApiContext>) -> Json<StatusView> {
         ready,
         epoch,
         seq: node.projection.seq().0,
-        jobs: node.projection.read().state().jobs.len(),
+        jobs,
         runs: Live::of(&ctx),
         store: node.store.kind(),
         store_id,

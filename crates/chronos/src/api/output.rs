@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 use store::OutcomeKind;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use super::ApiContext;
@@ -23,6 +24,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{self, Accept, Params};
 use super::runs::{find_live, no_such_run};
 use super::view;
+use crate::node::Role;
 
 /// Which output.
 #[derive(Deserialize, IntoParams)]
@@ -71,14 +73,17 @@ async fn look(ctx: &ApiContext, key: RunKey) -> Result<Look, ApiError> {
 const POLL: Duration = Duration::from_millis(200);
 /// A sign of life for proxies that drop silent connections.
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// What cannot be read for so long, of an attempt that is over or by a node that leads no more, is not waited for.
+const UNREAD_AFTER: Duration = Duration::from_secs(10);
 /// Pieces on their way to a slow reader.
 const PIECES_MAX: usize = 4;
 
 /// The output of a run: raw bytes, or followed.
 ///
 /// Followed, the events are `output` with `{"attempt", "offset", "text"}`, `gap` with `{"attempt", "dropped"}`,
-/// `attempt` with `{"attempt"}` when the next one begins, and at last `end` with `{"outcome"}`. Bytes that are not UTF-8
-/// become U+FFFD in `text`.
+/// `attempt` with `{"attempt"}` when the next one begins, `unread` with `{"attempt", "reason"}` where the rest of one that is
+/// over cannot be had, and at last `end` with `{"outcome"}`. Bytes that are not UTF-8 become U+FFFD in `text`. Followed as
+/// bytes, the answer breaks off where something cannot be had.
 #[utoipa::path(
     get, path = "/v1/runs/{key}/output", tag = "runs", params(("key" = String, Path), Wanted),
     responses((status = 200, content((String = "text/plain"), (Object = "text/event-stream"))),
@@ -121,7 +126,12 @@ pub(super) async fn read(
     if binary {
         let bytes = stream::poll_fn(move |task| told.poll_recv(task));
         let bytes = futures_util::StreamExt::filter_map(bytes, |piece| async move {
-            if let Piece::Output { bytes, .. } = piece { Some(Ok::<_, Infallible>(bytes)) } else { None }
+            match piece {
+                Piece::Output { bytes, .. } => Some(Ok(bytes)),
+                // Nobody is to take a part for the whole.
+                Piece::Unread { reason, .. } => Some(Err(std::io::Error::other(reason))),
+                Piece::Gap { .. } | Piece::Attempt(_) | Piece::End(_) => None,
+            }
         });
         return Ok(
             ([(header::CONTENT_TYPE, "application/octet-stream")], Body::from_stream(bytes)).into_response()
@@ -181,6 +191,7 @@ async fn whole(
 enum Piece {
     Output { attempt: u32, offset: u64, bytes: Vec<u8> },
     Gap { attempt: u32, dropped: u64 },
+    Unread { attempt: u32, reason: String },
     Attempt(u32),
     End(Option<&'static str>),
 }
@@ -237,9 +248,11 @@ impl Follower {
     /// Follows one attempt to its end; `None` when nobody listens any more.
     async fn attempt(&self, attempt: u32, mut offset: u64) -> Option<()> {
         let task = TaskId::of(&self.job, self.key, attempt);
+        let mut heard = Instant::now();
         while !self.tell.is_closed() {
             match self.ctx.node.engine.output(&task, self.stream, offset).await {
                 Ok(piece) => {
+                    heard = Instant::now();
                     let start = piece.next.saturating_sub(piece.bytes.len() as u64);
                     if start > offset {
                         self.tell.send(Piece::Gap { attempt, dropped: start - offset }).await.ok()?;
@@ -263,10 +276,22 @@ impl Follower {
                 {
                     return Some(());
                 }
+                // The node where it is may never come back; and where another one leads, that one is to be asked.
+                Err(problem)
+                    if heard.elapsed() > UNREAD_AFTER && (self.is_over(attempt).await || !self.leads()) =>
+                {
+                    let reason = problem.to_string();
+                    self.tell.send(Piece::Unread { attempt, reason }).await.ok()?;
+                    return self.leads().then_some(());
+                }
                 Err(_) => tokio::time::sleep(POLL).await,
             }
         }
         None
+    }
+
+    fn leads(&self) -> bool {
+        matches!(self.ctx.node.status().role, Role::Leading(_))
     }
 
     /// Whether the attempt cannot write any more.
@@ -305,6 +330,9 @@ impl Texts {
         events.push(match piece {
             Piece::Gap { attempt, dropped } => {
                 event("gap", &json!({ "attempt": attempt, "dropped": dropped }))
+            }
+            Piece::Unread { attempt, reason } => {
+                event("unread", &json!({ "attempt": attempt, "reason": reason }))
             }
             Piece::Attempt(attempt) => event("attempt", &json!({ "attempt": attempt })),
             Piece::End(outcome) => event("end", &json!({ "outcome": outcome })),

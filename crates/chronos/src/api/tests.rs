@@ -347,6 +347,21 @@ async fn search_filters_and_pages_in_order() {
     assert_eq!(server.get("/v1/jobs?state=live").await.json()["total"], json!(0));
 }
 
+/// The node where it is may never come back: the run ends all the same, and so does the answer.
+#[tokio::test]
+async fn an_output_that_cannot_be_had_is_not_followed_for_ever() {
+    let server = Server::start(succeed).await;
+    server.create(json!({"name": "short", "command": "true", "schedule": FAR})).await;
+    let key = server.change(Method::PUT, "/v1/scheduler/job/short").await.header("x-chronos-run").to_owned();
+    server.until_get(&format!("/v1/runs/{key}"), |run| run["state"] == "ended").await;
+    server.machine.set_unread("node n2: it is away");
+    tokio::time::pause();
+    let followed = server.get(&format!("/v1/runs/{key}/output?follow=true")).await;
+    assert!(followed.text.contains("event: unread\n"), "{}", followed.text);
+    assert!(followed.text.contains("node n2: it is away"), "{}", followed.text);
+    assert!(followed.text.contains("event: end\ndata: {\"outcome\":\"succeeded\"}"), "{}", followed.text);
+}
+
 #[tokio::test]
 async fn a_running_task_is_seen_followed_explained_and_killed() {
     let server = Server::start(|_| Behaviour::Run).await;

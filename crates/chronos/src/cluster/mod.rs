@@ -291,7 +291,8 @@ async fn tell(node: Node, cluster: Cluster, leased: bool) {
     let mut swept = Instant::now();
     // A store that nobody has made yet takes no news, which is none.
     let mut silent = true;
-    // Nothing is promised that the engine does not know of.
+    // Nothing is promised that the engine does not know of; and it knows of no lease before others have heard this very
+    // process: they may count from what an earlier one has said, whose tasks run here still.
     let mut promised = false;
     loop {
         tokio::select! {
@@ -310,9 +311,6 @@ async fn tell(node: Node, cluster: Cluster, leased: bool) {
         }
         let now = engine::since_boot();
         let until = now + LEASE;
-        if leased && !promised {
-            promised = node.engine.renew_lease(Some(until)).await.is_ok();
-        }
         let in_ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (said_at_ms, tasks_end_after_ms) = (in_ms(now), promised.then(|| in_ms(TASKS_END_AFTER)));
         let news = News { said_at_ms, tasks_end_after_ms, replaced, ..News::of(&node, &cluster) }.to_text();
@@ -320,9 +318,15 @@ async fn tell(node: Node, cluster: Cluster, leased: bool) {
         match tokio::time::timeout(TOLD_WITHIN, said).await {
             Ok(Ok(())) => {
                 silent = false;
-                let renewed = node.engine.renew_lease(leased.then_some(until)).await;
-                if let Err(problem) = renewed {
-                    tracing::debug!(%problem, "the engine was not told that this node is in touch with the store");
+                match node.engine.renew_lease(leased.then_some(until)).await {
+                    Ok(()) if leased && !promised => {
+                        promised = true;
+                        every.reset_immediately();
+                    }
+                    Ok(()) => {}
+                    Err(problem) => {
+                        tracing::debug!(%problem, "the engine was not told that this node is in touch with the store");
+                    }
                 }
             }
             Ok(Err(problem)) if !silent => {

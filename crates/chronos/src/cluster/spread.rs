@@ -165,8 +165,10 @@ impl Spread {
             if *live.node == *self.here || self.local.has_place(&live.node) {
                 return Place::Here;
             }
-            // A job that is gone, or that cannot be read, may have had one.
-            let contained = state.jobs.get(&run.key.job).is_none_or(|job| job.body.contains("\"container\""));
+            // A job that is gone, that cannot be read, or that was changed since, may have had one.
+            let contained = state.jobs.get(&run.key.job).is_none_or(|job| {
+                job.changed > live.launched || job.body.contains("\"container\"")
+            });
             return Place::There { node: live.node.clone(), contained };
         }
         match state.given_up(task) {

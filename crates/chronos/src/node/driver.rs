@@ -232,7 +232,7 @@ impl Driver<'_> {
                 (Ok(restored), Some(Ended::Restored))
             }
             Err(RestoreError::Store(StoreError::Deposed(Deposed { reason }))) => {
-                (Err(RestoreError::NotLeading), Some(Ended::Deposed(reason)))
+                (Err(RestoreError::OutcomeUnknown), Some(Ended::Deposed(reason)))
             }
             Err(problem) => {
                 warn!(%problem, "nothing was restored");

@@ -1,10 +1,12 @@
 //! The life of a node: follows while another leads, leads when elected, and begins again when deposed. For ever.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use engine::{Engine, Keep, Readiness};
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use scheduler::ids::{Epoch, Seq, TaskId};
 use scheduler::limits::Limits;
@@ -156,7 +158,19 @@ pub fn start(options: NodeOptions) -> (Node, NodeTask) {
         pulse,
         stop: stopped,
     };
-    (node, NodeTask { stop, life: tokio::spawn(life.run()) })
+    (node, NodeTask { stop, life: tokio::spawn(live(life)) })
+}
+
+/// Lives. Whoever ends by a defect keeps no other node from leading, and says that it does nothing any more.
+async fn live(life: Life) {
+    let (status, store) = (life.status.clone(), life.options.store.clone());
+    if let Err(defect) = AssertUnwindSafe(life.run()).catch_unwind().await {
+        let told = "the scheduler of this node has ended by a defect: restart this process";
+        error!("{told}");
+        status.send_replace(Status { role: Role::Standby, troubles: vec![told.into()] });
+        store.resign().await;
+        resume_unwind(defect);
+    }
 }
 
 impl Life {
@@ -189,11 +203,6 @@ impl Life {
                     let pruning = tokio::spawn(prune(self.options.store.clone(), self.options.retention));
                     let ended = driver::lead(&mut self, state, term).await;
                     pruning.abort();
-                    // Jobs may have come since.
-                    let has_jobs = !self.projection.read().state().jobs.is_empty();
-                    if has_jobs && let Err(problem) = pulse.during(self.knows(has_jobs)).await {
-                        debug!(problem, "cannot note which store this is");
-                    }
                     ended
                 }
                 _ => Ended::Stopped,
@@ -218,6 +227,7 @@ impl Life {
             if !deposed {
                 info!(epoch = term.epoch.0, "resigned");
             }
+            pulse.during(self.notes_store()).await;
         }
         tidying.abort();
     }
@@ -253,6 +263,28 @@ impl Life {
             warn!(%problem, "cannot note which store this is");
         }
         Ok(())
+    }
+
+    /// Notes which store this is, if jobs have come since it was looked at. A store that says nothing is waited for by who
+    /// has nothing better to do.
+    async fn notes_store(&self) {
+        let has_jobs = !self.projection.read().state().jobs.is_empty();
+        if !has_jobs {
+            return;
+        }
+        let mut stop = self.stop.clone();
+        let in_time = async {
+            stopped(&mut stop).await;
+            tokio::time::sleep(ENDED_WITHIN).await;
+        };
+        tokio::select! {
+            noted = self.knows(has_jobs) => {
+                if let Err(problem) = noted {
+                    debug!(problem, "cannot note which store this is");
+                }
+            }
+            () = in_time => {}
+        }
     }
 
     /// Does nothing for a while but say why.
@@ -362,13 +394,7 @@ impl Life {
                 Ok((state, loaded)) if loaded.epoch == term.epoch => {
                     self.projection.replace(Projection::new(state.clone(), loaded));
                     self.warm.store(true, Ordering::Relaxed);
-                    let (store, projection) = (self.options.store.clone(), self.projection.clone());
-                    tokio::spawn(async move {
-                        match store.last_runs().await {
-                            Ok(last_runs) => projection.learn(last_runs),
-                            Err(problem) => warn!(%problem, "cannot read the last outcomes"),
-                        }
-                    });
+                    tokio::spawn(learn(Arc::downgrade(&self.options.store), self.projection.clone()));
                     return Ok(Some((state, loaded)));
                 }
                 Ok((_, loaded)) => {
@@ -421,9 +447,7 @@ async fn follow(store: Arc<dyn Store>, projection: ProjectionHandle, warm: Arc<A
                 Ok((state, term)) => {
                     projection.replace(Projection::new(state, term));
                     warm.store(true, Ordering::Relaxed);
-                    if let Ok(last_runs) = store.last_runs().await {
-                        projection.learn(last_runs);
-                    }
+                    tokio::spawn(learn(Arc::downgrade(&store), projection.clone()));
                 }
                 Err(_) => tokio::time::sleep(STORE_RETRY).await,
             }
@@ -438,6 +462,24 @@ async fn follow(store: Arc<dyn Store>, projection: ProjectionHandle, warm: Arc<A
             Err(StoreError::Gone { .. }) => warm.store(false, Ordering::Relaxed),
             Err(_) => tokio::time::sleep(STORE_RETRY).await,
         }
+    }
+}
+
+/// Reads how the last run of each job has ended, which takes seconds where there are many: until it is told, or nobody
+/// has the store any more. Whoever is elected meanwhile goes on with it.
+async fn learn(store: Weak<dyn Store>, projection: ProjectionHandle) {
+    let mut told = false;
+    while let Some(store) = store.upgrade() {
+        match store.last_runs().await {
+            Ok(last_runs) => return projection.learn(last_runs),
+            Err(problem) if !told => {
+                told = true;
+                warn!(%problem, "cannot read the last outcomes; trying again");
+            }
+            Err(_) => {}
+        }
+        drop(store);
+        tokio::time::sleep(STORE_RETRY).await;
     }
 }
 

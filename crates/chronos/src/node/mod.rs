@@ -162,7 +162,7 @@ impl Node {
             mpsc::error::TrySendError::Full(_) => RestoreError::Busy,
             mpsc::error::TrySendError::Closed(_) => RestoreError::NotLeading,
         })?;
-        reply.await.unwrap_or(Err(RestoreError::NotLeading))
+        reply.await.unwrap_or(Err(RestoreError::OutcomeUnknown))
     }
 
     /// What is strange about the store that it works on, and what to do about it, if anything is.

@@ -56,12 +56,15 @@ pub(crate) struct Restored {
     pub(crate) undo: Option<PathBuf>,
 }
 
-/// Why nothing was restored; nothing has changed.
+/// Why nothing was restored; nothing has changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RestoreError {
     /// This node does not lead.
     #[error("this node does not lead")]
     NotLeading,
+    /// The term ended before it was confirmed: it may or may not have been done.
+    #[error("the outcome is unknown: leadership ended before the restore was confirmed")]
+    OutcomeUnknown,
     /// Another one waits or is under way.
     #[error("another restore is under way")]
     Busy,

@@ -357,6 +357,20 @@ async fn tasks_of_a_node_that_keeps_them_end_when_an_operator_says_so() {
     judged.judge.task.shutdown().await;
 }
 
+/// Nobody knows any more whether its task was begun as a container, which no lease ends.
+#[tokio::test]
+async fn a_task_of_a_job_that_was_changed_since_may_be_a_container() {
+    let judged = Judged::that(OnIsolation::Kill).await;
+    let Request::Put(definition) = put("a", "R1//PT2H") else { unreachable!() };
+    let rules = Rules { retry: Retry { max: 0, ..Retry::default() }, ..definition.rules };
+    judged.judge.node.ask(Request::Put(Definition { rules, ..definition })).await.unwrap();
+    judged.pass(10 * PROMISED);
+    judged.is_not_lost_before(Duration::MAX).await;
+    judged.judge.spread.forget("n1");
+    judged.is_lost_in_the_end().await;
+    judged.judge.task.shutdown().await;
+}
+
 /// As after a fail-over of the store to another machine.
 #[tokio::test]
 async fn the_clock_of_the_store_neither_ends_tasks_nor_keeps_them() {
@@ -386,8 +400,23 @@ async fn a_node_promises_what_its_engine_has_taken_on() {
     let said_at = cluster.word_of("n1").await.unwrap()["saidAtMs"].as_u64().unwrap();
     let lease = Some(Duration::from_millis(said_at) + Duration::from_secs(60));
     let in_ms = |lease: Duration| lease.as_millis();
-    let is_given = leases().iter().any(|given| given.map(in_ms) == lease.map(in_ms));
-    assert!(is_given, "from when it began to say so: {:?}, {:?}", leases(), lease);
+    let is_given = || leases().iter().any(|given| given.map(in_ms) == lease.map(in_ms));
+    eventually("it may go on from when it began to say so", || async { is_given() }).await;
+    task.shutdown().await;
+}
+
+/// Its tasks may be those of an earlier process, from whose last word the others count.
+#[tokio::test]
+async fn a_node_that_nobody_has_heard_takes_no_lease() {
+    let cluster = Cluster::new();
+    cluster.store.set_stuck(&["announce"]);
+    let engine = Directed::new(cluster.machine.engine());
+    let Joined { task, .. } = cluster.join_with("n1", engine.clone(), OnIsolation::Kill, since_boot);
+    eventually("it says something", || async { cluster.store.unanswered() > 0 }).await;
+    assert_eq!(*engine.leases.lock().unwrap(), [], "nobody has heard it");
+    cluster.store.set_stuck(&[]);
+    let promised = async || cluster.word_of("n1").await.is_some_and(|word| promises(&word, OnIsolation::Kill));
+    eventually("it promises", promised).await;
     task.shutdown().await;
 }
 

@@ -121,6 +121,16 @@ async fn what_does_not_fit_a_request_goes_in_parts() {
     within(store.commit(term.epoch, Seq(seq + 1), &[])).await.expect("nothing was done, and it still leads");
 }
 
+/// Marks the last batch, which brought the store to `last`, as one that its leader had begun and not finished.
+async fn leave_unfinished(raw: &Client, base: &str, last: Seq) {
+    let path = format!("{base}/term");
+    let (record, _) = raw.get_data(&path).await.expect("it is there");
+    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
+    assert_eq!(record["seq"], last.0, "it is not the last one");
+    record["unfinished"] = last.0.into();
+    raw.set_data(&path, record.to_string().as_bytes(), None).await.expect("it is there");
+}
+
 /// A leader that dies between the parts of a batch leaves it in the log alone: whoever loads has it all the same, and
 /// the next leader finishes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,11 +144,7 @@ async fn a_batch_in_parts_is_finished_by_the_next_leader() {
     // As if the last batch had only reached the log.
     let raw = Client::connect(&options.hosts).await.expect("it runs");
     let base = format!("{}/store", options.path);
-    let (record, _) = raw.get_data(&format!("{base}/term")).await.expect("it is there");
-    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
-    assert_eq!(record["seq"], last.0);
-    record["unfinished"] = last.0.into();
-    raw.set_data(&format!("{base}/term"), record.to_string().as_bytes(), None).await.expect("it is there");
+    leave_unfinished(&raw, &base, last).await;
     let run = samples::slot(last.0 % 5 + 1, last.0).to_string();
     let mut removed = 0;
     for dir in raw.list_children(&format!("{base}/g1/runs")).await.expect("it is there") {
@@ -175,10 +181,7 @@ async fn what_a_batch_in_parts_removes_goes_with_the_next_leader() {
     within(store.commit(term.epoch, Seq(term.seq.0 + 2), &gone)).await.expect("it leads");
     within(store.resign()).await;
     // As if that had only reached the log.
-    let (record, _) = raw.get_data(&format!("{base}/term")).await.expect("it is there");
-    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
-    record["unfinished"] = (term.seq.0 + 2).into();
-    raw.set_data(&format!("{base}/term"), record.to_string().as_bytes(), None).await.expect("it is there");
+    leave_unfinished(&raw, &base, Seq(term.seq.0 + 2)).await;
     let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
     raw.create(&path, &value, &open).await.expect("it is not there");
     let (other, third) = (node(&options), node(&options));
@@ -204,10 +207,7 @@ async fn what_a_batch_in_parts_puts_comes_with_the_next_leader() {
     // As if the revision alone had got beyond the log.
     let raw = Client::connect(&options.hosts).await.expect("it runs");
     let base = format!("{}/store", options.path);
-    let (record, _) = raw.get_data(&format!("{base}/term")).await.expect("it is there");
-    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
-    record["unfinished"] = (term.seq.0 + 1).into();
-    raw.set_data(&format!("{base}/term"), record.to_string().as_bytes(), None).await.expect("it is there");
+    leave_unfinished(&raw, &base, Seq(term.seq.0 + 1)).await;
     let dirs = raw.list_children(&format!("{base}/g1/runs")).await.expect("it is there");
     let dir = format!("{base}/g1/runs/{}", dirs[0]);
     raw.delete(&format!("{dir}/{}", run.key), None).await.expect("it is there");

@@ -63,6 +63,27 @@ async fn a_read_goes_to_the_next_leader_where_the_first_is_silent() {
     );
 }
 
+/// Whoever was just elected and has to load first does not say that there is nothing.
+#[tokio::test]
+async fn who_leads_before_it_has_read_answers_once_it_has() {
+    let store = MemoryStore::new(MemoryCore::new(7));
+    let Server { app, _task, .. } = {
+        let first = Server::on(store.another(), succeed);
+        first.until(|node| matches!(node.status().role, Role::Leading(_))).await;
+        first.create(json!({"name": "there", "command": "1", "schedule": FAR})).await;
+        first
+    };
+    _task.shutdown().await;
+    drop(app);
+    store.set_stuck(&["load"]);
+    let next = Server::on(store.another(), succeed);
+    next.until(|node| matches!(node.status().role, Role::Preparing(_))).await;
+    let opened = async { store.set_stuck(&[]) };
+    let (all, one, ()) = tokio::join!(next.get("/v1/jobs"), next.get("/v1/jobs/there"), opened);
+    assert_eq!((all.status, &all.json()["total"]), (StatusCode::OK, &json!(1)), "{}", all.text);
+    assert_eq!(one.status, StatusCode::OK, "{}", one.text);
+}
+
 #[tokio::test]
 async fn the_fate_of_a_change_is_told_as_unknown_once_another_leads() {
     let follower = Follower::start().await;
