@@ -361,7 +361,7 @@ async fn tasks_of_a_node_that_keeps_them_end_when_an_operator_says_so() {
 #[tokio::test]
 async fn a_task_of_a_job_that_was_changed_since_may_be_a_container() {
     let judged = Judged::that(OnIsolation::Kill).await;
-    let Request::Put(definition) = put("a", "R1//PT2H") else { unreachable!() };
+    let Request::Put(definition) = put("a", "R1/2099-01-01T00:00:00Z/PT1H") else { unreachable!() };
     let rules = Rules { retry: Retry { max: 0, ..Retry::default() }, ..definition.rules };
     judged.judge.node.ask(Request::Put(Definition { rules, ..definition })).await.unwrap();
     judged.pass(10 * PROMISED);

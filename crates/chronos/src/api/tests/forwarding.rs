@@ -76,7 +76,10 @@ async fn who_leads_before_it_has_read_answers_once_it_has() {
     _task.shutdown().await;
     drop(app);
     store.set_stuck(&["load"]);
-    let next = Server::on(store.another(), succeed);
+    let (_way, seen) = watch::channel(Way::None);
+    let next = Server::among(access::Access::default(), store.another(), succeed, |node| {
+        Cluster::by(node, seen).expect("a client")
+    });
     next.until(|node| matches!(node.status().role, Role::Preparing(_))).await;
     let opened = async { store.set_stuck(&[]) };
     let (all, one, ()) = tokio::join!(next.get("/v1/jobs"), next.get("/v1/jobs/there"), opened);
