@@ -166,9 +166,10 @@ impl Spread {
                 return Place::Here;
             }
             // A job that is gone, that cannot be read, or that was changed since, may have had one.
-            let contained = state.jobs.get(&run.key.job).is_none_or(|job| {
-                job.changed > live.launched || job.body.contains("\"container\"")
-            });
+            let contained = state
+                .jobs
+                .get(&run.key.job)
+                .is_none_or(|job| job.changed > live.launched || job.body.contains("\"container\""));
             return Place::There { node: live.node.clone(), contained };
         }
         match state.given_up(task) {

@@ -415,7 +415,8 @@ async fn a_node_that_nobody_has_heard_takes_no_lease() {
     eventually("it says something", || async { cluster.store.unanswered() > 0 }).await;
     assert_eq!(*engine.leases.lock().unwrap(), [], "nobody has heard it");
     cluster.store.set_stuck(&[]);
-    let promised = async || cluster.word_of("n1").await.is_some_and(|word| promises(&word, OnIsolation::Kill));
+    let promised =
+        async || cluster.word_of("n1").await.is_some_and(|word| promises(&word, OnIsolation::Kill));
     eventually("it promises", promised).await;
     task.shutdown().await;
 }
