@@ -48,6 +48,10 @@ class Chains:
         what = f"{job.name}: cycle {iso(cycle)}"
         failed = [p for p in parents if p is not None and p.outcome != "succeeded" and tells_children(p)]
         all_well = all(p is not None and p.outcome == "succeeded" for p in parents)
+        if entry is not None and (all_well or failed):
+            # The last of those that succeed lets it run, and the first that does not keeps it from that.
+            since_ms = max(p.recorded_ms for p in parents) if all_well else min(p.recorded_ms for p in failed)
+            self.check_follows(f"{what}: what came of its parents", since_ms, entry.created_ms)
         if entry is None or entry.outcome is None:
             if all_well:
                 self.fail("lost", f"{what}: all parents succeeded, but it has no outcome")

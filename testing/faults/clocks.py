@@ -9,6 +9,8 @@ from evidence import merged
 LATE_MS = 5_000
 # What the marks of two clocks are off, and more. Milliseconds.
 ROUGH_MS = 100
+# What follows from something is recorded so soon after it, beside the time in which nobody decided or could be asked. Milliseconds.
+FOLLOWS_MS = 30_000
 # A leader whose clock is shifted by more than this decides nothing. Seconds.
 LEADS_WITHIN_S = 60
 
@@ -34,6 +36,7 @@ class Unattended:
         # One beat is no witness of itself: of what it missed the others tell.
         self.told_to = {name: self.of([other for other in self.late if other != name]) for name in self.late}
         self.told_to_others = self.of(list(self.late))
+        self.times = self.told_to_others[1]
 
     def late_times(self, job, starts, end_ms):
         began = end_ms + LATE_MS
@@ -61,6 +64,19 @@ class Unattended:
 class Clocks:
     """What of a checker is about time."""
 
+    def check_follows(self, what, before_ms, after_ms, least_ms=0):
+        """What follows from something comes after it, and not too long after it."""
+        apart_ms = after_ms - before_ms
+        if least_ms - ROUGH_MS <= apart_ms <= least_ms + FOLLOWS_MS:
+            return
+        (before_low, before_high), (after_low, after_high) = self.truth_ms(before_ms), self.truth_ms(after_ms)
+        # A delay is reckoned by the clock of who decides on it.
+        shift = self.shift_ms(before_ms, after_ms)
+        nobody = self.unattended.times + [(self.ms(cut.began), self.ms(cut.healed)) for cut in self.e.cuts]
+        excused = shift + sum(max(0, min(ended, after_low) - max(began, before_high)) for began, ended in nobody)
+        if after_high - before_low < (0 if shift else least_ms) - ROUGH_MS or after_low - before_high - excused > least_ms + FOLLOWS_MS:
+            self.fail("order", f"{what}: {apart_ms / 1000:.1f} s apart, expected {least_ms / 1000:.1f} s to {FOLLOWS_MS / 1000:.0f} s more")
+
     def boot(self, ms):
         return ms / 1000 - self.e.offset_s
 
@@ -77,11 +93,15 @@ class Clocks:
         """The same, of whoever decided what was carried out by then: on a busy machine some time lies between."""
         return self.shift_ms(at_ms - LATE_MS, at_ms)
 
-    def shift_told_ms(self, at_ms):
-        """The same of a time that was read from such a clock, and so may itself be that far away."""
-        at = self.boot(at_ms)
-        return max((abs(seconds) * 1000 for began, ended, _, seconds in self.e.shifts
-                    if began - abs(seconds) - 1 <= at <= ended + abs(seconds) + 1), default=0)
+    def truth_ms(self, told_ms):
+        """From when to when it may have been in truth when the clock of a leader said this: one that was shifted then says what is
+        that far from then, and who leads with it goes on for a while with what it was ahead."""
+        truths = [told_ms]
+        for began, ended, _, seconds in self.e.shifts:
+            owed = abs(seconds) if abs(seconds) <= LEADS_WITHIN_S else 0
+            if began - owed - 1 <= self.boot(told_ms) - seconds <= ended + owed + 1:
+                truths.append(told_ms - seconds * 1000)
+        return min(truths), max(truths)
 
     def shift_of_leaders_ms(self, from_ms, to_ms):
         """By how much the clock of somebody who decided then may have been off."""

@@ -7,7 +7,7 @@ import time
 import service
 from cluster import PORT, WHOLE_S, boot_s
 from evidence import Cut
-from workload import Job, now_ms
+from workload import RETRY_DELAY_S, Job, now_ms
 
 # Shifts of one clock. The first is within what a leader may be off; with the second it must not lead.
 SOME_SECONDS, SOME_MINUTES = 3, 180
@@ -327,7 +327,7 @@ class Nemesis:
     def make_lasting(self, leader):
         """Jobs of which something runs on the leader that is far from its end: of one the next run waits for that, of the
         other the next attempt."""
-        for kind, fields in (("next", {}), ("again", {"retries": 3, "retryDelay": "PT1S"})):
+        for kind, fields in (("next", {}), ("again", {"retries": 3, "retryDelay": f"PT{RETRY_DELAY_S}S"})):
             name = f"lasting-{kind}-{len(self.jobs):02}"
             job = Job(name, self.cluster.folder, LASTING_PERIOD_S, now_ms(), sleep=LASTING_S, description="1", **fields)
             self.jobs.append(job)

@@ -5,15 +5,15 @@ import re
 
 import service
 from checker import Checker
-from clocks import LATE_MS
-from evidence import GRAIN_S, Entry, Evidence, Task
-from slots import CUT_OFF
+from clocks import LATE_MS, ROUGH_MS
+from evidence import GRAIN_S, Entry, Evidence, Task, millis
+from slots import CUT_OFF, millis_of
+from workload import RETRY_DELAY_S
 
 # What is chosen to be spoiled began so soon after it was due.
 PROMPT_MS = 400
 # What a job does so soon after it was made is in doubt. Milliseconds.
 YOUNG_MS = 10_000
-
 
 
 def changed(entry, **fields):
@@ -69,7 +69,13 @@ class Spoiler:
                     and bool(self.jobs[x.job].parents) == child and x.recorded_ms < self.middle and x.due_ms < self.middle
                     and x.due_ms > self.jobs[x.job].created_ms[1] + YOUNG_MS
                     and x.attempts and x.attempts[-1]["task"] in self.e.tasks and self.task(x).starts
-                    and not self.checker.shift_ms(x.due_ms - clear_ms[0], max(x.due_ms, x.recorded_ms) + clear_ms[1]) and wanted(x))
+                    and not self.checker.shift_ms(x.due_ms - clear_ms[0], max(x.due_ms, x.recorded_ms) + clear_ms[1])
+                    and self.certain(x) and wanted(x))
+
+    def certain(self, entry):
+        """Whether no shifted clock can have told when it was."""
+        told = [entry.created_ms, entry.recorded_ms, *(millis_of(attempt, entry, field) for attempt in entry.attempts for field in ("launched", "ended"))]
+        return all(self.checker.truth_ms(at) == (at, at) for at in told)
 
     def task(self, entry):
         return self.e.tasks[entry.attempts[-1]["task"]]
@@ -94,7 +100,12 @@ class Spoiler:
         return [x for name in self.jobs[entry.job].parents for x in self.checker.of_job[name] if x.cycle == entry.cycle and not x.is_range]
 
     def is_join(self, entry):
-        return len(self.jobs[entry.job].parents) > 1 and len(self.parents_of(entry)) == len(self.jobs[entry.job].parents)
+        job, parents = self.jobs[entry.job], self.parents_of(entry)
+        return len(parents) == len(job.parents) > 1 and all(x.created_ms > job.created_ms[1] + YOUNG_MS and self.certain(x) for x in parents)
+
+    def newer(self, entry):
+        """Runs that were due later."""
+        return [x for x in self.checker.of_job[entry.job] if x.due_ms > entry.due_ms and x.created_ms]
 
     def replace(self, e, old, **fields):
         e.entries[e.entries.index(old)] = changed(old, **fields)
@@ -129,14 +140,34 @@ class Spoiler:
                                     "reason": "a later slot came first (catchUp: latest)"}))
 
         def skipped(reason, overlap, since_ms):
+            """Behind the run before it, which was over so long before."""
             def change(e):
                 entry = self.some(lambda x: self.jobs[x.job].overlap == overlap and not self.jobs[x.job].overlaps and before(x), outcomes=began,
                                   clear_ms=(LATE_MS, 5 * LATE_MS))
-                self.replace(e, entry, outcome="skipped", reason=f"run {before(entry).key} {reason}", attempts=[])
+                self.replace(e, entry, outcome="skipped", reason=f"run {before(entry).key} {reason}", attempts=[], recorded_ms=entry.due_ms)
 
             def before(entry):
-                earlier = (x for x in self.checker.of_job[entry.job] if x.key and x.outcome in began and x.recorded_ms < entry.due_ms - since_ms)
+                earlier = (x for x in self.checker.of_job[entry.job] if x.outcome in began and x.recorded_ms < entry.due_ms - since_ms and self.certain(x))
                 return max(earlier, key=lambda x: x.recorded_ms, default=None)
+            return change
+
+        def behind_one_at_work(e):
+            """Of a child, as those last for a while: behind the run before it, when that did not wait any more."""
+            def at_work(x):
+                """The attempt of a run that is long enough to be sure of, and the run after it."""
+                began, ended = millis(x.attempts[-1]["launched"]), millis(x.attempts[-1]["ended"])
+                after = [y for y in self.newer(x) if y.outcome == "succeeded" and y.recorded_ms < self.middle]
+                return ended - began > 4 * ROUGH_MS and after and (min(after, key=lambda y: y.due_ms), (began + ended) // 2)
+            one = self.some(at_work, child=True, clear_ms=(LATE_MS, 5 * LATE_MS))
+            entry, at_ms = at_work(one)
+            self.replace(e, entry, outcome="skipped", reason=f"run {one.key} was waiting already", attempts=[], recorded_ms=at_ms)
+
+        def before_newer(outcome, reason, **fields):
+            """For a newer run, before there was one."""
+            def change(e):
+                entry = self.some(lambda x: self.jobs[x.job].overlap == "replace" and not self.jobs[x.job].overlaps and self.newer(x), outcomes=began)
+                at_ms, one = min((self.checker.truth_ms(x.created_ms)[0], x.key) for x in self.newer(entry))
+                self.replace(e, entry, outcome=outcome, reason=reason.format(one), recorded_ms=at_ms - 2 * ROUGH_MS, **fields)
             return change
 
         def lost(e):
@@ -153,7 +184,10 @@ class Spoiler:
         self.spoil("a miss without cause", "without cause", missed)
         self.spoil("a failure without cause", "without cause", lambda e: self.replace(e, self.some(), outcome="failed"))
         for rule, words in (("skip", "was still busy"), ("queue", "was waiting already"), ("replace", "took its place")):
-            self.spoil(f"a skip without cause, under {rule}", "without cause", skipped(words, rule, 2 * LATE_MS))
+            self.spoil(f"a skip without cause, under {rule}", "without cause", skipped(words, rule, 2 * ROUGH_MS))
+        self.spoil("a skip behind a run that did not wait any more", "without cause", behind_one_at_work)
+        self.spoil("a skip for a run that was not there yet", "without cause", before_newer("skipped", "run {} took its place", attempts=[]))
+        self.spoil("a kill for a run that was not there yet", "without cause", before_newer("killed", "a newer run took its place"))
         self.spoil("a skip by the rule of other jobs", "without cause", skipped("was still busy", "queue", 0))
         self.spoil("a kill without cause", "without cause", killed)
         self.spoil("a kill by the rule of other jobs", "without cause", lambda e: self.replace(
@@ -169,6 +203,24 @@ class Spoiler:
         def longer(e):
             name = self.some(lambda x: not self.jobs[x.job].overlaps and self.followers(x)).attempts[-1]["task"]
             e.tasks[name] = moved(e.tasks[name], finishes=30)
+
+        def beside(e):
+            """Two attempts of one run, of a job whose runs may be there side by side."""
+            entry = self.some(lambda x: self.jobs[x.job].overlaps and self.task(x).span[1] and self.task(x).span[1] - self.task(x).span[0] > 1)
+            e.tasks["x-1"] = other = Task(entry.job, entry.due_ms, entry.cycle, 1)
+            other.starts = [(self.task(entry).span[1] - 0.5, "elsewhere")]
+
+        def forgotten_attempt(e):
+            entry = self.some(lambda x: len(x.attempts) == 2)
+            self.replace(e, entry, attempts=entry.attempts[1:])
+
+        def retold(field, since, by_ms):
+            """The second attempt of a run is told to have been so long after the first or the second ended."""
+            def change(e):
+                entry = self.some(lambda x: len(x.attempts) == 2)
+                told = millis(entry.attempts[since]["ended"]) + by_ms
+                self.replace(e, entry, attempts=[entry.attempts[0], dict(entry.attempts[1], **{field: told})])
+            return change
 
         def endless(e):
             name = self.some().attempts[-1]["task"]
@@ -202,6 +254,11 @@ class Spoiler:
         self.spoil("a task after the deletion", "doubled", after_deletion)
         self.spoil("a task before its time", "early", early)
         self.spoil("a forbidden overlap", "overlap", longer)
+        self.spoil("two attempts of a run at once", "overlap", beside)
+        self.spoil("an attempt too few", "disagree", forgotten_attempt)
+        self.spoil("an end that was told before it was", "order", retold("ended", 0, 0))
+        self.spoil("an end that was told an hour late", "order", retold("ended", 1, 3_600_000))
+        self.spoil("an attempt before its delay was over", "order", retold("launched", 0, RETRY_DELAY_S * 1000 - 2 * ROUGH_MS))
         if not self.e.engine.places:
             self.spoil("a task that did not end", "disagree", endless)
             self.cuts()
@@ -237,6 +294,11 @@ class Spoiler:
             child = self.some(self.is_join, child=True)
             self.replace(e, child, outcome="skipped", reason=reason(child), attempts=[])
 
+        def early_child(e):
+            child = self.some(self.is_join, child=True)
+            self.replace(e, child, created_ms=child.created_ms - 3 * ROUGH_MS)
+
+        self.spoil("a child before the end of its parents", "order", early_child)
         self.spoil("a forgotten child", "lost", lambda e: e.entries.remove(self.some(child=True)))
         self.spoil("a second child", "doubled", lambda e: e.entries.append(self.some(child=True)))
         self.spoil("a child that is not told of a failure", "lost", untold)

@@ -64,7 +64,7 @@ class Slots:
             if not before <= begun <= after and begun <= last:
                 self.fail("lost", f"{job.name}: its first slot is {begun}, expected {before} to {after}")
         # Slots at the very moment of a deletion may be on either side of it.
-        certain = job.last_index(job.deleted_ms[0] - self.shift_before_ms(job.deleted_ms[0]) - LATE_MS) if job.deleted_ms else last
+        certain = job.last_index(job.deleted_ms[0] - self.shift_before_ms(job.deleted_ms[0]) - ROUGH_MS) if job.deleted_ms else last
         for index in range(begun, last + 1):
             entries = outcomes.get(index, [])
             if not entries and index > certain:
@@ -84,7 +84,8 @@ class Slots:
             return
         entry = entries[0]
         self.count(entry)
-        if job.deleted_ms and entry.outcome in ("skipped", "killed") and "deleted" in entry.reason:
+        if job.deleted_ms and entry.outcome in ("skipped", "killed") and "deleted" in entry.reason \
+                and self.truth_ms(entry.recorded_ms)[1] + ROUGH_MS >= job.deleted_ms[0]:
             return
         if entry.outcome == "missed":
             self.judge_missed(job, index, what, entry)
@@ -125,32 +126,40 @@ class Slots:
             self.fail("without cause", f"{what}, was missed: {entry}")
 
     def judge_skip(self, job, what, entry):
-        """Only because of another run of the job that lived then, and never where runs may overlap."""
+        """Only because of another run of the job that was there when this was recorded, and never where runs may overlap."""
         named = re.search(r"run (\S+)", entry.reason)
         other = self.by_key.get(named[1]) if named else None
         fits = other is not None and other.job == job.name and other is not entry and SKIPS[job.overlap] in entry.reason
-        # Due times of what has no slot are told by a clock.
-        apart = 0 if other is None or other.cause == entry.cause == "slot" else max(map(self.shift_told_ms, (other.due_ms, entry.due_ms)))
-        if fits and "took its place" in entry.reason:
-            fits = other.due_ms > entry.due_ms - apart
-        elif fits:
-            # When it ended, which may be some time later, was told by a clock that may have been behind.
-            until = max(entry.due_ms + 4 * LATE_MS, self.lived_until_ms(other) + LATE_MS)
-            shift = max(self.shift_ms(entry.due_ms - LATE_MS, until), apart)
-            busy = other.outcome is None or other.recorded_ms + LATE_MS + shift >= entry.due_ms
-            fits = other.due_ms < entry.due_ms + apart and busy
-        if job.overlaps or not fits:
+        if fits:
+            # Due times of what has no slot are told by a clock.
+            (low, high), (own_low, own_high) = (
+                (x.due_ms, x.due_ms) if x.cause == "slot" else self.truth_ms(x.due_ms) for x in (other, entry))
+            if "took its place" in entry.reason:
+                fits = high > own_low
+            else:
+                fits = low < own_high and not self.was_over(other, entry.recorded_ms) \
+                    and (job.overlap != "queue" or not self.was_at_work(other, entry.recorded_ms))
+        if job.overlaps or not fits or not self.was_made(other, entry.recorded_ms):
             self.fail("without cause", f"{what}, was skipped: {entry}")
 
-    def lived_until_ms(self, entry):
-        """Until when its tasks were alive, as far as they have written that."""
-        tasks = filter(None, (self.e.tasks.get(attempt.get("task")) for attempt in entry.attempts))
-        return max((self.ms(at) for task in tasks for at, _ in task.finishes + task.ended), default=entry.due_ms)
+    # What a run was when something else was recorded. Who leads tells both, by one clock and in the order in which it decided.
+
+    def was_made(self, run, at_ms):
+        return self.truth_ms(run.created_ms)[0] <= self.truth_ms(at_ms)[1] + ROUGH_MS
+
+    def was_over(self, run, at_ms):
+        return run.outcome is not None and self.truth_ms(run.recorded_ms)[1] + ROUGH_MS < self.truth_ms(at_ms)[0]
+
+    def was_at_work(self, run, at_ms):
+        """Whether an attempt of it was under way; between two of them a run waits."""
+        low, high = self.truth_ms(at_ms)
+        return any(self.truth_ms(millis_of(attempt, run, "launched"))[1] + ROUGH_MS < low
+                   and high < self.truth_ms(millis_of(attempt, run))[0] - ROUGH_MS for attempt in run.attempts)
 
     def judge_kill(self, job, what, entry):
         """Only for the sake of a newer run, which there has to be by then."""
-        until = entry.recorded_ms + LATE_MS + self.shift_told_ms(entry.recorded_ms)
-        newer = any(other.due_ms > entry.due_ms and other.created_ms and other.created_ms <= until for other in self.of_job[job.name])
+        newer = any(other.due_ms > entry.due_ms and other.created_ms and self.was_made(other, entry.recorded_ms)
+                    for other in self.of_job[job.name])
         if job.overlap != "replace" or not newer or "took its place" not in entry.reason:
             self.fail("without cause", f"{what}, was killed: {entry}")
 

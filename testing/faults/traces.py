@@ -4,7 +4,7 @@ import collections
 
 from evidence import GRAIN_S
 from slots import millis_of
-from workload import iso
+from workload import RETRY_DELAY_S, iso
 
 # When the tasks of a node that is cut off have to end: 60 s after its last word to the store, which comes every two
 # seconds; they are killed 5 s after they were told, and others count on it after 75 s. Seconds after the cut.
@@ -40,12 +40,17 @@ class Traces:
 
     def check_attempts(self, job, entry, tasks):
         """Takes the tasks of a run out of those of its job."""
+        before = None
         for attempt in entry.attempts:
             name = attempt.get("task")
             task = tasks.pop(name, None)
             outcome = attempt.get("outcome")
             if entry.outcome is None:
                 continue
+            if before:
+                self.check_follows(f"{entry}: an attempt after that which {before.get('outcome')}", millis_of(before, entry),
+                                   millis_of(attempt, entry, "launched"), RETRY_DELAY_S * 1000 if before.get("outcome") == "failed" else 0)
+            before = attempt
             if outcome == "lost":
                 self.judge_lost(entry, attempt, task)
             elif outcome in ("succeeded", "failed"):
@@ -60,6 +65,8 @@ class Traces:
             # An agent of Mesos that ends takes tasks along that are not told.
             if task.starts and task.span[1] is None and not self.e.engine.places:
                 self.fail("disagree", f"{entry}: task {name} {outcome}, and never wrote that it ended")
+            elif task.starts and task.span[1] is not None and not self.is_cut_short(entry, [attempt]):
+                self.check_follows(f"{entry}: what was told of the end of task {name}", self.ms(task.span[1]), millis_of(attempt, entry))
             if task.attempt != attempt.get("number") or task.due_ms != entry.due_ms:
                 self.fail("disagree", f"{entry}: task {name} was told attempt {task.attempt} and due time {iso(task.due_ms)}")
         if entry.outcome == "succeeded" and len(entry.attempts) != job.fails + 1:

@@ -9,6 +9,8 @@ from worker import Worker
 
 # Clients that change jobs.
 WRITERS = 3
+# How long every job that tries again waits for that.
+RETRY_DELAY_S = 1
 # Codes of answers that say that nothing was done.
 NOTHING_DONE = {"not_leading", "leader_unreachable", "behind", "busy", "wrong_node"}
 
@@ -90,7 +92,7 @@ def make_jobs(dice, folder, count):
         root(f"{tag}-long", sleep=round(dice.uniform(1, 5), 1), overlap="skip")
         root(f"{tag}-swap", sleep=round(dice.uniform(1, 5), 1), overlap="replace")
         root(f"{tag}-busy", sleep=round(dice.uniform(1, 3), 1), concurrent=True)
-        root(f"{tag}-retried", periods=(6, 8, 10), fails=1, retries=2, retryDelay="PT1S")
+        root(f"{tag}-retried", periods=(6, 8, 10), fails=1, retries=2, retryDelay=f"PT{RETRY_DELAY_S}S")
         base = root(f"{tag}-root", periods=(4, 6, 8, 10), sleep=0.1)
         left = Job(f"{tag}-left", folder, parents=[base.name], sleep=round(dice.uniform(0.1, 1), 1))
         right = Job(f"{tag}-right", folder, parents=[base.name], sleep=round(dice.uniform(0.1, 1), 1))
