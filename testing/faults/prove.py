@@ -139,6 +139,13 @@ class Spoiler:
                                     "lastDue": entry.due_ms, "ended": entry.due_ms + job.period_ms + 1,
                                     "reason": "a later slot came first (catchUp: latest)"}))
 
+        def unexcused(e):
+            """What is missed for good reason, of a job that catches up with all."""
+            entry = next(x for x in self.e.entries if x.outcome == "missed" and x.job in self.permanent and x.due_ms < self.middle
+                         and not self.jobs[x.job].fields.get("catchUp"))
+            job = self.jobs[entry.job]
+            e.jobs[e.jobs.index(job)] = changed(job, fields={**job.fields, "catchUp": {"all": {}}})
+
         def skipped(reason, overlap, since_ms):
             """Behind the run before it, which was over so long before."""
             def change(e):
@@ -182,6 +189,7 @@ class Spoiler:
             self.replace(e, entry, outcome="killed", reason="a newer run took its place")
 
         self.spoil("a miss without cause", "without cause", missed)
+        self.spoil("a miss of a job that catches up with all", "without cause", unexcused)
         self.spoil("a failure without cause", "without cause", lambda e: self.replace(e, self.some(), outcome="failed"))
         for rule, words in (("skip", "was still busy"), ("queue", "was waiting already"), ("replace", "took its place")):
             self.spoil(f"a skip without cause, under {rule}", "without cause", skipped(words, rule, 2 * ROUGH_MS))
@@ -270,6 +278,15 @@ class Spoiler:
             e.tasks[name] = other = moved(e.tasks[name])
             other.ended = [(at + how["ended"], host) for at, host in other.ended] if how else []
 
+        def lived_on(e):
+            """After it was called lost."""
+            name, told_ms = next((attempt["task"], millis_of(attempt, x)) for x in self.e.entries for attempt in x.attempts
+                                 if x.outcome and attempt.get("outcome") == "lost" and attempt["task"] in e.tasks and e.tasks[attempt["task"]].starts)
+            e.tasks[name] = other = moved(e.tasks[name])
+            other.ended = [(self.checker.boot(told_ms) + 1, "elsewhere")]
+
+        if self.e.cuts:
+            self.spoil("a task that lived on after it was called lost", "isolation", lived_on)
         if any(cut.jobs for cut in self.e.cuts):
             self.spoil("a task that lived on where it was cut off", "isolation", on_the_victim)
             self.spoil("a task that was ended late where it was cut off", "isolation", lambda e: on_the_victim(e, ended=20))
@@ -313,9 +330,9 @@ class Spoiler:
         def shown(e):
             return e.shown[next(iter(e.shown))]
 
-        def redefined(**fields):
+        def redefined(child=False, **fields):
             def change(e):
-                name = self.some().job
+                name = self.some(child=child).job
                 shown(e)[name] = dict(shown(e)[name], **fields)
             return change
 
@@ -337,6 +354,10 @@ class Spoiler:
         self.spoil("a job nobody made", "write lost", lambda e: shown(e).update({"x": {}}))
         self.spoil("an older definition", "write lost", redefined(description="0"))
         self.spoil("another schedule", "write lost", redefined(schedule="R//PT1H"))
+        self.spoil("another command", "write lost", redefined(command="true"))
+        self.spoil("other parents", "write lost", redefined(child=True, parents=[]))
+        self.spoil("a write that was refused and done", "write lost", lambda e: e.audit.append(
+            {"request": next(write.request for write in e.writes if write.result == "nothing")}))
         self.spoil("a write that left no trace", "write lost", lambda e: e.audit.remove(next(a for a in e.audit if a.get("request") in acknowledged)))
         self.spoil("a write that was done twice", "write lost", lambda e: e.audit.append(next(a for a in e.audit if a.get("request") in acknowledged)))
         self.spoil("a trigger that came to nothing", "write lost", lambda e: e.entries.remove(run_of(e, trigger(e, lambda t: True))))
