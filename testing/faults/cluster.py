@@ -280,10 +280,10 @@ class Cluster:
         """What tasks write that run on none of the servers."""
         return [(name, os.path.join(folder, "lines")) for name, folder in self.engine.places.items()]
 
-    def leader(self):
-        """The server that leads in the latest term, as they say themselves."""
+    def leader(self, among=None):
+        """The server that leads in the latest term, as they say themselves; of all, or of those that are asked."""
         best = (0, None)
-        for server in self.servers:
+        for server in among or self.servers:
             if server.process is None or server.process.poll() is not None:
                 continue
             status = server.status()
@@ -297,10 +297,10 @@ class Cluster:
     def others(self, server):
         return [other for other in self.servers if other is not server]
 
-    def wait_leader(self, timeout=60):
+    def wait_leader(self, timeout=60, among=None):
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            leader = self.leader()
+            leader = self.leader(among)
             if leader:
                 return leader
             time.sleep(0.1)

@@ -145,7 +145,7 @@ class Nemesis:
         cycle.settled = boot_s()
         cycle.silence = self.cluster.witness.longest_silence(cycle.began, cycle.settled)
         cycle.stalled = self.cluster.witness.stalled(cycle.began, cycle.settled)
-        cycle.bound = service.bound_s(cycle, self.lease, self.store.tick_s, self.engine.extra_s)
+        cycle.bound = self.bound_s()
         if wrong:
             self.troubles.append(f"cycle {len(self.cycles)} ({fault.name}): not whole within {WHOLE_S} s after the heal: {wrong}")
         left = self.cluster.left()
@@ -205,12 +205,37 @@ class Nemesis:
     def wait(self, low, high):
         time.sleep(self.dice.uniform(low, high))
 
+    def bound_s(self):
+        return service.bound_s(self.present, self.lease, self.store.tick_s, self.engine.extra_s)
+
+    def outlive(self, low, high):
+        """The same, and until another leads than those that are out. Who only waits for the heal would be back in time as well."""
+        until = time.monotonic() + self.dice.uniform(low, high)
+        self.next_leader(self.bound_s() + service.SLACK_S)
+        time.sleep(max(0.0, until - time.monotonic()))
+
+    def next_leader(self, within_s):
+        """Who leads of those that the fault has left; None, which is a trouble, if nobody comes to."""
+        victims = self.present.victims
+        leader = self.cluster.wait_leader(within_s, [server for server in self.cluster.servers if server.name not in victims])
+        if leader is None:
+            self.troubles.append(f"cycle {len(self.cycles)} ({self.present.fault.name}): for {within_s:.0f} s nobody came to lead in the place of "
+                                 f"{' and '.join(victims)}")
+        return leader
+
     # --- servers -------------------------------------------------------------------------------------------------
 
     def kill_leader(self, leader):
         self.victim(leader)
         leader.kill()
-        self.wait(*self.dice.choice([(0, 0.5), (self.lease, self.lease + 2)]))
+        self.at_once_or_outlived()
+
+    def at_once_or_outlived(self):
+        """Who was killed starts again at once, or after another has taken over."""
+        if self.dice.random() < 0.5:
+            self.wait(0, 0.5)
+        else:
+            self.outlive(self.lease, self.lease + 2)
 
     def kill_other(self, leader):
         other = self.dice.choice(self.cluster.others(leader))
@@ -223,7 +248,7 @@ class Nemesis:
         self.victim(leader, other)
         leader.kill()
         other.kill()
-        self.wait(1, self.lease + 2)
+        self.outlive(1, self.lease + 2)
 
     def kill_next(self, leader):
         """One fault on top of another: the next one has just come to lead, and has not yet had an answer from anybody."""
@@ -232,13 +257,12 @@ class Nemesis:
         bound = self.lease + self.store.tick_s + 2
         # If the next one launched nothing, it is twice that.
         self.present.extra_s += bound
-        other = self.cluster.wait_leader(bound + service.SLACK_S)
+        other = self.next_leader(bound + service.SLACK_S)
         if other is None:
-            self.present.note = "nobody came to lead"
             return
         self.victim(leader, other)
         other.kill()
-        self.wait(*self.dice.choice([(0, 0.5), (self.lease, self.lease + 2)]))
+        self.at_once_or_outlived()
 
     def pause_leader(self, leader):
         self.victim(leader)
@@ -249,7 +273,7 @@ class Nemesis:
             self.present.note = "and of its supervisor"
         # Among those that look like a supervisor may be a child of it that is about to become a task, and then is none.
         self.paused += [pid for pid in pids if signalled(pid, signal.SIGSTOP)]
-        self.beyond_lease()
+        self.outlive_lease()
 
     def rolling_restart(self, leader):
         self.victim(*self.cluster.servers)
@@ -300,13 +324,16 @@ class Nemesis:
     def beyond_lease(self):
         self.wait(self.lease + 1, self.lease + 2.5)
 
+    def outlive_lease(self):
+        self.outlive(self.lease + 1, self.lease + 2.5)
+
     def cut_leader(self, leader):
         self.victim(leader)
         rest = [other.host for other in self.cluster.others(leader)] + self.store.own
         how = self.how()
         self.also_cut(leader)
         self.network.cut([leader.host], rest, how)
-        self.beyond_lease()
+        self.outlive_lease()
 
     def cut_long(self, leader):
         """Beyond the 60 s after which a node ends its tasks, and the 75 s after which the others count on that."""
@@ -319,7 +346,7 @@ class Nemesis:
         if self.lasting:
             self.cuts.append(Cut(leader.name, boot_s(), [job.name for job in self.lasting]))
         self.network.cut([leader.host], rest, how)
-        self.wait(80, 85)
+        self.outlive(80, 85)
         for job in self.lasting:
             if not self.cluster.witness.wait_for_start(job.name, [other.name for other in self.cluster.others(leader)], REPLACED_S):
                 self.troubles.append(f"cycle {len(self.cycles)} (cut-long): nothing took the place of {job.name}")
@@ -349,12 +376,13 @@ class Nemesis:
             self.present.takes = "nothing"
         self.also_cut(*(rest if with_store else side))
         self.network.cut(some + store if with_store else some, more if with_store else more + store, how)
-        self.beyond_lease()
+        (self.beyond_lease if with_store else self.outlive_lease)()
 
     def one_way(self, leader):
         self.victim(leader)
         hears = self.dice.random() < 0.5
         self.present.note = "it hears nothing" if not hears else "it is not heard"
+        led_from_there = self.store.is_led_from([leader.host])
         if not self.store.own:
             # A server of the store that only speaks, or only hears, keeps the others from electing.
             self.present.counts_from = "heal"
@@ -364,12 +392,13 @@ class Nemesis:
                 self.network.deafen(host, leader.host)
             else:
                 self.network.deafen(leader.host, host)
-        self.beyond_lease()
+        # Where the store cannot elect, nobody can lead.
+        (self.beyond_lease if led_from_there else self.outlive_lease)()
 
     def cut_store(self, leader):
         self.victim(leader)
         self.store.cut_from(self.network, leader.host, self.how())
-        self.beyond_lease()
+        self.outlive_lease()
 
     def cut_nodes(self, leader):
         """Whoever comes to lead cannot ask where the tasks of the last one are."""
@@ -453,19 +482,19 @@ class Nemesis:
 
     # --- clocks --------------------------------------------------------------------------------------------------
 
-    def shift(self, leader, seconds):
+    def shift(self, leader, seconds, wait):
         seconds *= self.dice.choice([-1, 1])
         self.victim(leader)
         self.present.note = f"by {seconds:+} s"
         self.shifted.append((leader, boot_s(), seconds))
         leader.shift(seconds)
-        self.wait(3.5, 5)
+        wait(3.5, 5)
 
     def clock_seconds(self, leader):
-        self.shift(leader, SOME_SECONDS)
+        self.shift(leader, SOME_SECONDS, self.wait)
 
     def clock_minutes(self, leader):
-        self.shift(leader, SOME_MINUTES)
+        self.shift(leader, SOME_MINUTES, self.outlive)
 
 
 def signalled(pid, number):

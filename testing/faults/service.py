@@ -13,7 +13,7 @@ BEAT_S, HANDOVER_S, BUSY_S = 0.5, 0.5, 1.0
 
 
 def bound_s(cycle, lease_s, tick_s, engine_extra_s):
-    """How long nothing may be launched in a cycle, by what its fault takes away."""
+    """How long nothing may be launched in a cycle, by what its fault takes away; before the heal, so long from the fault on."""
     base = {
         # Nobody knows of it before the lease is over.
         "takeover": lease_s + tick_s + 2,
@@ -22,7 +22,7 @@ def bound_s(cycle, lease_s, tick_s, engine_extra_s):
         # Who leads goes on.
         "nothing": BEAT_S + BUSY_S,
     }[cycle.takes]
-    lasted_s = cycle.healed - cycle.began if cycle.counts_from == "heal" else 0
+    lasted_s = cycle.healed - cycle.began if cycle.counts_from == "heal" and cycle.healed else 0
     return base + engine_extra_s + cycle.extra_s + lasted_s
 
 
