@@ -13,7 +13,7 @@ from cluster import NAMES, Cluster, Reader, boot_s
 from engines import ENGINES
 from evidence import Entry, Evidence, millis, read_files
 from hosts import Network, sh
-from nemesis import Nemesis, plan
+from nemesis import CALM_S, Nemesis, plan
 from prove import prove, prove_service
 from stores import STORES, ZooKeeper
 from workload import NOTHING_DONE, WRITERS, Client, Operator, Writer, make_jobs, now_ms
@@ -81,6 +81,7 @@ def run(args, folder):
                   f"launched {cycle.back - cycle.healed:4.1f} s after the heal  {cycle.note}", flush=True)
         time.sleep(dice.uniform(0.1, 0.5))
     faults_s = time.monotonic() - begun
+    time.sleep(CALM_S)
     workers = [*writers, reader, cluster.witness]
     troubles = [f"{worker.__class__.__name__.lower()} has ended: {worker.died_of}" for worker in workers if not worker.is_alive()]
     until = boot_s()
@@ -163,7 +164,7 @@ def settle(cluster, nemesis, client, jobs, writers, reader, until):
     nemesis.gaps = service.Gaps(cluster.witness.times(), nemesis.cycles, cluster.engine.quiet_s, until)
     for cycle in nemesis.cycles:
         cycle.silence = max(cycle.silence, nemesis.gaps.silence(cycle))
-    outages = [(c.began - 0.5, c.settled) for c in nemesis.cycles] + nemesis.gaps.others()
+    outages = [(c.began - 0.5, c.settled) for c in nemesis.cycles if c.fault.name != "calm"] + nemesis.gaps.others()
     return Evidence(
         all_jobs, entries, tasks, outages, nemesis.cuts, nemesis.shifts, cluster.engine, time.time() - boot_s(), end_ms,
         lambda node: hosts.get(node) or cluster.engine.place(node), states, client.writes, audit, shown, client.triggers)

@@ -15,6 +15,8 @@ SOME_SECONDS, SOME_MINUTES = 3, 180
 LOOKS_S = 1.2
 # What runs where a node is cut off for long goes on for much longer than that, and is due again much sooner. Seconds.
 LASTING_S, LASTING_PERIOD_S = 150, 10
+# For how long nothing is done to see that nothing happens then. Seconds.
+CALM_S = 10
 # How long until it has begun, and until others have taken its place. Seconds.
 BEGUN_S, REPLACED_S = 20, 25
 
@@ -71,6 +73,7 @@ class Nemesis:
 
     def all_faults(self):
         here = [
+            Fault("calm", "nothing, for some ten seconds", self.calm, "fault", takes="nothing"),
             Fault("kill-leader", "kill -9 of the leader, started again at once or after the lease", self.kill_leader, "fault"),
             Fault("kill-other", "kill -9 of another node", self.kill_other, "fault", takes="nothing"),
             Fault("kill-two", "kill -9 of the leader and another at once", self.kill_two, "fault"),
@@ -222,6 +225,9 @@ class Nemesis:
             self.troubles.append(f"cycle {len(self.cycles)} ({self.present.fault.name}): for {within_s:.0f} s nobody came to lead in the place of "
                                  f"{' and '.join(victims)}")
         return leader
+
+    def calm(self, _leader):
+        self.wait(CALM_S, CALM_S + 2)
 
     # --- servers -------------------------------------------------------------------------------------------------
 
