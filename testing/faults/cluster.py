@@ -40,6 +40,8 @@ class Server:
         open(self.lines, "ab").close()
         self.process = None
         self.expected_to_run = False
+        # How it ended after SIGTERM, where that was not well.
+        self.complaints = []
         self.shift(0)
 
     def shift(self, seconds):
@@ -70,7 +72,9 @@ class Server:
     def kill(self, how=signal.SIGKILL):
         self.expected_to_run = False
         self.process.send_signal(how)
-        self.process.wait(timeout=60)
+        code = self.process.wait(timeout=60)
+        if how == signal.SIGTERM and code != 0:
+            self.complaints.append(f"after SIGTERM the server of {self.name} ended with {code}")
 
     def supervisors(self):
         """Pids of what runs the tasks of this host; nobody else's processes are seen in here."""
@@ -347,5 +351,6 @@ class Cluster:
                 try:
                     server.send(signal.SIGCONT)
                     server.kill(signal.SIGTERM)
-                except (OSError, subprocess.TimeoutExpired):
+                except (OSError, subprocess.TimeoutExpired) as error:
+                    server.complaints.append(f"the server of {server.name} was not to be ended: {error}")
                     server.process.kill()

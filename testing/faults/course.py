@@ -90,8 +90,10 @@ def run(args, folder):
     for writer in writers:
         writer.join(timeout=30)
     evidence = settle(cluster, nemesis, client, jobs, writers, reader, until)
-    troubles += nemesis.troubles + client.complaints + reader.complaints[:20] + panics(cluster)
+    troubles += nemesis.troubles + client.complaints + reader.complaints[:20]
+    troubles += [f"after the last fault: the server of {name} ended by itself" for name in cluster.left()]
     cluster.stop()
+    troubles += [complaint for server in cluster.servers for complaint in server.complaints] + panics(cluster)
     quiet_max = LEASE_S + store.tick_s + 2 + engine.extra_s + engine.recovers_s + service.SLACK_S
     troubles += service.slow(nemesis.cycles, nemesis.gaps.others(), cluster.witness.stalled, quiet_max)
     if args.minutes is None or faults_s < args.minutes * 60:
