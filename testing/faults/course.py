@@ -126,7 +126,10 @@ def settle(cluster, nemesis, client, jobs, writers, reader, until):
             live = [run for run in api.pages(leader.address, "/v1/runs?outcome=live", "runs") if millis(run["due"]) <= end_ms]
         except (OSError, RuntimeError):
             live = [None]
-        if (not live and now_ms() > end_ms + 1000) or time.monotonic() > deadline:
+        if not live and now_ms() > end_ms + 1000:
+            break
+        if time.monotonic() > deadline:
+            nemesis.troubles.append(f"after {SETTLE_S} s of quiet {len(live)} runs are not over that were due, the first: {live[0] if live else None}")
             break
         time.sleep(0.5)
     reader.stopping.set()
