@@ -1,5 +1,6 @@
 """Three servers of Chronos, each on a host of its own, and what is known of them from outside."""
 
+import collections
 import glob
 import os
 import signal
@@ -195,6 +196,8 @@ class Reader(Worker):
     # So many in a row that are known, and all before them are: what is recorded while a page is gathered may be in it before
     # what was recorded a moment earlier.
     KNOWN_AGAIN = 300
+    # Where only the last ones are kept, the oldest go first: what is gone before so many that were known before it should be there.
+    OLDER = 5
 
     def __init__(self, servers, lasts_s, dice):
         """`lasts_s`: for how long what is recorded is there; None for ever."""
@@ -227,7 +230,9 @@ class Reader(Worker):
                 news = None
             if news is not None:
                 self.note_gap(began)
-                for raw in news:
+                self.note_twice(news)
+                # The oldest first.
+                for raw in reversed(news):
                     self.take(raw)
                 return True
             self.order.remove(server)
@@ -257,6 +262,23 @@ class Reader(Worker):
             if self.lasts_s is not None and gap > self.lasts_s:
                 self.complaints.append(f"the reader was too slow, not the servers: it did not read for {gap:.0f} s, and what is kept lasts {self.lasts_s:.0f} s")
         self.read_at = began
+
+    def note_twice(self, listed):
+        times = collections.Counter(map(self.identity, listed))
+        self.complaints += [f"history has the same twice: {identity}" for identity, count in times.items() if count > 1][:1]
+
+    def compare(self, there):
+        """What is known and not there any more, and what of that cannot have gone by itself."""
+        now = set(map(self.identity, there))
+        older, gone, vanished = collections.Counter(), [], []
+        for identity, (_, raw) in self.known.items():
+            if identity in now:
+                older[raw["job"]] += 1
+                continue
+            gone.append(raw)
+            if self.lasts_s is None or older[raw["job"]] > self.OLDER:
+                vanished.append(raw)
+        return gone, vanished
 
     def take(self, raw):
         said = (raw["outcome"], raw.get("ended"), raw.get("due"), raw.get("count"), len(raw.get("attempts") or []))

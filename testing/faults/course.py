@@ -134,23 +134,16 @@ def settle(cluster, nemesis, client, jobs, writers, reader, until):
         time.sleep(0.5)
     reader.stopping.set()
     reader.join()
-    shown_before = set(reader.known)
-    if cluster.store.history_lasts_s is None:
-        read = list(api.pages(leader.address, "/v1/runs", "runs"))
-    else:
-        if not reader.read():
-            raise RuntimeError("nobody tells the history after the last heal")
-        read = list(api.pages(leader.address, "/v1/runs?outcome=live", "runs"))
-    # One that is there twice counts twice, and what was shown once is still so, where the store keeps it.
+    # Then all of it once more: what is there twice counts twice.
+    if not reader.read():
+        raise RuntimeError("nobody tells the history after the last heal")
+    read = list(api.pages(leader.address, "/v1/runs", "runs"))
     ended = [raw for raw in read if raw.get("outcome")]
-    for raw in ended:
+    for raw in reversed(ended):
         reader.take(raw)
-    now_there = {reader.identity(raw) for raw in ended}
-    gone = [raw for identity, (_, raw) in reader.known.items() if identity not in now_there]
-    vanished = [raw for raw in gone if reader.identity(raw) in shown_before]
-    if cluster.store.history_lasts_s is None and vanished:
-        first = vanished[0]
-        nemesis.troubles.append(f"{len(vanished)} outcomes were shown once and are not there any more, the first of {first['job']}: {first}")
+    gone, vanished = reader.compare(ended)
+    if vanished:
+        nemesis.troubles.append(f"{len(vanished)} outcomes were shown once and are not there any more, the first: {vanished[0]}")
     ended += gone
     # A run that ends while pages are read is in both parts; its end counts.
     over = {raw.get("key") for raw in ended}
