@@ -189,6 +189,18 @@ class Spoiler:
             e.entries = [x for x in e.entries if x.job != entry.job or x.due_ms <= entry.due_ms]
             self.replace(e, entry, outcome="killed", reason="a newer run took its place")
 
+        def deleted(change, since):
+            """Of a job that was deleted a moment after one of its slots was due, or was over."""
+            def spoiled(e):
+                entry = self.some(clear_ms=(2 * LATE_MS, LATE_MS))
+                job = self.jobs[entry.job]
+                e.jobs[e.jobs.index(job)] = changed(job, deleted_ms=(getattr(entry, since) + 2 * ROUGH_MS,) * 2)
+                change(e, entry)
+            return spoiled
+
+        self.spoil("a slot forgotten before the deletion", "lost", deleted(lambda e, entry: e.entries.remove(entry), "due_ms"))
+        self.spoil("a skip for a deletion that was to come", "without cause", deleted(
+            lambda e, entry: self.replace(e, entry, outcome="skipped", reason="the job was deleted, disabled or given another schedule", attempts=[]), "recorded_ms"))
         self.spoil("a miss without cause", "without cause", missed)
         self.spoil("a miss of a job that catches up with all", "without cause", unexcused)
         self.spoil("a failure without cause", "without cause", lambda e: self.replace(e, self.some(), outcome="failed"))
