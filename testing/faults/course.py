@@ -1,5 +1,6 @@
 """The course of events: start, work, faults, settling, audit, verdict."""
 
+import json
 import os
 import random
 import time
@@ -30,6 +31,8 @@ PROFILES = {
 }
 # The shortest that Chronos takes. A shorter one makes more cycles of the same minutes.
 LEASE_S = 4
+# With ZooKeeper the audit has its last 10,000 entries: so many cycles make a fifth of them.
+AUDIT_CYCLES = 200
 # How long all may take to settle at the end: on Mesos what nobody has heard of is asked for every half minute. Seconds.
 SETTLE_S = 300
 # How long the first jobs may take to be there, and to be launched. Seconds.
@@ -70,7 +73,7 @@ def run(args, folder):
         thread.start()
     if cluster.witness.wait_for_beat(boot_s(), BEGIN_S) is None:
         raise RuntimeError(f"nothing was launched within {BEGIN_S} s; see the logs in {folder}")
-    order = plan(faults, cycles, dice)
+    order, audit = plan(faults, cycles, dice), {}
     for number, fault in enumerate(order, 1):
         if args.minutes and time.monotonic() - begun > args.minutes * 60:
             break
@@ -79,6 +82,14 @@ def run(args, folder):
         if cycle:
             print(f"  {number:4} {fault.name:16} {'+'.join(cycle.victims):6} silence {cycle.silence:5.1f} s of {cycle.bound:4.1f}, "
                   f"launched {cycle.back - cycle.healed:4.1f} s after the heal  {cycle.note}", flush=True)
+        if number % AUDIT_CYCLES == 0:
+            leader = cluster.wait_leader()
+            try:
+                if leader:
+                    read_audit(leader, audit)
+            except (OSError, RuntimeError):
+                # Nobody answers just now: the next time is soon enough.
+                pass
         time.sleep(dice.uniform(0.1, 0.5))
     faults_s = time.monotonic() - begun
     time.sleep(CALM_S)
@@ -89,7 +100,7 @@ def run(args, folder):
         writer.stopping.set()
     for writer in writers:
         writer.join(timeout=30)
-    evidence = settle(cluster, nemesis, client, jobs, writers, reader, until)
+    evidence = settle(cluster, nemesis, client, jobs, writers, reader, audit, until)
     troubles += nemesis.troubles + client.complaints + reader.complaints[:20]
     troubles += [f"after the last fault: the server of {name} ended by itself" for name in cluster.left()]
     cluster.stop()
@@ -114,7 +125,16 @@ def put(client, server, job, until):
         time.sleep(0.2)
 
 
-def settle(cluster, nemesis, client, jobs, writers, reader, until):
+def read_audit(leader, known):
+    """The entries that are there now, and before them what was there earlier; all are known from here on."""
+    there = list(api.pages(leader.address, "/v1/audit", "entries"))
+    told = {json.dumps(entry, sort_keys=True): entry for entry in there}
+    gone = [entry for text, entry in known.items() if text not in told]
+    known.update(told)
+    return gone + there
+
+
+def settle(cluster, nemesis, client, jobs, writers, reader, audit, until):
     """Waits until all that is due by now is over, and gathers what is known."""
     end_ms = now_ms() + 1000
     deadline = time.monotonic() + SETTLE_S
@@ -153,7 +173,7 @@ def settle(cluster, nemesis, client, jobs, writers, reader, until):
     for server in cluster.servers:
         shown[server.name] = {job["name"]: job for job in listed(server, seq)}
         hosts[cluster.told(server)["node"]] = server.name
-    audit = list(api.pages(leader.address, "/v1/audit", "entries"))
+    audit = read_audit(leader, audit)
     tasks, wrong = read_files([(server.name, server.lines) for server in cluster.servers] + cluster.lines_elsewhere())
     nemesis.troubles += wrong[:20]
     states = {name: may_be for writer in writers for name, may_be in writer.states.items()}
