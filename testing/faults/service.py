@@ -6,7 +6,7 @@ import collections
 # can be seen to have done nothing for the suite. Seconds.
 SLACK_S = 8.0
 # So many cycles of all have to do without that; and so many of those of one fault, where it came that often.
-STRICT_SHARE, SHARE_OF_FAULT, CYCLES_MIN = 0.8, 0.5, 2
+STRICT_SHARE, SHARE_OF_FAULT, CYCLES_MIN = 0.8, 0.5, 5
 # Between two beats, where all is well; what is allowed for a planned hand-over; and what starting processes beside
 # hundreds of tasks adds to either on two cores. Seconds.
 BEAT_S, HANDOVER_S, BUSY_S = 0.5, 0.5, 1.0
