@@ -36,7 +36,7 @@ use crate::tls::listener::Peer;
 use crate::wire::unsaid;
 use examples::apply_examples;
 use listening::Listening;
-use parts::{heritage, is_new, start_node};
+use parts::{Started, is_new, start_node};
 use settings::{config, identity, notices, start_log, tell_config, zones};
 
 pub(super) use parts::ensemble;
@@ -144,10 +144,9 @@ async fn serve(
     let manager = Arc::new(Manager::of_environment());
     let listening = Listening::begin(config, identity).await?;
     let first_start = is_new(&config.data_dir);
-    let heritage = heritage(config);
     // Before there is anything to count: a node may be elected at once.
     let metrics = metrics()?;
-    let (node, task, spread) = start_node(config, mesos, &listening, zones.clone(), heritage.clone())?;
+    let Started { node, task, spread, heritage } = start_node(config, mesos, &listening, zones.clone())?;
     let tls = crate::tls::of_neighbours(listening.https.as_ref().map(|(_, identity)| identity.clone()));
     let leased =
         config.cluster.store != StoreSettings::Sqlite && config.cluster.on_isolation == OnIsolation::Kill;

@@ -4,14 +4,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use store::StoreError;
-use store::zookeeper::Options;
 use store::zookeeper::old::{self, Mark, Old, Standing};
 use tokio::sync::watch;
 
 /// Where it is, and what of it is to be taken over in this term.
 #[derive(Debug)]
 pub struct Heritage {
-    options: Options,
+    place: old::Place,
     orders: watch::Sender<Option<Arc<Old>>>,
     framework_id: Mutex<Option<Arc<str>>>,
     report: Mutex<Report>,
@@ -30,10 +29,10 @@ struct Report {
 const NAMES_MAX: usize = 5;
 
 impl Heritage {
-    /// That beside this store.
-    pub fn new(options: Options) -> Self {
+    /// That in this place.
+    pub fn new(place: old::Place) -> Self {
         let orders = watch::Sender::new(None);
-        Self { options, orders, framework_id: Mutex::default(), report: Mutex::default() }
+        Self { place, orders, framework_id: Mutex::default(), report: Mutex::default() }
     }
 
     /// Under which id Mesos knew the old Chronos, as it was found when this node was elected last.
@@ -55,8 +54,8 @@ impl Heritage {
         if !is_it(&self.orders.borrow()) {
             return Ok(());
         }
-        let remembered = old::recall(self.options.clone()).await?;
-        old::remember(self.options.clone(), remembered, Standing::Settled(order.mark)).await?;
+        let remembered = self.place.recall().await?;
+        self.place.remember(remembered, Standing::Settled(order.mark)).await?;
         self.orders.send_if_modified(|present| {
             let is_it = is_it(present);
             if is_it {
@@ -116,19 +115,19 @@ impl Heritage {
     }
 
     async fn ask(&self, has_jobs: bool) -> Result<Result<(), String>, StoreError> {
-        let found = old::read(self.options.clone()).await?;
+        let found = self.place.read().await?;
         *self.framework_id.lock().unwrap_or_else(PoisonError::into_inner) =
             found.framework_id.as_deref().map(Arc::from);
-        let remembered = old::recall(self.options.clone()).await?;
+        let remembered = self.place.recall().await?;
         let jobs = if has_jobs { Jobs::Some } else { Jobs::None };
         match verdict(remembered.standing, &found, jobs) {
             Verdict::Lead => {}
             Verdict::Settle => {
-                old::remember(self.options.clone(), remembered, Standing::Settled(found.mark)).await?;
+                self.place.remember(remembered, Standing::Settled(found.mark)).await?;
             }
             Verdict::Import => {
                 if remembered.standing != Standing::Import {
-                    old::remember(self.options.clone(), remembered, Standing::Import).await?;
+                    self.place.remember(remembered, Standing::Import).await?;
                 }
                 self.orders.send_replace(Some(Arc::new(found)));
             }
@@ -137,7 +136,7 @@ impl Heritage {
                     "an old Chronos has written below `{}/state` since its jobs were taken over here, so nothing is launched \
                      until you say which jobs count: `chronos settle import` takes its jobs over again, `chronos settle keep` \
                      goes on with those that are here",
-                    self.options.path
+                    self.place.path()
                 )));
             }
         }
@@ -192,7 +191,8 @@ fn verdict(standing: Standing, found: &Old, ours: Jobs) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use store::zookeeper::old::OldJob;
+    use store::zookeeper::Options;
+    use store::zookeeper::old::{OldJob, Place};
 
     use super::*;
 
@@ -220,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_reason_that_stays_is_news_once() {
-        let heritage = Heritage::new(Options::new("a:1"));
+        let place = Place::new(Options::new("a:1")).expect("it can be meant");
+        let heritage = Heritage::new(place);
         assert_eq!(heritage.trouble(), None, "there is nothing to take over");
         heritage.orders.send_replace(Some(Arc::new(found(1, 7))));
         let says = |what: &str| heritage.trouble().is_some_and(|told| told.ends_with(what));

@@ -44,16 +44,19 @@ impl Tree {
     pub(crate) fn write_as(&self, framework: &str, jobs: &[Value]) {
         let named = |job: &Value| (job["name"].as_str().unwrap().to_owned(), job.to_string());
         let jobs = jobs.iter().map(named).collect();
-        let written = old::write(self.options.clone(), &jobs, Some(framework), old::Others::Kept);
-        self.runtime.block_on(written).unwrap();
+        self.runtime.block_on(self.old().write(&jobs, Some(framework), old::Others::Kept)).unwrap();
     }
 
     fn plant(&self, node: &str, bytes: &[u8]) {
         self.runtime.block_on(old::plant(self.options.clone(), node, bytes)).unwrap();
     }
 
+    fn old(&self) -> old::Place {
+        old::Place::new(self.options.clone()).unwrap()
+    }
+
     fn read(&self) -> old::Old {
-        self.runtime.block_on(old::read(self.options.clone())).unwrap()
+        self.runtime.block_on(self.old().read()).unwrap()
     }
 
     /// Names and text of its jobs.
@@ -184,7 +187,7 @@ fn an_old_leader_is_seen() {
     assert_eq!(tree.read(), old::Old::default());
     drop(old);
     wait::until("it is gone", || {
-        let leader = tree.runtime.block_on(old::leader(tree.options.clone())).unwrap();
+        let leader = tree.runtime.block_on(tree.old().leader()).unwrap();
         leader.is_none().then_some(())
     });
     tree.cli(&server, "export", &["--yes"]).success();
@@ -320,7 +323,7 @@ impl OldLeader {
         let old = old::stand_in(tree.options.clone(), "old.example.org:8080");
         let old = Self(tree.runtime.block_on(old).unwrap());
         wait::until("it leads", || {
-            let leader = tree.runtime.block_on(old::leader(tree.options.clone())).unwrap()?;
+            let leader = tree.runtime.block_on(tree.old().leader()).unwrap()?;
             leader.node.is_empty().then_some(())
         });
         old
@@ -329,7 +332,7 @@ impl OldLeader {
     fn stop(self, tree: &Tree) {
         drop(self.0);
         wait::until("it is gone", || {
-            let leader = tree.runtime.block_on(old::leader(tree.options.clone())).unwrap();
+            let leader = tree.runtime.block_on(tree.old().leader()).unwrap();
             leader.is_none_or(|leader| !leader.node.is_empty()).then_some(())
         });
     }
@@ -481,8 +484,9 @@ fn a_takeover_that_was_cut_is_completed_by_the_next_leader() {
     server.wait_for("first", "succeeded");
     server.cli(["delete", "second"]).success();
     let folder = server.kill();
-    let remembered = tree.runtime.block_on(old::recall(tree.options.clone())).unwrap();
-    let ordered = old::remember(tree.options.clone(), remembered, old::Standing::Import);
+    let remembered = tree.runtime.block_on(tree.old().recall()).unwrap();
+    let place = tree.old();
+    let ordered = place.remember(remembered, old::Standing::Import);
     tree.runtime.block_on(ordered).unwrap();
 
     let server = beside(&tree, folder);

@@ -77,7 +77,7 @@ pub fn open(options: Options) -> Result<ZookeeperStore, StoreError> {
     let options = options.checked()?;
     let paths = Paths::new(&options.path);
     let shared = Shared {
-        sessions: Sessions::new(options),
+        sessions: Arc::new(Sessions::new(options)),
         paths,
         ensured: AtomicBool::new(false),
         looked_at: AtomicU64::new(0),
@@ -101,9 +101,16 @@ pub struct ZookeeperStore {
     shared: Arc<Shared>,
 }
 
+impl ZookeeperStore {
+    /// Where an old Chronos has its state, if there was one here.
+    pub fn old(&self) -> old::Place {
+        old::Place::seen_by(&self.shared.sessions)
+    }
+}
+
 /// What a handle and its tasks share.
 struct Shared {
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
     paths: Paths,
     /// Whether the tree was there when it was looked for.
     ensured: AtomicBool,

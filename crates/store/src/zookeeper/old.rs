@@ -5,6 +5,8 @@
 //! reads their JSON.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zookeeper_client::{Acls, CreateMode, Error};
@@ -109,33 +111,6 @@ impl Unread {
     }
 }
 
-/// Reads what is there; nothing where there is nothing.
-/// # Errors
-/// [`StoreError::Unavailable`]; also for options that cannot be meant.
-pub async fn read(options: Options) -> Result<Old, StoreError> {
-    let sessions = Sessions::new(options.checked()?);
-    let client = sessions.looking().await?;
-    let meaning = |error: Error| sessions.meaning(&error);
-    let dir = dir(&sessions);
-    let mut names = children(&client, &dir).await.map_err(meaning)?;
-    names.sort();
-    let (tasks, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.starts_with(TASK));
-    let tasks = tasks.iter().map(|name| format!("{dir}/{name}")).collect();
-    let mut old = Old { tasks, ..Old::default() };
-    let found = all(&names, async |name| data(&client, &format!("{dir}/{name}")).await).await;
-    for (node, found) in names.iter().zip(found.map_err(meaning)?) {
-        // One that has just been deleted is no job.
-        let Some((entry, stat)) = found else { continue };
-        old.mark.count(node, stat.mzxid);
-        match take(node, &entry) {
-            Ok(Taken::Job { name, json }) => old.jobs.push(OldJob { name, json, mzxid: stat.mzxid }),
-            Ok(Taken::Framework(id)) => old.framework_id = id,
-            Err(why) => old.unread.push(Unread { path: format!("{dir}/{node}"), why }),
-        }
-    }
-    Ok(old)
-}
-
 /// What becomes of nodes of jobs that are not to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Others {
@@ -145,115 +120,186 @@ pub enum Others {
     Deleted,
 }
 
-/// Makes what is there what an old Chronos would go on from: these jobs, by name. Returns the mzxid of each node that
-/// was written, by name of the job.
-/// # Errors
-/// [`StoreError::TooLarge`] for a job beyond what it reads, before anything is written; [`StoreError::Unavailable`],
-/// after which it may be done in part: do it again.
-pub async fn write(
-    options: Options,
-    jobs: &BTreeMap<String, String>,
-    framework_id: Option<&str>,
-    others: Others,
-) -> Result<BTreeMap<String, i64>, StoreError> {
-    let sessions = Sessions::new(options.checked()?);
-    let mut entries = BTreeMap::new();
-    for (name, json) in jobs {
-        let node = format!("{JOB}{name}");
-        if name.is_empty() || name.contains('/') || name.chars().any(char::is_control) {
-            let why = format!("job `{name}` cannot be a node of ZooKeeper: its name must have no slash");
-            return Err(StoreError::Unavailable(why));
-        }
-        let entry = write_entry(&node, json.as_bytes())?;
-        if entry.len() > ENTRY_MAX {
-            let why =
-                format!("job `{name}` has {} bytes, of {ENTRY_MAX} that an old Chronos reads", entry.len());
-            return Err(StoreError::TooLarge(why));
-        }
-        entries.insert(node, entry);
+/// Where an old Chronos has its state, which is where a store of ours is.
+#[derive(Clone)]
+pub struct Place {
+    sessions: Arc<Sessions>,
+}
+
+impl Place {
+    /// A place with sessions of its own.
+    /// # Errors
+    /// [`StoreError::Unavailable`] for options that cannot be meant.
+    pub fn new(options: Options) -> Result<Self, StoreError> {
+        Ok(Self::seen_by(&Arc::new(Sessions::new(options.checked()?))))
     }
-    if let Some(id) = framework_id {
-        entries.insert(FRAMEWORK.into(), write_entry(FRAMEWORK, &field(1, id.as_bytes()))?);
+
+    /// That of a store, seen by its sessions: a new one may have to find out first which servers are silent.
+    pub(super) fn seen_by(sessions: &Arc<Sessions>) -> Self {
+        Self { sessions: sessions.clone() }
     }
-    let client = sessions.looking().await?;
-    let meaning = |error: Error| sessions.meaning(&error);
-    let dir = dir(&sessions);
-    // Directories are open to all, as those of an old Chronos.
-    let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
-    patiently(&client, || client.mkdir(&dir, &open)).await.map_err(meaning)?;
-    let there = match others {
-        Others::Deleted => children(&client, &dir).await.map_err(meaning)?,
-        Others::Kept => Vec::new(),
-    };
-    let surplus = there.iter().filter(|node| node.starts_with(JOB) && !entries.contains_key(*node));
-    let removed = all(surplus, async |node| {
-        let path = format!("{dir}/{node}");
-        match patiently(&client, || client.delete(&path, None)).await {
-            Err(Error::NoNode) => Ok(()),
-            done => done,
-        }
-    });
-    removed.await.map_err(meaning)?;
-    let options = sessions.persistent();
-    let written = all(&entries, async |(node, entry)| {
-        let path = format!("{dir}/{node}");
-        patiently(&client, || async {
-            match client.set_data(&path, entry, None).await {
-                Err(Error::NoNode) => client.create(&path, entry, &options).await.map(|(stat, _)| stat.mzxid),
-                done => done.map(|stat| stat.mzxid),
+
+    /// Its `--zk_path`.
+    pub fn path(&self) -> &str {
+        &self.sessions.options.path
+    }
+
+    fn dir(&self) -> String {
+        format!("{}/state", self.path())
+    }
+
+    fn standing(&self) -> String {
+        Paths::new(self.path()).old()
+    }
+
+    fn meaning(&self, error: Error) -> StoreError {
+        self.sessions.meaning(&error)
+    }
+
+    /// Reads what is there; nothing where there is nothing.
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn read(&self) -> Result<Old, StoreError> {
+        let client = self.sessions.looking().await?;
+        let meaning = |error| self.meaning(error);
+        let dir = self.dir();
+        // A server may lag behind what an old Chronos has written a moment ago.
+        patiently(&client, || client.sync("/")).await.map_err(meaning)?;
+        let mut names = children(&client, &dir).await.map_err(meaning)?;
+        names.sort();
+        let (tasks, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.starts_with(TASK));
+        let tasks = tasks.iter().map(|name| format!("{dir}/{name}")).collect();
+        let mut old = Old { tasks, ..Old::default() };
+        let found = all(&names, async |name| data(&client, &format!("{dir}/{name}")).await).await;
+        for (node, found) in names.iter().zip(found.map_err(meaning)?) {
+            // One that has just been deleted is no job.
+            let Some((entry, stat)) = found else { continue };
+            old.mark.count(node, stat.mzxid);
+            match take(node, &entry) {
+                Ok(Taken::Job { name, json }) => old.jobs.push(OldJob { name, json, mzxid: stat.mzxid }),
+                Ok(Taken::Framework(id)) => old.framework_id = id,
+                Err(why) => old.unread.push(Unread { path: format!("{dir}/{node}"), why }),
             }
+        }
+        Ok(old)
+    }
+
+    /// Makes what is there what an old Chronos would go on from: these jobs, by name. Returns the mzxid of each node that
+    /// was written, by name of the job.
+    /// # Errors
+    /// [`StoreError::TooLarge`] for a job beyond what it reads, before anything is written; [`StoreError::Unavailable`],
+    /// after which it may be done in part: do it again.
+    pub async fn write(
+        &self,
+        jobs: &BTreeMap<String, String>,
+        framework_id: Option<&str>,
+        others: Others,
+    ) -> Result<BTreeMap<String, i64>, StoreError> {
+        let mut entries = BTreeMap::new();
+        for (name, json) in jobs {
+            let node = format!("{JOB}{name}");
+            if name.is_empty() || name.contains('/') || name.chars().any(char::is_control) {
+                let why = format!("job `{name}` cannot be a node of ZooKeeper: its name must have no slash");
+                return Err(StoreError::Unavailable(why));
+            }
+            let entry = write_entry(&node, json.as_bytes())?;
+            if entry.len() > ENTRY_MAX {
+                let why = format!(
+                    "job `{name}` has {} bytes, of {ENTRY_MAX} that an old Chronos reads",
+                    entry.len()
+                );
+                return Err(StoreError::TooLarge(why));
+            }
+            entries.insert(node, entry);
+        }
+        if let Some(id) = framework_id {
+            entries.insert(FRAMEWORK.into(), write_entry(FRAMEWORK, &field(1, id.as_bytes()))?);
+        }
+        let client = self.sessions.looking().await?;
+        let meaning = |error| self.meaning(error);
+        let dir = self.dir();
+        // Directories are open to all, as those of an old Chronos.
+        let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        patiently(&client, || client.mkdir(&dir, &open)).await.map_err(meaning)?;
+        let there = match others {
+            Others::Deleted => children(&client, &dir).await.map_err(meaning)?,
+            Others::Kept => Vec::new(),
+        };
+        let surplus = there.iter().filter(|node| node.starts_with(JOB) && !entries.contains_key(*node));
+        let removed = all(surplus, async |node| {
+            let path = format!("{dir}/{node}");
+            match patiently(&client, || client.delete(&path, None)).await {
+                Err(Error::NoNode) => Ok(()),
+                done => done,
+            }
+        });
+        removed.await.map_err(meaning)?;
+        let options = self.sessions.persistent();
+        let written = all(&entries, async |(node, entry)| {
+            let path = format!("{dir}/{node}");
+            patiently(&client, || async {
+                match client.set_data(&path, entry, None).await {
+                    Err(Error::NoNode) => {
+                        client.create(&path, entry, &options).await.map(|(stat, _)| stat.mzxid)
+                    }
+                    done => done.map(|stat| stat.mzxid),
+                }
+            })
+            .await
+        });
+        let written = written.await.map_err(meaning)?;
+        let named = entries.keys().zip(written);
+        Ok(named.filter_map(|(node, mzxid)| Some((node.strip_prefix(JOB)?.to_owned(), mzxid))).collect())
+    }
+
+    /// What the store remembers of its standing.
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+    pub async fn recall(&self) -> Result<Remembered, StoreError> {
+        let found = data(&self.sessions.looking().await?, &self.standing()).await;
+        let found = found.map_err(|error| self.meaning(error))?;
+        Ok(match found {
+            Some((bytes, stat)) => {
+                Remembered { standing: record::read("old", &bytes)?, version: Some(stat.version) }
+            }
+            None => Remembered { standing: Standing::New, version: None },
         })
-        .await
-    });
-    let written = written.await.map_err(meaning)?;
-    let named = entries.keys().zip(written);
-    Ok(named.filter_map(|(node, mzxid)| Some((node.strip_prefix(JOB)?.to_owned(), mzxid))).collect())
+    }
+
+    /// Says it anew, if nobody else has since it was recalled.
+    /// # Errors
+    /// [`StoreError::Unavailable`], also where somebody has: recall it again.
+    pub async fn remember(&self, before: Remembered, standing: Standing) -> Result<(), StoreError> {
+        let path = self.standing();
+        let client = self.sessions.looking().await?;
+        let (bytes, options) = (record::json(&standing), self.sessions.persistent());
+        let written = async {
+            match before.version {
+                Some(version) => client.set_data(&path, &bytes, Some(version)).await.map(drop),
+                None => client.create(&path, &bytes, &options).await.map(drop),
+            }
+        };
+        let done = tokio::time::timeout(ANSWER_WITHIN, written).await.unwrap_or(Err(Error::Timeout));
+        done.map_err(|error| match error {
+            Error::BadVersion | Error::NodeExists => {
+                StoreError::Unavailable(format!("somebody else has just written `{path}`: look again"))
+            }
+            error => self.meaning(error),
+        })
+    }
+
+    /// Who leads in the same latch: an old Chronos, of which only the address is known, or one of ours.
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+    pub async fn leader(&self) -> Result<Option<Candidate>, StoreError> {
+        latch::leader(&self.sessions.looking().await?, &Paths::new(self.path())).await
+    }
 }
 
-/// What the store remembers of its standing.
-/// # Errors
-/// [`StoreError::Unavailable`], [`StoreError::Damaged`].
-pub async fn recall(options: Options) -> Result<Remembered, StoreError> {
-    let sessions = Sessions::new(options.checked()?);
-    let path = Paths::new(&sessions.options.path).old();
-    let found = data(&sessions.looking().await?, &path).await.map_err(|error| sessions.meaning(&error))?;
-    Ok(match found {
-        Some((bytes, stat)) => {
-            Remembered { standing: record::read("old", &bytes)?, version: Some(stat.version) }
-        }
-        None => Remembered { standing: Standing::New, version: None },
-    })
-}
-
-/// Says it anew, if nobody else has since it was recalled.
-/// # Errors
-/// [`StoreError::Unavailable`], also where somebody has: recall it again.
-pub async fn remember(options: Options, before: Remembered, standing: Standing) -> Result<(), StoreError> {
-    let sessions = Sessions::new(options.checked()?);
-    let path = Paths::new(&sessions.options.path).old();
-    let client = sessions.looking().await?;
-    let (bytes, options) = (record::json(&standing), sessions.persistent());
-    let written = async {
-        match before.version {
-            Some(version) => client.set_data(&path, &bytes, Some(version)).await.map(drop),
-            None => client.create(&path, &bytes, &options).await.map(drop),
-        }
-    };
-    let done = tokio::time::timeout(ANSWER_WITHIN, written).await.unwrap_or(Err(Error::Timeout));
-    done.map_err(|error| match error {
-        Error::BadVersion | Error::NodeExists => {
-            StoreError::Unavailable(format!("somebody else has just written `{path}`: look again"))
-        }
-        error => sessions.meaning(&error),
-    })
-}
-
-/// Who leads in the same latch: an old Chronos, of which only the address is known, or one of ours.
-/// # Errors
-/// [`StoreError::Unavailable`], [`StoreError::Damaged`].
-pub async fn leader(options: Options) -> Result<Option<Candidate>, StoreError> {
-    let sessions = Sessions::new(options.checked()?);
-    latch::leader(&sessions.looking().await?, &Paths::new(&sessions.options.path)).await
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.dir()).finish()
+    }
 }
 
 /// Puts any bytes where an old Chronos would have its entry, for tests of those who read it.
@@ -291,10 +337,6 @@ pub async fn stand_in(options: Options, address: &str) -> Result<StandIn, StoreE
 /// Whether an old Chronos makes nodes of this name.
 pub(super) fn is_name(node: &str) -> bool {
     node == FRAMEWORK || node.starts_with(JOB) || node.starts_with(TASK)
-}
-
-fn dir(sessions: &Sessions) -> String {
-    format!("{}/state", sessions.options.path)
 }
 
 /// What an entry is.

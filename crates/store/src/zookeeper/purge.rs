@@ -3,6 +3,8 @@
 //! A mark says that it is being removed, made in one step with the end of the latch's directory, which fails where anybody
 //! is in it. The mark goes last, with the root: what is cut in between goes on from there.
 
+use std::sync::Arc;
+
 use tokio::time::timeout;
 use zookeeper_client::{Client, Error, MultiWriteError};
 
@@ -57,7 +59,7 @@ pub enum RemoveError {
 
 /// A tree that may be removed.
 pub struct Tree {
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
     paths: Paths,
 }
 
@@ -68,7 +70,7 @@ impl Tree {
     pub fn new(options: Options) -> Result<Self, StoreError> {
         let options = options.checked()?;
         let paths = Paths::new(&options.path);
-        Ok(Self { sessions: Sessions::new(options), paths })
+        Ok(Self { sessions: Arc::new(Sessions::new(options)), paths })
     }
 
     /// The path, as it was meant.
@@ -105,7 +107,7 @@ impl Tree {
             remains.purging = Some(String::from_utf8_lossy(&whose).into_owned());
             return Ok(remains);
         }
-        remains.old_framework = old::read(self.sessions.options.clone()).await?.framework_id;
+        remains.old_framework = old::Place::seen_by(&self.sessions).read().await?.framework_id;
         if data(&client, &self.paths.about()).await.map_err(meaning)?.is_none() {
             return Ok(remains);
         }

@@ -280,7 +280,8 @@ fn wrong_options_are_named() {
 async fn the_layout_of_an_old_chronos_is_read_and_written() {
     use store::zookeeper::old;
     let Some(options) = options() else { return };
-    assert_eq!(within(old::read(options.clone())).await, Ok(old::Old::default()));
+    let place = old::Place::new(options.clone()).expect("it can be meant");
+    assert_eq!(within(place.read()).await, Ok(old::Old::default()));
     let raw = Client::connect(&options.hosts).await.expect("it runs");
     let dir = format!("{}/state", options.path);
     let persistent = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -305,7 +306,7 @@ async fn the_layout_of_an_old_chronos_is_read_and_written() {
         raw.create(&format!("{dir}/{name}"), &entry(name, value), &persistent).await.expect("it can be made");
     }
     raw.create(&format!("{dir}/J_raw"), b"no protobuf", &persistent).await.expect("it can be made");
-    let found = within(old::read(options.clone())).await.expect("it can be read");
+    let found = within(place.read()).await.expect("it can be read");
     let names: Vec<&str> = found.jobs.iter().map(|job| &*job.name).collect();
     assert_eq!(names, ["a #1", "b"]);
     assert_eq!(found.tasks, [format!("{dir}/T_ct:1:0:a:")]);
@@ -317,12 +318,12 @@ async fn the_layout_of_an_old_chronos_is_read_and_written() {
 
     let jobs = [("b", "{\"name\":\"b\",\"schedule\":\"R/x\"}"), ("c", "{\"name\":\"c\"}")];
     let jobs = jobs.map(|(name, json)| (name.to_owned(), json.to_owned())).into();
-    within(old::write(options.clone(), &jobs, None, old::Others::Kept)).await.expect("it can be written");
-    let kept = within(old::read(options.clone())).await.expect("it can be read");
+    within(place.write(&jobs, None, old::Others::Kept)).await.expect("it can be written");
+    let kept = within(place.read()).await.expect("it can be read");
     assert_eq!((kept.jobs.len(), kept.unread, kept.framework_id), (3, found.unread, found.framework_id));
-    let written = old::write(options.clone(), &jobs, Some("fw-2"), old::Others::Deleted);
+    let written = place.write(&jobs, Some("fw-2"), old::Others::Deleted);
     let written = within(written).await.expect("it can be written");
-    let found = within(old::read(options.clone())).await.expect("it can be read");
+    let found = within(place.read()).await.expect("it can be read");
     assert_eq!(
         found.jobs.iter().map(|job| (job.name.clone(), job.json.clone())).collect::<Vec<_>>(),
         Vec::from_iter(jobs)
@@ -337,7 +338,7 @@ async fn the_layout_of_an_old_chronos_is_read_and_written() {
     );
     let large = std::collections::BTreeMap::from([("x".to_owned(), "x".repeat(1 << 20))]);
     assert!(matches!(
-        within(old::write(options, &large, None, old::Others::Kept)).await,
+        within(place.write(&large, None, old::Others::Kept)).await,
         Err(StoreError::TooLarge(_))
     ));
 }

@@ -134,7 +134,8 @@ impl Place {
     /// The jobs that an old Chronos has left beside the store, as it kept them.
     pub(super) async fn old_jobs(&self) -> Result<Vec<Value>, Failure> {
         let Self::ZooKeeper { options, .. } = self else { return Ok(Vec::new()) };
-        let old = old::read(options.clone()).await.map_err(failure)?;
+        let place = old::Place::new(options.clone()).map_err(failure)?;
+        let old = place.read().await.map_err(failure)?;
         Ok(old.jobs.into_iter().filter_map(|job| serde_json::from_str(&job.json).ok()).collect())
     }
 

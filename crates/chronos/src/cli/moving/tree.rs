@@ -37,28 +37,25 @@ impl TreeArgs {
 
     /// What is there.
     pub(super) async fn read(&self) -> Result<old::Old, Failure> {
-        answer(old::read(self.options()?)).await
+        answer(self.old()?.read()).await
     }
 
-    /// Writes what an old Chronos goes on from; see [`old::write`].
+    /// Writes what an old Chronos goes on from; see [`old::Place::write`].
     pub(super) async fn write(
         &self,
         jobs: &BTreeMap<String, String>,
         others: old::Others,
     ) -> Result<(), Failure> {
-        answer(old::write(self.options()?, jobs, None, others)).await.map(drop).map_err(|failure| {
-            match failure.exit {
-                Exit::Unreachable => Failure { exit: Exit::OutcomeUnknown, ..failure }.hint(
-                    "the jobs may have been written in part: do it again before an old Chronos is started",
-                ),
-                _ => failure,
-            }
+        answer(self.old()?.write(jobs, None, others)).await.map(drop).map_err(|failure| match failure.exit {
+            Exit::Unreachable => Failure { exit: Exit::OutcomeUnknown, ..failure }
+                .hint("the jobs may have been written in part: do it again before an old Chronos is started"),
+            _ => failure,
         })
     }
 
     /// How our store beside it stands to it.
     pub(super) async fn recall(&self) -> Result<old::Remembered, Failure> {
-        answer(old::recall(self.options()?)).await
+        answer(self.old()?.recall()).await
     }
 
     /// Says it anew.
@@ -67,29 +64,29 @@ impl TreeArgs {
         before: old::Remembered,
         standing: old::Standing,
     ) -> Result<(), Failure> {
-        answer(old::remember(self.options()?, before, standing)).await
+        answer(self.old()?.remember(before, standing)).await
     }
 
     /// Who leads in its latch.
     pub(super) async fn leader(&self) -> Result<Option<Candidate>, Failure> {
-        answer(old::leader(self.options()?)).await
+        answer(self.old()?.leader()).await
     }
 
     /// The id of the store of ours beside it, if there is one.
     pub(super) async fn store_id(&self) -> Result<Option<String>, Failure> {
-        let store = zookeeper::open(self.options()?).map_err(Failure::usage)?;
+        let store = zookeeper::open(self.options()).map_err(Failure::usage)?;
         answer(store.store_id()).await
     }
 
+    fn old(&self) -> Result<old::Place, Failure> {
+        old::Place::new(self.options()).map_err(Failure::usage)
+    }
+
     /// As the store means it.
-    /// # Errors
-    /// It cannot be meant.
-    fn options(&self) -> Result<zookeeper::Options, Failure> {
+    fn options(&self) -> zookeeper::Options {
         let auth = self.zk_auth.as_ref().map(|auth| auth.0.clone());
         let path = self.zk_path.clone();
-        let options = zookeeper::Options { path, auth, ..zookeeper::Options::new(&self.zk_hosts) };
-        zookeeper::open(options.clone()).map_err(Failure::usage)?;
-        Ok(options)
+        zookeeper::Options { path, auth, ..zookeeper::Options::new(&self.zk_hosts) }
     }
 }
 

@@ -33,16 +33,23 @@ use crate::notify::settings::{NotifySettings, Secret};
 /// Younger output stays, whatever it takes: long beyond any order that is on its way, and enough to look at it.
 const OUTPUT_AGE_MIN: Duration = Duration::from_secs(600);
 
+/// A node and its parts.
+pub(super) struct Started {
+    pub(super) node: Node,
+    pub(super) task: NodeTask,
+    pub(super) spread: Arc<Spread>,
+    pub(super) heritage: Option<Arc<Heritage>>,
+}
+
 pub(super) fn start_node(
     config: &Config,
     mesos: Option<MesosOptions>,
     listening: &Listening,
     zones: Zones,
-    heritage: Option<Arc<Heritage>>,
-) -> Result<(Node, NodeTask, Arc<Spread>), Failure> {
+) -> Result<Started, Failure> {
     let kind = Kind::of(config);
     shadow::claim(&config.data_dir, kind)?;
-    let store = open_store(config)?;
+    let (store, heritage) = open_store(config)?;
     let data_dir = config.data_dir.canonicalize()?;
     let memory = Arc::new(NodeMemory::new(heritage.clone()));
     let listened = listened(config, listening);
@@ -71,7 +78,7 @@ pub(super) fn start_node(
         identity,
         store,
         acquaintance,
-        heritage,
+        heritage: heritage.clone(),
         engine: spread.clone(),
         zones,
         retention: Retention {
@@ -92,16 +99,17 @@ pub(super) fn start_node(
         notifier: Arc::new(notifier(config)?),
     });
     memory.begin(&node);
-    Ok((node, task, spread))
+    Ok(Started { node, task, spread, heritage })
 }
 
-/// Where state lives. Of the data folder only what belongs to this node is used where that is elsewhere.
-fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
+/// Where state lives, and what an old Chronos may have left beside it. Of the data folder only what belongs to this node
+/// is used where that is elsewhere.
+fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Option<Arc<Heritage>>), Failure> {
     let refused = |error| data_failure(config, error);
     match &config.cluster.store {
         StoreSettings::Sqlite => {
             let options = SqliteOptions { dir: config.data_dir.clone(), force_network_fs: false };
-            Ok(Arc::new(SqliteStore::open(&options).map_err(refused)?))
+            Ok((Arc::new(SqliteStore::open(&options).map_err(refused)?), None))
         }
         StoreSettings::Postgres { url, schema, lease } => {
             own_folder(&config.data_dir)?;
@@ -115,7 +123,7 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
                 Failure::usage(error)
                     .hint("--database_url, --database_schema and --database_lease say where and how")
             })?;
-            Ok(Arc::new(store))
+            Ok((Arc::new(store), None))
         }
         StoreSettings::ZooKeeper { hosts, path, timeout, auth } => {
             own_folder(&config.data_dir)?;
@@ -128,7 +136,8 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
                 Failure::usage(error)
                     .hint("--zk_hosts, --zk_path, --zk_timeout and --zk_auth say where and how")
             })?;
-            Ok(Arc::new(store))
+            let heritage = Heritage::new(store.old());
+            Ok((Arc::new(store), Some(Arc::new(heritage))))
         }
     }
 }
@@ -145,16 +154,6 @@ pub(in crate::cli) fn ensemble(
         session_timeout: timeout,
         auth: auth.map(|auth| auth.0.clone()),
         ..zookeeper::Options::new(hosts.join(","))
-    }
-}
-
-/// What an old Chronos may have left beside the state.
-pub(super) fn heritage(config: &Config) -> Option<Arc<Heritage>> {
-    match &config.cluster.store {
-        StoreSettings::ZooKeeper { hosts, path, timeout, auth } => {
-            Some(Arc::new(Heritage::new(ensemble(hosts, path, *timeout, auth.as_ref()))))
-        }
-        _ => None,
     }
 }
 
