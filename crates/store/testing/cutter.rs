@@ -76,6 +76,12 @@ impl Cutter {
         self.address.clone()
     }
 
+    /// Bytes that have gone to servers so far.
+    #[allow(dead_code, clippy::allow_attributes, reason = "not by all who include this")]
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
     /// Cuts all connections when so many more bytes have gone to servers, or when nothing goes there any more.
     pub(crate) async fn cut_after(&self, kind: Cut, bytes: u64) {
         let mut moved = self.moved.clone();

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use tracing::error;
 
 use super::Shared;
-use crate::StoreError;
+use crate::{Deposed, StoreError};
 
 /// How far damage reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,11 @@ impl Shared {
             error!(%why, "nothing more is written to the store by this server");
         }
         self.end_term();
+    }
+
+    /// The answer to a batch of a term that is over: what has ended it says more than that it is.
+    pub(super) fn refusal(&self, otherwise: String) -> Deposed {
+        Deposed { reason: self.damage.present().map_or(otherwise, ToString::to_string) }
     }
 
     fn past_is_broken(&self, why: &StoreError) {

@@ -335,9 +335,7 @@ impl Store for SqliteStore {
 
     async fn commit(&self, epoch: Epoch, seq: Seq, changes: &[Change]) -> Result<(), Deposed> {
         if self.shared.leading().as_ref().is_none_or(|leading| leading.epoch != epoch) {
-            let ended = self.shared.damage.present().map(ToString::to_string);
-            let reason = ended.unwrap_or_else(|| format!("this node does not lead epoch {}", epoch.0));
-            return Err(Deposed { reason });
+            return Err(self.shared.refusal(format!("this node does not lead epoch {}", epoch.0)));
         }
         let batch = Batch::encode(changes);
         let answer = self.ask(|reply| Command::Commit(Commit { epoch, seq, batch, reply })).await;

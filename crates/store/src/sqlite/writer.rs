@@ -275,7 +275,9 @@ impl Writer {
     /// One transaction. Returns how many batches were answered.
     fn group(&mut self) -> rusqlite::Result<usize> {
         let Some(epoch) = self.shared.leads() else {
-            return Ok(self.depose("the right to lead is gone"));
+            // It was there when the batch was sent.
+            let refusal = self.shared.refusal("the right to lead is gone".into());
+            return Ok(self.depose(&refusal.reason));
         };
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let record = TermRecord::read(&transaction)?;
@@ -535,6 +537,22 @@ mod tests {
     use super::super::{SqliteOptions, SqliteStore};
     use super::*;
     use crate::{Candidate, Store};
+
+    #[tokio::test]
+    async fn damage_that_another_has_met_is_told_to_whoever_waits() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let options = SqliteOptions { dir: dir.path().into(), force_network_fs: false };
+        let store = SqliteStore::open(&options).expect("a local folder");
+        let term = store.begin_term(&Candidate::default()).await.expect("nobody leads");
+        let waits = store.commit(term.epoch, Seq(term.seq.0 + 2), &[]);
+        let breaks = async {
+            store.shared.lead_no_more(&StoreError::Damaged("page 7 is broken".into()));
+            store.resign().await;
+        };
+        let (refused, ()) = tokio::join!(waits, breaks);
+        let refused = refused.expect_err("nobody writes to what is broken");
+        assert!(refused.reason.contains("page 7 is broken"), "{refused}");
+    }
 
     #[tokio::test]
     async fn nobody_waits_for_a_writer_that_has_ended() {

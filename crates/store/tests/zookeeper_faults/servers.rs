@@ -301,6 +301,26 @@ async fn a_server_that_is_out_of_line_is_left() {
     assert!(!deposed && reached.0 == term.seq.0 + 8);
 }
 
+/// A look for what an old Chronos has left is part of each take-over, when servers may be silent: it needs no new session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_chronos_is_looked_for_by_the_session_that_is_there() {
+    let Some(options) = options() else { return };
+    begin(&node(&options), "a").await;
+    let (servers, options) = each_behind_a_cutter(&options).await;
+    let store = node(&options);
+    within(store.present()).await.expect("it can be asked");
+    let one = the_one_inside(&servers);
+    let others =
+        || -> u64 { servers.iter().enumerate().map(|(n, it)| if n == one { 0 } else { it.sent() }).sum() };
+    let before = others();
+    for _ in 0..8 {
+        let place = store.old();
+        within(place.read()).await.expect("it can be read");
+        within(place.recall()).await.expect("it can be read");
+    }
+    assert_eq!((others(), the_one_inside(&servers)), (before, one));
+}
+
 /// The servers one by one, each behind a cutter of its own, and options with their addresses.
 async fn each_behind_a_cutter(options: &Options) -> (Vec<Cutter>, Options) {
     let mut servers = Vec::new();
