@@ -22,7 +22,7 @@ const PIECES: usize = 8;
 /// Where the state is.
 pub(super) enum Place {
     ZooKeeper { tree: Tree, options: Options },
-    Postgres { tables: postgres::purge::Tables, options: PostgresOptions },
+    Postgres { tables: Box<postgres::purge::Tables>, options: PostgresOptions },
 }
 
 /// What is there.
@@ -57,7 +57,7 @@ impl Place {
                     ..PostgresOptions::new(url.0.clone())
                 };
                 let tables = postgres::purge::Tables::new(&options).map_err(Failure::usage)?;
-                Ok(Self::Postgres { tables, options })
+                Ok(Self::Postgres { tables: Box::new(tables), options })
             }
         }
     }

@@ -102,9 +102,11 @@ pub(super) fn start_node(
     Ok(Started { node, task, spread, heritage })
 }
 
-/// Where state lives, and what an old Chronos may have left beside it. Of the data folder only what belongs to this node
-/// is used where that is elsewhere.
-fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Option<Arc<Heritage>>), Failure> {
+/// A store, and what an old Chronos may have left beside it.
+type Opened = (Arc<dyn Store>, Option<Arc<Heritage>>);
+
+/// Where state lives. Of the data folder only what belongs to this node is used where that is elsewhere.
+fn open_store(config: &Config) -> Result<Opened, Failure> {
     let refused = |error| data_failure(config, error);
     match &config.cluster.store {
         StoreSettings::Sqlite => {
