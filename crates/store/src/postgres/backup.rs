@@ -98,7 +98,7 @@ async fn write_snapshot(
     let header = Header {
         format: format::VERSION,
         kind: "postgres".into(),
-        term: questions::term(snapshot, place).await?,
+        term: questions::term(snapshot, place).await?.0,
         taken: Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or_default(),
         program: env!("CARGO_PKG_VERSION").into(),
         lines,

@@ -158,10 +158,11 @@ impl Shared {
             // This attempt was given up, and a later one was faster.
             return Ok(None);
         }
-        self.order(Command::Lead(Tenure { epoch, began, last: began, asked, log, known: HashSet::new() }))?;
+        let (token, known) = (token.to_owned(), HashSet::new());
+        leading.token.clone_from(&token);
+        self.order(Command::Lead(Tenure { epoch, token, began, last: began, asked, log, known }))?;
         self.ending.send_replace(None);
         self.applied.send_replace(began);
-        leading.token = token.into();
         leading.present =
             Some(Present { epoch: term.epoch, candidate: candidate.clone(), until: self.lease.until(asked) });
         Ok(Some(term))

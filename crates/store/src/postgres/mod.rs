@@ -42,7 +42,7 @@ use self::connect::{Limits, Place, SharedPlace, from_pool};
 use self::election::POLL;
 use self::lease::{Lease, since_boot};
 use self::past::Past;
-use self::questions::{ReadError, patient};
+use self::questions::{Followed, ReadError, patient};
 use self::schema::{Found, NEXT, VERSIONS};
 use self::writer::{Command, Commit, Restore, Statements, Writer};
 use crate::backup::{Content, Extent, StageError, Staged};
@@ -372,13 +372,13 @@ impl Store for PostgresStore {
             patient(readable(&connection.client, place)).await?;
             let names = |text: &str| place.sql(text);
             let snapshot = questions::snapshot(&mut connection, questions::lock(names)).await?;
-            let term = questions::term(&snapshot, place).await?;
+            let (term, led) = questions::term(&snapshot, place).await?;
             let state = questions::state(&snapshot, names).await?;
             patient(snapshot.commit()).await?;
-            Ok((state, term))
+            Ok((state, term, led))
         };
-        let (state, term) = work.await.map_err(|error: ReadError| error.meaning(place))?;
-        self.shared.past.loaded(term);
+        let (state, term, led) = work.await.map_err(|error: ReadError| error.meaning(place))?;
+        self.shared.past.loaded(term, led);
         Ok((state, term))
     }
 
@@ -397,14 +397,15 @@ impl Store for PostgresStore {
         let mut applied = self.shared.applied.subscribe();
         loop {
             applied.mark_unchanged();
-            let told = self.shared.past.epoch_of(after);
+            let past = &self.shared.past;
             let question = async |client: &Client, place: &Place| {
-                questions::applied_after(client, place, after, told).await
+                questions::applied_after(client, place, after, past).await
             };
-            let (batches, left) = self.shared.ask(question).await?;
+            let Followed { batches, left, led } = self.shared.ask(question).await?;
             self.shared.lease_seen.send_replace(Some((Instant::now(), left)));
             if !batches.is_empty() {
-                self.shared.past.told(after, &batches);
+                past.told(after, &batches);
+                past.goes_on_in(led);
                 return Ok(batches);
             }
             // Our own writer tells; another node's does not.

@@ -17,6 +17,7 @@ use tokio_postgres::{Client, IsolationLevel, Row, RowStream, Transaction};
 use super::ANSWER;
 use super::columns::Parameter;
 use super::connect::{Connection, Place};
+use super::past::{Led, Past};
 use super::schema::{self, NEXT, VERSIONS};
 use crate::format::{self, FormatError};
 use crate::rows::{code, integer, letters, outcome, small, whole_ms};
@@ -95,10 +96,17 @@ pub(super) fn lock(names: impl Fn(&str) -> String) -> String {
     names(&format!("LOCK TABLE {CONTENT} IN ACCESS SHARE MODE"))
 }
 
-pub(super) async fn term(client: &Transaction<'_>, place: &Place) -> Result<Term, ReadError> {
-    let sql = place.sql("SELECT epoch, seq FROM chronos.term");
+/// How far it has come, and in whose term.
+pub(super) async fn term(client: &Transaction<'_>, place: &Place) -> Result<(Term, Option<Led>), ReadError> {
+    let sql = place.sql("SELECT epoch, seq, token FROM chronos.term");
     let row = patient(client.query_typed_one(&sql, &[])).await?;
-    Ok(term_of(&row, 0))
+    Ok((term_of(&row, 0), led_of(&row, 0, 2)))
+}
+
+/// Whose term it is, by the columns of epoch and token; nobody's where it was given back.
+fn led_of(row: &Row, epoch: usize, token: usize) -> Option<Led> {
+    let token = row.get::<_, Option<String>>(token)?;
+    Some(Led { epoch: Epoch(number(row, epoch)), token })
 }
 
 /// Epoch and seq, in two columns.
@@ -209,17 +217,26 @@ fn stopped(error: tokio::task::JoinError) -> StoreError {
     StoreError::Unavailable(format!("reading stopped: {error}"))
 }
 
-/// Batches after `after`; none when there are none yet. `told`: the epoch of batch `after`, if that was told before.
+/// What a follower is told.
+pub(super) struct Followed {
+    pub(super) batches: Vec<Applied>,
+    /// Until the lease runs out.
+    pub(super) left: Duration,
+    pub(super) led: Option<Led>,
+}
+
+/// Batches after `after`, which `past` may know; none when there are none yet.
 pub(super) async fn applied_after(
     client: &Client,
     place: &Place,
     after: Seq,
-    told: Option<Epoch>,
-) -> Result<(Vec<Applied>, Duration), ReadError> {
+    past: &Past,
+) -> Result<Followed, ReadError> {
+    let told = past.epoch_of(after);
     // One statement, so that term, batches and versions are of one moment; it has one row at least.
     let sql = place.sql(&format!(
         "SELECT {VERSIONS}, {LEASE_LEFT}, t.seq, (SELECT min(seq) FROM chronos.changes), (SELECT epoch FROM chronos.changes \
-         WHERE seq = $1), c.seq, c.epoch, c.batch FROM chronos.term AS t LEFT JOIN (SELECT seq, epoch, batch, \
+         WHERE seq = $1), t.epoch, t.token, c.seq, c.epoch, c.batch FROM chronos.term AS t LEFT JOIN (SELECT seq, epoch, batch, \
          sum(octet_length(batch)) OVER (ORDER BY seq) AS total FROM chronos.changes WHERE seq > $1 AND seq <= $2) AS c \
          ON c.total <= $3 OR c.seq = $4 ORDER BY c.seq",
     ));
@@ -232,29 +249,30 @@ pub(super) async fn applied_after(
         (&first, Type::INT8),
     ];
     let rows = query(client, &sql, &asked).await?;
-    let mut batches = Vec::with_capacity(rows.len());
-    let mut left = Duration::ZERO;
+    let mut followed = Followed { batches: Vec::with_capacity(rows.len()), left: Duration::ZERO, led: None };
     for row in &rows {
         // A newer program may have led since the last question.
         schema::found(row, place)?;
-        left = lease_left(row, NEXT);
+        followed.left = lease_left(row, NEXT);
+        followed.led = led_of(row, NEXT + 4, NEXT + 5);
         let last = number(row, NEXT + 1);
         let oldest = Seq(row.get::<_, Option<i64>>(NEXT + 2).map_or(last + 1, i64::cast_unsigned));
         let epoch = row.get::<_, Option<i64>>(NEXT + 3).map(|epoch| Epoch(epoch.cast_unsigned()));
         // A batch of another epoch than the one that was told is of another past, though it has its number.
-        let is_another = told.is_some() && epoch.is_some() && told != epoch;
+        let is_another = (told.is_some() && epoch.is_some() && told != epoch)
+            || followed.led.as_ref().is_some_and(|led| past.is_another(led));
         if after.0 > last || after.0 + 1 < oldest.0 || is_another {
             return Err(StoreError::Gone { asked: Seq(after.0.saturating_add(1)), oldest }.into());
         }
-        if let Some(seq) = row.get::<_, Option<i64>>(NEXT + 4) {
-            batches.push(Applied {
+        if let Some(seq) = row.get::<_, Option<i64>>(NEXT + 6) {
+            followed.batches.push(Applied {
                 seq: Seq(seq.cast_unsigned()),
-                epoch: Epoch(number(row, NEXT + 5)),
-                changes: format::read_batch(row.get(NEXT + 6))?,
+                epoch: Epoch(number(row, NEXT + 7)),
+                changes: format::read_batch(row.get(NEXT + 8))?,
             });
         }
     }
-    Ok((batches, left))
+    Ok(followed)
 }
 
 /// Milliseconds until the lease of `t`, the term record, runs out; 0 when it has.

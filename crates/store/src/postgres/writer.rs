@@ -49,6 +49,9 @@ pub(super) enum Command {
 /// A term, as its writer knows it.
 pub(super) struct Tenure {
     pub(super) epoch: i64,
+    /// Of the attempt that it came of. A database that has lost the beginning of a term in a fail-over may begin another one
+    /// of the same epoch.
+    pub(super) token: String,
     /// The batch that began it.
     pub(super) began: u64,
     /// The last batch that was applied.
@@ -86,7 +89,10 @@ struct Verdict {
     epoch: i64,
     began: i64,
     seq: u64,
+    /// Whether the lease has not run out.
     held: bool,
+    /// Whether the term is that of our attempt.
+    ours: bool,
 }
 
 /// A statement of a term; it may be sent again.
@@ -333,8 +339,7 @@ impl Writer {
                 return Err(Unsettled::Deposed(Deposed { reason }));
             }
             let asked = since_boot();
-            let attempt =
-                tokio::time::timeout(left.min(lease.answer_within()), self.send(tenure.epoch, statement));
+            let attempt = tokio::time::timeout(left.min(lease.answer_within()), self.send(tenure, statement));
             let answer = tokio::select! {
                 answer = attempt => answer,
                 () = shared.given_up(RESIGN) => {
@@ -346,7 +351,7 @@ impl Writer {
             let error = match answer {
                 Ok(Ok(mut verdict)) => {
                     shared.trouble_is_over();
-                    if verdict.epoch != tenure.epoch || !verdict.held {
+                    if verdict.epoch != tenure.epoch || !verdict.ours || !verdict.held {
                         return Err(Unsettled::Deposed(verdict.deposes(tenure.epoch)));
                     }
                     // Not moved now, but where it is to be: it was done before, only the answer was lost, and the lease
@@ -393,8 +398,8 @@ impl Writer {
         }
     }
 
-    async fn send(&mut self, epoch: i64, statement: &Statement<'_>) -> Result<Verdict, Failed> {
-        let shared = &self.shared;
+    async fn send(&mut self, tenure: &Tenure, statement: &Statement<'_>) -> Result<Verdict, Failed> {
+        let (shared, epoch, token) = (&self.shared, tenure.epoch, &*tenure.token);
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(shared.place.connect(Limits::Statement).await.map_err(Failed::NotSent)?),
@@ -405,8 +410,9 @@ impl Writer {
         let row = match statement {
             Statement::Apply { after, last, batches, forget, columns } => {
                 let (after, last) = (number(*after), number(*last));
-                let mut asked: Vec<Parameter<'_>> = Vec::with_capacity(7 + COLUMNS);
-                asked.extend::<[Parameter<'_>; 7]>([
+                let mut asked: Vec<Parameter<'_>> = Vec::with_capacity(8 + COLUMNS);
+                asked.extend::<[Parameter<'_>; 8]>([
+                    (&token, Type::TEXT),
                     (&epoch, Type::INT8),
                     (&after, Type::INT8),
                     (&last, Type::INT8),
@@ -419,12 +425,14 @@ impl Writer {
                 connection.client.query_typed_one(&shared.statements.apply, &asked).await
             }
             Statement::Renew => {
-                let asked: [Parameter<'_>; 2] = [(&epoch, Type::INT8), (&granted, Type::INT8)];
+                let asked: [Parameter<'_>; 3] =
+                    [(&token, Type::TEXT), (&epoch, Type::INT8), (&granted, Type::INT8)];
                 connection.client.query_typed_one(&shared.statements.renew, &asked).await
             }
             Statement::Swap { after, prefix, ids } => {
                 let (after, last) = (number(*after), number(after + 1));
-                let asked: [Parameter<'_>; 9] = [
+                let asked: [Parameter<'_>; 10] = [
+                    (&token, Type::TEXT),
                     (&epoch, Type::INT8),
                     (&after, Type::INT8),
                     (&last, Type::INT8),
@@ -448,6 +456,7 @@ impl Writer {
             began: row.get("began"),
             seq: row.get::<_, i64>("seq").cast_unsigned(),
             held: row.get("held"),
+            ours: row.get("ours"),
         })
     }
 
@@ -517,7 +526,9 @@ fn did_nothing(error: &tokio_postgres::Error) -> bool {
 impl Verdict {
     fn deposes(&self, ours: i64) -> Deposed {
         let Self { epoch, began, .. } = self;
-        let reason = if *epoch == ours {
+        let reason = if *epoch == ours && !self.ours {
+            format!("another leads in epoch {ours}: the database has lost the beginning of our term")
+        } else if *epoch == ours {
             format!("the lease of epoch {ours} had run out")
         } else {
             format!("epoch {epoch} began with batch {began}")
@@ -535,17 +546,21 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) fn new(place: &super::connect::Place) -> Self {
-        let moved = "m.moved, m.epoch, m.began, m.seq, m.held";
-        let move_to = "chronos.move($1, $2, $3, $4, $5, $6, $7)";
+        let moved = "m.moved, m.epoch, m.began, m.seq, m.held, coalesce(t.token = $1, false) AS ours";
+        // No record has the epoch NULL. Where the token changes in between, so does the epoch.
+        let epoch = "CASE WHEN t.token = $1 THEN $2 END";
+        let from = |function: &str, rest: &str| {
+            format!("FROM chronos.term AS t, chronos.{function}({epoch}, {rest}) AS m")
+        };
+        let move_to = from("move", "$3, $4, $5, $6, $7, $8");
         Self {
             apply: place.sql(&format!(
-                "SELECT {moved}, CASE WHEN m.moved THEN chronos.apply(m.base, {}) END FROM {move_to} AS m",
-                call(8)
+                "SELECT {moved}, CASE WHEN m.moved THEN chronos.apply(m.base, {}) END {move_to}",
+                call(9)
             )),
-            swap: place.sql(&format!(
-                "SELECT {moved}, CASE WHEN m.moved THEN chronos.swap($8, $9) END FROM {move_to} AS m"
-            )),
-            renew: place.sql("SELECT * FROM chronos.renew($1, $2)"),
+            swap: place
+                .sql(&format!("SELECT {moved}, CASE WHEN m.moved THEN chronos.swap($9, $10) END {move_to}")),
+            renew: place.sql(&format!("SELECT {moved} {}", from("renew", "$3"))),
         }
     }
 }
@@ -557,7 +572,8 @@ pub(super) fn millis(time: Duration) -> i64 {
 impl Shared {
     /// Tells of all that was applied in this term.
     fn wrote(&self, tenure: &Tenure) {
-        self.past.wrote(Epoch(tenure.epoch.cast_unsigned()), Seq(tenure.began), Seq(tenure.last));
+        let epoch = Epoch(tenure.epoch.cast_unsigned());
+        self.past.wrote(epoch, &tenure.token, Seq(tenure.began), Seq(tenure.last));
         self.applied.send_replace(tenure.last);
     }
 
