@@ -602,7 +602,8 @@ impl MemoryStore {
         self.inner().waiting
     }
 
-    /// From here on these questions are not answered before others are named: `load`, `store_id`, `announce`, `last_runs`.
+    /// From here on these questions are not answered before others are named: `load`, `store_id`, `announce`,
+    /// `last_runs`, `restore`.
     pub fn set_stuck(&self, questions: &'static [&'static str]) {
         let mut inner = self.inner();
         (inner.stuck, inner.unanswered) = (questions, 0);
@@ -817,6 +818,7 @@ impl Store for MemoryStore {
         staged: Staged,
         changes: &[Change],
     ) -> Result<(), StoreError> {
+        self.answers("restore").await;
         let mut content = Some(staged.content.in_memory()?);
         let verdict = self
             .when(|inner| {

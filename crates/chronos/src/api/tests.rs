@@ -41,7 +41,7 @@ struct Server {
     app: Router,
     node: Node,
     machine: FakeMachine,
-    _task: NodeTask,
+    task: NodeTask,
 }
 
 struct Answered {
@@ -120,7 +120,7 @@ impl Server {
         let cluster = cluster(&node);
         let (metrics, turns) = (metrics::detached(), crate::api::editing::Turns::default());
         let app = router(ApiContext { node: node.clone(), cluster, metrics, settings, turns });
-        Self { app, node, machine, _task: task }
+        Self { app, node, machine, task }
     }
 
     async fn until(&self, holds: impl Fn(&Node) -> bool) {
@@ -556,6 +556,21 @@ async fn a_node_that_does_not_lead_says_who_does() {
     assert_eq!(server.get("/v1/scheduler/leader").await.json(), json!({"leader": "other:4400"}));
     let ready = server.get("/ready").await;
     assert_eq!((ready.status, &ready.json()["role"]), (StatusCode::OK, &json!("standby")));
+}
+
+/// It owes slots from here on, and holds on to the right to lead.
+#[tokio::test]
+async fn a_node_whose_scheduler_stands_still_is_not_ready() {
+    let server = Server::start(succeed).await;
+    server.until_get("/ready", |ready| ready["ready"] == true).await;
+    server.task.stand_still();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(server.get("/ready").await.status, StatusCode::OK);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    let ready = server.get("/ready").await;
+    assert_eq!((ready.status, &ready.json()["role"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("leading")));
+    assert!(ready.text.contains("the scheduler of this node has not moved for 2"), "{}", ready.text);
 }
 
 #[tokio::test]

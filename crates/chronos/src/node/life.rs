@@ -72,6 +72,12 @@ impl NodeTask {
             error!(%panic, "the node ended with a defect");
         }
     }
+
+    /// Goes no further, as where a step does not come back.
+    #[cfg(test)]
+    pub(crate) fn stand_still(&self) {
+        self.life.abort();
+    }
 }
 
 /// How long to wait before a question is put again to a store that did not answer.

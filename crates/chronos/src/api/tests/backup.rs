@@ -144,6 +144,27 @@ async fn a_node_that_does_not_lead_restores_nothing() {
     assert_eq!(refused.json()["leader"], json!("there:4400"));
 }
 
+/// Whether it was done before the leader lost its place nobody here can know.
+#[tokio::test]
+async fn a_restore_that_outlives_the_lead_is_told_as_of_unknown_outcome() {
+    let store = MemoryStore::new(MemoryCore::new(7));
+    let hooks = store.another();
+    let server = Server::on(store, succeed);
+    server.until(|node| matches!(node.status().role, Role::Leading(_))).await;
+    let backup = server.backup().await;
+    hooks.set_stuck(&["restore"]);
+    let deposes = async {
+        server.until(|_| hooks.unanswered() > 0).await;
+        hooks.expire();
+        hooks.set_stuck(&[]);
+    };
+    let (told, ()) = tokio::join!(server.restore("replace=true", &backup), deposes);
+    assert_eq!(
+        (told.status, &told.json()["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("outcome_unknown"))
+    );
+}
+
 /// What `export` reads is what was said, and can be said again.
 #[tokio::test]
 async fn a_definition_is_what_its_author_said() {

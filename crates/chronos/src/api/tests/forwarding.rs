@@ -67,13 +67,13 @@ async fn a_read_goes_to_the_next_leader_where_the_first_is_silent() {
 #[tokio::test]
 async fn who_leads_before_it_has_read_answers_once_it_has() {
     let store = MemoryStore::new(MemoryCore::new(7));
-    let Server { app, _task, .. } = {
+    let Server { app, task, .. } = {
         let first = Server::on(store.another(), succeed);
         first.until(|node| matches!(node.status().role, Role::Leading(_))).await;
         first.create(json!({"name": "there", "command": "1", "schedule": FAR})).await;
         first
     };
-    _task.shutdown().await;
+    task.shutdown().await;
     drop(app);
     store.set_stuck(&["load"]);
     let (_way, seen) = watch::channel(Way::None);
