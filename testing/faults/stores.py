@@ -124,6 +124,9 @@ class ZooKeeper:
     # Who looks for a leader asks the others again after twice the time, up to a minute as it comes: after a partition that is
     # over two servers may both wait for the third, and that was seen to ask 0.4, 0.8, 1.6, 3.2 and 6.4 s later.
     ELECTION_ASKS_MAX_MS = 1600
+    # Who leads waits so long for the others to come. One that was elected by those whom it did not hear, and comes to lead when
+    # they have given it up, was seen to wait for 20 s before it asked again.
+    INIT_TICKS = 12
     VERSIONS = zookeeper_versions.VERSIONS
     # The newest that is known, as the others lose what they have acknowledged.
     version = zookeeper_versions.NEWER
@@ -145,7 +148,7 @@ class ZooKeeper:
             with open(os.path.join(data, "myid"), "w", encoding="ascii") as file:
                 file.write(f"{number}\n")
             with open(os.path.join(host.folder, "zoo.cfg"), "w", encoding="ascii") as file:
-                file.write(f"tickTime={int(self.tick_s * 1000)}\ninitLimit=40\nsyncLimit=6\nmaxSessionTimeout=60000\nmaxClientCnxns=0\n"
+                file.write(f"tickTime={int(self.tick_s * 1000)}\ninitLimit={self.INIT_TICKS}\nsyncLimit=6\nmaxSessionTimeout=60000\nmaxClientCnxns=0\n"
                            f"admin.enableServer=false\n4lw.commands.whitelist=srvr\ndataDir={data}\n"
                            f"clientPort={self.PORT}\nclientPortAddress=127.0.0.1\n{peers}")
             self.launch(host)
