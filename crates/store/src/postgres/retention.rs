@@ -17,14 +17,15 @@ const REMOVE_MAX: u64 = 1000;
 impl Shared {
     pub(super) async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {
         let gone = || Deposed { reason: "only the leader removes history".into() };
-        let epoch = self.leads().ok_or_else(gone)?.0.cast_signed();
+        self.leads().ok_or_else(gone)?;
+        let token = &*self.leading().token.clone();
         let oldest = |age| whole_ms(now.checked_sub(age).unwrap_or(Timestamp::MIN));
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let (recorded, count_max) = (oldest(retention.age_max), count(retention.count_max));
         let (noted, noted_max) = (oldest(retention.audit_age_max), count(retention.audit_count_max));
         let limit = REMOVE_MAX.cast_signed();
         let limited = async |which: &str, bound: &i64| {
-            self.remove(epoch, which, &[(bound, Type::INT8), (&limit, Type::INT8)]).await
+            self.remove(token, which, &[(bound, Type::INT8), (&limit, Type::INT8)]).await
         };
         let mut removed = 0;
         loop {
@@ -38,13 +39,13 @@ impl Shared {
         for (jobs, counts) in slices(&self.surplus(count_max).await?) {
             let slice: [Parameter<'_>; 3] =
                 [(&jobs, Type::INT8_ARRAY), (&counts, Type::INT8_ARRAY), (&limit, Type::INT8)];
-            removed += self.remove(epoch, MANY, &slice).await?;
+            removed += self.remove(token, MANY, &slice).await?;
         }
         for (which, bound) in [(OLD_REVISIONS, &recorded), (OLD_ENTRIES, &noted), (MANY_ENTRIES, &noted_max)]
         {
             while limited(which, bound).await? >= REMOVE_MAX {}
         }
-        while self.forget(epoch, limit).await? >= REMOVE_MAX {}
+        while self.forget(token, limit).await? >= REMOVE_MAX {}
         Ok(removed)
     }
 
@@ -60,8 +61,8 @@ impl Shared {
     /// Forgets deleted jobs without a record, at most so many; how many. A task may outlive that, and its record come at
     /// any time: the writer, which does not write down twice what it knows, is told, and what it has written before it
     /// was told is made good.
-    async fn forget(&self, epoch: i64, limit: i64) -> Result<u64, StoreError> {
-        let asked: [Parameter<'_>; 2] = [(&epoch, Type::INT8), (&limit, Type::INT8)];
+    async fn forget(&self, token: &str, limit: i64) -> Result<u64, StoreError> {
+        let asked: [Parameter<'_>; 2] = [(&token, Type::TEXT), (&limit, Type::INT8)];
         let sql =
             among_ours(FORGOTTEN, "(SELECT array_agg(job) FROM gone), (SELECT array_agg(name) FROM gone)");
         type Row = (i64, Option<Vec<i64>>, Option<Vec<String>>);
@@ -80,15 +81,15 @@ impl Shared {
             self.order(Command::Forgot(reply))?;
             told.await.map_err(|_| StoreError::Unavailable("the store was closed".into()))?;
             let back: [Parameter<'_>; 2] = [(&jobs, Type::INT8_ARRAY), (&names, Type::TEXT_ARRAY)];
-            self.remove(epoch, REMEMBERED, &back).await?;
+            self.remove(token, REMEMBERED, &back).await?;
         }
         Ok(jobs.len() as u64)
     }
 
-    /// Removes what `sql` finds, as long as this node leads. It is about what `ours` says.
-    async fn remove(&self, epoch: i64, sql: &str, more: &[Parameter<'_>]) -> Result<u64, StoreError> {
+    /// Removes what `sql` finds, as long as this node leads. It is about what `ours` says, which goes by the token: two terms may have one epoch.
+    async fn remove(&self, token: &str, sql: &str, more: &[Parameter<'_>]) -> Result<u64, StoreError> {
         let sql = among_ours(sql, "(SELECT count(*) FROM gone)");
-        let mut asked: Vec<Parameter<'_>> = vec![(&epoch, Type::INT8)];
+        let mut asked: Vec<Parameter<'_>> = vec![(&token, Type::TEXT)];
         asked.extend(more.iter().map(|(value, kind)| (*value, kind.clone())));
         let (ours, gone): (i64, i64) = self
             .read(async |client, place| {
@@ -127,7 +128,7 @@ fn slices(surplus: &[(i64, i64)]) -> Vec<(Vec<i64>, Vec<i64>)> {
 /// A statement that does `sql` as long as this node leads, and answers whether it does, and more.
 fn among_ours(sql: &str, more: &str) -> String {
     format!(
-        "WITH ours AS (SELECT FROM chronos.term WHERE epoch = $1 AND lease_until > clock_timestamp()), {sql} \
+        "WITH ours AS (SELECT FROM chronos.term WHERE token = $1 AND lease_until > clock_timestamp()), {sql} \
          SELECT (SELECT count(*) FROM ours), {more}"
     )
 }

@@ -527,7 +527,9 @@ impl Verdict {
     fn deposes(&self, ours: i64) -> Deposed {
         let Self { epoch, began, .. } = self;
         let reason = if *epoch == ours && !self.ours {
-            format!("another leads in epoch {ours}: the database has lost the beginning of our term")
+            format!(
+                "our term of epoch {ours} is gone: it was given back, or the database has lost its beginning and another leads in that epoch"
+            )
         } else if *epoch == ours {
             format!("the lease of epoch {ours} had run out")
         } else {
@@ -547,7 +549,7 @@ pub(super) struct Statements {
 impl Statements {
     pub(super) fn new(place: &super::connect::Place) -> Self {
         let moved = "m.moved, m.epoch, m.began, m.seq, m.held, coalesce(t.token = $1, false) AS ours";
-        // No record has the epoch NULL. Where the token changes in between, so does the epoch.
+        // No record has the epoch NULL. Who changes the token meanwhile changes the epoch, or ends the lease.
         let epoch = "CASE WHEN t.token = $1 THEN $2 END";
         let from = |function: &str, rest: &str| {
             format!("FROM chronos.term AS t, chronos.{function}({epoch}, {rest}) AS m")

@@ -275,7 +275,7 @@ impl Writer {
     /// One transaction. Returns how many batches were answered.
     fn group(&mut self) -> rusqlite::Result<usize> {
         let Some(epoch) = self.shared.leads() else {
-            // It was there when the batch was sent.
+            // `commit` had found it: something has ended the term since.
             let refusal = self.shared.refusal("the right to lead is gone".into());
             return Ok(self.depose(&refusal.reason));
         };

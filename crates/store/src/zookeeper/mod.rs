@@ -102,7 +102,7 @@ pub struct ZookeeperStore {
 }
 
 impl ZookeeperStore {
-    /// Where an old Chronos has its state, if there was one here.
+    /// Where an old Chronos has its state, if there was one here. Our sessions live as long as that is held.
     pub fn old(&self) -> old::Place {
         old::Place::seen_by(&self.shared.sessions)
     }

@@ -148,7 +148,7 @@ impl Place {
         format!("{}/state", self.path())
     }
 
-    fn standing(&self) -> String {
+    fn standing_path(&self) -> String {
         Paths::new(self.path()).old()
     }
 
@@ -252,11 +252,11 @@ impl Place {
         Ok(named.filter_map(|(node, mzxid)| Some((node.strip_prefix(JOB)?.to_owned(), mzxid))).collect())
     }
 
-    /// What the store remembers of its standing.
+    /// What the store remembers of its standing; it may be older than what [`Place::read`] has found since.
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
     pub async fn recall(&self) -> Result<Remembered, StoreError> {
-        let found = data(&self.sessions.looking().await?, &self.standing()).await;
+        let found = data(&self.sessions.looking().await?, &self.standing_path()).await;
         let found = found.map_err(|error| self.meaning(error))?;
         Ok(match found {
             Some((bytes, stat)) => {
@@ -270,7 +270,7 @@ impl Place {
     /// # Errors
     /// [`StoreError::Unavailable`], also where somebody has: recall it again.
     pub async fn remember(&self, before: Remembered, standing: Standing) -> Result<(), StoreError> {
-        let path = self.standing();
+        let path = self.standing_path();
         let client = self.sessions.looking().await?;
         let (bytes, options) = (record::json(&standing), self.sessions.persistent());
         let written = async {

@@ -76,7 +76,7 @@ async fn two_terms_of_one_epoch_are_told_from_each_other() {
     send(&other, later, later.seq.0 + 1..last + 1).await.pop().expect("some").1.expect("it leads");
     let refused = send(&store, term, last + 1..last + 2).await.pop().expect("one").1;
     let refused = refused.expect_err("it does not lead any more");
-    assert!(refused.reason.contains("another leads in epoch"), "{refused}");
+    assert!(refused.reason.contains("our term of epoch"), "{refused}");
     send(&other, later, last + 1..last + 2).await.pop().expect("one").1.expect("it leads");
     for store in [&follower, &loader, &store] {
         let told = within(store.follow(Seq(last))).await;
@@ -84,4 +84,30 @@ async fn two_terms_of_one_epoch_are_told_from_each_other() {
         let (_, loaded) = within(store.load()).await.expect("it can be loaded");
         assert_eq!(loaded, Term { seq: Seq(last + 1), ..later });
     }
+    send(&other, later, last + 2..last + 3).await.pop().expect("one").1.expect("it leads");
+    for store in [&follower, &loader, &store] {
+        let batches = within(store.follow(Seq(last + 1))).await.expect("from here on it can follow");
+        assert_eq!(batches.last().map(|batch| batch.seq), Some(Seq(last + 2)));
+    }
+}
+
+/// Who has nothing to commit does not renew the lease of another term for ever, though it has its epoch and its number, nor
+/// removes what that one keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_leader_does_not_renew_another_term_of_its_epoch() {
+    let Some(url) = postgresd::shared_or_skip("store-postgres") else { return };
+    let options = options(&url);
+    let leader = open(&PostgresOptions { lease: LEASE, ..options.clone() });
+    let term = lead(&leader, "a").await;
+    let other = format!("UPDATE {}.term SET token = 'another', lease_until = 'infinity'", options.schema);
+    admin(&url, &other).await;
+    let pruned = within(leader.prune(store::Retention::UNBOUNDED, jiff::Timestamp::now())).await;
+    assert!(matches!(pruned, Err(StoreError::Deposed(_))), "{pruned:?}");
+    let deposed = within(leader.deposed(term.epoch)).await;
+    assert!(!deposed.reason.is_empty());
+    let left = format!("SELECT lease_until = 'infinity' FROM {}.term", options.schema);
+    let untouched = admin(&url, &left).await.into_iter().any(
+        |message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("t")),
+    );
+    assert!(untouched, "it has renewed the lease of another");
 }
