@@ -427,11 +427,6 @@ class Nemesis:
     def zookeeper_leader(self, _leader):
         leader = self.store.leader()
         self.present.note = f"on {leader.name}"
-        away = [host.name for host in self.store.hosts if self.store.mode(host) is None]
-        if away:
-            # One that an earlier fault took is not back yet: with this one there is no majority before the heal.
-            self.present.counts_from, self.present.extra_s = "heal", self.store.election_s
-            self.present.note += f", without {' and '.join(away)}"
         self.store.kill([leader])
         self.down_store = True
         self.wait(2, 4)
