@@ -100,9 +100,14 @@ class Spoiler:
     def parents_of(self, entry):
         return [x for name in self.jobs[entry.job].parents for x in self.checker.of_job[name] if x.cycle == entry.cycle and not x.is_range]
 
-    def is_join(self, entry):
+    def has_parents(self, entry):
+        """Whether all of its parents are known, were at work after it was made, and tell the time by clocks that were right: else what
+        came of it may not be judged."""
         job, parents = self.jobs[entry.job], self.parents_of(entry)
-        return len(parents) == len(job.parents) > 1 and all(x.created_ms > job.created_ms[1] + YOUNG_MS and self.certain(x) for x in parents)
+        return len(parents) == len(job.parents) and all(x.created_ms > job.created_ms[1] + YOUNG_MS and self.certain(x) for x in parents)
+
+    def is_join(self, entry):
+        return len(self.jobs[entry.job].parents) > 1 and self.has_parents(entry)
 
     def newer(self, entry):
         """Runs that were due later."""
@@ -164,7 +169,7 @@ class Spoiler:
             def at_work(x):
                 """The attempt of a run that is long enough to be sure of, and the run after it."""
                 began, ended = millis(x.attempts[-1]["launched"]), millis(x.attempts[-1]["ended"])
-                after = [y for y in self.newer(x) if y.outcome == "succeeded" and y.recorded_ms < self.middle]
+                after = [y for y in self.newer(x) if y.outcome == "succeeded" and y.recorded_ms < self.middle and self.certain(y) and self.has_parents(y)]
                 return ended - began > 4 * ROUGH_MS and after and (min(after, key=lambda y: y.due_ms), (began + ended) // 2)
             one = self.some(at_work, child=True, clear_ms=(LATE_MS, 5 * LATE_MS))
             entry, at_ms = at_work(one)
