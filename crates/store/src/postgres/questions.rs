@@ -249,18 +249,19 @@ pub(super) async fn applied_after(
         (&first, Type::INT8),
     ];
     let rows = query(client, &sql, &asked).await?;
-    let mut followed = Followed { batches: Vec::with_capacity(rows.len()), left: Duration::ZERO, led: None };
+    // Of the one term record, so the same in every row.
+    let led = rows.first().and_then(|row| led_of(row, NEXT + 4, NEXT + 5));
+    let is_another_term = led.as_ref().is_some_and(|led| past.is_another(led));
+    let mut followed = Followed { batches: Vec::with_capacity(rows.len()), left: Duration::ZERO, led };
     for row in &rows {
         // A newer program may have led since the last question.
         schema::found(row, place)?;
         followed.left = lease_left(row, NEXT);
-        followed.led = led_of(row, NEXT + 4, NEXT + 5);
         let last = number(row, NEXT + 1);
         let oldest = Seq(row.get::<_, Option<i64>>(NEXT + 2).map_or(last + 1, i64::cast_unsigned));
         let epoch = row.get::<_, Option<i64>>(NEXT + 3).map(|epoch| Epoch(epoch.cast_unsigned()));
         // A batch of another epoch than the one that was told is of another past, though it has its number.
-        let is_another = (told.is_some() && epoch.is_some() && told != epoch)
-            || followed.led.as_ref().is_some_and(|led| past.is_another(led));
+        let is_another = is_another_term || (told.is_some() && epoch.is_some() && told != epoch);
         if after.0 > last || after.0 + 1 < oldest.0 || is_another {
             return Err(StoreError::Gone { asked: Seq(after.0.saturating_add(1)), oldest }.into());
         }

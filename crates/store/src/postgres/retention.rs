@@ -86,7 +86,8 @@ impl Shared {
         Ok(jobs.len() as u64)
     }
 
-    /// Removes what `sql` finds, as long as this node leads. It is about what `ours` says, which goes by the token: two terms may have one epoch.
+    /// Removes what `sql` finds, as long as this node leads. It is about what `ours` says, which goes by the token: two terms
+    /// may have one epoch.
     async fn remove(&self, token: &str, sql: &str, more: &[Parameter<'_>]) -> Result<u64, StoreError> {
         let sql = among_ours(sql, "(SELECT count(*) FROM gone)");
         let mut asked: Vec<Parameter<'_>> = vec![(&token, Type::TEXT)];

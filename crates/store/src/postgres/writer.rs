@@ -528,7 +528,8 @@ impl Verdict {
         let Self { epoch, began, .. } = self;
         let reason = if *epoch == ours && !self.ours {
             format!(
-                "our term of epoch {ours} is gone: it was given back, or the database has lost its beginning and another leads in that epoch"
+                "our term of epoch {ours} is gone: it was given back, or the database has lost its beginning and \
+                 another leads in that epoch"
             )
         } else if *epoch == ours {
             format!("the lease of epoch {ours} had run out")
