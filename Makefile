@@ -12,7 +12,7 @@ test: ## every test; ends with a table of what was skipped
 	@testing/test $(ARGS)
 fuzz: ## input that follows what it reaches in the code (libFuzzer): schedules, definitions, requests, a minute each; needs g++, installs cargo-fuzz; ARGS: SECONDS [TARGET..]
 	@testing/prerequisites && testing/fuzz $(ARGS)
-faults: ## torment three servers in namespaces of their own (kills, partitions, clocks, store) and audit them; needs root, some eleven minutes
+faults: ## torment three servers in namespaces of their own (kills, partitions, clocks, store) and audit them; needs root, some seven minutes
 	@testing/prerequisites && cargo build --release -p chronos && testing/faults/run $${CARGO_TARGET_DIR:-target}/release/chronos $(ARGS)
 faults-mesos: ## the same with a cluster of Mesos that runs the tasks, and its masters and agents tormented too; about eight minutes
 	@testing/prerequisites && cargo build --release -p chronos && testing/faults/run $${CARGO_TARGET_DIR:-target}/release/chronos --store postgres --engine mesos --profile mesos $(ARGS)

@@ -65,7 +65,7 @@ def run(args, folder):
         raise SystemExit(f"no fault is called {args.only}; there are {', '.join(f.name for f in nemesis.faults)}")
     rounds = (profile["rounds"] or 0)
     cycles = args.cycles or profile["cycles"] or sum(rounds // 3 if fault.is_long else rounds for fault in faults)
-    print(f"{store_name}: {len(jobs)} jobs, {cycles} cycles of {len(faults)} faults, lease {LEASE_S} s, seed {args.seed}", flush=True)
+    print(f"{len(jobs)} jobs, {cycles} cycles of {len(faults)} faults, lease {LEASE_S} s, seed {args.seed}", flush=True)
     manual = {job.name: job for job in jobs}
     writers = [Writer(n, client, cluster.servers, folder, random.Random(f"{args.seed} {n}"), manual[f"manual-{n}"]) for n in range(WRITERS)]
     reader = Reader(cluster.servers, store.history_lasts_s, random.Random(args.seed + 1))
